@@ -1,0 +1,340 @@
+"""Every setting and its default: the model, a training run, a sampling run.
+
+The only home of defaults: the command line, recipes (TOML), JSON and ablation keys use these field names. Field
+strings say meaning, unit and range; `__post_init__` refuses what is out of range in one line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, TypeVar, get_args
+
+Mixer = Literal["token", "attention"]
+NoiseOrder = Literal["before", "after"]
+Guidance = Literal["full", "mean", "noise", "none"]
+Positions = Literal["learned", "rotary", "both", "none"]
+HeadReadout = Literal["mean", "register"]
+Halting = Literal["head", "fixed"]
+Selector = Literal["vote", "lprm", "halt", "first"]
+
+SELECTORS: tuple[str, ...] = get_args(Selector)
+HALTINGS: tuple[str, ...] = get_args(Halting)
+
+T = TypeVar("T")
+
+
+def _at_least(name: str, value: float, low: float) -> None:
+    if not value >= low:
+        raise ValueError(f"{name} must be at least {low:g}, got {value}")
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be within {low:g} and {high:g}, got {value}")
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """Shape of one model (2605.19376; `method.md` terms). Everything that decides what its weights mean."""
+
+    task: str = ""
+    """Task whose tokens the model reads."""
+    vocabulary: int = 3
+    """`V`: tokens known to embedding and decoder, padding included."""
+    tokens: int = 64
+    """`L`: tokens of a puzzle, output tokens included, registers not."""
+    output_start: int = 0
+    """Position of the first output token in `[0, L)`."""
+    output_tokens: int = 64
+    """`A`: tokens the decoder is asked for."""
+    registers: int = 0
+    """`R`: learned tokens in front of the puzzle (the paper prepends 16)."""
+    dim: int = 128
+    """`D`: width of a token's state; a multiple of 4 (one noise counter gives four columns)."""
+    blocks: int = 2
+    """Post-norm blocks in one core (`f_L` or `f_H`)."""
+    mixer: Mixer = "token"
+    """What mixes tokens: `token` (SwiGLU over the token axis) or `attention` (non-causal)."""
+    mixer_hidden: int = 128
+    """Hidden width of the token mixer; unused by attention."""
+    heads: int = 4
+    """Attention heads; unused by the token mixer."""
+    hidden: int = 256
+    """Hidden width of the channel SwiGLU (FFN)."""
+    positions: Positions = "learned"
+    """Where positions enter: added to the embedding, rotary in attention, both or nowhere."""
+    rope_theta: float = 10000.0
+    """Base of the rotary frequencies."""
+    norm_eps: float = 1e-5
+    """Epsilon of every RMSNorm (without weight)."""
+    is_core_shared: bool = True
+    """Whether `f_L` and `f_H` share one set of weights (TRM) or have two (HRM)."""
+    transitions: int = 1
+    """`T`: transitions of a supervision step."""
+    low_level_updates: int = 2
+    """`K`: low-level updates of a transition."""
+    depth: int = 8
+    """`M`: supervision steps the model was trained to take; the default depth of sampling."""
+    guidance: Guidance = "full"
+    """Learned noise: `full` N(mu, sigma^2), `mean` only, `noise` only (mu = 0), or `none` (deterministic, TRM)."""
+    guidance_hidden: int = 128
+    """Hidden width of the prior's and posterior's SwiGLU."""
+    noise_order: NoiseOrder = "before"
+    """`after` f_H (the paper: decode the noisy h) or `before` the low-level updates (decode f_H's output)."""
+    noise_free_steps: int = 1
+    """First supervision steps of a trajectory that take no noise."""
+    log_sigma_center: float = -1.0
+    """`log sigma = center + range * tanh(raw / range)`."""
+    log_sigma_range: float = 1.25
+    """Half-width of the interval that bounds `log sigma`."""
+    head_readout: HeadReadout = "mean"
+    """What halt head and LPRM read: the mean over tokens or the first register."""
+    head_hidden: int = 0
+    """Hidden width of the heads' position-wise SwiGLU, applied before the readout; 0 is one linear map of the readout."""
+    is_conditional: bool = True
+    """Whether puzzles condition the model; False: it only samples `p(x)` from the empty condition."""
+    has_empty_condition: bool = False
+    """Whether the empty condition was trained, so that `gram generate` works."""
+
+    def __post_init__(self) -> None:
+        for name in ("vocabulary", "tokens", "output_tokens", "dim", "blocks", "hidden", "transitions", "depth"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("registers", "low_level_updates", "noise_free_steps", "head_hidden", "output_start"):
+            _at_least(name, getattr(self, name), 0)
+        for name, choices in (
+            ("mixer", get_args(Mixer)),
+            ("positions", get_args(Positions)),
+            ("guidance", get_args(Guidance)),
+            ("noise_order", get_args(NoiseOrder)),
+            ("head_readout", get_args(HeadReadout)),
+        ):
+            _one_of(name, getattr(self, name), choices)
+        if self.dim % 4:
+            raise ValueError(f"dim must be a multiple of 4, got {self.dim}")
+        if self.mixer == "attention" and (self.dim % self.heads or (self.dim // self.heads) % 2):
+            raise ValueError(f"dim must split into {self.heads} heads of even width, got {self.dim}")
+        if self.output_start + self.output_tokens > self.tokens:
+            raise ValueError(
+                f"output tokens must end within {self.tokens} tokens, got {self.output_start}+{self.output_tokens}"
+            )
+        if self.head_readout == "register" and not self.registers:
+            raise ValueError("head_readout 'register' must have registers of at least 1, got 0")
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether two trajectories of one puzzle can differ."""
+        return self.guidance in ("full", "noise")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplerConfig:
+    """One sampling run: width, depth and the policies. Flags, JSON and studies use these names."""
+
+    width: int = 20
+    """`N`: trajectories per puzzle."""
+    depth: int | None = None
+    """`M`: supervision steps a trajectory may take; None is the depth the checkpoint was trained for."""
+    selector: Selector = "vote"
+    """Which candidate is the answer."""
+    halting: Halting = "head"
+    """When a trajectory stops: by its halt head, or at a fixed depth."""
+    halt_threshold: float = 0.5
+    """Probability of the halt head above which a trajectory stops, in (0, 1)."""
+    temperature: float = 1.0
+    """Factor on the noise's standard deviation; 0 follows the mean."""
+    seed: int = 0
+    """Key of all noise, in [0, 2^64)."""
+    launch: int | None = None
+    """Trajectories of one launch, at least 8; None lets the model's size decide. Part of a result's identity."""
+
+    def __post_init__(self) -> None:
+        _at_least("width", self.width, 1)
+        if self.depth is not None:
+            _at_least("depth", self.depth, 1)
+        _one_of("selector", self.selector, SELECTORS)
+        _one_of("halting", self.halting, HALTINGS)
+        if not 0 < self.halt_threshold < 1:
+            raise ValueError(f"halt_threshold must be between 0 and 1, got {self.halt_threshold}")
+        _within("temperature", self.temperature, 0, 100)
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed must be within 0 and 2^64 - 1, got {self.seed}")
+        if self.launch is not None:
+            _at_least("launch", self.launch, 8)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """One training run (`method.md` sections 3 and 3a)."""
+
+    steps: int | None = None
+    """Optimiser steps of the whole run; the schedules follow whichever of `steps` and `minutes` is nearer its end."""
+    minutes: float | None = None
+    """Wall-clock minutes of the whole run, resumed parts included."""
+    batch: int = 256
+    """Slots: puzzles thought about at once; one optimiser step advances all by one supervision step."""
+    split: str = "train"
+    """Split of the task that training draws from."""
+    learning_rate: float = 1e-3
+    """Peak rate of AdamW."""
+    warmup_steps: int = 100
+    """Optimiser steps of linear warm-up."""
+    final_learning_rate: float = 0.1
+    """Fraction of the peak that the cosine ends at."""
+    beta1: float = 0.9
+    """AdamW's first-moment decay."""
+    beta2: float = 0.95
+    """AdamW's second-moment decay."""
+    weight_decay: float = 0.2
+    """AdamW's decoupled weight decay; embeddings, positions and biases included."""
+    clip: float = 1.0
+    """Largest global gradient norm."""
+    ema: float = 0.99
+    """Decay of the averaged weights that are shipped."""
+    kl_beta: tuple[tuple[float, float], ...] = ((0.0, 1.5), (0.15, 1.5), (0.25, 6.0))
+    """Piecewise linear weight of the KL: (fraction of training, value)."""
+    kl_balance: float = 0.8
+    """Share of the KL that moves the prior; the rest moves the posterior."""
+    token_weights: tuple[tuple[int, float], ...] = ()
+    """Weight of a target token in the cross-entropy where it is not 1: (token, weight)."""
+    empty_probability: float = 0.0
+    """Share of training puzzles shown as the empty condition (unconditional generation)."""
+    rollout_slots: int = 48
+    """Prior rollouts advanced beside each optimiser step; halt head and LPRM learn from them."""
+    seed: int = 0
+    """Seed of weights, data and noise."""
+    evaluate_every_s: float = 60.0
+    """Seconds between prior-rollout evaluations on held-out puzzles (unit: wall-clock)."""
+    evaluate_puzzles: int = 96
+    """Held-out puzzles of such an evaluation."""
+    evaluate_width: int = 8
+    """Trajectories per puzzle of such an evaluation."""
+    checkpoint_every_s: float = 60.0
+    """Seconds between checkpoints of the run."""
+
+    def __post_init__(self) -> None:
+        if self.steps is None and self.minutes is None:
+            raise ValueError("steps or minutes must be set, got neither")
+        for name in ("batch", "rollout_slots", "evaluate_puzzles", "evaluate_width"):
+            _at_least(name, getattr(self, name), 1)
+        if self.minutes is not None and not self.minutes > 0:
+            raise ValueError(f"minutes must be above 0, got {self.minutes}")
+        for name in ("kl_balance", "ema", "empty_probability", "beta1", "beta2", "final_learning_rate"):
+            _within(name, getattr(self, name), 0, 1)
+        fractions = [point[0] for point in self.kl_beta]
+        if not fractions or fractions != sorted(fractions):
+            raise ValueError(f"kl_beta must list rising fractions of training, got {self.kl_beta}")
+
+
+def config_to_json(config: Any) -> dict[str, Any]:
+    """A configuration as plain JSON values."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()}
+
+
+def config_from_json(kind: type[T], values: dict[str, Any], *, where: str) -> T:
+    """A configuration from JSON or TOML values; an unknown key or a wrong type is one line naming `where`.
+
+    Raises `ValueError`.
+    """
+    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
+    arguments: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in known:
+            raise ValueError(f"{where}: {key!r} is not a setting; known: {', '.join(sorted(known))}")
+        declared = str(known[key].type)
+        value = _coerce(value, declared, f"{where}: {key}")
+        arguments[key] = value
+    try:
+        return kind(**arguments)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _coerce(value: Any, declared: str, where: str) -> Any:
+    """`value` as the declared type of its field, or a `ValueError` in one line."""
+    if declared.startswith("tuple"):
+        if not isinstance(value, (list, tuple)) or not all(isinstance(pair, (list, tuple)) for pair in value):
+            raise ValueError(f"{where} must be a list of pairs, got {value!r}")
+        return tuple(tuple(pair) for pair in value)
+    if value is None:
+        if "None" in declared:
+            return None
+    elif isinstance(value, bool):
+        if declared == "bool":
+            return value
+    elif isinstance(value, int):
+        if declared.startswith("int"):
+            return value
+        if declared.startswith("float"):
+            return float(value)
+    elif isinstance(value, float):
+        if declared.startswith("float"):
+            return value
+    elif isinstance(value, str) and not declared.startswith(("int", "float", "bool")):
+        return value
+    raise ValueError(f"{where} must be {declared}, got {value!r}")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "small": {},
+    "small-attention": {"mixer": "attention", "positions": "both"},
+    "paper": {
+        "dim": 512,
+        "heads": 8,
+        "hidden": 512,
+        "mixer": "attention",
+        "positions": "rotary",
+        "registers": 16,
+        "is_core_shared": False,
+        "low_level_updates": 4,
+        "transitions": 3,
+        "depth": 16,
+        "guidance_hidden": 512,
+        "noise_order": "after",
+        "noise_free_steps": 0,
+        "head_readout": "register",
+    },
+    "paper-sudoku": {
+        "dim": 512,
+        "heads": 8,
+        "hidden": 512,
+        "mixer": "token",
+        "mixer_hidden": 512,
+        "positions": "none",
+        "registers": 16,
+        "is_core_shared": False,
+        "low_level_updates": 6,
+        "transitions": 3,
+        "depth": 16,
+        "guidance_hidden": 512,
+        "noise_order": "after",
+        "noise_free_steps": 0,
+        "head_readout": "register",
+    },
+}
+"""Named model shapes: `small` trains on a CPU in minutes (`method.md` 3a), `paper` is 2605.19376's (D=512, ~10M)."""
+
+
+def model_config(preset: str, **overrides: Any) -> ModelConfig:
+    """A preset with some fields replaced. Raises `ValueError` for an unknown preset or field."""
+    if preset not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    return config_from_json(ModelConfig, {**PRESETS[preset], **overrides}, where=f"model preset {preset}")
+
+
+__all__ = [
+    "HALTINGS",
+    "PRESETS",
+    "SELECTORS",
+    "ModelConfig",
+    "SamplerConfig",
+    "TrainConfig",
+    "config_from_json",
+    "config_to_json",
+    "model_config",
+    "replace",
+]

@@ -1,0 +1,144 @@
+"""What a task is: the one interface between puzzles and everything else.
+
+Not a registry (`gram/tasks/registry.py`) and not a family of puzzles (one file each beside this one). A task is
+plain numpy: no torch here, so listing tasks stays fast.
+
+Shapes: `P` puzzles, `L` tokens of a puzzle (output tokens included), `A` tokens of an answer, `S` solutions.
+Puzzles and answers are `uint8` arrays of tokens; 0 is always padding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tokens = NDArray[np.uint8]
+CellKind = Literal["given", "filled", "blank", "conflict", "label"]
+
+
+class PuzzleError(ValueError):
+    """A puzzle that cannot be used; the message is one line: the thing, its value and what was expected."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PuzzleSet:
+    """Puzzles with what is known about them."""
+
+    puzzles: Tokens
+    """Input tokens `[P, L]`."""
+    answers: Tokens | None = None
+    """One stored answer per puzzle `[P, A]`, where known."""
+    ratings: NDArray[np.float64] | None = None
+    """Difficulty `[P]`, where known (for Sudoku: branches of the exact solver)."""
+    groups: NDArray[np.int64] | None = None
+    """Base of each puzzle `[P]`: puzzles of one base are resampled together (2411.00640)."""
+
+    def __len__(self) -> int:
+        return int(self.puzzles.shape[0])
+
+    def take(self, index: NDArray[np.int64] | slice) -> PuzzleSet:
+        """The puzzles at `index`, with everything known about them."""
+
+        def pick(array: NDArray | None) -> NDArray | None:  # type: ignore[type-arg]
+            return None if array is None else array[index]
+
+        return PuzzleSet(
+            puzzles=self.puzzles[index],
+            answers=pick(self.answers),
+            ratings=pick(self.ratings),
+            groups=pick(self.groups),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell of a drawn board: its text (one line) and what it is, for colouring on a terminal."""
+
+    text: str
+    kind: CellKind
+
+
+Board = list[list[Cell]]
+"""Rows of cells, drawn top to bottom by the caller; a task never prints."""
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A family of puzzles. Users implement this in a file of their own and pass `--task-module FILE`."""
+
+    name: str
+    """Name on the command line; part of every noise counter, so renaming a task changes its trajectories."""
+    summary: str
+    """One line for `gram tasks`."""
+    vocabulary: int
+    """`V`: number of tokens, padding (0) included."""
+    tokens: int
+    """`L`: tokens of a puzzle, output tokens included, registers not."""
+    output_start: int
+    """Position in `[0, L)` of the first answer token."""
+    output_tokens: int
+    """`A`: tokens of an answer; they stand at `output_start .. output_start + A`."""
+    is_multi_solution: bool
+    """Whether a puzzle may have several right answers (then accuracy is the verifier's verdict)."""
+    splits: tuple[str, ...]
+    """Names accepted by `split`, at least `train` and `test`."""
+
+    def split(self, name: str = "test", *, limit: int | None = None) -> PuzzleSet:
+        """The puzzles of a split in its fixed seeded order; `limit` gives the first so many of exactly that order.
+
+        Raises `ValueError` for an unknown split.
+        """
+        ...
+
+    def split_size(self, name: str = "test") -> int | None:
+        """Number of puzzles in a split; None where the generator is endless."""
+        ...
+
+    def training_batch(
+        self, rng: np.random.Generator, count: int, *, split: str = "train"
+    ) -> tuple[Tokens, Tokens]:
+        """`count` training pairs: puzzles `[count, L]` and targets `[count, A]`, drawn from `rng` alone."""
+        ...
+
+    def verify(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.bool_]:
+        """Whether each answer `[P, A]` solves its puzzle `[P, L]`, by the rules alone (no stored answer): `[P]`."""
+        ...
+
+    def conflicts(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.int64]:
+        """Number of violated constraints of each answer, `[P]`; 0 exactly where `verify` is true."""
+        ...
+
+    def canonical(self, answers: Tokens) -> Tokens:
+        """One representative of each answer's equivalence class, same shape (colouring: colours renamed)."""
+        ...
+
+    def solutions(self, puzzle: Tokens) -> Tokens:
+        """All canonical solutions `[S, A]` of one puzzle `[L]`. Raises `PuzzleError` above the task's documented cap."""
+        ...
+
+    def count_solutions(self, puzzle: Tokens) -> int:
+        """Exact number of canonical solutions of one puzzle `[L]`, without a cap."""
+        ...
+
+    def parse(self, text: str) -> Tokens:
+        """One puzzle `[L]` from a user's text. Raises `PuzzleError` for a wrong length, symbol or an insoluble puzzle."""
+        ...
+
+    def load(self, path: Path) -> PuzzleSet:
+        """Puzzles from a user's file (CSV, JSON lines, one string a line, or a task's own format).
+
+        Raises `PuzzleError` naming the line at fault, `FileNotFoundError` for a missing file.
+        """
+        ...
+
+    def format(self, puzzle: Tokens, answer: Tokens | None = None) -> str:
+        """The one-line text of a puzzle (what `parse` reads) or, with `answer`, of that answer."""
+        ...
+
+    def board(self, puzzle: Tokens, answer: Tokens | None = None) -> Board:
+        """The puzzle, or an answer to it, as rows of cells."""
+        ...

@@ -1,0 +1,119 @@
+"""The noise contract: which random number belongs to which element of which trajectory.
+
+Philox4x32-10 (Salmon et al. 2011, Random123). Key: the seed's two 32-bit halves. Counter, four 32-bit words:
+
+    c0  element block: token index (registers first) * D/4 + column/4; one call gives four adjacent columns
+    c1  transition index (low 24 bits, noise-free transitions counted) and site (high 8 bits)
+    c2  trajectory id
+    c3  hash of the task and the puzzle's tokens
+
+So noise depends on (seed, puzzle, trajectory, transition, site) and on nothing else: not on batch, launch, worker or
+retry. The integers are exact on every path; normals are exact on one path and within 1e-5 between paths.
+
+Shapes: `B` trajectories, `L` tokens (registers included), `D` columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum
+from functools import cache
+
+import torch
+from torch import Tensor
+
+_M0, _M1 = 0xD2511F53, 0xCD9E8D57
+_W0, _W1 = 0x9E3779B9, 0xBB67AE85
+_MASK = 0xFFFFFFFF
+_TWO_PI = 6.283185307179586
+COMPILE_FROM_ELEMENTS = 1 << 22
+"""Normals asked for in one process from which compiling the integers pays (about 5 s of eager work against the
+compiler's start)."""
+
+
+class Site(IntEnum):
+    """Where noise enters; the high 8 bits of counter word c1."""
+
+    PRIOR = 0
+    POSTERIOR = 1
+    INITIAL_STATE = 2
+    FIXED_SCALE_LOW = 3
+    FIXED_SCALE_HIGH = 4
+    PATH = 5
+    RESAMPLING = 6
+
+
+def philox4x32(c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, k0: Tensor, k1: Tensor) -> tuple[Tensor, ...]:
+    """Ten rounds of Philox4x32.
+
+    All arguments are int64 tensors holding 32-bit unsigned values and broadcast together; so are the four words
+    returned. int64 products wrap, which leaves both 32-bit halves right.
+    """
+    for _ in range(10):
+        product0, product1 = c0 * _M0, c2 * _M1
+        c0 = ((product1 >> 32) & _MASK) ^ c1 ^ k0
+        c2 = ((product0 >> 32) & _MASK) ^ c3 ^ k1
+        c1, c3 = product1 & _MASK, product0 & _MASK
+        k0, k1 = (k0 + _W0) & _MASK, (k1 + _W1) & _MASK
+    return c0, c1, c2, c3
+
+
+def _bits(elements: int, k0: Tensor, k1: Tensor, c1_B: Tensor, c2_B: Tensor, c3_B: Tensor) -> Tensor:
+    """23 random bits per element: int32 `[B, elements]`, four adjacent elements from one counter."""
+    block = torch.arange(elements // 4, dtype=torch.int64, device=c1_B.device)
+    words = philox4x32(block[None, :], c1_B[:, None], c2_B[:, None], c3_B[:, None], k0, k1)
+    return torch.stack([(word >> 9).to(torch.int32) for word in words], dim=-1).flatten(1)
+
+
+@cache
+def _compiled_bits() -> Callable[..., Tensor]:
+    return torch.compile(_bits, dynamic=True)
+
+
+class _Spent:
+    """Elements asked for so far: decides only how the same integers are computed, never their values."""
+
+    elements = 0
+
+
+def random_bits(elements: int, seed: int, c1_B: Tensor, c2_B: Tensor, c3_B: Tensor) -> Tensor:
+    """23 random bits for each of `elements` adjacent columns of `B` trajectories, int32 `[B, elements]`.
+
+    Counter words `c1_B, c2_B, c3_B` are int64 `[B]`. Compiled once the process has asked for enough to repay it.
+    """
+    _Spent.elements += elements * c1_B.shape[0]
+    k0 = torch.tensor(seed & _MASK, dtype=torch.int64, device=c1_B.device)
+    k1 = torch.tensor(seed >> 32, dtype=torch.int64, device=c1_B.device)
+    run = _compiled_bits() if _Spent.elements >= COMPILE_FROM_ELEMENTS else _bits
+    return run(elements, k0, k1, c1_B, c2_B, c3_B)
+
+
+def normals_from_bits(bits: Tensor) -> Tensor:
+    """Standard normals, fp32, from 23-bit integers `[B, 4n]` by Box-Muller on pairs.
+
+    `(bits + 0.5) / 2^23` is exact in fp32 and never 0 or 1, so the largest normal is 5.77.
+    """
+    uniform = (bits.to(torch.float32) + 0.5) * 2.0**-23
+    first, second = uniform.unflatten(-1, (-1, 2)).unbind(-1)
+    radius, angle = torch.sqrt(-2.0 * torch.log(first)), second * _TWO_PI
+    return torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1).flatten(-2)
+
+
+def counter_word1(transition_B: Tensor, site: Site) -> Tensor:
+    """Counter word c1 from transition indices `[B]` (int64, below 2^24) and a site."""
+    return (transition_B & 0xFFFFFF) | (int(site) << 24)
+
+
+def noise(
+    shape: tuple[int, int],
+    *,
+    seed: int,
+    site: Site,
+    transition_B: Tensor,
+    trajectory_B: Tensor,
+    puzzle_hash_B: Tensor,
+) -> Tensor:
+    """Standard normals `[B, L, D]`, fp32, for `shape = (L, D)`; see the module docstring for what they depend on."""
+    tokens, dim = shape
+    bits = random_bits(tokens * dim, seed, counter_word1(transition_B, site), trajectory_B, puzzle_hash_B)
+    return normals_from_bits(bits).unflatten(1, (tokens, dim))
