@@ -1,0 +1,67 @@
+"""Parameters of the model's layers and how they start; what they compute stands in `kernels/reference.py`.
+
+Weights are `[out, in]`. Every map starts as a normal truncated at two deviations with deviation `1 / sqrt(in)`
+(LeCun), the output layers of the Gaussian heads ten times smaller (`method.md` 3a).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def started(shape: tuple[int, ...], generator: torch.Generator, *, fan_in: int | None = None, scale: float = 1.0) -> nn.Parameter:
+    """A parameter of `shape` drawn for `fan_in` inputs (default: its last axis)."""
+    deviation = scale * (fan_in or shape[-1]) ** -0.5
+    weight = nn.init.trunc_normal_(torch.empty(shape), std=deviation, a=-2 * deviation, b=2 * deviation, generator=generator)
+    return nn.Parameter(weight)
+
+
+class SwiGLU(nn.Module):
+    """`down(silu(gate(x)) * up(x))`: `gate_up [2*hidden, inputs]`, `down [outputs, hidden]`."""
+
+    def __init__(
+        self, inputs: int, hidden: int, outputs: int, generator: torch.Generator, *, output_scale: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.gate_up = started((2 * hidden, inputs), generator)
+        self.down = started((outputs, hidden), generator, scale=output_scale)
+
+
+class Attention(nn.Module):
+    """Non-causal attention: `qkv [3*dim, dim]`, `out [dim, dim]`."""
+
+    def __init__(self, dim: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.qkv = started((3 * dim, dim), generator)
+        self.out = started((dim, dim), generator)
+
+
+class Block(nn.Module):
+    """One post-norm block: what mixes tokens, then the channel SwiGLU."""
+
+    def __init__(self, mixer: nn.Module, channel: nn.Module) -> None:
+        super().__init__()
+        self.mixer = mixer
+        self.channel = channel
+
+
+class Head(nn.Module):
+    """Halt head or LPRM: one number from the readout of `h`, optionally behind a position-wise SwiGLU gate."""
+
+    bias: Tensor
+
+    def __init__(self, dim: int, hidden: int, generator: torch.Generator) -> None:
+        super().__init__()
+        if hidden:
+            self.gate_up = started((2 * hidden, dim), generator)
+        self.weight = nn.Parameter(torch.zeros(1, hidden or dim))
+        self.bias = nn.Parameter(torch.zeros(1))
+
+
+class Table(nn.Module):
+    """Rows looked up by token: `weight [rows, dim]`, scaled by `sqrt(dim)` where it is read."""
+
+    def __init__(self, rows: int, dim: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.weight = started((rows, dim), generator)

@@ -1,0 +1,184 @@
+"""READ THIS FIRST. The model: encoder -> transition -> decoder and heads (GRAM, 2605.19376).
+
+A puzzle's tokens become an embedding `e_x`, once. A trajectory is a latent state `z = (h, l)` that starts at the stored
+`z0` and is refined, one supervision step at a time, under `e_x` and learned noise; after any step `h` can be decoded to
+an answer, and two heads say whether to stop and how good the end will be. This module holds the parameters; the
+mathematics stands in `kernels/reference.py`, reached through `kernels/dispatch.py` alone.
+
+Shapes: `P` puzzles, `B` trajectories, `L` puzzle tokens, `R` registers, `D` columns, `A` answer tokens, `V` vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from gram.config import ModelConfig
+from gram.kernels import dispatch
+from gram.kernels.dispatch import Spec, Step
+from gram.layers import Attention, Block, Head, SwiGLU, Table, started
+
+Weights = Mapping[str, Tensor]
+
+
+def spec_of(config: ModelConfig) -> Spec:
+    """What the kernels need to know of a model."""
+    return Spec(
+        tokens=config.registers + config.tokens,
+        registers=config.registers,
+        dim=config.dim,
+        blocks=config.blocks,
+        mixer=config.mixer,
+        heads=config.heads,
+        is_rotary=config.positions in ("rotary", "both"),
+        rope_theta=config.rope_theta,
+        norm_eps=config.norm_eps,
+        is_core_shared=config.is_core_shared,
+        transitions=config.transitions,
+        low_level_updates=config.low_level_updates,
+        guidance=config.guidance,
+        noise_order=config.noise_order,
+        noise_free_steps=config.noise_free_steps,
+        log_sigma_center=config.log_sigma_center,
+        log_sigma_range=config.log_sigma_range,
+        head_readout=config.head_readout,
+        output_start=config.output_start,
+        output_tokens=config.output_tokens,
+    )
+
+
+class Model(nn.Module):
+    """All parameters of one model and its three verbs: `embed`, `step`, `decode`."""
+
+    z0_h: Tensor
+    z0_l: Tensor
+
+    def __init__(self, config: ModelConfig, *, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.spec = spec_of(config)
+        generator = torch.Generator().manual_seed(seed)
+        dim, length = config.dim, config.registers + config.tokens
+
+        self.embedding = Table(config.vocabulary, dim, generator)
+        if config.registers:
+            self.registers = started((config.registers, dim), generator)
+        if config.positions in ("learned", "both"):
+            self.positions = started((length, dim), generator)
+        if config.has_empty_condition or not config.is_conditional:
+            self.empty = started((dim,), generator)
+
+        self.low = self._core(generator)
+        if not config.is_core_shared:
+            self.high = self._core(generator)
+        if config.guidance != "none":
+            hidden = config.guidance_hidden
+            self.prior = SwiGLU(dim, hidden, 2 * dim, generator, output_scale=0.1)
+            self.posterior = SwiGLU(2 * dim, hidden, 2 * dim, generator, output_scale=0.1)
+            self.target_embedding = Table(config.vocabulary, dim, generator)
+
+        self.decoder = Table(config.vocabulary, dim, generator)
+        self.halt = Head(dim, config.head_hidden, generator)
+        self.lprm = Head(dim, config.head_hidden, generator)
+        self.register_buffer("z0_h", torch.randn(dim, generator=generator))
+        self.register_buffer("z0_l", torch.randn(dim, generator=generator))
+
+    def _core(self, generator: torch.Generator) -> nn.ModuleList:
+        config, length = self.config, self.config.registers + self.config.tokens
+
+        def mixer() -> nn.Module:
+            if config.mixer == "attention":
+                return Attention(config.dim, generator)
+            return SwiGLU(length, config.mixer_hidden, length, generator)
+
+        return nn.ModuleList(
+            Block(mixer(), SwiGLU(config.dim, config.hidden, config.dim, generator)) for _ in range(config.blocks)
+        )
+
+    def weights(self) -> dict[str, Tensor]:
+        """Every tensor of the model by name: what all verbs below read, and what a kernel packs."""
+        return dict(self.state_dict(keep_vars=True))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type that the weights are kept in; activations follow it."""
+        return self.embedding.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embedding.weight.device
+
+    def embed(self, puzzles_PL: Tensor, *, weights: Weights | None = None) -> Tensor:
+        """`e_x [P, R + L, D]` of puzzles `[P, L]`; computed once and shared by all trajectories and steps."""
+        return embed(weights or self.weights(), self.config, puzzles_PL)
+
+    def embed_empty(self, count: int) -> Tensor:
+        """The empty condition, `[count, R + L, D]`: the model then samples `p(x)`.
+
+        Raises `ValueError` where the model was not trained with it.
+        """
+        if not hasattr(self, "empty"):
+            raise ValueError("the model must have an empty condition to generate, got one trained without")
+        blank = torch.zeros(count, self.config.tokens, dtype=torch.long, device=self.device)
+        every = torch.ones(count, dtype=torch.bool, device=self.device)
+        return embed(self.weights(), self.config, blank, is_empty_P=every)
+
+    def initial_state(self, count: int) -> tuple[Tensor, Tensor]:
+        """`z0` for `count` trajectories: `h` and `l`, `[count, R + L, D]`; the same for every run."""
+        shape = (count, self.spec.tokens, self.config.dim)
+        return self.z0_h.expand(shape), self.z0_l.expand(shape)
+
+    def step(
+        self,
+        h: Tensor,
+        l: Tensor,
+        e_x: Tensor,
+        *,
+        seed: int,
+        puzzle_hash_B: Tensor,
+        trajectory_B: Tensor,
+        step_B: Tensor,
+        temperature: float = 1.0,
+    ) -> Step:
+        """One supervision step of `B` trajectories under the prior; see `kernels/reference.py`."""
+        return dispatch.supervision_step(
+            self.weights(),
+            self.spec,
+            h,
+            l,
+            e_x,
+            seed=seed,
+            puzzle_hash_B=puzzle_hash_B,
+            trajectory_B=trajectory_B,
+            step_B=step_B,
+            temperature=temperature,
+        )
+
+    def decode(self, h: Tensor) -> Tensor:
+        """Logits `[B, A, V]` of the answer tokens."""
+        return dispatch.decode(self.weights(), self.spec, h)
+
+
+def embed(weights: Weights, config: ModelConfig, puzzles_PL: Tensor, *, is_empty_P: Tensor | None = None) -> Tensor:
+    """`e_x`: token embedding, registers in front, learned positions, scaled by `sqrt(D)`; empty rows take the empty
+    embedding at every token."""
+    table = weights["embedding.weight"]
+    e_x = table[puzzles_PL]
+    if is_empty_P is not None:
+        e_x = torch.where(is_empty_P[:, None, None], weights["empty"], e_x)
+    if config.registers:
+        e_x = torch.cat([weights["registers"].expand(e_x.shape[0], -1, -1), e_x], dim=1)
+    if "positions" in weights:
+        e_x = e_x + weights["positions"]
+    return e_x * config.dim**0.5
+
+
+def embed_target(weights: Weights, config: ModelConfig, targets_BA: Tensor) -> Tensor:
+    """`e_y [B, R + L, D]`: the target's embedding at the output positions, zero elsewhere."""
+    before = config.registers + config.output_start
+    after = config.tokens - config.output_start - config.output_tokens
+    return pad(weights["target_embedding.weight"][targets_BA] * config.dim**0.5, (0, 0, before, after))

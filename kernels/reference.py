@@ -1,0 +1,218 @@
+"""What a transition and a supervision step compute: the definition that every faster path must equal.
+
+Plain functions of a dictionary of weights; no parameters, no modules, no training. Method: GRAM (2605.19376, section 3);
+the core is TRM's (2510.04871): state and injection are summed, then post-norm blocks.
+
+Shapes: `B` trajectories, `L` tokens (registers included), `D` columns, `R` registers, `A` answer tokens, `V` vocabulary.
+Weights are stored `[out, in]`, as `torch.nn.functional.linear` takes them:
+
+    low.{i}.mixer.gate_up [2*Hm, L]   low.{i}.mixer.down [L, Hm]       token mixer
+    low.{i}.mixer.qkv [3*D, D]        low.{i}.mixer.out [D, D]         attention
+    low.{i}.channel.gate_up [2*F, D]  low.{i}.channel.down [D, F]      channel SwiGLU
+    high.{i}...                                                        f_H, where it has weights of its own
+    prior.gate_up [2*G, D]            prior.down [2*D, G]              mu and raw log sigma
+    decoder.weight [V, D]
+    halt.weight [1, D or Hh]  halt.bias [1]  (halt.gate_up [2*Hh, D])  and the same for lprm
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear, silu
+
+from gram.kernels.philox import Site, noise
+
+Weights = Mapping[str, Tensor]
+Guide = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spec:
+    """The numbers that shape a supervision step; the weights hold the rest."""
+
+    tokens: int
+    """`L`, registers included."""
+    registers: int
+    dim: int
+    blocks: int
+    mixer: str
+    heads: int
+    is_rotary: bool
+    rope_theta: float
+    norm_eps: float
+    is_core_shared: bool
+    transitions: int
+    low_level_updates: int
+    guidance: str
+    noise_order: str
+    noise_free_steps: int
+    log_sigma_center: float
+    log_sigma_range: float
+    head_readout: str
+    output_start: int
+    output_tokens: int
+
+
+class Step(NamedTuple):
+    """State after a supervision step and what the heads say of it."""
+
+    h: Tensor
+    """High-level state `[B, L, D]`."""
+    l: Tensor  # noqa: E741 - the paper's name
+    """Low-level state `[B, L, D]`."""
+    halt: Tensor
+    """Halt logit `[B]`, fp32."""
+    lprm: Tensor
+    """Predicted final accuracy `[B]`, fp32."""
+
+
+def rmsnorm(x: Tensor, eps: float) -> Tensor:
+    """`x / rms(x)` over the last axis, without weight; computed in fp32, returned in `x`'s dtype."""
+    wide = x.to(torch.float32)
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+
+def swiglu(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """`down(silu(gate(x)) * up(x))` over the last axis; `gate_up` stacks gate, then up."""
+    gate, up = linear(x, gate_up).chunk(2, dim=-1)
+    return linear(silu(gate) * up, down)
+
+
+def mix_tokens(x_BLD: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """SwiGLU over the token axis; the weights multiply from the left, so nothing is transposed."""
+    rows = x_BLD.shape[0]
+    gate, up = torch.bmm(gate_up.expand(rows, -1, -1), x_BLD).chunk(2, dim=1)
+    return torch.bmm(down.expand(rows, -1, -1), silu(gate) * up)
+
+
+@lru_cache(maxsize=16)
+def rotary_tables(tokens: int, width: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines `[L, width]`, fp32, halves repeated (not interleaved), as HRM and TRM."""
+    frequency = 1.0 / theta ** (torch.arange(0, width, 2, dtype=torch.float32, device=device) / width)
+    angle = torch.arange(tokens, dtype=torch.float32, device=device)[:, None] * frequency
+    angle = torch.cat([angle, angle], dim=-1)
+    return angle.cos(), angle.sin()
+
+
+def _rotate(x_BHLW: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = x_BHLW.chunk(2, dim=-1)
+    return (x_BHLW * cos + torch.cat([-second, first], dim=-1) * sin).to(x_BHLW.dtype)
+
+
+def attend(x_BLD: Tensor, qkv: Tensor, out: Tensor, spec: Spec) -> Tensor:
+    """Non-causal attention. Plain products and a softmax: bf16 `scaled_dot_product_attention` is slow on CPUs."""
+    width = spec.dim // spec.heads
+    query, key, value = linear(x_BLD, qkv).unflatten(-1, (3, spec.heads, width)).permute(2, 0, 3, 1, 4)
+    if spec.is_rotary:
+        cos, sin = rotary_tables(spec.tokens, width, spec.rope_theta, x_BLD.device)
+        query, key = _rotate(query, cos, sin), _rotate(key, cos, sin)
+    scores = (query * width**-0.5) @ key.transpose(-1, -2)
+    share = torch.softmax(scores.to(torch.float32), dim=-1).to(x_BLD.dtype)
+    return linear((share @ value).transpose(1, 2).flatten(2), out)
+
+
+def core(weights: Weights, name: str, x_BLD: Tensor, spec: Spec) -> Tensor:
+    """`f_L` (`name` "low") or `f_H` ("high") on the sum of its state and injection."""
+    for block in range(spec.blocks):
+        mixer, channel = f"{name}.{block}.mixer.", f"{name}.{block}.channel."
+        if spec.mixer == "token":
+            mixed = mix_tokens(x_BLD, weights[mixer + "gate_up"], weights[mixer + "down"])
+        else:
+            mixed = attend(x_BLD, weights[mixer + "qkv"], weights[mixer + "out"], spec)
+        x_BLD = rmsnorm(x_BLD + mixed, spec.norm_eps)
+        x_BLD = rmsnorm(
+            x_BLD + swiglu(x_BLD, weights[channel + "gate_up"], weights[channel + "down"]), spec.norm_eps
+        )
+    return x_BLD
+
+
+def gaussian(weights: Weights, name: str, condition: Tensor, spec: Spec) -> tuple[Tensor, Tensor]:
+    """`mu` and bounded `log sigma`, fp32 `[B, L, D]`, of the prior or posterior given its condition."""
+    mean, raw = swiglu(condition, weights[name + ".gate_up"], weights[name + ".down"]).to(torch.float32).chunk(2, -1)
+    if spec.guidance == "noise":
+        mean = torch.zeros_like(mean)
+    width = spec.log_sigma_range
+    return mean, spec.log_sigma_center + width * torch.tanh(raw / width)
+
+
+def add_noise(
+    u: Tensor, mean: Tensor, log_sigma: Tensor, normal: Tensor, noisy_B: Tensor, spec: Spec, temperature: float | Tensor
+) -> Tensor:
+    """`u + eps` with `eps = mu + temperature * sigma * n` in the rows where `noisy_B`; other rows stay bit for bit."""
+    eps = mean if spec.guidance == "mean" else mean + temperature * log_sigma.exp() * normal
+    return torch.where(noisy_B[:, None, None], (u.to(torch.float32) + eps).to(u.dtype), u)
+
+
+def transition(
+    weights: Weights, spec: Spec, h: Tensor, l: Tensor, e_x: Tensor, guide: Guide | None
+) -> tuple[Tensor, Tensor]:
+    """One transition: `K` low-level updates, one high-level update, `guide` (adds the noise) before or after them.
+
+    `h, l, e_x` are `[B, L, D]`; 2605.19376, eqs. 3 to 5.
+    """
+    if guide is not None and spec.noise_order == "before":
+        h = guide(h)
+    injection = h + e_x
+    for _ in range(spec.low_level_updates):
+        l = core(weights, "low", l + injection, spec)  # noqa: E741
+    h = core(weights, "low" if spec.is_core_shared else "high", h + l, spec)
+    if guide is not None and spec.noise_order == "after":
+        h = guide(h)
+    return h, l
+
+
+def read_head(weights: Weights, name: str, h: Tensor, spec: Spec) -> Tensor:
+    """Halt head or LPRM: one fp32 number per trajectory, `[B]`."""
+    if name + ".gate_up" in weights:
+        gate, up = linear(h, weights[name + ".gate_up"]).chunk(2, dim=-1)
+        h = silu(gate) * up
+    readout = h[:, 0] if spec.head_readout == "register" else h.to(torch.float32).mean(1).to(h.dtype)
+    return linear(readout, weights[name + ".weight"], weights[name + ".bias"]).squeeze(-1).to(torch.float32)
+
+
+def decode(weights: Weights, spec: Spec, h: Tensor) -> Tensor:
+    """Logits `[B, A, V]`, fp32, at the output positions."""
+    start = spec.registers + spec.output_start
+    return linear(h[:, start : start + spec.output_tokens], weights["decoder.weight"]).to(torch.float32)
+
+
+def supervision_step(
+    weights: Weights,
+    spec: Spec,
+    h: Tensor,
+    l: Tensor,
+    e_x: Tensor,
+    *,
+    seed: int,
+    puzzle_hash_B: Tensor,
+    trajectory_B: Tensor,
+    step_B: Tensor,
+    temperature: float = 1.0,
+) -> Step:
+    """`T` transitions under the prior, then both heads.
+
+    Each row is a trajectory of its own: its puzzle's hash, its id and the supervision steps it has taken so far
+    (int64 `[B]` each) key its noise.
+    """
+    noisy_B = step_B >= spec.noise_free_steps
+    for index in range(spec.transitions):
+
+        def guide(u: Tensor, index: int = index) -> Tensor:
+            normal = noise(
+                (spec.tokens, spec.dim),
+                seed=seed,
+                site=Site.PRIOR,
+                transition_B=step_B * spec.transitions + index,
+                trajectory_B=trajectory_B,
+                puzzle_hash_B=puzzle_hash_B,
+            )
+            return add_noise(u, *gaussian(weights, "prior", u, spec), normal, noisy_B, spec, temperature)
+
+        h, l = transition(weights, spec, h, l, e_x, None if spec.guidance == "none" else guide)  # noqa: E741
+    return Step(h, l, read_head(weights, "halt", h, spec), read_head(weights, "lprm", h, spec))
