@@ -1,0 +1,38 @@
+"""gram: samples many latent trajectories of a small recurrent reasoning model at once.
+
+    import gram
+    sampler = gram.load("nqueens8")
+    result = sampler.sample(["Q......./......../......../......../......../......../......../........"], width=20)
+    print(result.answers, result.votes)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from gram.api import Sampler, load
+    from gram.config import ModelConfig, SamplerConfig, TrainConfig
+    from gram.sampler.result import SampleResult
+
+_HOMES = {
+    "load": "gram.api",
+    "Sampler": "gram.api",
+    "ModelConfig": "gram.config",
+    "SamplerConfig": "gram.config",
+    "TrainConfig": "gram.config",
+    "SampleResult": "gram.sampler.result",
+}
+
+__all__ = ["ModelConfig", "SampleResult", "Sampler", "SamplerConfig", "TrainConfig", "__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when first used: `import gram` alone stays fast."""
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'gram' has no attribute {name!r}")

@@ -1,0 +1,128 @@
+"""The Python interface: `gram.load(name).sample(puzzles, width=20)`. The command line is a thin client of it.
+
+Shapes: `P` puzzles, `N` width, `L` puzzle tokens, `A` answer tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gram import checkpoint
+from gram.config import SamplerConfig
+from gram.model import Model
+from gram.sampler.engine import StepView, resolve, sample
+from gram.sampler.result import SampleResult
+from gram.tasks.protocol import PuzzleSet, Task, Tokens
+from gram.tasks.registry import get_task
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+Puzzles = Sequence[str] | PuzzleSet | Tokens
+
+
+def choose_device(device: str = "auto") -> torch.device:
+    """The device to run on: `auto` is a GPU where PyTorch finds one, else the CPU. Raises `ValueError`."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device must be auto, cpu or a GPU that is present, got {device!r} ({reason})") from None
+    return chosen
+
+
+def choose_dtype(dtype: str = "auto") -> torch.dtype:
+    """The type to compute in: `auto` is bfloat16 everywhere. Raises `ValueError`."""
+    if dtype == "auto":
+        return torch.bfloat16
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be auto or one of {', '.join(DTYPES)}, got {dtype!r}")
+    return DTYPES[dtype]
+
+
+class Sampler:
+    """A model and its task, ready to sample."""
+
+    def __init__(self, model: Model, task: Task, *, name: str, card: dict[str, Any] | None = None) -> None:
+        self.model = model
+        self.task = task
+        self.name = name
+        """Name of the shipped checkpoint, or its directory."""
+        self.card = card or {}
+        """What the checkpoint's card tells (recipe, steps, figures); empty where it has none."""
+
+    def settings(self, config: SamplerConfig | None = None, **overrides: Any) -> SamplerConfig:
+        """`config` with `overrides` (fields of `SamplerConfig`) applied and depth and launch filled in.
+
+        Raises `ValueError` for a value out of range, `TypeError` for an unknown field.
+        """
+        return resolve(replace(config or SamplerConfig(), **overrides), self.model)
+
+    def tokens(self, puzzles: Puzzles) -> Tokens:
+        """Puzzles as tokens `[P, L]`; text is parsed by the task. Raises `PuzzleError` for a wrong one."""
+        if isinstance(puzzles, PuzzleSet):
+            return puzzles.puzzles
+        if isinstance(puzzles, np.ndarray):
+            return puzzles.astype(np.uint8)
+        if isinstance(puzzles, str):
+            raise TypeError("puzzles must be a sequence of puzzles, got one string: put it in a list")
+        return np.stack([self.task.parse(text) for text in puzzles])
+
+    def sample(
+        self,
+        puzzles: Puzzles,
+        config: SamplerConfig | None = None,
+        *,
+        on_launch: Callable[[int], None] | None = None,
+        on_step: Callable[[StepView], None] | None = None,
+        **overrides: Any,
+    ) -> SampleResult:
+        """Samples trajectories of every puzzle and selects an answer for each.
+
+        `puzzles`: texts, tokens `[P, L]` or a `PuzzleSet`. Settings: `config`, or fields of `SamplerConfig` by keyword
+        (`width=`, `depth=`, `selector=`, `seed=` ...). `on_launch(n)` is called when `n` trajectories have ended,
+        `on_step(view)` after every supervision step. Raises `PuzzleError` and `ValueError` for bad input.
+        """
+        settings = self.settings(config, **overrides)
+        return sample(self.model, self.task, self.tokens(puzzles), settings, on_launch=on_launch, on_step=on_step)
+
+    def generate(
+        self, count: int, config: SamplerConfig | None = None, *, on_launch: Callable[[int], None] | None = None, **overrides: Any
+    ) -> SampleResult:
+        """`count` unconditional samples: one empty puzzle of width `count`, so `candidates` is `[1, count, A]`.
+
+        Raises `ValueError` where the model was not trained with the empty condition.
+        """
+        settings = self.settings(config, **{**overrides, "width": count})
+        empty = np.zeros((1, self.model.config.tokens), dtype=np.uint8)
+        return sample(self.model, self.task, empty, settings, is_unconditional=True, on_launch=on_launch)
+
+
+def load(
+    name_or_directory: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    task_module: Path | None = None,
+) -> Sampler:
+    """A sampler from a shipped checkpoint's name or a checkpoint directory.
+
+    `task_module` is a file that defines the checkpoint's task where it is not a built-in one. Raises
+    `checkpoint.CheckpointError` and `ValueError` in one line each.
+    """
+    directory = checkpoint.find(name_or_directory)
+    model = checkpoint.load(directory, device=choose_device(device), dtype=choose_dtype(dtype))
+    task = get_task(model.config.task, task_module)
+    if (task.tokens, task.vocabulary) != (model.config.tokens, model.config.vocabulary):
+        raise ValueError(
+            f"checkpoint {directory} must fit task {task.name} ({task.tokens} tokens, vocabulary {task.vocabulary}), "
+            f"got {model.config.tokens} tokens, vocabulary {model.config.vocabulary}"
+        )
+    return Sampler(model, task, name=str(name_or_directory), card=checkpoint.read_card(directory))
