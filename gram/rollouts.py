@@ -1,0 +1,118 @@
+"""Prior rollouts beside training: what the halt head and LPRM learn from.
+
+Every optimiser step advances a few trajectories under the prior, on training puzzles, without gradients. Each ends at a
+depth of its own, drawn uniformly, so that early answers, which often fail, are final ones too. A finished rollout's
+states go to a replay with two targets: whether each state's own answer is right, and whether the last one was.
+
+Shapes: `S` rollout slots, `L` tokens (registers included), `D` columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gram.config import ModelConfig
+from gram.model import embed
+from gram.objective import Replay
+from gram.kernels.reference import Spec, Step, Weights, decode
+from gram.tasks.identity import puzzle_hash
+from gram.tasks.protocol import Task
+
+CAPACITY = 2048
+"""States kept for replay; at 48 rollouts they are at most about 45 optimiser steps old."""
+FIRST_TRAJECTORY = 1 << 31
+"""Trajectory ids of rollouts start here, apart from those of training slots."""
+
+StepFunction = Callable[..., Step]
+
+
+class Rollouts:
+    """Slots of prior rollouts and the replay of their states."""
+
+    def __init__(self, task: Task, config: ModelConfig, spec: Spec, slots: int, seed: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.task, self.config, self.spec, self.seed = task, config, spec, seed
+        self.slots = slots
+        state = (slots, spec.tokens, spec.dim)
+        self.h = torch.zeros(state, dtype=dtype, device=device)
+        self.l = torch.zeros(state, dtype=dtype, device=device)
+        self.puzzles = np.zeros((slots, config.tokens), np.uint8)
+        self.hashes = np.zeros(slots, np.int64)
+        self.trajectory = np.zeros(slots, np.int64)
+        self.taken = np.zeros(slots, np.int64)
+        self.last = np.zeros(slots, np.int64)
+        self.started = 0
+        self.past_h: list[list[Tensor]] = [[] for _ in range(slots)]
+        self.past_right: list[list[bool]] = [[] for _ in range(slots)]
+        self.kept_h = torch.zeros((CAPACITY, *state[1:]), dtype=dtype, device=device)
+        self.kept_right = np.zeros(CAPACITY, np.float32)
+        self.kept_final = np.zeros(CAPACITY, np.float32)
+        self.written = 0
+
+    def _refill(self, weights: Weights, rng: np.random.Generator, split: str) -> None:
+        free = np.flatnonzero(self.taken == self.last)
+        if not len(free):
+            return
+        puzzles, _ = self.task.training_batch(rng, len(free), split=split)
+        self.puzzles[free] = puzzles
+        self.hashes[free] = [puzzle_hash(self.task.name, puzzle) for puzzle in puzzles]
+        self.trajectory[free] = FIRST_TRAJECTORY + self.started + np.arange(len(free))
+        self.started += len(free)
+        self.taken[free] = 0
+        # Mostly short: late answers are nearly always right and teach the heads nothing.
+        self.last[free] = np.minimum(rng.integers(1, self.config.depth + 1, len(free)), rng.integers(1, self.config.depth + 3, len(free)))
+        index = torch.from_numpy(free).to(self.h.device)
+        self.h[index] = weights["z0_h"].to(self.h.dtype)
+        self.l[index] = weights["z0_l"].to(self.l.dtype)
+
+    @torch.no_grad()
+    def advance(self, step_function: StepFunction, weights: Weights, rng: np.random.Generator, split: str) -> float:
+        """One supervision step of every rollout; returns the share of answers now right."""
+        self._refill(weights, rng, split)
+        device = self.h.device
+        puzzles = torch.from_numpy(self.puzzles.astype(np.int64)).to(device)
+        state = step_function(
+            weights,
+            self.spec,
+            self.h,
+            self.l,
+            embed(weights, self.config, puzzles),
+            seed=self.seed,
+            puzzle_hash_B=torch.from_numpy(self.hashes).to(device),
+            trajectory_B=torch.from_numpy(self.trajectory).to(device),
+            step_B=torch.from_numpy(self.taken).to(device),
+        )
+        self.h, self.l = state.h.clone(), state.l.clone()
+        answers = decode(weights, self.spec, self.h).argmax(-1).to(torch.uint8).cpu().numpy()
+        is_right = self.task.verify(self.puzzles, answers)
+        self.taken += 1
+        for slot in range(self.slots):
+            self.past_h[slot].append(self.h[slot].clone())
+            self.past_right[slot].append(bool(is_right[slot]))
+            if self.taken[slot] == self.last[slot]:
+                self._keep(slot)
+        return float(is_right.mean())
+
+    def _keep(self, slot: int) -> None:
+        for h, is_right in zip(self.past_h[slot], self.past_right[slot], strict=True):
+            place = self.written % CAPACITY
+            self.kept_h[place] = h
+            self.kept_right[place] = is_right
+            self.kept_final[place] = self.past_right[slot][-1]
+            self.written += 1
+        self.past_h[slot], self.past_right[slot] = [], []
+
+    def draw(self, rng: np.random.Generator, count: int) -> Replay:
+        """`count` states of finished rollouts, with weight 0 while there are none."""
+        filled = min(self.written, CAPACITY)
+        index = rng.integers(0, max(1, filled), count)
+        device = self.h.device
+        return Replay(
+            h=self.kept_h[torch.from_numpy(index).to(device)],
+            is_right=torch.from_numpy(self.kept_right[index]).to(device),
+            final=torch.from_numpy(self.kept_final[index]).to(device),
+            share=torch.full((count,), float(filled > 0), device=device),
+        )

@@ -1,0 +1,292 @@
+"""The training loop: one optimiser step per supervision step, in bf16 with an fp32 master (`method.md` 3 and 3a).
+
+A run lives in one folder: `run.json` (its recipe), `log.jsonl`, `state.safetensors` (to continue after a kill) and, from
+the first checkpoint on, the checkpoint files themselves with the averaged weights. Files are moved into place whole.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from gram import checkpoint
+from gram.config import SamplerConfig
+from gram.kernels import reference
+from gram.model import Model
+from gram.objective import Loss, Replay, Slots, diagnose, earlier_transitions, step_loss
+from gram.optimiser import FlatWeights, kl_beta, learning_rate
+from gram.recipe import Recipe, RecipeError
+from gram.rollouts import Rollouts
+from gram.sampler.engine import sample
+from gram.tasks.protocol import PuzzleSet
+from gram.training_slots import TrainingSlots
+
+HEAD_STATES = 128
+"""Replayed rollout states per optimiser step."""
+LOG_EVERY_STEPS = 10
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainProgress:
+    """What a run tells while it runs; also a line of `log.jsonl`."""
+
+    step: int
+    elapsed_s: float
+    fraction: float
+    """Part of the run done, in [0, 1]."""
+    cross_entropy: float
+    kl: float
+    kl_first: float
+    """KL per token at the first noisy step, nats: the figure to watch."""
+    diagnosis: str
+    """`leaking`, `healthy`, `collapsed`, or `undefined` without guidance."""
+    exact: float
+    """Share of slots that decode their target under the posterior: not accuracy."""
+    heads: float
+    rollout_right: float
+    """Share of prior rollouts' answers that are right, on training puzzles."""
+    gradient_norm: float
+    learning_rate: float
+    kl_beta: float
+    evaluation: dict[str, float] = field(default_factory=dict)
+    """Prior rollouts on held-out puzzles with the averaged weights, where this line made them."""
+
+
+def keep_memory() -> None:
+    """Keeps glibc from returning freed memory: large activations are otherwise mapped anew at every step."""
+    if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL("libc.so.6")
+        trim_threshold, mmap_threshold, arena_max = -1, -3, -8
+        for parameter, value in ((trim_threshold, 2**31 - 1), (mmap_threshold, 2**30), (arena_max, 1)):
+            libc.mallopt(parameter, value)
+
+
+class Trainer:
+    """One run: its weights, slots and folder."""
+
+    def __init__(self, recipe: Recipe, out: Path, *, device: torch.device, is_compiled: bool = True) -> None:
+        self.recipe, self.out, self.device = recipe, out, device
+        self.task, self.training = recipe.task, recipe.training
+        self.dtype = torch.bfloat16
+        keep_memory()
+        self.model = Model(recipe.model, seed=self.training.seed).to(device)
+        self.spec = self.model.spec
+        self.flat = FlatWeights(self.model, self.training, self.dtype)
+        self.slots = TrainingSlots(self.task, recipe.model, self.training, self.dtype, device)
+        self.rollouts = Rollouts(
+            self.task, recipe.model, self.spec, self.training.rollout_slots, self.training.seed, self.dtype, device
+        )
+        self.held_out = self.task.split(
+            self.training.split.replace("train", "test"), limit=self.training.evaluate_puzzles
+        )
+        weights = torch.ones(recipe.model.vocabulary)
+        for token, weight in self.training.token_weights:
+            weights[int(token)] = weight
+        self.token_weights = weights.to(device)
+        self.step, self.elapsed_s = 0, 0.0
+        compiled: Callable[..., Any] = torch.compile if is_compiled else (lambda function: function)
+        self._loss = compiled(self._loss_of_flat)
+        self._advance = compiled(reference.supervision_step)
+
+    def _loss_of_flat(self, flat: Tensor, slots: Slots, replay: Replay, beta: Tensor, h: Tensor, l: Tensor) -> Loss:
+        return step_loss(
+            self.flat.views(flat),
+            self.recipe.model,
+            self.training,
+            self.spec,
+            slots,
+            replay,
+            beta,
+            self.token_weights,
+            h,
+            l,
+        )
+
+    @property
+    def fraction(self) -> float:
+        """Part of the run done: by steps or by minutes, whichever is further."""
+        by_steps = self.step / self.training.steps if self.training.steps else 0.0
+        by_time = self.elapsed_s / (60 * self.training.minutes) if self.training.minutes else 0.0
+        return min(1.0, max(by_steps, by_time))
+
+    def advance(self) -> dict[str, float]:
+        """One optimiser step; returns the figures of `TrainProgress` that it made."""
+        # A generator per step: a resumed run draws the same puzzles as one that was never stopped.
+        rng = np.random.default_rng([self.training.seed, self.step])
+        weights = self.flat.views(self.flat.compute.detach())
+        self.slots.refill(weights["z0_h"], weights["z0_l"], rng)
+        rollout_right = self.rollouts.advance(self._advance, weights, rng, self.training.split)
+        slots = self.slots.view()
+        h, l = earlier_transitions(weights, self.recipe.model, self.training.seed, self.spec, slots)
+        beta = kl_beta(self.training, self.fraction)
+        replay = self.rollouts.draw(rng, HEAD_STATES)
+        loss = self._loss(self.flat.compute, slots, replay, torch.tensor(beta, device=self.device), h, l)
+        loss.total.backward()
+        rate = learning_rate(self.training, self.step, self.fraction)
+        norm = self.flat.update(rate)
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"gradient norm must be finite, got {norm} at optimiser step {self.step}")
+        self.slots.carry(loss.h, loss.l)
+        self.step += 1
+        return {
+            "cross_entropy": float(loss.cross_entropy),
+            "kl": float(loss.kl),
+            "kl_first": float(loss.kl_first),
+            "exact": float(loss.exact),
+            "heads": float(loss.heads),
+            "rollout_right": rollout_right,
+            "gradient_norm": norm,
+            "learning_rate": rate,
+            "kl_beta": beta,
+        }
+
+    def averaged(self) -> Model:
+        """The model with the averaged weights, in the training dtype."""
+        return self.flat.averaged_model(Model(self.recipe.model).to(self.device), self.dtype)
+
+    def evaluate(self) -> dict[str, float]:
+        """Prior rollouts on held-out puzzles: single accuracy and, with several solutions, pooled coverage."""
+        config = SamplerConfig(width=self.training.evaluate_width, halting="fixed", seed=self.training.seed)
+        if not self.recipe.model.is_conditional:
+            return {}
+        result = sample(self.averaged(), self.task, self.held_out.puzzles, config)
+        width = config.width
+        flat = result.candidates.reshape(-1, result.candidates.shape[-1])
+        is_right = self.task.verify(np.repeat(self.held_out.puzzles, width, axis=0), flat).reshape(-1, width)
+        figures = {"single_accuracy": float(is_right.mean())}
+        if self.task.is_multi_solution:
+            figures["coverage_pooled"] = self._coverage(self.held_out, result.candidates, is_right)
+        return figures
+
+    def _coverage(self, held_out: PuzzleSet, candidates: np.ndarray, is_right: np.ndarray) -> float:
+        found = sum(
+            len(np.unique(self.task.canonical(answers[right]), axis=0)) if right.any() else 0
+            for answers, right in zip(candidates, is_right, strict=True)
+        )
+        return found / sum(self.task.count_solutions(puzzle) for puzzle in held_out.puzzles)
+
+    def save_state(self) -> None:
+        """Writes what a resumed run needs, in one file that is whole or absent."""
+        tensors = {f"flat.{name}": tensor for name, tensor in self.flat.state().items()}
+        tensors |= {f"slots.{name}": tensor for name, tensor in self.slots.state().items()}
+        metadata = {"step": str(self.step), "elapsed_s": repr(self.elapsed_s)}
+        checkpoint.write_tensors(self.out / "state.safetensors", tensors, metadata)
+
+    def load_state(self) -> bool:
+        """Continues from the folder's state, where it has one."""
+        path = self.out / "state.safetensors"
+        if not path.is_file():
+            return False
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+        self.flat.load_state(part("flat."))
+        self.slots.load_state(part("slots."))
+        self.step, self.elapsed_s = int(metadata["step"]), float(metadata["elapsed_s"])
+        return True
+
+    def save_checkpoint(self, command: str, figures: dict[str, float]) -> None:
+        """Writes the averaged weights as a checkpoint with its card."""
+        card = {
+            "recipe": self.recipe.to_json(),
+            "description": self.recipe.description,
+            "command": command,
+            "optimiser_steps": self.step,
+            "minutes": round(self.elapsed_s / 60, 2),
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "held_out_while_training": figures,
+        }
+        checkpoint.save(self.averaged(), self.out, card=card, dtype=torch.bfloat16)
+
+
+def train(
+    recipe: Recipe,
+    out: Path,
+    *,
+    device: torch.device | None = None,
+    command: str = "",
+    is_compiled: bool = True,
+    on_progress: Callable[[TrainProgress], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Path:
+    """Trains a recipe into a folder and returns it; a folder that holds a part of the same run is continued.
+
+    Ends when the recipe's steps or minutes are spent, or, with everything saved, soon after `should_stop()` is true.
+    Raises `RecipeError` where the folder holds another run.
+    """
+    _claim(recipe, out)
+    trainer = Trainer(recipe, out, device=device or torch.device("cpu"), is_compiled=is_compiled)
+    prepare = getattr(recipe.task, "prepare_training", None)
+    if prepare is not None:
+        prepare(None)
+    trainer.load_state()
+    began = time.monotonic() - trainer.elapsed_s
+    evaluated_s = saved_s = trainer.elapsed_s
+    figures: dict[str, float] = {}
+    with (out / "log.jsonl").open("a") as log:
+        while trainer.fraction < 1 and not should_stop():
+            values = trainer.advance()
+            trainer.elapsed_s = time.monotonic() - began
+            is_last = trainer.fraction >= 1
+            evaluation: dict[str, float] = {}
+            if is_last or trainer.elapsed_s - evaluated_s >= recipe.training.evaluate_every_s:
+                evaluation = figures = trainer.evaluate()
+                trainer.elapsed_s = evaluated_s = time.monotonic() - began
+            if evaluation or trainer.step % LOG_EVERY_STEPS == 0:
+                progress = TrainProgress(
+                    step=trainer.step,
+                    elapsed_s=trainer.elapsed_s,
+                    fraction=trainer.fraction,
+                    diagnosis=diagnose(values["kl_first"]),
+                    evaluation=evaluation,
+                    **values,
+                )
+                log.write(json.dumps(_finite(asdict(progress))) + "\n")
+                log.flush()
+                if on_progress is not None:
+                    on_progress(progress)
+            if is_last or trainer.elapsed_s - saved_s >= recipe.training.checkpoint_every_s:
+                trainer.save_state()
+                trainer.save_checkpoint(command, figures)
+                saved_s = trainer.elapsed_s
+        trainer.save_state()
+        trainer.save_checkpoint(command, figures or trainer.evaluate())
+    return out
+
+
+def _claim(recipe: Recipe, out: Path) -> None:
+    """Marks the folder as this recipe's run, or refuses one that holds another. The length of a run may change."""
+    path = out / "run.json"
+    mine = recipe.to_json()
+    if path.is_file():
+        theirs = json.loads(path.read_text())
+        for run in (mine, theirs):
+            for budget in ("steps", "minutes"):
+                run["training"].pop(budget, None)
+        if theirs != mine:
+            differing = [key for key in mine if mine[key] != theirs.get(key)]
+            raise RecipeError(f"folder {out} must be empty or hold a run of recipe {recipe.name}, got another {differing[0]}")
+        return
+    if out.exists() and not out.is_dir():
+        raise RecipeError(f"folder must be a directory, got the file {out}")
+    checkpoint.write_json(path, mine)
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()}
