@@ -1,0 +1,22 @@
+"""Settings of hypothesis and the folder of published puzzles."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("local", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(scope="session")
+def gram_data() -> Path:
+    """The folder named by `GRAM_DATA`, of published puzzles that the project does not carry; skips without it."""
+    folder = os.environ.get("GRAM_DATA")
+    if not folder:
+        pytest.skip("GRAM_DATA does not name a folder of published puzzles")
+    return Path(folder)
