@@ -184,3 +184,15 @@ def diagnose(kl_first: float) -> str:
     if kl_first > LEAKING_ABOVE:
         return "leaking"
     return "collapsed" if kl_first < COLLAPSED_BELOW else "healthy"
+
+
+def explain(kl_first: float) -> str:
+    """The leak diagnosis as a sentence; empty where the model has no guidance."""
+    meaning = {
+        "leaking": "leaking: the posterior tells the state more of the target than the prior can; expect good training "
+        "loss and poor prior rollouts, and raise kl_beta",
+        "healthy": "healthy: the noise carries a choice between solutions that the prior can make alone",
+        "collapsed": "collapsed: the noise carries nothing, trajectories hardly differ; lower kl_beta or raise it later",
+    }
+    word = diagnose(kl_first)
+    return f"KL per token at the first noisy step {kl_first:.3f} nats, {meaning[word]}" if word in meaning else ""

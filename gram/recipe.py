@@ -50,8 +50,19 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
-def load_recipe(name_or_file: str, *, task_module: Path | None = None) -> Recipe:
-    """A recipe by the name of a published one or by a TOML file. Raises `RecipeError` in one line."""
+def load_recipe(
+    name_or_file: str,
+    *,
+    task_module: Path | None = None,
+    minutes: float | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+) -> Recipe:
+    """A recipe by the name of a published one or by a TOML file; `minutes`, `steps` and `seed` replace the recipe's.
+
+    A budget given here stands alone: `minutes` drops the recipe's `steps` and the other way round. Raises `RecipeError`
+    in one line.
+    """
     path = FOLDER / f"{name_or_file}.toml"
     if not path.is_file():
         path = Path(name_or_file)
@@ -77,7 +88,12 @@ def load_recipe(name_or_file: str, *, task_module: Path | None = None) -> Recipe
         }
         model_values = dict(values.get("model", {}))
         model = model_config(model_values.pop("preset", "small"), **shape, **model_values)
-        training = config_from_json(TrainConfig, values.get("training", {}), where="[training]")
+        training_values = dict(values.get("training", {}))
+        if minutes is not None or steps is not None:
+            training_values |= {"minutes": minutes, "steps": steps}
+        if seed is not None:
+            training_values["seed"] = seed
+        training = config_from_json(TrainConfig, training_values, where="[training]")
     except (ValueError, TypeError) as error:
         raise RecipeError(f"{path}: {error}") from None
     return Recipe(path.stem, str(values.get("description", "")), task, model, training)

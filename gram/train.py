@@ -25,7 +25,7 @@ from gram import checkpoint
 from gram.config import SamplerConfig
 from gram.kernels import reference
 from gram.model import Model
-from gram.objective import Loss, Replay, Slots, diagnose, earlier_transitions, step_loss
+from gram.objective import Loss, Replay, Slots, diagnose, earlier_transitions, explain, step_loss
 from gram.optimiser import FlatWeights, kl_beta, learning_rate
 from gram.recipe import Recipe, RecipeError
 from gram.rollouts import Rollouts
@@ -46,6 +46,10 @@ class TrainProgress:
     elapsed_s: float
     fraction: float
     """Part of the run done, in [0, 1]."""
+    steps_per_s: float
+    """Optimiser steps a second since the last line."""
+    left_s: float
+    """Seconds left at this rate."""
     cross_entropy: float
     kl: float
     kl_first: float
@@ -76,10 +80,11 @@ def keep_memory() -> None:
 class Trainer:
     """One run: its weights, slots and folder."""
 
-    def __init__(self, recipe: Recipe, out: Path, *, device: torch.device, is_compiled: bool = True) -> None:
-        self.recipe, self.out, self.device = recipe, out, device
+    def __init__(
+        self, recipe: Recipe, out: Path, *, device: torch.device, dtype: torch.dtype, is_compiled: bool = True
+    ) -> None:
+        self.recipe, self.out, self.device, self.dtype = recipe, out, device, dtype
         self.task, self.training = recipe.task, recipe.training
-        self.dtype = torch.bfloat16
         keep_memory()
         self.model = Model(recipe.model, seed=self.training.seed).to(device)
         self.spec = self.model.spec
@@ -96,6 +101,7 @@ class Trainer:
             weights[int(token)] = weight
         self.token_weights = weights.to(device)
         self.step, self.elapsed_s = 0, 0.0
+        self.figures: dict[str, float] = {}
         compiled: Callable[..., Any] = torch.compile if is_compiled else (lambda function: function)
         self._loss = compiled(self._loss_of_flat)
         self._advance = compiled(reference.supervision_step)
@@ -201,18 +207,23 @@ class Trainer:
         self.step, self.elapsed_s = int(metadata["step"]), float(metadata["elapsed_s"])
         return True
 
-    def save_checkpoint(self, command: str, figures: dict[str, float]) -> None:
-        """Writes the averaged weights as a checkpoint with its card."""
+    def save(self, command: str, values: dict[str, float]) -> dict[str, Any]:
+        """Writes the state to continue from, and the averaged weights as a checkpoint with its card, which it returns."""
+        kl_first = values.get("kl_first", math.nan)
         card = {
-            "recipe": self.recipe.to_json(),
+            "task": self.task.name,
             "description": self.recipe.description,
+            "recipe": self.recipe.to_json(),
             "command": command,
             "optimiser_steps": self.step,
             "minutes": round(self.elapsed_s / 60, 2),
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
-            "held_out_while_training": figures,
+            "held_out_while_training": self.figures,
+            "leak_diagnosis": explain(kl_first),
         }
+        self.save_state()
         checkpoint.save(self.averaged(), self.out, card=card, dtype=torch.bfloat16)
+        return card
 
 
 def train(
@@ -220,25 +231,24 @@ def train(
     out: Path,
     *,
     device: torch.device | None = None,
+    dtype: torch.dtype = torch.bfloat16,
     command: str = "",
     is_compiled: bool = True,
     on_progress: Callable[[TrainProgress], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> Path:
-    """Trains a recipe into a folder and returns it; a folder that holds a part of the same run is continued.
+) -> dict[str, Any]:
+    """Trains a recipe into a folder; a folder that holds a part of the same run is continued. Returns the run's card.
 
     Ends when the recipe's steps or minutes are spent, or, with everything saved, soon after `should_stop()` is true.
     Raises `RecipeError` where the folder holds another run.
     """
     _claim(recipe, out)
-    trainer = Trainer(recipe, out, device=device or torch.device("cpu"), is_compiled=is_compiled)
-    prepare = getattr(recipe.task, "prepare_training", None)
-    if prepare is not None:
-        prepare(None)
+    trainer = Trainer(recipe, out, device=device or torch.device("cpu"), dtype=dtype, is_compiled=is_compiled)
     trainer.load_state()
     began = time.monotonic() - trainer.elapsed_s
-    evaluated_s = saved_s = trainer.elapsed_s
-    figures: dict[str, float] = {}
+    evaluated_s = saved_s = told_s = trainer.elapsed_s
+    told_step = trainer.step
+    values: dict[str, float] = {}
     with (out / "log.jsonl").open("a") as log:
         while trainer.fraction < 1 and not should_stop():
             values = trainer.advance()
@@ -246,28 +256,29 @@ def train(
             is_last = trainer.fraction >= 1
             evaluation: dict[str, float] = {}
             if is_last or trainer.elapsed_s - evaluated_s >= recipe.training.evaluate_every_s:
-                evaluation = figures = trainer.evaluate()
+                evaluation = trainer.figures = trainer.evaluate()
                 trainer.elapsed_s = evaluated_s = time.monotonic() - began
             if evaluation or trainer.step % LOG_EVERY_STEPS == 0:
+                elapsed_s = max(trainer.elapsed_s, 1e-9)
                 progress = TrainProgress(
                     step=trainer.step,
-                    elapsed_s=trainer.elapsed_s,
+                    elapsed_s=elapsed_s,
                     fraction=trainer.fraction,
+                    steps_per_s=(trainer.step - told_step) / max(elapsed_s - told_s, 1e-9),
+                    left_s=elapsed_s * (1 - trainer.fraction) / max(trainer.fraction, 1e-9),
                     diagnosis=diagnose(values["kl_first"]),
                     evaluation=evaluation,
                     **values,
                 )
+                told_s, told_step = elapsed_s, trainer.step
                 log.write(json.dumps(_finite(asdict(progress))) + "\n")
                 log.flush()
                 if on_progress is not None:
                     on_progress(progress)
-            if is_last or trainer.elapsed_s - saved_s >= recipe.training.checkpoint_every_s:
-                trainer.save_state()
-                trainer.save_checkpoint(command, figures)
+            if trainer.elapsed_s - saved_s >= recipe.training.checkpoint_every_s:
+                trainer.save(command, values)
                 saved_s = trainer.elapsed_s
-        trainer.save_state()
-        trainer.save_checkpoint(command, figures or trainer.evaluate())
-    return out
+        return trainer.save(command, values)
 
 
 def _claim(recipe: Recipe, out: Path) -> None:

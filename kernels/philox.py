@@ -26,9 +26,9 @@ _M0, _M1 = 0xD2511F53, 0xCD9E8D57
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
 _MASK = 0xFFFFFFFF
 _TWO_PI = 6.283185307179586
-COMPILE_FROM_ELEMENTS = 1 << 22
-"""Normals asked for in one process from which compiling the integers pays (about 5 s of eager work against the
-compiler's start)."""
+COMPILE_FROM_ELEMENTS = 1 << 31
+"""Normals asked for in one process from which compiling the integers pays (about 20 s of eager work, as much as the
+compiler takes)."""
 
 
 class Site(IntEnum):
@@ -81,9 +81,11 @@ def random_bits(elements: int, seed: int, c1_B: Tensor, c2_B: Tensor, c3_B: Tens
 
     Counter words `c1_B, c2_B, c3_B` are int64 `[B]`. Compiled once the process has asked for enough to repay it.
     """
-    _Spent.elements += elements * c1_B.shape[0]
     k0 = torch.tensor(seed & _MASK, dtype=torch.int64, device=c1_B.device)
     k1 = torch.tensor(seed >> 32, dtype=torch.int64, device=c1_B.device)
+    if torch.compiler.is_compiling():
+        return _bits(elements, k0, k1, c1_B, c2_B, c3_B)
+    _Spent.elements += elements * c1_B.shape[0]
     run = _compiled_bits() if _Spent.elements >= COMPILE_FROM_ELEMENTS else _bits
     return run(elements, k0, k1, c1_B, c2_B, c3_B)
 

@@ -1,0 +1,166 @@
+"""`gram train RECIPE --out DIR`: trains a checkpoint; the same command continues after a kill."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gram.cli.errors import Interrupted
+from gram.cli.options import Json, Quiet, TaskModule
+
+if TYPE_CHECKING:
+    from gram.train import TrainProgress
+
+PLAIN_EVERY_S = 15.0
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a published recipe, or a TOML file.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the run; an unfinished one is continued.")],
+    minutes: Annotated[
+        float | None, typer.Option(metavar="X", help="Wall-clock minutes in total, in place of the recipe's.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(metavar="K", help="Optimiser steps in total, in place of the recipe's.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="S", help="Seed in place of the recipe's.")] = None,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to run.")] = "auto",
+    dtype: Annotated[str, typer.Option(metavar="auto|bfloat16|float32", help="Type to compute in.")] = "auto",
+    task_module: TaskModule = None,
+    as_json: Json = False,
+    is_quiet: Quiet = False,
+) -> None:
+    """Train a checkpoint from a recipe; repeat the command to continue."""
+    from gram.api import choose_device, choose_dtype
+    from gram.recipe import load_recipe
+    from gram.train import train as run
+
+    loaded = load_recipe(recipe, task_module=task_module, minutes=minutes, steps=steps, seed=seed)
+    view = _Silent() if is_quiet else _Terminal() if sys.stderr.isatty() else _Lines()
+    stop = _StopSignal()
+    with view, stop:
+        summary = run(
+            loaded,
+            out,
+            device=choose_device(device),
+            dtype=choose_dtype(dtype),
+            command=_command_line(),
+            on_progress=view.show,
+            should_stop=stop.is_set,
+        )
+    if stop.signum is not None:
+        raise Interrupted(stop.signum)
+    if as_json:
+        from gram.cli.terminal import print_json
+
+        print_json(summary)
+    else:
+        print(f"{loaded.name}: {summary['optimiser_steps']} optimiser steps in {summary['minutes']:.1f} minutes -> {out}")
+        if diagnosis := summary["leak_diagnosis"]:
+            print(diagnosis)
+
+
+def _command_line() -> str:
+    return shlex.join(["gram", *sys.argv[1:]])
+
+
+class _StopSignal:
+    """Remembers the first SIGINT or SIGTERM: the run then saves and ends between two steps."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def is_set(self) -> bool:
+        """Whether a signal has come."""
+        return self.signum is not None
+
+    def __enter__(self) -> None:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            self._before[signum] = signal.signal(signum, self._remember)
+
+    def _remember(self, signum: int, frame: object) -> None:
+        if self.signum is not None:
+            raise Interrupted(signum)
+        self.signum = signum
+        print("stopping after this step; the run is saved and the same command continues it", file=sys.stderr)
+
+    def __exit__(self, *_: object) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+
+def _line(progress: TrainProgress) -> str:
+    """One plain line of progress."""
+    held_out = "".join(f"  held-out {name} {value:.3f}" for name, value in progress.evaluation.items())
+    kl = "" if progress.diagnosis == "undefined" else f"  kl/token {progress.kl_first:.3f} ({progress.diagnosis})"
+    return (
+        f"step {progress.step}  {100 * progress.fraction:.0f} %  {progress.steps_per_s:.2f} steps/s  "
+        f"{progress.left_s / 60:.1f} min left  loss {progress.cross_entropy:.4f}{kl}  "
+        f"rollouts right {progress.rollout_right:.2f}{held_out}"
+    )
+
+
+class _Silent:
+    def show(self, progress: TrainProgress) -> None:
+        """Nothing."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class _Lines(_Silent):
+    """Plain lines for a log."""
+
+    def __init__(self) -> None:
+        self.told = 0.0
+
+    def show(self, progress: TrainProgress) -> None:
+        """A line every few seconds, and one for every evaluation."""
+        if progress.evaluation or time.monotonic() - self.told >= PLAIN_EVERY_S:
+            self.told = time.monotonic()
+            print(_line(progress), file=sys.stderr, flush=True)
+
+
+class _Terminal(_Silent):
+    """A bar, with what the last evaluations said above it."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self.bar = Progress(
+            TextColumn("{task.percentage:>3.0f} %"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[left]}  {task.description}"),
+            console=Console(stderr=True, highlight=False),
+        )
+        self.shown = self.bar.add_task("compiling the first step", total=1.0, left="")
+
+    def show(self, progress: TrainProgress) -> None:
+        """Moves the bar; prints evaluations above it."""
+        kl = "" if progress.diagnosis == "undefined" else f"  kl/token {progress.kl_first:.3f} {progress.diagnosis}"
+        self.bar.update(
+            self.shown,
+            completed=progress.fraction,
+            left=f"{progress.left_s / 60:.1f} min left",
+            description=f"step {progress.step}  {progress.steps_per_s:.1f}/s  loss {progress.cross_entropy:.3f}"
+            f"{kl}  rollouts {progress.rollout_right:.2f}",
+        )
+        if progress.evaluation:
+            self.bar.console.print(_line(progress), style="dim")
+
+    def __enter__(self) -> None:
+        self.bar.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()

@@ -1,0 +1,242 @@
+"""N-Queens completion: a solution with some queens removed; every way to complete it is right.
+
+Shapes: `n` board side, `L = A = n * n` tokens, `P` puzzles, `S` solutions of the empty board. Tokens: 1 empty, 2 queen.
+"""
+
+from __future__ import annotations
+
+import itertools
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gram.tasks import parsing
+from gram.tasks.protocol import Board, Cell, CellKind, PuzzleError, PuzzleSet, Tokens
+
+EMPTY, QUEEN = 1, 2
+SIZES = range(4, 13)
+TEST_SHARE = 0.15
+SPLIT_SEED = 0
+
+
+def all_solutions(n: int) -> NDArray[np.int64]:
+    """Column of the queen of each row, for every solution of the empty board: `[S, n]`, in lexicographic order."""
+    found: list[list[int]] = []
+    columns: list[int] = []
+
+    def place(taken: int, falling: int, rising: int) -> None:
+        if len(columns) == n:
+            found.append(columns.copy())
+            return
+        free = ~(taken | falling | rising) & ((1 << n) - 1)
+        while free:
+            bit = free & -free
+            free -= bit
+            columns.append(bit.bit_length() - 1)
+            place(taken | bit, (falling | bit) << 1, (rising | bit) >> 1)
+            columns.pop()
+
+    place(0, 0, 0)
+    return np.array(sorted(found), dtype=np.int64)
+
+
+class NQueens:
+    """The task `nqueensN`; see `gram.tasks.protocol.Task` for what each member means."""
+
+    vocabulary = 3
+    output_start = 0
+    is_multi_solution = True
+    splits = ("train", "test", "orbit-train", "orbit-test")
+
+    def __init__(self, n: int) -> None:
+        if n not in SIZES:
+            raise ValueError(f"N-Queens board must be {SIZES.start} to {SIZES.stop - 1} wide, got {n}")
+        self.n = n
+        self.name = f"nqueens{n}"
+        self.tokens = self.output_tokens = n * n
+        self._training_members: dict[str, NDArray[np.int64]] = {}
+        removed = self.removed
+        self.summary = (
+            f"{n}x{n} N-Queens, {removed[0]} to {removed[-1]} queens removed; every completion is right"
+        )
+
+    @property
+    def removed(self) -> range:
+        """How many queens a puzzle lacks."""
+        return range(self.n - 3, self.n)
+
+    @cached_property
+    def _queens(self) -> NDArray[np.bool_]:
+        """All solutions of the empty board, `[S, L]`."""
+        columns = all_solutions(self.n)
+        queens = np.zeros((len(columns), self.tokens), dtype=bool)
+        queens[np.arange(len(columns))[:, None], np.arange(self.n) * self.n + columns] = True
+        return queens
+
+    @cached_property
+    def _orbits(self) -> NDArray[np.int64]:
+        """Symmetry orbit of each solution under the eight symmetries of the board, `[S]`."""
+        boards = self._queens.reshape(-1, self.n, self.n)
+        views = [np.rot90(side, turns, (1, 2)) for side in (boards, boards[:, :, ::-1]) for turns in range(4)]
+        keys = np.stack([np.packbits(view.reshape(len(boards), -1), axis=1) for view in views], axis=1)
+        least = [min(bytes(key) for key in own) for own in keys]
+        numbers = {key: index for index, key in enumerate(sorted(set(least)))}
+        return np.array([numbers[key] for key in least], dtype=np.int64)
+
+    @cached_property
+    def _inputs(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """All unique inputs, in the fixed seeded order, as given queens `[P, L]`, and which solutions complete them."""
+        kept = {
+            subset
+            for solution in self._queens
+            for count in self.removed
+            for subset in itertools.combinations(np.flatnonzero(solution).tolist(), self.n - count)
+        }
+        ordered = sorted(kept)
+        given = np.zeros((len(ordered), self.tokens), dtype=bool)
+        for row, subset in zip(given, ordered, strict=True):
+            row[list(subset)] = True
+        given = given[np.random.default_rng(SPLIT_SEED).permutation(len(given))]
+        return given, self._completions(given)
+
+    def _completions(self, given: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which solutions hold all given queens `[P, L]`: `[P, S]`."""
+        overlap = given.astype(np.float32) @ self._queens.T.astype(np.float32)
+        complete: NDArray[np.bool_] = overlap == given.sum(1, keepdims=True)
+        return complete
+
+    @cached_property
+    def _held_out_solutions(self) -> NDArray[np.bool_]:
+        """Solutions of the orbits that `orbit-test` holds out, `[S]`."""
+        count = int(self._orbits.max()) + 1
+        order = np.random.default_rng(SPLIT_SEED).permutation(count)
+        held_out = np.isin(self._orbits, order[: max(1, round(TEST_SHARE * count))])
+        return np.asarray(held_out)
+
+    def _members(self, name: str) -> NDArray[np.int64]:
+        """Indices of a split's inputs. Raises `ValueError` for an unknown split."""
+        given, completions = self._inputs
+        test = round(TEST_SHARE * len(given))
+        if name == "test":
+            return np.arange(test)
+        if name == "train":
+            return np.arange(test, len(given))
+        if name == "orbit-test":
+            return np.flatnonzero(~completions[:, ~self._held_out_solutions].any(1))
+        if name == "orbit-train":
+            return np.flatnonzero(~completions[:, self._held_out_solutions].any(1))
+        raise ValueError(f"split must be one of {', '.join(self.splits)}, got {name!r}")
+
+    def split_size(self, name: str = "test") -> int | None:
+        return len(self._members(name))
+
+    def split(self, name: str = "test", *, limit: int | None = None) -> PuzzleSet:
+        members = self._members(name)[:limit]
+        given, completions = self._inputs
+        first = completions[members].argmax(1)
+        return PuzzleSet(
+            puzzles=_board_tokens(given[members]),
+            answers=_board_tokens(self._queens[first]),
+            groups=self._orbits[first],
+        )
+
+    def training_batch(
+        self, rng: np.random.Generator, count: int, *, split: str = "train"
+    ) -> tuple[Tokens, Tokens]:
+        if split not in self._training_members:
+            self._training_members[split] = self._members(split)
+        members = self._training_members[split]
+        given, completions = self._inputs
+        chosen = members[rng.integers(0, len(members), count)]
+        target = (rng.random((count, completions.shape[1])) * completions[chosen]).argmax(1)
+        return _board_tokens(given[chosen]), _board_tokens(self._queens[target])
+
+    def conflicts(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.int64]:
+        """Attacking pairs in rows, columns and diagonals, plus a wrong number of queens, given queens missing and cells
+        that are neither empty nor queen."""
+        queens = (answers == QUEEN).reshape(-1, self.n, self.n)
+        counts = [queens.sum(1), queens.sum(2)]
+        for view in (queens, queens[:, :, ::-1]):
+            offsets = range(-self.n + 1, self.n)
+            counts.append(np.stack([np.trace(view, offset, 1, 2) for offset in offsets], axis=1))
+        attacking = sum((line * (line - 1) // 2).sum(1) for line in counts)
+        wrong_number = np.abs(queens.sum((1, 2)) - self.n)
+        missing = ((puzzles == QUEEN) & (answers != QUEEN)).sum(1)
+        strange = ((answers != EMPTY) & (answers != QUEEN)).sum(1)
+        return np.asarray(attacking + wrong_number + missing + strange, dtype=np.int64)
+
+    def verify(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.bool_]:
+        return np.asarray(self.conflicts(puzzles, answers) == 0)
+
+    def canonical(self, answers: Tokens) -> Tokens:
+        return answers
+
+    def solutions(self, puzzle: Tokens) -> Tokens:
+        """All completions `[S, A]` of a puzzle with any given queens; there are at most 14,200 (n = 12)."""
+        return _board_tokens(self._queens[self._completions((puzzle == QUEEN)[None])[0]])
+
+    def count_solutions(self, puzzle: Tokens) -> int:
+        return int(self._completions((puzzle == QUEEN)[None]).sum())
+
+    def parse(self, text: str) -> Tokens:
+        """`n * n` symbols, `Q`, `q`, `1` or `2` a queen, `.`, `0` or `_` empty; white space and `/` are ignored."""
+        symbols = [symbol for symbol in text if not symbol.isspace() and symbol != "/"]
+        if len(symbols) != self.tokens:
+            raise PuzzleError(f"{self.name} puzzle must have {self.tokens} symbols, got {len(symbols)}")
+        tokens = np.empty(self.tokens, dtype=np.uint8)
+        for place, symbol in enumerate(symbols):
+            if symbol not in "Qq12.0_":
+                raise PuzzleError(f"{self.name} puzzle must be of Q and ., got {symbol!r} at symbol {place + 1}")
+            tokens[place] = QUEEN if symbol in "Qq12" else EMPTY
+        self._check(tokens)
+        return tokens
+
+    def _check(self, puzzle: Tokens) -> None:
+        """Raises `PuzzleError` for a puzzle without a completion."""
+        if self.count_solutions(puzzle):
+            return
+        squares = [divmod(int(place), self.n) for place in np.flatnonzero(puzzle == QUEEN)]
+        for (row, column), (other_row, other_column) in itertools.combinations(squares, 2):
+            if row == other_row or column == other_column or abs(row - other_row) == abs(column - other_column):
+                raise PuzzleError(
+                    f"{self.name} puzzle must have no attacking queens, got row {row + 1} column {column + 1} "
+                    f"attacking row {other_row + 1} column {other_column + 1}"
+                )
+        raise PuzzleError(f"{self.name} puzzle must have a solution, got {self.format(puzzle)} with none")
+
+    def load(self, path: Path) -> PuzzleSet:
+        return parsing.load_puzzles(self, path, parse=self.parse, parse_answer=self.parse)
+
+    def format(self, puzzle: Tokens, answer: Tokens | None = None) -> str:
+        tokens = puzzle if answer is None else answer
+        rows = tokens.reshape(self.n, self.n)
+        return "/".join("".join("Q" if token == QUEEN else "." for token in row) for row in rows)
+
+    def board(self, puzzle: Tokens, answer: Tokens | None = None) -> Board:
+        shown = (puzzle if answer is None else answer).reshape(self.n, self.n)
+        given = (puzzle == QUEEN).reshape(self.n, self.n)
+        attacked = self._attacked(shown == QUEEN)
+        return [[self._cell(shown, given, attacked, row, column) for column in range(self.n)] for row in range(self.n)]
+
+    @staticmethod
+    def _cell(shown: Tokens, given: NDArray[np.bool_], attacked: NDArray[np.bool_], row: int, column: int) -> Cell:
+        if shown[row, column] != QUEEN:
+            return Cell("Q", "conflict") if given[row, column] else Cell("·", "blank")
+        kind: CellKind = "given" if given[row, column] else "filled"
+        return Cell("Q", "conflict" if attacked[row, column] else kind)
+
+    def _attacked(self, queens: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Queens `[n, n]` that attack another."""
+        places = np.argwhere(queens)
+        attacked = np.zeros_like(queens)
+        for (row, column), (other_row, other_column) in itertools.permutations(places.tolist(), 2):
+            if row == other_row or column == other_column or abs(row - other_row) == abs(column - other_column):
+                attacked[row, column] = True
+        return attacked
+
+
+def _board_tokens(queens: NDArray[np.bool_]) -> Tokens:
+    """Boards of queens as tokens."""
+    return np.where(queens, QUEEN, EMPTY).astype(np.uint8)

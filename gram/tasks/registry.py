@@ -1,0 +1,70 @@
+"""Finding a task by name: the built-in families, or a user's own file.
+
+A user's file defines `task` (an object that implements `gram.tasks.protocol.Task`) or `get_task(name)`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from gram.tasks.protocol import Task
+
+STANDARD = ("nqueens8", "nqueens10", "sudoku4", "sudoku6", "sudoku9", "colouring8", "colouring10")
+FAMILIES = "nqueensN (N of 4 to 12), sudoku4, sudoku6, sudoku9, colouringN (N of 3 to 12)"
+
+
+def task_names() -> tuple[str, ...]:
+    """The tasks that listings and documents speak of; other sizes of a family work too."""
+    return STANDARD
+
+
+def get_task(name: str, module: Path | None = None) -> Task:
+    """The task called `name`; `module` is a user's file to take it from. Raises `ValueError` in one line."""
+    return _builtin(name) if module is None else _from_file(name, module)
+
+
+@cache
+def _builtin(name: str) -> Task:
+    match = re.fullmatch(r"(nqueens|sudoku|colouring)(\d{1,2})", name)
+    if match:
+        family, size = match[1], int(match[2])
+        if family == "nqueens" and 4 <= size <= 12:
+            from gram.tasks.nqueens import NQueens
+
+            return NQueens(size)
+        if family == "sudoku" and size in (4, 6, 9):
+            from gram.tasks.sudoku import Sudoku
+
+            return Sudoku(size)
+        if family == "colouring" and 3 <= size <= 12:
+            from gram.tasks.colouring import Colouring
+
+            return Colouring(size)
+    raise ValueError(f"task must be one of {FAMILIES}, got {name!r}")
+
+
+def _from_file(name: str, path: Path) -> Task:
+    if not path.is_file():
+        raise ValueError(f"task module must be a Python file, got {path}")
+    spec = importlib.util.spec_from_file_location(f"gram_task_module_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"task module must be a Python file, got {path}")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"task module {path} must import, got {type(error).__name__}: {error}") from error
+    found: Any = module.get_task(name) if hasattr(module, "get_task") else getattr(module, "task", None)
+    if found is None:
+        raise ValueError(f"task module {path} must define task or get_task(name), got neither")
+    wanted = [member for member in Task.__protocol_attrs__ if not hasattr(found, member)]  # type: ignore[attr-defined]
+    if wanted:
+        raise ValueError(f"task of {path} must implement {', '.join(sorted(wanted))}, got {type(found).__name__} without")
+    if found.name != name:
+        raise ValueError(f"task of {path} must be called {name!r}, got {found.name!r}")
+    task: Task = found
+    return task

@@ -1,0 +1,253 @@
+"""The command line: what each command prints and writes. A tiny untrained model; figures are not judged here."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gram import checkpoint
+from gram.cli.main import COMMANDS, main
+from gram.config import ModelConfig
+from gram.model import Model
+
+TASK = "nqueens4"
+PUZZLE = ".Q....../........"
+
+
+def tiny(directory: Path, **overrides: Any) -> str:
+    """A small random checkpoint of `TASK`."""
+    shape = {
+        "tokens": 16,
+        "vocabulary": 3,
+        "output_tokens": 16,
+        "dim": 16,
+        "hidden": 16,
+        "mixer_hidden": 16,
+        "guidance_hidden": 16,
+    }
+    torch.manual_seed(0)
+    checkpoint.save(
+        Model(ModelConfig(**({"task": TASK, "depth": 3, "has_empty_condition": True} | shape | overrides))), directory
+    )
+    return str(directory)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny(tmp_path_factory.mktemp("checkpoint"))
+
+
+class Command:
+    """Runs command lines in this process."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], directory: str) -> None:
+        self.capsys, self.directory = capsys, directory
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit code, stdout and stderr."""
+        self.capsys.readouterr()
+        code = main(arguments)
+        captured = self.capsys.readouterr()
+        return code, captured.out, captured.err
+
+    def sample(self, command: str, *arguments: str) -> str:
+        """stdout of a sampling command that must succeed."""
+        code, out, err = self(command, TASK, "--checkpoint", self.directory, "--width", "4", *arguments)
+        assert code == 0, err
+        return out
+
+    def json(self, command: str, *arguments: str) -> dict[str, Any]:
+        """The one object that `--json` prints; `parse_constant` refuses NaN."""
+        parsed: dict[str, Any] = json.loads(self.sample(command, "--json", *arguments), parse_constant=pytest.fail)
+        return parsed
+
+
+@pytest.fixture
+def gram(capsys: pytest.CaptureFixture[str], trained: str) -> Command:
+    return Command(capsys, trained)
+
+
+def test_help_lists_every_command_and_imports_neither_torch_nor_numpy() -> None:
+    code = (
+        "import sys; from gram.cli.main import main; main(['--help']); "
+        "print(sorted({'torch', 'numpy', 'rich'} & set(sys.modules)))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert all(f"\n  {name} " in shown for name in COMMANDS)
+    assert shown.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "train"])
+def test_every_command_has_help(gram: Command, command: str) -> None:
+    code, out, _ = gram(command, "--help")
+    assert code == 0
+    assert f"gram {command}" in out
+
+
+def test_version_and_no_command(gram: Command) -> None:
+    assert gram("--version")[:2] == (0, "gram 0.1.0\n")
+    assert "Commands:" in gram()[1]
+
+
+def test_tasks_as_json_and_on_screen(gram: Command) -> None:
+    code, out, _ = gram("tasks", "--json")
+    listed = json.loads(out)
+    assert code == 0
+    assert {"nqueens8", "sudoku6", "colouring8"} <= {task["task"] for task in listed["tasks"]}
+    assert [entry["checkpoint"] for entry in listed["checkpoints"]] == checkpoint.shipped_names()
+    assert "nqueens8" in gram("tasks")[1]
+
+
+def test_solve_shows_boards_verdict_and_timings(gram: Command) -> None:
+    out = gram.sample("solve")
+    assert "puzzle 3 of 3" in out
+    assert "puzzle 4" not in out
+    assert "answer," in out
+    assert "trajectories/s" in out
+    assert "eager" in out
+    assert "\x1b" not in out
+
+
+def test_solve_json_judges_every_distinct_answer(gram: Command) -> None:
+    report = gram.json("solve", "--limit", "2")
+    assert len(report["puzzles"]) == 2
+    for puzzle in report["puzzles"]:
+        assert sum(answer["votes"] for answer in puzzle["answers"]) == 4
+        assert len(puzzle["answers"]) == puzzle["distinct"]
+        assert puzzle["answers"][0]["answer"] == puzzle["answer"]
+        assert all((answer["conflicts"] == 0) == answer["is_valid"] for answer in puzzle["answers"])
+        assert puzzle["distinct_valid"] <= puzzle["solutions"]
+    assert report["width"] == 4
+    assert report["depth"] == 3
+
+
+def test_solve_takes_a_puzzle_from_the_command_line_and_from_a_file(gram: Command, tmp_path: Path) -> None:
+    puzzle = gram.json("solve")["puzzles"][0]["puzzle"]
+    alone = gram.json("solve", puzzle)["puzzles"]
+    assert len(alone) == 1
+    assert alone[0]["puzzle"] == puzzle
+    file = tmp_path / "puzzles.txt"
+    file.write_text(f"{puzzle}\n{puzzle}\n")
+    assert gram.json("solve", "--puzzles", str(file))["puzzles"] == alone * 2
+
+
+def test_watch_prints_one_line_a_step_where_there_is_no_terminal(gram: Command) -> None:
+    out = gram.sample("solve", "--watch", "--limit", "2", "--halting", "fixed")
+    frames = [line for line in out.splitlines() if " halted " in line]
+    assert [line.split("step")[1].split("of")[0].strip() for line in frames] == ["1", "2", "3"] * 2
+    assert all("distinct answer" in line and "valid" in line for line in frames)
+
+
+def test_generate_counts_valid_and_distinct(gram: Command, trained: str) -> None:
+    code, out, _ = gram("generate", TASK, "--checkpoint", trained, "--count", "9", "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert report["count"] == 9 == len(report["boards"])
+    assert report["valid"] == sum(board["is_valid"] for board in report["boards"])
+    assert report["distinct"] == len({board["board"] for board in report["boards"]})
+    assert "valid" in gram("generate", TASK, "--checkpoint", trained, "--count", "5")[1]
+
+
+def test_eval_writes_what_it_prints(gram: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "out"
+    report = gram.json("eval", "--limit", "3", "--out", str(folder))
+    assert sorted(path.name for path in folder.iterdir()) == ["predictions.jsonl", "results.json"]
+    assert json.loads((folder / "results.json").read_text()) == report
+    lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    assert len(lines) == report["puzzles"] == 3
+    needed = """
+        task checkpoint puzzles width depth selector accuracy accuracy_low accuracy_high single_accuracy
+        single_accuracy_low single_accuracy_high pass_at_width coverage coverage_pooled coverage_multi coverage_ceiling
+        coverage_pooled_ceiling conflicts mean_steps elapsed_s trajectories_per_s trajectories_sha256 seed device dtype
+        kernel versions command
+    """
+    assert set(needed.split()) <= set(report)
+    assert {"gram", "torch", "numpy", "python"} <= set(report["versions"])
+
+
+def test_eval_on_screen_and_its_progress(gram: Command, trained: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gram.cli import terminal
+
+    monkeypatch.setattr(terminal, "PLAIN_PROGRESS_EVERY_S", 0.0)
+    call = ("eval", TASK, "--checkpoint", trained, "--limit", "2", "--width", "4")
+    _, out, err = gram(*call)
+    assert "coverage@4" in out
+    assert "8 of 8 trajectories" in err
+    assert gram(*call, "--quiet")[2] == ""
+
+
+def test_limit_takes_the_first_of_one_permutation(gram: Command, tmp_path: Path) -> None:
+    def puzzles(*arguments: str) -> list[str]:
+        gram.json("eval", "--out", str(tmp_path / "out"), "--width", "1", *arguments)
+        return [
+            json.loads(line)["puzzle"] for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
+        ]
+
+    assert puzzles("--limit", "4")[:2] == puzzles("--limit", "2")
+    file = tmp_path / "puzzles.txt"
+    rows = list(dict.fromkeys(puzzles("--split", "train", "--limit", "8")))
+    file.write_text("\n".join(rows))
+    few, all_rows = (
+        puzzles("--puzzles", str(file), "--limit", "2"),
+        puzzles("--puzzles", str(file), "--limit", str(len(rows))),
+    )
+    assert few == all_rows[:2]
+    assert sorted(all_rows) == sorted(rows)
+    assert puzzles("--puzzles", str(file)) == rows
+
+
+def test_a_seed_decides_the_trajectories(gram: Command) -> None:
+    def digest(*arguments: str) -> str:
+        sha: str = gram.json("eval", "--limit", "3", *arguments)["trajectories_sha256"]
+        return sha
+
+    assert digest("--seed", "1") == digest("--seed", "1") != digest("--seed", "2")
+
+
+def test_doctor_ends_with_a_verdict(gram: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GRAM_DATA", raising=False)
+    code, out, _ = gram("doctor")
+    assert code == 0
+    assert out.splitlines()[-1].strip() == "ready"
+    report = json.loads(gram("doctor", "--json")[1])
+    assert report["is_ready"]
+    assert {"device", "kernel", "dtype", "torch"} <= set(report["checks"])
+    monkeypatch.setenv("GRAM_DATA", "/nowhere")
+    code, out, _ = gram("doctor")
+    assert code == 1
+    assert "broken: GRAM_DATA" in out
+
+
+def test_a_signal_ends_a_run_with_one_line_and_no_files(trained: str, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "gram",
+        "eval",
+        TASK,
+        "--checkpoint",
+        trained,
+        "--width",
+        "1000000",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    time.sleep(5)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 143, err
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert "SIGTERM" in err
+    assert not (tmp_path / "out").exists()

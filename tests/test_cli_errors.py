@@ -1,0 +1,134 @@
+"""Bad input on the command line: one line that names the thing, its value and what was expected; exit 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gram import checkpoint
+from gram.cli.main import main
+from gram.config import ModelConfig
+from gram.model import Model
+
+TASK = "nqueens4"
+SHAPE: dict[str, Any] = {
+    "tokens": 16,
+    "vocabulary": 3,
+    "output_tokens": 16,
+    "dim": 16,
+    "hidden": 16,
+    "mixer_hidden": 16,
+    "guidance_hidden": 16,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints, good and bad, and puzzle files."""
+    root = tmp_path_factory.mktemp("errors")
+    checkpoint.save(Model(ModelConfig(task=TASK, depth=2, **SHAPE)), root / "good")
+    checkpoint.save(Model(ModelConfig(task="nqueens8", depth=2, **SHAPE)), root / "other")
+    for name, config in (
+        ("notjson", "{"),
+        ("foreign", '{"model_type": "bert"}'),
+        ("range", '{"model_type": "gram", "dim": 6}'),
+    ):
+        (root / name).mkdir()
+        (root / name / "config.json").write_text(config)
+    (root / "noweights").mkdir()
+    (root / "noweights" / "config.json").write_bytes((root / "good" / "config.json").read_bytes())
+    (root / "empty.txt").write_text("")
+    (root / "wrong.txt").write_text("Q...\n")
+    return root
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The line on stderr of a command line that must be refused."""
+    capsys.readouterr()
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1
+    assert captured.err.startswith("gram: ")
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("slove",), ("slove", "solve")),
+        (("--what",), ("--what",)),
+        (("solve",), ("TASK",)),
+        (("solve", "nqueens"), ("nqueens",)),
+        (("solve", "chess"), ("chess", "nqueens8")),
+        (("solve", TASK, "--nonsense"), ("--nonsense",)),
+        (("eval", TASK, "--width", "0"), ("width", "0", "at least 1")),
+        (("eval", TASK, "--width", "many"), ("width", "many")),
+        (("eval", TASK, "--depth", "-1"), ("depth", "-1", "at least 1")),
+        (("eval", TASK, "--selector", "best"), ("selector", "best", "vote")),
+        (("eval", TASK, "--halting", "never"), ("halting", "never", "head")),
+        (("eval", TASK, "--halt-threshold", "1.5"), ("halt_threshold", "1.5")),
+        (("eval", TASK, "--temperature", "-1"), ("temperature", "-1")),
+        (("eval", TASK, "--temperature", "nan"), ("temperature", "nan")),
+        (("eval", TASK, "--seed", "-1"), ("seed", "-1")),
+        (("eval", TASK, "--seed", str(2**64)), ("seed", str(2**64))),
+        (("eval", TASK, "--launch", "2"), ("launch", "2", "8")),
+        (("eval", TASK, "--limit", "0"), ("limit", "0")),
+        (("eval", TASK, "--split", "holdout"), ("holdout",)),
+        (("eval", TASK, "--puzzles", "missing.csv"), ("missing.csv",)),
+        (("eval", TASK, "--puzzles", "{folder}/empty.txt"), ("empty.txt",)),
+        (("eval", TASK, "--puzzles", "{folder}/wrong.txt"), ("wrong.txt", "16")),
+        (("eval", TASK, "--puzzles", "{folder}"), ("{folder}",)),
+        (("eval", TASK, "--out", "{folder}/empty.txt"), ("empty.txt", "folder")),
+        (("eval", TASK, "--task-module", "nowhere.py"), ("nowhere.py",)),
+        (("solve", TASK, "Q"), ("16",)),
+        (("solve", TASK, "x..............."), ("x",)),
+        (("solve", TASK, "QQ.............."), ()),
+        (("solve", TASK, "Q...............", "--puzzles", "missing.csv"), ("--puzzles", "both")),
+        (("solve", TASK, "--watch", "--json"), ("--watch", "--json")),
+        (("solve", TASK, "--pause", "-1"), ("pause", "-1")),
+        (("solve", TASK, "--device", "abacus"), ("device", "abacus")),
+        (("solve", TASK, "--dtype", "int3"), ("dtype", "int3", "bfloat16")),
+        (("solve", TASK, "--checkpoint", "{folder}/nothing"), ("checkpoint", "nothing")),
+        (("solve", TASK, "--checkpoint", "{folder}/notjson"), ("notjson", "JSON")),
+        (("solve", TASK, "--checkpoint", "{folder}/foreign"), ("foreign", "bert")),
+        (("solve", TASK, "--checkpoint", "{folder}/range"), ("dim", "6")),
+        (("solve", TASK, "--checkpoint", "{folder}/noweights"), ("noweights", "model.safetensors")),
+        (("solve", TASK, "--checkpoint", "{folder}/other"), (TASK, "nqueens8")),
+        (("generate", TASK, "--checkpoint", "{folder}/good"), ("empty condition",)),
+        (("generate", TASK, "--count", "0"), ("count", "0")),
+        (("generate", "colouring8"), ("colouring8",)),
+        (("generate", TASK, "--width", "3"), ("--width",)),
+    ],
+)
+def test_bad_input_is_one_line(
+    capsys: pytest.CaptureFixture[str], folder: Path, arguments: tuple[str, ...], named: tuple[str, ...]
+) -> None:
+    given = [argument.format(folder=folder) for argument in arguments]
+    if given[0] in ("solve", "eval", "generate") and TASK in given and "--checkpoint" not in given:
+        given += ["--checkpoint", str(folder / "good")]
+    message = refused(capsys, *given)
+    assert all(part.format(folder=folder) in message for part in named), message
+
+
+def test_a_task_without_a_shipped_checkpoint_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--checkpoint" in refused(capsys, "solve", TASK)
+
+
+def test_what_nobody_expected_keeps_its_traceback(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gram import api
+
+    def fail(*arguments: object, **keywords: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(api, "load", fail)
+    with pytest.raises(RuntimeError, match="a defect"):
+        main(["solve", TASK, "--checkpoint", str(folder / "good")])
+
+
+def test_the_traceback_of_bad_input_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAM_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="width must be at least 1"):
+        main(["eval", TASK, "--width", "0"])

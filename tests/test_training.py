@@ -1,0 +1,274 @@
+"""Training: gradients, the schedule, resume after a kill, refusals."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gram import checkpoint
+from gram.config import TrainConfig
+from gram.objective import Replay, diagnose, explain, head_loss, step_loss
+from gram.optimiser import FlatWeights, kl_beta, learning_rate
+from gram.recipe import Recipe, RecipeError, load_recipe, recipe_names
+from gram.tasks.registry import get_task
+from gram.train import Trainer, train
+from tests.models import tiny_config, tiny_model
+
+
+def recipe(*, model=None, **training) -> Recipe:
+    values = {
+        "steps": 6, "batch": 8, "rollout_slots": 4, "warmup_steps": 2, "evaluate_puzzles": 4, "evaluate_width": 2,
+        "checkpoint_every_s": 1e9, "evaluate_every_s": 1e9,
+    }  # fmt: skip
+    config = tiny_config(**(model or {}))
+    return Recipe("tiny", "", get_task("nqueens4"), config, TrainConfig(**{**values, **training}))
+
+
+def trainer(path: Path, **kwargs) -> Trainer:
+    return Trainer(recipe(**kwargs), path, device=torch.device("cpu"), dtype=torch.float32, is_compiled=False)
+
+
+def run(path: Path, made: Recipe, **kwargs):
+    return train(made, path, is_compiled=False, dtype=torch.float32, **kwargs)
+
+
+def loss_and_gradients(path: Path, **model):
+    made = trainer(path, model=model)
+    rng = np.random.default_rng(0)
+    made.slots.refill(made.model.z0_h, made.model.z0_l, rng)
+    made.slots.taken[:] = 2  # all slots noisy
+    weights = {name: value.detach().requires_grad_(value.is_floating_point()) for name, value in made.model.weights().items()}
+    replay = Replay(torch.randn(5, 16, 16), torch.ones(5), torch.zeros(5), torch.ones(5))
+    slots = made.slots.view()
+    loss = step_loss(
+        weights, made.recipe.model, made.training, made.spec, slots, replay, torch.tensor(2.0), made.token_weights,
+        slots.h, slots.l,
+    )  # fmt: skip
+    loss.total.backward()
+    return loss, weights
+
+
+def test_every_weight_learns(tmp_path):
+    _, weights = loss_and_gradients(tmp_path, registers=2, head_hidden=4)
+    # Heads start at zero, so what stands behind their last layer learns from the second step on.
+    late = {"halt.gate_up", "lprm.gate_up"}
+    for name, value in weights.items():
+        if not name.startswith("z0"):
+            assert name in late or (value.grad is not None and value.grad.abs().sum() > 0), name
+
+
+def test_heads_send_no_gradient_into_the_core():
+    model = tiny_model()
+    weights = {name: value.detach().requires_grad_() for name, value in model.weights().items()}
+    h = torch.randn(5, 16, 16)
+    head_loss(weights, model.spec, Replay(h, torch.ones(5), torch.zeros(5), torch.ones(5))).backward()
+    moved = {name for name, value in weights.items() if value.grad is not None}
+    assert moved == {"halt.weight", "halt.bias", "lprm.weight", "lprm.bias"}
+
+
+def test_empty_replay_gives_no_head_loss():
+    model = tiny_model()
+    nothing = Replay(torch.randn(5, 16, 16), torch.ones(5), torch.zeros(5), torch.zeros(5))
+    assert head_loss(model.weights(), model.spec, nothing) == 0
+
+
+def test_deterministic_twin_has_no_kl(tmp_path):
+    loss, weights = loss_and_gradients(tmp_path, guidance="none")
+    assert loss.kl == 0
+    assert not any(name.startswith(("prior", "posterior", "target")) for name in weights)
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+@pytest.mark.parametrize("transitions", [1, 2])
+def test_carried_state_has_no_history(tmp_path, order, transitions):
+    loss, _ = loss_and_gradients(tmp_path, noise_order=order, transitions=transitions)
+    assert not loss.h.requires_grad
+    assert math.isfinite(float(loss.total))
+
+
+def test_flat_weights_are_the_model(tmp_path):
+    model = tiny_model(registers=1)
+    flat = FlatWeights(model, TrainConfig(steps=1), torch.float32)
+    views = flat.views(flat.master)
+    assert set(views) == set(model.weights())
+    for name, value in model.weights().items():
+        assert torch.equal(views[name], value), name
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+def test_a_step_equals_the_library_optimiser_on_the_plain_model(optimiser):
+    """The flat buffers change nothing of what AdamW or Muon would do to the parameters themselves."""
+    model = tiny_model()
+    training = TrainConfig(steps=1, optimiser=optimiser, clip=1e9, ema=0.5)
+    flat = FlatWeights(model, training, torch.float32)
+    plain = {name: torch.nn.Parameter(value.detach().clone()) for name, value in model.named_parameters()}
+    for step in range(2):
+        gradient = torch.randn(flat.master.shape, generator=torch.Generator().manual_seed(step))
+        for name, view in flat._named(gradient).items():
+            plain[name].grad = view.clone()
+        if step == 0:
+            reference = flat.__class__._optimisers
+            holder = type("Holder", (), {"training": training, "shapes": flat.shapes, "parameters": plain})()
+            optimisers = reference(holder)
+        for each in optimisers:
+            each.step()
+        flat.compute.grad = gradient
+        flat.update(training.learning_rate)
+    for name, view in flat._named(flat.master).items():
+        assert torch.allclose(view, plain[name], atol=1e-6), name
+
+
+def test_schedules():
+    training = TrainConfig(steps=100, warmup_steps=10, kl_beta=((0.0, 1.0), (0.2, 1.0), (0.4, 5.0)))
+    assert learning_rate(training, 0, 0.0) == pytest.approx(1e-4)
+    assert learning_rate(training, 50, 0.0) == pytest.approx(1e-3)
+    assert learning_rate(training, 99, 1.0) == pytest.approx(1e-4)
+    assert [kl_beta(training, f) for f in (0.0, 0.2, 0.3, 0.4, 1.0)] == pytest.approx([1, 1, 3, 5, 5])
+
+
+@pytest.mark.parametrize(
+    ("value", "word"), [(0.5, "leaking"), (0.05, "healthy"), (0.0005, "collapsed"), (math.nan, "undefined")]
+)
+def test_diagnosis(value, word):
+    assert diagnose(value) == word
+    assert explain(value).startswith("KL") == (word != "undefined")
+    assert word == "undefined" or word in explain(value)
+
+
+def test_training_learns_a_tiny_task(tmp_path):
+    """4x4 N-Queens, two solutions: a fraction of a minute takes single accuracy from nothing to most."""
+    made = recipe(model={"dim": 32, "hidden": 64, "mixer_hidden": 32}, steps=250, batch=64, learning_rate=3e-3)
+    before = trainer(tmp_path / "none", model={"dim": 32, "hidden": 64, "mixer_hidden": 32}).evaluate()
+    card = run(tmp_path / "run", made)
+    assert card["held_out_while_training"] == {}
+    model = checkpoint.load(tmp_path / "run")
+    after = Trainer(made, tmp_path, device=torch.device("cpu"), dtype=torch.float32, is_compiled=False)
+    after.flat.load_state({**after.flat.state(), "average": FlatWeights(model, made.training, torch.float32).master})
+    assert after.evaluate()["single_accuracy"] > max(0.6, before["single_accuracy"])
+
+
+def test_a_resumed_run_has_the_slots_and_weights_of_one_never_stopped(tmp_path):
+    whole = trainer(tmp_path / "a")
+    parts = trainer(tmp_path / "b")
+    for _ in range(4):
+        whole.advance()
+    for _ in range(2):
+        parts.advance()
+    parts.save_state()
+    resumed = trainer(tmp_path / "b")
+    assert resumed.load_state()
+    assert resumed.step == 2
+    for name, value in parts.slots.state().items():
+        assert torch.equal(resumed.slots.state()[name], value), name
+    for name, value in parts.flat.state().items():
+        assert torch.equal(resumed.flat.state()[name], value), name
+    for _ in range(2):
+        resumed.advance()
+    # Rollouts start anew on resume, so only the heads, and through clipping the rest by a little, may differ.
+    assert np.array_equal(resumed.slots.puzzles, whole.slots.puzzles)
+    core = [name for name in whole.flat.shapes if not name.startswith(("halt", "lprm"))]
+    for name in core:
+        ours, theirs = resumed.flat.views(resumed.flat.master)[name], whole.flat.views(whole.flat.master)[name]
+        assert torch.allclose(ours, theirs, atol=2e-3), name
+
+
+def test_run_writes_a_loadable_checkpoint_and_a_log(tmp_path):
+    card = run(tmp_path / "run", recipe(steps=10))
+    assert card["optimiser_steps"] == 10
+    assert checkpoint.read_card(tmp_path / "run") == json.loads(json.dumps(card))
+    assert checkpoint.load(tmp_path / "run").dtype == torch.bfloat16
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [10]
+    assert lines[0]["diagnosis"] in ("leaking", "healthy", "collapsed", "undefined")
+    assert 0 <= lines[-1]["evaluation"]["single_accuracy"] <= 1
+
+
+def test_another_recipe_into_the_same_folder_is_refused(tmp_path):
+    run(tmp_path, recipe(steps=2))
+    with pytest.raises(RecipeError, match="must be empty or hold a run of recipe tiny, got another model"):
+        run(tmp_path, recipe(steps=2, model={"dim": 32}))
+    with pytest.raises(RecipeError, match="another training"):
+        run(tmp_path, recipe(steps=2, batch=4))
+    assert run(tmp_path, recipe(steps=4))["optimiser_steps"] == 4
+
+
+def test_stop_request_saves_and_the_same_call_continues(tmp_path):
+    asked = iter([False, False, True])
+    assert run(tmp_path, recipe(), should_stop=lambda: next(asked))["optimiser_steps"] == 2
+    assert run(tmp_path, recipe())["optimiser_steps"] == 6
+
+
+def test_exploding_training_says_so(tmp_path):
+    made = trainer(tmp_path)
+    with torch.no_grad():
+        made.flat.master[:100] = math.nan
+        made.flat.compute.copy_(made.flat.master)
+    with pytest.raises(FloatingPointError, match="gradient norm must be finite"):
+        made.advance()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("task = 'nqueens8'\n[training]\nminutes = 0", "minutes must be above 0"),
+        ("task = 'nqueens8'\n[training]\nbatsh = 3\nminutes = 1", "'batsh' is not a setting"),
+        ("task = 'chess'\n[training]\nminutes = 1", "chess"),
+        ("[training]\nminutes = 1", "task must name a task"),
+        ("task = 'nqueens8'\nextra = 1", "'extra' is not a key"),
+        ("task = ", "not TOML"),
+        ("task = 'nqueens8'\n[model]\npreset = 'huge'\n[training]\nminutes = 1", "preset must be one of"),
+    ],
+)
+def test_bad_recipes_are_one_line(tmp_path, text, words):
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(RecipeError) as error:
+        load_recipe(str(path))
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_shipped_recipes_load_and_a_budget_stands_alone():
+    assert {"nqueens8", "nqueens8-deterministic", "sudoku6", "colouring8"} <= set(recipe_names())
+    for name in recipe_names():
+        assert load_recipe(name).model.task == load_recipe(name).task.name
+    changed = load_recipe("nqueens8", steps=5, seed=3).training
+    assert (changed.steps, changed.minutes, changed.seed) == (5, None, 3)
+    with pytest.raises(RecipeError, match="recipe must be a TOML file or one of"):
+        load_recipe("nqueens99")
+
+
+@pytest.mark.slow
+def test_sigkill_then_the_same_command_continues(tmp_path):
+    """A real process, killed without warning once it has saved; the second run ends with all steps done."""
+    path = tmp_path / "tiny.toml"
+    path.write_text(
+        "task = 'nqueens4'\n[model]\ndim = 16\nhidden = 16\nmixer_hidden = 8\nguidance_hidden = 8\ndepth = 3\n"
+        "[training]\nsteps = 150\nbatch = 16\nrollout_slots = 4\ncheckpoint_every_s = 0.2\nevaluate_puzzles = 4\n"
+        "evaluate_width = 2\n"
+    )
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "gram", "train", str(path), "--out", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while not (out / "state.safetensors").is_file():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert json.loads((out / "card.json").read_text())["optimiser_steps"] < 150
+    done = subprocess.run([*command, "--json", "--quiet"], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["optimiser_steps"] == 150
+    steps = [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()]
+    assert steps[-1] == 150
+    leftovers = [name for name in os.listdir(out) if name.startswith(".")]
+    assert len(leftovers) <= 2, leftovers
