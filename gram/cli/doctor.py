@@ -1,0 +1,185 @@
+"""`gram doctor`: what is installed, which device and kernel path a run would take, and why."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import typer
+
+from gram.cli.errors import BROKEN
+from gram.cli.options import Json
+from gram.cli.versions import installed
+
+NEEDED = ("torch", "numpy", "scipy", "safetensors", "typer", "rich")
+"""Distributions without which the main job does not run."""
+OPTIONAL = {
+    "transformers": "load checkpoints by AutoModel",
+    "ray": "sample on several machines",
+    "triton": "GPU kernels and compiled training on a GPU",
+    "matplotlib": "draw figures",
+}
+CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+COMPILERS = ("c++", "g++", "clang++")
+DATA_VARIABLE = "GRAM_DATA"
+
+State = Literal["ok", "note", "broken"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing looked at."""
+
+    name: str
+    state: State
+    finding: str
+
+
+def doctor(as_json: Json = False) -> None:
+    """Show what is installed, which device and kernel path are used, and why; exit 1 if something needed is broken."""
+    checks = [_package(name) for name in NEEDED]
+    checks += [_optional_package(name, use) for name, use in OPTIONAL.items()]
+    checks += _run_checks()
+    checks += [_compiler(), _data()]
+    broken = [check.name for check in checks if check.state == "broken"]
+    verdict = f"broken: {', '.join(broken)}" if broken else "ready"
+    if as_json:
+        from gram.cli.terminal import print_json
+
+        findings = {check.name: {"state": check.state, "finding": check.finding} for check in checks}
+        print_json({"is_ready": not broken, "verdict": verdict, "checks": findings})
+    else:
+        _show(checks, verdict)
+    if broken:
+        raise typer.Exit(BROKEN)
+
+
+def _package(name: str) -> Check:
+    found = installed(name)
+    return Check(name, "ok", found) if found else Check(name, "broken", "not installed, and needed")
+
+
+def _optional_package(name: str, use: str) -> Check:
+    found = installed(name)
+    return Check(name, "ok", found) if found else Check(name, "note", f"not installed; needed to {use}")
+
+
+def _run_checks() -> list[Check]:
+    """Device, type, kernel path, a step on it, CPU and checkpoints: what PyTorch is needed to see."""
+    try:
+        import torch
+
+        from gram.api import choose_device, choose_dtype
+        from gram.kernels import dispatch
+    except (ImportError, OSError) as error:
+        return [Check("import", "broken", str(error).splitlines()[0])]
+
+    device = choose_device()
+    if device.type == "cuda":
+        why = f"{torch.cuda.get_device_name(device)}, found by PyTorch {torch.__version__}"
+    elif torch.version.cuda is None:
+        why = f"PyTorch {torch.__version__} is built for the CPU alone"
+    else:
+        why = f"PyTorch {torch.__version__} finds no GPU"
+    path = dispatch.choose(device)
+    return [
+        Check("python", "ok", platform.python_version()),
+        Check("device", "ok", f"{device.type}: {why}"),
+        Check("dtype", "ok", f"{str(choose_dtype()).removeprefix('torch.')}: the default on every device"),
+        Check("kernel", "ok", f"{path.kernel}: {path.reason}"),
+        _step(device, choose_dtype()),
+        _processor(),
+        Check("threads", "ok", f"{torch.get_num_threads()} of {os.cpu_count()} cores"),
+        *_checkpoints(),
+    ]
+
+
+def _step(device: Any, dtype: Any) -> Check:
+    """Takes one supervision step of a tiny model: whether the path chosen computes here."""
+    import numpy as np
+    import torch
+
+    from gram.config import ModelConfig
+    from gram.model import Model
+
+    tiny = ModelConfig(tokens=8, output_tokens=8, dim=16, hidden=16, mixer_hidden=16, guidance_hidden=16)
+    try:
+        with torch.inference_mode():
+            model = Model(tiny).to(device=device, dtype=dtype)
+            state = model.initial_state(8)
+            e_x = model.embed(torch.ones((8, tiny.tokens), dtype=torch.int64, device=device))
+            ids = torch.arange(8, device=device)
+            after = model.step(*state, e_x, seed=0, puzzle_hash_B=ids, trajectory_B=ids, step_B=ids, temperature=1.0)
+            is_finite = bool(np.isfinite(after.h.float().cpu().numpy()).all())
+    except (RuntimeError, ValueError) as error:
+        return Check("one step", "broken", str(error).splitlines()[0])
+    return Check("one step", "ok", "computes") if is_finite else Check("one step", "broken", "result is not finite")
+
+
+def _processor() -> Check:
+    """What of the CPU's instruction sets matters here."""
+    import torch
+
+    information = Path("/proc/cpuinfo")
+    words = set(information.read_text().split()) if information.is_file() else set()
+    present = [flag for flag in CPU_FLAGS if flag in words]
+    finding = f"{platform.machine()}, PyTorch uses {torch.backends.cpu.get_cpu_capability()}"
+    if words:
+        finding += f"; {', '.join(present) or 'no AVX'}"
+        if not {"avx512_bf16", "amx_bf16"} & words:
+            finding += "; bfloat16 is emulated (--dtype float32 may be faster)"
+    return Check("processor", "ok", finding)
+
+
+def _checkpoints() -> list[Check]:
+    """Whether every shipped checkpoint can be read."""
+    from gram import checkpoint
+
+    names = checkpoint.shipped_names()
+    if not names:
+        return [Check("checkpoints", "note", "none shipped; --checkpoint DIR is needed")]
+    checks = []
+    for name in names:
+        try:
+            model = checkpoint.load(checkpoint.find(name))
+        except checkpoint.CheckpointError as error:
+            checks.append(Check(f"checkpoint {name}", "broken", str(error)))
+        else:
+            count = sum(tensor.numel() for tensor in model.weights().values())
+            checks.append(Check(f"checkpoint {name}", "ok", f"{count / 1e6:.2f}M parameters, task {model.config.task}"))
+    return checks
+
+
+def _compiler() -> Check:
+    found = next((path for name in COMPILERS if (path := shutil.which(name))), None)
+    if found is None:
+        return Check("compiler", "note", f"none of {', '.join(COMPILERS)} found; training and compiled noise need one")
+    return Check("compiler", "ok", found)
+
+
+def _data() -> Check:
+    folder = os.environ.get(DATA_VARIABLE)
+    if not folder:
+        return Check(DATA_VARIABLE, "note", "not set; tests on published puzzles are skipped")
+    if not Path(folder).is_dir():
+        return Check(DATA_VARIABLE, "broken", f"must be a folder, got {folder}")
+    return Check(DATA_VARIABLE, "ok", folder)
+
+
+def _show(checks: list[Check], verdict: str) -> None:
+    from rich.text import Text
+
+    from gram.cli import terminal
+
+    console = terminal.output()
+    styles = {"ok": "green", "note": "yellow", "broken": "bold red"}
+    shown = terminal.table("", "what", "finding", left=3, wraps=2)
+    shown.show_header = False
+    for check in checks:
+        shown.add_row(Text(check.state, styles[check.state]), check.name, check.finding)
+    console.print(shown)
+    console.print(Text(verdict, style="bold green" if verdict == "ready" else "bold red"))

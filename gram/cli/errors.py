@@ -1,0 +1,71 @@
+"""How a command ends when it does not succeed: one line on stderr and an exit code.
+
+Bad input exits 2, Ctrl-C 130, SIGTERM 143. What nobody expected keeps its traceback and exits 1; `GRAM_TRACEBACK=1`
+shows the traceback of bad input too.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import typer
+
+BAD_INPUT = 2
+BROKEN = 1
+TRACEBACK_VARIABLE = "GRAM_TRACEBACK"
+
+
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM; not an `Exception`, so that nothing on the way mistakes it for one."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+    @property
+    def exit_code(self) -> int:
+        """What shells report for a process that the signal ended."""
+        return 128 + self.signum
+
+    def __str__(self) -> str:
+        name = "Ctrl-C" if self.signum == signal.SIGINT else signal.Signals(self.signum).name
+        return f"stopped by {name}: nothing was left half-written"
+
+
+def raise_on_signals() -> None:
+    """Turns SIGINT and SIGTERM into `Interrupted` in the main thread, so that temporary files are removed."""
+
+    def stop(signum: int, frame: FrameType | None) -> NoReturn:
+        raise Interrupted(signum)
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, stop)
+
+
+def is_bad_input(error: Exception) -> bool:
+    """Whether the user can mend it: our one-line `ValueError`s, and files that cannot be read or written."""
+    if os.environ.get(TRACEBACK_VARIABLE, "") not in ("", "0"):
+        return False
+    return isinstance(error, ValueError) or (isinstance(error, OSError) and error.filename is not None)
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error without line breaks; a file's name comes first."""
+    if isinstance(error, typer.BadParameter) and error.param is not None and error.message:
+        return f"{error.param.opts[0]} {error.message}"
+    if isinstance(error, typer.TyperException):
+        return " ".join(error.format_message().rstrip(".").split())
+    if isinstance(error, FileNotFoundError) and error.filename is not None:
+        return f"{error.filename}: no such file"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def report(message: str) -> None:
+    """One line on stderr."""
+    print(f"gram: {message}", file=sys.stderr)

@@ -1,0 +1,137 @@
+"""`gram eval`: accuracy, coverage and speed of a checkpoint on a set of puzzles."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gram.cli.options import (
+    Json,
+    PuzzleFile,
+    Quiet,
+    Sampling,
+    TaskName,
+    at_least_one,
+    load_puzzles,
+    whole,
+    with_sampling_options,
+)
+
+if TYPE_CHECKING:
+    from gram.tasks.protocol import PuzzleSet, Task
+
+PERMUTATION_SEED = 0
+"""Of the order in which `--limit` takes the rows of a user's file."""
+RESULTS_FILE = "results.json"
+PREDICTIONS_FILE = "predictions.jsonl"
+
+
+@with_sampling_options()
+def evaluate_task(
+    task: TaskName,
+    puzzles: PuzzleFile = None,
+    split: Annotated[str, typer.Option(metavar="NAME", help="Split of the task, where no FILE is given.")] = "test",
+    limit: Annotated[
+        int | None,
+        typer.Option(parser=whole, metavar="P", help="First P puzzles of the set's fixed permutation. [default: all]"),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help=f"Write {RESULTS_FILE} and {PREDICTIONS_FILE} there.")
+    ] = None,
+    as_json: Json = False,
+    is_quiet: Quiet = False,
+    *,
+    sampling: Sampling,
+) -> None:
+    """Evaluate a checkpoint on a split of the task or on your own puzzles."""
+    from gram.cli import terminal
+
+    at_least_one("limit", limit)
+    if out is not None and out.exists() and not out.is_dir():
+        raise ValueError(f"--out must be a folder, got the file {out}")
+    family = sampling.task(task)
+    chosen = choose_puzzles(family, puzzles, split, limit)
+    sampler = sampling.sampler(family)
+    settings = sampler.settings(sampling.config)
+    with terminal.progress(len(chosen) * settings.width, "trajectories", is_quiet=is_quiet) as advance:
+        result = sampler.sample(chosen, settings, on_launch=advance)
+
+    from gram.cli.versions import versions
+    from gram.evals.evaluate import evaluate, predictions
+
+    report = evaluate(family, chosen, result, checkpoint=sampler.name)
+    source = {"puzzle_file": str(puzzles)} if puzzles is not None else {"split": split}
+    summary = terminal.defined(
+        report.to_json() | source | {"versions": versions(), "command": shlex.join(["gram", *sys.argv[1:]])}
+    )
+    if out is not None:
+        write_results(out, summary, predictions(family, result))
+    if as_json:
+        terminal.print_json(summary)
+    else:
+        _show(summary)
+
+
+def choose_puzzles(task: Task, file: Path | None, split: str, limit: int | None) -> PuzzleSet:
+    """A split in its own fixed order, or the rows of a file in a fixed seeded one where only some are wanted."""
+    import numpy as np
+
+    if file is None:
+        return task.split(split, limit=limit)
+    rows = load_puzzles(task, file)
+    if limit is None:
+        return rows
+    return rows.take(np.random.default_rng(PERMUTATION_SEED).permutation(len(rows))[:limit])
+
+
+def write_results(folder: Path, summary: dict[str, Any], lines: Any) -> None:
+    """Both files, each moved into place once complete."""
+    from gram.checkpoint import write_atomically, write_json
+    from gram.cli.terminal import defined
+
+    text = "".join(json.dumps(defined(line), allow_nan=False) + "\n" for line in lines)
+    write_atomically(folder / PREDICTIONS_FILE, text.encode())
+    write_json(folder / RESULTS_FILE, summary)
+
+
+def _show(summary: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    from gram.cli import terminal
+
+    console = terminal.output()
+    width = summary["width"]
+    head = f"  checkpoint {summary['checkpoint']}, {terminal.plural(summary['puzzles'], 'puzzle')}"
+    console.print(Text.assemble((summary["task"], "bold"), head))
+    how = f"{terminal.plural(width, 'trajectory', 'trajectories')} a puzzle, at most {summary['depth']} steps"
+    how += f", selector {summary['selector']}, seed {summary['seed']}"
+    console.print(Text(how, "dim"))
+    console.print()
+    made = terminal.table("", "value", "95 % interval", "uniform sampler", left=1)
+    for label, key, ceiling in (
+        (f"accuracy of the answer ({summary['selector']})", "accuracy", None),
+        ("accuracy of one trajectory", "single_accuracy", None),
+        (f"pass@{width}: any trajectory right", "pass_at_width", None),
+        (f"coverage@{width}, mean over puzzles", "coverage", "coverage_ceiling"),
+        (f"coverage@{width}, pooled", "coverage_pooled", "coverage_pooled_ceiling"),
+        (f"coverage@{width}, several solutions", "coverage_multi", "coverage_multi_ceiling"),
+    ):
+        low, high = summary.get(f"{key}_low"), summary.get(f"{key}_high")
+        interval = "" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}"
+        limit = summary.get(ceiling) if ceiling else None
+        made.add_row(
+            label, terminal.percent(summary.get(key)), interval, "" if limit is None else terminal.percent(limit)
+        )
+    made.add_row("conflicts", terminal.number(summary["conflicts"]))
+    made.add_row("steps, mean", terminal.number(summary["mean_steps"]))
+    console.print(made)
+    console.print()
+    speed = f"{terminal.number(summary['trajectories_per_s'], 0)} trajectories/s"
+    elapsed = f"{terminal.number(summary['elapsed_s'], 1)} s"
+    where = f"  {summary['device']}, {summary['dtype']}, kernel {summary['kernel']}"
+    console.print(Text.assemble((elapsed, "bold"), f", {speed}", (where, "dim")))

@@ -1,0 +1,173 @@
+"""Options that commands share: flags, help and what they open. Their defaults are those of `SamplerConfig`.
+
+Values are checked where they are used (`SamplerConfig`, the task, `gram.api`), so that every way in
+gives the same line.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, dataclass, fields
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gram.config import HALTINGS, SELECTORS, SamplerConfig
+
+if TYPE_CHECKING:
+    from gram.api import Sampler
+    from gram.tasks.protocol import PuzzleSet, Task
+
+
+def whole(text: str) -> int:
+    """A whole number from the command line. Raises `BadParameter`."""
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"must be a whole number, got {text!r}") from None
+
+
+def real(text: str) -> float:
+    """A number from the command line. Raises `BadParameter`."""
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"must be a number, got {text!r}") from None
+
+
+TaskName = Annotated[str, typer.Argument(metavar="TASK", help="Task, as `gram tasks` lists them.")]
+PuzzleFile = Annotated[
+    Path | None,
+    typer.Option("--puzzles", metavar="FILE", help="Your puzzles: CSV, JSON lines, or one string a line."),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
+TaskModule = Annotated[
+    Path | None, typer.Option("--task-module", metavar="FILE", help="Python file that defines TASK.")
+]
+
+Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to run.")]
+Dtype = Annotated[str, typer.Option(metavar="auto|bfloat16|float32", help="Type to compute in.")]
+
+SETTINGS: dict[str, Any] = {
+    "width": Annotated[int, typer.Option(parser=whole, metavar="N", help="Trajectories per puzzle.")],
+    "depth": Annotated[
+        int | None,
+        typer.Option(
+            parser=whole, metavar="M", help="Supervision steps at most. [default: as the checkpoint was trained]"
+        ),
+    ],
+    "selector": Annotated[str, typer.Option(metavar="|".join(SELECTORS), help="Which candidate is the answer.")],
+    "halting": Annotated[str, typer.Option(metavar="|".join(HALTINGS), help="When a trajectory stops.")],
+    "halt_threshold": Annotated[
+        float,
+        typer.Option(parser=real, metavar="P", help="Probability of the halt head above which a trajectory stops."),
+    ],
+    "temperature": Annotated[
+        float, typer.Option(parser=real, metavar="T", help="Factor on the noise; 0 follows the mean.")
+    ],
+    "seed": Annotated[int, typer.Option(parser=whole, metavar="S", help="Key of all noise.")],
+    "launch": Annotated[
+        int | None,
+        typer.Option(
+            parser=whole, metavar="B", help="Trajectories run at once, at least 8. [default: by the model's size]"
+        ),
+    ],
+}
+"""One option for each field of `SamplerConfig`."""
+
+OPENING: dict[str, Any] = {
+    "checkpoint": Annotated[
+        str | None,
+        typer.Option(metavar="C", help="Shipped checkpoint's name or a directory. [default: the one named TASK]"),
+    ],
+    "task_module": TaskModule,
+    "device": Device,
+    "dtype": Dtype,
+}
+OPENING_DEFAULTS: dict[str, Any] = {"checkpoint": None, "task_module": None, "device": "auto", "dtype": "auto"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """What the shared options of a sampling command say."""
+
+    checkpoint: str | None
+    task_module: Path | None
+    device: str
+    dtype: str
+    config: SamplerConfig
+
+    def task(self, name: str) -> Task:
+        """The task called `name`. Raises `ValueError` for an unknown one."""
+        from gram.tasks.registry import get_task
+
+        return get_task(name, self.task_module)
+
+    def sampler(self, task: Task) -> Sampler:
+        """The checkpoint named by `--checkpoint`, or the shipped one that bears the task's name.
+
+        Raises `CheckpointError`, and `ValueError` for a checkpoint of another task.
+        """
+        from gram import api, checkpoint
+
+        if self.checkpoint is None and task.name not in (shipped := checkpoint.shipped_names()):
+            raise ValueError(
+                f"no checkpoint is shipped for task {task.name!r}: expected --checkpoint DIR "
+                f"(shipped: {', '.join(shipped) or 'none'})"
+            )
+        name = self.checkpoint or task.name
+        trained_for = checkpoint.read_config(checkpoint.find(name)).task
+        if trained_for != task.name:
+            raise ValueError(f"checkpoint {name!r} must be one of task {task.name!r}, got one of {trained_for!r}")
+        return api.load(name, device=self.device, dtype=self.dtype, task_module=self.task_module)
+
+
+def with_sampling_options(*, without: Iterable[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Adds the shared options to a command, which receives them as its keyword `sampling`.
+
+    `without` names fields of `SamplerConfig` that this command does not offer.
+    """
+    defaults = {
+        field.name: field.default
+        for field in fields(SamplerConfig)
+        if field.name in SETTINGS and field.name not in without
+    }
+    assert MISSING not in defaults.values()
+    annotations = OPENING | {name: SETTINGS[name] for name in defaults}
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def run(**values: Any) -> None:
+            config = SamplerConfig(**{name: values.pop(name) for name in defaults})
+            opening = {name: values.pop(name) for name in OPENING}
+            command(**values, sampling=Sampling(**opening, config=config))
+
+        own = inspect.signature(command, eval_str=True).parameters
+        shared = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotations[name])
+            for name, default in (OPENING_DEFAULTS | defaults).items()
+        ]
+        kept = [own[name].replace(kind=inspect.Parameter.KEYWORD_ONLY) for name in own if name != "sampling"]
+        run.__signature__ = inspect.Signature([*kept, *shared])  # type: ignore[attr-defined]
+        run.__annotations__ = {}
+        return run
+
+    return decorate
+
+
+def at_least_one(name: str, value: int | None) -> None:
+    """Refuses a count below 1. Raises `ValueError`."""
+    if value is not None and value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def load_puzzles(task: Task, path: Path) -> PuzzleSet:
+    """The puzzles of a user's file. Raises `PuzzleError`, and `ValueError` where it holds none."""
+    puzzles = task.load(path)
+    if not len(puzzles):
+        raise ValueError(f"{path}: expected at least one puzzle, got none")
+    return puzzles

@@ -1,0 +1,144 @@
+"""`gram solve`: samples a few puzzles and shows what was found for each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gram.cli.options import (
+    Json,
+    PuzzleFile,
+    Sampling,
+    TaskName,
+    at_least_one,
+    load_puzzles,
+    real,
+    whole,
+    with_sampling_options,
+)
+
+if TYPE_CHECKING:
+    from gram.api import Sampler
+    from gram.sampler.result import SampleResult
+    from gram.tasks.protocol import Task, Tokens
+
+SHOWN_PUZZLES = 3
+"""Held-out puzzles solved where the user names none."""
+
+
+@with_sampling_options()
+def solve(
+    task: TaskName,
+    puzzle: Annotated[
+        str | None, typer.Argument(metavar="PUZZLE", help="One puzzle as text. [default: held-out puzzles]")
+    ] = None,
+    puzzles: PuzzleFile = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(parser=whole, metavar="P", help=f"First P puzzles. [default: all of FILE, else {SHOWN_PUZZLES}]"),
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Show the trajectories' boards step by step.")] = False,
+    pause: Annotated[float, typer.Option(parser=real, metavar="S", help="Seconds between steps under --watch.")] = 0.25,
+    as_json: Json = False,
+    *,
+    sampling: Sampling,
+) -> None:
+    """Solve puzzles and show the answers.
+
+    Without PUZZLE or FILE it takes the first held-out puzzles of the task.
+    """
+    if puzzle is not None and puzzles is not None:
+        raise ValueError("puzzles must come from PUZZLE or --puzzles, got both")
+    if watch and as_json:
+        raise ValueError("output must be --watch or --json, got both")
+    if not 0 <= pause <= 60:
+        raise ValueError(f"pause must be within 0 and 60 seconds, got {pause}")
+    at_least_one("limit", limit)
+    family = sampling.task(task)
+    tokens = _tokens(family, puzzle, puzzles, limit)
+    sampler = sampling.sampler(family)
+    if as_json:
+        _print_json(sampler, sampler.sample(tokens, sampling.config))
+    elif watch:
+        _watch(sampler, tokens, sampling, pause)
+    else:
+        _show(sampler, tokens, sampling)
+
+
+def _tokens(task: Task, puzzle: str | None, file: Path | None, limit: int | None) -> Tokens:
+    """The puzzles to solve, `[P, L]`."""
+    if puzzle is not None:
+        tokens: Tokens = task.parse(puzzle)[None]
+        return tokens
+    if file is not None:
+        return load_puzzles(task, file).puzzles[:limit]
+    return task.split("test", limit=limit or SHOWN_PUZZLES).puzzles
+
+
+def _print_json(sampler: Sampler, result: SampleResult) -> None:
+    from gram.cli.outcome import outcome
+    from gram.cli.terminal import print_json
+    from gram.cli.versions import versions
+    from gram.config import config_to_json
+
+    count = len(result.puzzles)
+    print_json(
+        {
+            "task": sampler.task.name,
+            "checkpoint": sampler.name,
+            **config_to_json(result.config),
+            "puzzles": [outcome(sampler.task, result, index).to_json(sampler.task) for index in range(count)],
+            **timings(result),
+            "trajectories_sha256": result.trajectories_sha256,
+            "device": result.device,
+            "dtype": result.dtype,
+            "kernel": result.kernel,
+            "versions": versions(),
+        }
+    )
+
+
+def timings(result: SampleResult) -> dict[str, Any]:
+    """Seconds, milliseconds per puzzle and trajectories per second of a sampling run."""
+    count, width = result.candidates.shape[:2]
+    return {
+        "elapsed_s": result.elapsed_s,
+        "ms_per_puzzle": 1000 * result.elapsed_s / count,
+        "trajectories_per_s": count * width / result.elapsed_s,
+    }
+
+
+def _show(sampler: Sampler, tokens: Tokens, sampling: Sampling) -> None:
+    from gram.cli import terminal
+    from gram.cli.outcome import outcome
+    from gram.cli.outcome_view import show_outcome, show_run, show_timings
+
+    console = terminal.output()
+    settings = sampler.settings(sampling.config)
+    with terminal.progress(len(tokens) * settings.width, "trajectories") as advance:
+        result = sampler.sample(tokens, settings, on_launch=advance)
+    show_run(console, sampler, settings)
+    for index in range(len(tokens)):
+        show_outcome(
+            console, sampler.task, outcome(sampler.task, result, index), f"puzzle {index + 1} of {len(tokens)}"
+        )
+    show_timings(console, timings(result), sampler, result)
+
+
+def _watch(sampler: Sampler, tokens: Tokens, sampling: Sampling, pause: float) -> None:
+    """One puzzle after another: the trajectories of a puzzle do not depend on which others are in its batch."""
+    from gram.cli import terminal
+    from gram.cli.outcome import outcome
+    from gram.cli.outcome_view import show_outcome, show_run
+    from gram.cli.watch import watching
+
+    console = terminal.output()
+    settings = sampler.settings(sampling.config)
+    show_run(console, sampler, settings)
+    for index, puzzle in enumerate(tokens):
+        title = f"puzzle {index + 1} of {len(tokens)}"
+        with watching(console, sampler.task, puzzle, settings, title=title, pause_s=pause) as on_step:
+            result = sampler.sample(puzzle[None], settings, on_step=on_step)
+        show_outcome(console, sampler.task, outcome(sampler.task, result, 0), title)

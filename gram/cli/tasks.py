@@ -1,0 +1,91 @@
+"""`gram tasks`: what can be solved, and with which shipped checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gram.cli.options import Json, TaskModule
+
+if TYPE_CHECKING:
+    from gram.tasks.protocol import Task
+
+CARD_KEYS = ("recipe", "optimiser_steps", "minutes", "figures")
+
+
+def tasks(task_module: TaskModule = None, as_json: Json = False) -> None:
+    """List tasks with their set sizes, and shipped checkpoints with their figures."""
+    listed = {"tasks": _tasks(task_module), "checkpoints": _checkpoints()}
+    if as_json:
+        from gram.cli.terminal import print_json
+
+        print_json(listed)
+    else:
+        _show(listed)
+
+
+def _tasks(module: Path | None) -> list[dict[str, Any]]:
+    from gram.tasks.registry import get_task, task_names
+
+    return [_describe(get_task(name, module)) for name in task_names()]
+
+
+def _describe(task: Task) -> dict[str, Any]:
+    return {
+        "task": task.name,
+        "summary": task.summary,
+        "tokens": task.tokens,
+        "vocabulary": task.vocabulary,
+        "is_multi_solution": task.is_multi_solution,
+        "splits": {name: task.split_size(name) for name in task.splits},
+    }
+
+
+def _checkpoints() -> list[dict[str, Any]]:
+    from gram import checkpoint
+
+    listed = []
+    for name in checkpoint.shipped_names():
+        directory = checkpoint.find(name)
+        card = checkpoint.read_card(directory)
+        known = {key: card.get(key) for key in CARD_KEYS}
+        listed.append({"checkpoint": name, "task": checkpoint.read_config(directory).task, **known})
+    return listed
+
+
+def _show(listed: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    from gram.cli import terminal
+
+    console = terminal.output()
+    found = terminal.table("task", "solutions", "splits", "about", left=4, wraps=3)
+    for task in listed["tasks"]:
+        sizes = ", ".join(
+            f"{name} {'endless' if size is None else f'{size:,}'}" for name, size in task["splits"].items()
+        )
+        found.add_row(
+            Text(task["task"], "bold"), "several" if task["is_multi_solution"] else "one", sizes, task["summary"]
+        )
+    console.print(found)
+    console.print()
+    if not listed["checkpoints"]:
+        console.print(Text("no checkpoint is shipped yet; train one with `gram train`", style="dim"))
+        return
+    shipped = terminal.table("checkpoint", "task", "steps", "minutes", "figures", left=2, wraps=4)
+    shipped.columns[4].justify = "left"
+    for entry in listed["checkpoints"]:
+        figures = ", ".join(f"{name} {_figure(value)}" for name, value in (entry["figures"] or {}).items())
+        steps, minutes = entry["optimiser_steps"], entry["minutes"]
+        shipped.add_row(
+            Text(entry["checkpoint"], "bold"),
+            entry["task"],
+            terminal.number(steps, 0),
+            terminal.number(minutes, 1),
+            figures or "-",
+        )
+    console.print(shipped)
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, (int, float)) else str(value)

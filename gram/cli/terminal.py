@@ -1,0 +1,182 @@
+"""What commands print: boards, figures, JSON and progress. The one place that knows how a terminal looks.
+
+Figures go to stdout, progress to stderr. Where there are no colours, a mark before a cell tells what it is.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.padding import Padding
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from gram.tasks.protocol import Board, CellKind
+
+STYLES: dict[CellKind, str] = {
+    "given": "bold",
+    "filled": "cyan",
+    "blank": "dim",
+    "conflict": "bold reverse red",
+    "label": "dim",
+}
+NEW_STYLE = "bold yellow"
+"""Of a cell that has just been filled in."""
+MARKS: dict[CellKind, str] = {"filled": "+", "conflict": "!"}
+"""Stands before a cell where there are no colours."""
+PLAIN_PROGRESS_EVERY_S = 10.0
+
+
+def output() -> Console:
+    """The console for figures. Width and colours are the terminal's; a pipe gets plain text."""
+    return Console(highlight=False, markup=False, emoji=False)
+
+
+def is_plain(console: Console) -> bool:
+    """Whether colours are missing, so that marks must tell cells apart."""
+    return console.color_system is None or console.no_color
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on stdout; what is undefined (NaN) is null."""
+    print(json.dumps(defined(value), indent=2, allow_nan=False))
+
+
+def defined(value: Any) -> Any:
+    """`value` as plain JSON values: numpy scalars as numbers, NaN and infinity as None."""
+    if isinstance(value, dict):
+        return {str(key): defined(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [defined(item) for item in value]
+    if hasattr(value, "tolist"):
+        return defined(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def board_text(board: Board, *, marks: bool, before: Board | None = None) -> Text:
+    """A board as lines of text, every cell preceded by one column (its mark, or a space).
+
+    With `before`, an earlier state of the same board, cells filled in since then stand out.
+    """
+    columns = max((len(row) for row in board), default=0)
+    widths = [max(len(row[column].text) for row in board if column < len(row)) for column in range(columns)]
+    lines = []
+    for row_index, row in enumerate(board):
+        line = Text(no_wrap=True)
+        for column, cell in enumerate(row):
+            is_new = before is not None and cell.kind == "filled" and cell.text != before[row_index][column].text
+            line.append(MARKS.get(cell.kind, " ") if marks else " ")
+            line.append(cell.text, style=NEW_STYLE if is_new else STYLES[cell.kind])
+            line.append(" " * (widths[column] - len(cell.text)))
+        lines.append(line)
+    return Text("\n", no_wrap=True).join(lines)
+
+
+def board_size(board: Board) -> tuple[int, int]:
+    """Columns and lines that `board_text` takes."""
+    text = board_text(board, marks=False)
+    lines = text.plain.splitlines()
+    return max((len(line) for line in lines), default=0), len(lines)
+
+
+def framed(board: Board, title: str, *, marks: bool, style: str = "dim") -> Panel:
+    """A board with a frame and a title, as wide as its content."""
+    width = max(board_size(board)[0] + 1, len(title) + 4) + 2
+    body = Padding(board_text(board, marks=marks), (0, 1, 0, 0))
+    return Panel(body, title=Text(title, "not dim"), title_align="left", border_style=style, padding=0, width=width)
+
+
+def side_by_side(panels: Sequence[RenderableType], *, across: int | None = None, gap: int = 1) -> Table:
+    """Renderables next to each other, `across` in a line (None: all), blank columns between."""
+    across = across or len(panels)
+    grid = Table.grid(padding=(0, gap, 0, 0))
+    for first in range(0, len(panels), across):
+        grid.add_row(*panels[first : first + across])
+    return grid
+
+
+def legend(*, marks: bool, has_new: bool = False) -> Text:
+    """One line that tells cells' styles apart."""
+    kinds: dict[CellKind, str] = {"given": "given", "filled": "filled in", "conflict": "conflict"}
+    words = [Text((MARKS.get(kind, "") if marks else "") + name, STYLES[kind]) for kind, name in kinds.items()]
+    if has_new:
+        words.insert(2, Text("just now", NEW_STYLE))
+    return Text("  ").join(words)
+
+
+def table(*headers: str, left: int = 1, wraps: int | None = None) -> Table:
+    """A table without a frame; the first `left` columns are text, the others numbers; column `wraps` may break."""
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for index, header in enumerate(headers):
+        made.add_column(header, justify="left" if index < left else "right", no_wrap=index != wraps)
+    return made
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share as per cent; a dash where it is undefined."""
+    return "-" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f} %"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number; a dash where it is undefined."""
+    return "-" if value is None or not math.isfinite(value) else f"{value:,.{digits}f}"
+
+
+def plural(count: int, one: str, many: str | None = None) -> str:
+    """`1 puzzle`, `2 puzzles`."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+class _Rate(ProgressColumn):
+    """Units done per second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f}/s", style="dim")
+
+
+@contextmanager
+def progress(total: int, unit: str, *, is_quiet: bool = False) -> Iterator[Callable[[int], None]]:
+    """Yields a function to call with how many more units are done; shows rate and time left on stderr.
+
+    A bar on a terminal, elsewhere a plain line at most every ten seconds.
+    """
+    console = Console(stderr=True, highlight=False)
+    if is_quiet:
+        yield lambda count: None
+    elif console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True) as bar:
+            shown = bar.add_task(unit, total=total)
+            yield lambda count: bar.advance(shown, count)
+    else:
+        yield _PlainProgress(total, unit)
+
+
+class _PlainProgress:
+    """Progress for a log: one line at most every ten seconds."""
+
+    def __init__(self, total: int, unit: str) -> None:
+        self.total, self.unit, self.done = total, unit, 0
+        self.started = self.told = time.perf_counter()
+
+    def __call__(self, count: int) -> None:
+        self.done += count
+        now = time.perf_counter()
+        if now - self.told < PLAIN_PROGRESS_EVERY_S:
+            return
+        self.told = now
+        rate = self.done / (now - self.started)
+        left = (self.total - self.done) / rate
+        print(f"{self.done:,} of {self.total:,} {self.unit}, {rate:,.0f}/s, {left:,.0f} s left", file=sys.stderr)

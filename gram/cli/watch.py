@@ -1,0 +1,109 @@
+"""`gram solve --watch`: the boards of one puzzle's trajectories, redrawn after every supervision step.
+
+A live grid on a terminal; elsewhere one line a step. It only looks: the sampler calls it through `on_step`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from gram.cli.terminal import board_text, is_plain, legend, plural, side_by_side
+from gram.config import SamplerConfig
+from gram.sampler.engine import StepView
+from gram.tasks.protocol import Board, Task, Tokens
+
+MOST_BOARDS = 12
+GAP = 2
+"""Columns between boards."""
+CAPTION = 18
+"""Columns of a board's caption."""
+KEY = "id, LPRM, \u2713 valid, halt step   "
+HEADER_LINES = 4
+LAST_FRAME_PAUSES = 4
+"""The last frame of a puzzle stays for so many pauses."""
+
+
+@contextmanager
+def watching(
+    console: Console, task: Task, puzzle: Tokens, settings: SamplerConfig, *, title: str, pause_s: float
+) -> Iterator[Callable[[StepView], None]]:
+    """Yields the `on_step` that draws one puzzle `[L]`; all of a launch's trajectories must be of that puzzle."""
+    watcher = Watcher(console, task, puzzle, settings, title=title)
+    if not console.is_terminal:
+        yield lambda view: console.print(watcher.line(view))
+        return
+    with Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as live:
+
+        def on_step(view: StepView) -> None:
+            live.update(watcher.frame(view), refresh=True)
+            time.sleep(pause_s)
+
+        yield on_step
+        time.sleep(LAST_FRAME_PAUSES * pause_s)
+
+
+class Watcher:
+    """Turns what the sampler shows into frames."""
+
+    def __init__(self, console: Console, task: Task, puzzle: Tokens, settings: SamplerConfig, *, title: str) -> None:
+        self.console, self.task, self.puzzle, self.settings, self.title = console, task, puzzle, settings, title
+        self.before: dict[int, Board] = {}
+        """Each trajectory's board of the step before."""
+        self.halted_at: dict[int, int] = {}
+        """Step at which a trajectory halted."""
+
+    def counters(self, view: StepView) -> str:
+        """Halted, distinct answers and distinct valid ones now."""
+        distinct = np.unique(self.task.canonical(view.answers), axis=0)
+        valid = int(self._verify(distinct).sum())
+        halted = f"{int(view.is_halted.sum()):>2} of {len(view.trajectory)} halted"
+        return f"{halted}   {plural(len(distinct), 'distinct answer')}, {valid} valid"
+
+    def line(self, view: StepView) -> str:
+        """A frame for a log."""
+        first, last = view.trajectory[0], view.trajectory[-1]
+        part = "" if len(view.trajectory) == self.settings.width else f"   trajectories {first} to {last}"
+        return f"{self.title}   {self._step(view)}   {self.counters(view)}{part}"
+
+    def frame(self, view: StepView) -> Group:
+        """A frame for a terminal: counters, then as many boards as fit."""
+        shown = board_text(self.task.board(self.puzzle), marks=False).plain.splitlines()
+        width = max(len(shown[0]), CAPTION)
+        across = max((self.console.width + GAP) // (width + GAP), 1)
+        down = max((self.console.height - HEADER_LINES + 1) // (len(shown) + 2), 1)
+        count = min(across * down, MOST_BOARDS, len(view.trajectory))
+        is_valid = self._verify(view.answers[:count])
+        boards = [self._board(view, row, width, bool(is_valid[row])) for row in range(count)]
+        title = Text.assemble((f"{self.task.name}  {self.title}", "bold"), f"   {self._step(view)}")
+        part = f"   showing trajectories {view.trajectory[0]} to {view.trajectory[count - 1]}"
+        counters = Text.assemble(self.counters(view), ("" if count == len(view.trajectory) else part, "dim"))
+        key = Text.assemble((KEY, "dim"), legend(marks=is_plain(self.console), has_new=True))
+        return Group(title, counters, key, Text(), side_by_side(boards, across=across, gap=GAP))
+
+    def _step(self, view: StepView) -> str:
+        return f"step {view.step:>2} of {self.settings.depth}"
+
+    def _verify(self, answers: Tokens) -> np.ndarray:
+        return self.task.verify(np.repeat(self.puzzle[None], len(answers), axis=0), answers)
+
+    def _board(self, view: StepView, row: int, width: int, is_valid: bool) -> Group:
+        """One trajectory: caption and board, `width` columns and a blank line below."""
+        trajectory = int(view.trajectory[row])
+        if view.is_halted[row]:
+            self.halted_at.setdefault(trajectory, view.step)
+        halted_at = self.halted_at.get(trajectory)
+        board = self.task.board(self.puzzle, view.answers[row])
+        before, self.before[trajectory] = self.before.get(trajectory), board
+        state = "" if halted_at is None else f" halt {halted_at}"
+        mark = ("\u2713", "bold green") if is_valid else (" ", "")
+        lprm = f"{view.lprm[row]:>6.2f} "
+        caption = Text.assemble((f"{trajectory:>3}", "bold"), lprm, mark, (state, "dim"), no_wrap=True)
+        caption.truncate(width, pad=True)
+        return Group(caption, board_text(board, marks=is_plain(self.console), before=before), Text())
