@@ -84,5 +84,8 @@ log=$venv/setup.log
     grep -v '^WARNING' "$log" | tail -n 20 >&2
     fail "pip could not install gram; all it said is in $log"
 }
+if nvidia-smi -L >/dev/null 2>&1 && ! "$venv/bin/python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+    echo "setup: note: there is a GPU, but this build of torch cannot use it; pip's index must offer a CUDA build" >&2
+fi
 echo "$key" >"$stamp-${extra:-run}"
 echo "setup: done in $((SECONDS - began)) s"
