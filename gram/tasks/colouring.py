@@ -1,0 +1,279 @@
+"""3-colouring of small random graphs; solutions are counted up to a renaming of the colours.
+
+Shapes: `n` nodes, `E = n (n - 1) / 2` edge tokens (strict upper triangle, row by row: 0-1, 0-2, ... 1-2, ...), then `n`
+output tokens whose input is padding: `L = E + n`, `A = n`. Tokens: 1 no edge, 2 edge, 3 to 5 colours. `P` puzzles,
+`C` canonical colourings of n nodes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gram.tasks import parsing
+from gram.tasks.protocol import Board, Cell, CellKind, PuzzleError, PuzzleSet, Tokens
+
+NO_EDGE, EDGE, FIRST_COLOUR, COLOURS = 1, 2, 3, 3
+SIZES = range(3, 13)
+EDGE_PROBABILITY = {8: 0.5, 10: 0.4}
+DEFAULT_EDGE_PROBABILITY = 0.5
+TEST_GRAPHS = 1000
+SEED = 0
+LETTERS = "ABC"
+
+
+class Colouring:
+    """The task `colouringN`; see `gram.tasks.protocol.Task` for what each member means."""
+
+    vocabulary = 6
+    is_multi_solution = True
+    splits = ("train", "test")
+
+    def __init__(self, n: int) -> None:
+        if n not in SIZES:
+            raise ValueError(f"colouring graph must have {SIZES.start} to {SIZES.stop - 1} nodes, got {n}")
+        self.n = n
+        self.name = f"colouring{n}"
+        self.output_start = n * (n - 1) // 2
+        self.output_tokens = n
+        self.tokens = self.output_start + n
+        self.edge_probability = EDGE_PROBABILITY.get(n, DEFAULT_EDGE_PROBABILITY)
+        self.pairs = np.array(np.triu_indices(n, 1)).T
+        self.summary = (
+            f"3-colouring of random graphs, {n} nodes, edge probability {self.edge_probability:g}; colours may be renamed"
+        )
+
+    @cached_property
+    def _colourings(self) -> Tokens:
+        """Every colouring of n nodes with at most three colours, colours in order of first use: `[C, n]`."""
+        rows = [[FIRST_COLOUR]]
+        for _ in range(self.n - 1):
+            rows = [
+                [*row, colour]
+                for row in rows
+                for colour in range(FIRST_COLOUR, min(max(row) + 1, FIRST_COLOUR + COLOURS - 1) + 1)
+            ]
+        return np.array(rows, dtype=np.uint8)
+
+    @cached_property
+    def _same_colour(self) -> NDArray[np.float32]:
+        """Which pairs of nodes each colouring paints alike, `[E, C]`."""
+        first, second = self._colourings[:, self.pairs[:, 0]], self._colourings[:, self.pairs[:, 1]]
+        return np.ascontiguousarray((first == second).T.astype(np.float32))
+
+    def _valid(self, puzzles: Tokens) -> NDArray[np.bool_]:
+        """Which colourings are proper for each graph, `[P, C]`."""
+        edges = (puzzles[:, : self.output_start] == EDGE).astype(np.float32)
+        return np.asarray(edges @ self._same_colour == 0)
+
+    def _random_graphs(self, rng: np.random.Generator, count: int) -> Tokens:
+        puzzles = np.zeros((count, self.tokens), dtype=np.uint8)
+        edges = rng.random((count, self.output_start)) < self.edge_probability
+        puzzles[:, : self.output_start] = np.where(edges, EDGE, NO_EDGE)
+        return puzzles
+
+    def _colourable(self, rng: np.random.Generator, count: int) -> tuple[Tokens, NDArray[np.bool_]]:
+        """`count` random 3-colourable graphs and their proper colourings, from `rng` alone."""
+        graphs, valid = [], []
+        missing = count
+        while missing > 0:
+            drawn = self._random_graphs(rng, max(8, missing * 2))
+            proper = self._valid(drawn)
+            kept = np.flatnonzero(proper.any(1))[:missing]
+            graphs.append(drawn[kept])
+            valid.append(proper[kept])
+            missing -= len(kept)
+        return np.concatenate(graphs), np.concatenate(valid)
+
+    @cached_property
+    def _test(self) -> tuple[Tokens, NDArray[np.bool_]]:
+        rng = np.random.default_rng([SEED, self.n])
+        graphs, valid = self._colourable(rng, 4 * TEST_GRAPHS)
+        first = np.sort(np.unique(graphs, axis=0, return_index=True)[1])[:TEST_GRAPHS]
+        return graphs[first], valid[first]
+
+    @cached_property
+    def _test_keys(self) -> NDArray[Any]:
+        return np.unique(self._keys(self._test[0]))
+
+    def _keys(self, puzzles: Tokens) -> NDArray[Any]:
+        """One number per labelled graph (its edges as bits; at most 66 pairs, so two words)."""
+        bits = np.packbits(puzzles[:, : self.output_start] == EDGE, axis=1)
+        return np.ascontiguousarray(bits).view(f"V{bits.shape[1]}").ravel()
+
+    def split_size(self, name: str = "test") -> int | None:
+        self._check_split(name)
+        return len(self._test[0]) if name == "test" else None
+
+    def _check_split(self, name: str) -> None:
+        if name not in self.splits:
+            raise ValueError(f"split must be one of {', '.join(self.splits)}, got {name!r}")
+
+    def split(self, name: str = "test", *, limit: int | None = None) -> PuzzleSet:
+        """`test`: 1,000 different labelled graphs; `train` is endless, its first 1,000 where there is no limit."""
+        self._check_split(name)
+        if name == "test":
+            graphs, valid = self._test[0][:limit], self._test[1][:limit]
+        else:
+            graphs, valid = self._training_graphs(np.random.default_rng([SEED, self.n, 1]), limit or TEST_GRAPHS)
+        return PuzzleSet(
+            puzzles=graphs, answers=self._colourings[valid.argmax(1)], groups=np.arange(len(graphs), dtype=np.int64)
+        )
+
+    def _training_graphs(self, rng: np.random.Generator, count: int) -> tuple[Tokens, NDArray[np.bool_]]:
+        """3-colourable graphs that are not in the test split."""
+        graphs, valid = self._colourable(rng, count)
+        while len(held_out := np.flatnonzero(np.isin(self._keys(graphs), self._test_keys))):
+            graphs[held_out], valid[held_out] = self._colourable(rng, len(held_out))
+        return graphs, valid
+
+    def training_batch(
+        self, rng: np.random.Generator, count: int, *, split: str = "train"
+    ) -> tuple[Tokens, Tokens]:
+        if split != "train":
+            raise ValueError(f"training split must be train, got {split!r}")
+        graphs, valid = self._training_graphs(rng, count)
+        target = (rng.random(valid.shape, dtype=np.float32) * valid).argmax(1)
+        return graphs, self._colourings[target]
+
+    def conflicts(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.int64]:
+        """Edges whose ends have one colour, plus tokens that are no colour."""
+        edges = puzzles[:, : self.output_start] == EDGE
+        alike = answers[:, self.pairs[:, 0]] == answers[:, self.pairs[:, 1]]
+        strange = (answers < FIRST_COLOUR) | (answers >= FIRST_COLOUR + COLOURS)
+        return np.asarray((edges & alike).sum(1) + strange.sum(1), dtype=np.int64)
+
+    def verify(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.bool_]:
+        return np.asarray(self.conflicts(puzzles, answers) == 0)
+
+    def canonical(self, answers: Tokens) -> Tokens:
+        """Colours renamed in order of first use; tokens that are no colour stay."""
+        flat = answers.reshape(-1, self.n)
+        renamed = flat.copy()
+        names = np.zeros((len(flat), COLOURS), dtype=np.uint8)
+        used = np.zeros(len(flat), dtype=np.uint8)
+        for node in range(self.n):
+            is_colour = (flat[:, node] >= FIRST_COLOUR) & (flat[:, node] < FIRST_COLOUR + COLOURS)
+            rows = np.flatnonzero(is_colour)
+            colour = flat[rows, node] - FIRST_COLOUR
+            new = names[rows, colour] == 0
+            names[rows[new], colour[new]] = FIRST_COLOUR + used[rows[new]]
+            used[rows[new]] += 1
+            renamed[rows, node] = names[rows, colour]
+        return renamed.reshape(answers.shape)
+
+    def solutions(self, puzzle: Tokens) -> Tokens:
+        """All proper colourings of one graph, colours in order of first use, `[S, n]`; at most 88,574 (n = 12)."""
+        return self._colourings[self._valid(puzzle[None])[0]]
+
+    def count_solutions(self, puzzle: Tokens) -> int:
+        return int(self._valid(puzzle[None]).sum())
+
+    def parse(self, text: str) -> Tokens:
+        """A graph: the strict upper triangle as `n (n - 1) / 2` symbols 0 and 1, `8: 0-1, 0-2, ...`, DIMACS text, or
+        JSON `{"n": 8, "edges": [[0, 1], ...]}`."""
+        puzzle = self._parse_edges(text)
+        if not self.count_solutions(puzzle):
+            raise PuzzleError(f"{self.name} puzzle must be 3-colourable, got a graph that is not")
+        return puzzle
+
+    def _parse_edges(self, text: str) -> Tokens:
+        text = text.strip()
+        if text.startswith("{"):
+            try:
+                values = json.loads(text)
+                return self._graph(int(values["n"]), [(int(a), int(b)) for a, b in values["edges"]])
+            except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+                if isinstance(error, PuzzleError):
+                    raise
+                raise PuzzleError(f"{self.name} puzzle must be JSON with n and edges, got {text[:40]!r}") from None
+        if re.search(r"^p\s+(edge|col)\b", text, re.MULTILINE):
+            return self._dimacs(text)
+        if ":" in text:
+            size, _, edges = text.partition(":")
+            pairs = [edge.split("-") for edge in re.split(r"[,\s]+", edges.strip()) if edge]
+            if not size.strip().isdigit() or not all(len(pair) == 2 and "".join(pair).isdigit() for pair in pairs):
+                raise PuzzleError(f"{self.name} puzzle must read like '{self.n}: 0-1, 0-2', got {text[:40]!r}")
+            return self._graph(int(size), [(int(a), int(b)) for a, b in pairs])
+        symbols = [symbol for symbol in text if not symbol.isspace()]
+        if len(symbols) != self.output_start:
+            raise PuzzleError(f"{self.name} puzzle must have {self.output_start} symbols, got {len(symbols)}")
+        for place, symbol in enumerate(symbols):
+            if symbol not in "01":
+                raise PuzzleError(f"{self.name} puzzle must be of 0 and 1, got {symbol!r} at symbol {place + 1}")
+        edges = [tuple(pair) for pair, symbol in zip(self.pairs.tolist(), symbols, strict=True) if symbol == "1"]
+        return self._graph(self.n, edges)
+
+    def _dimacs(self, text: str) -> Tokens:
+        """DIMACS `.col`: `p edge N M`, then `e I J` with nodes from 1."""
+        size, edges = 0, []
+        for line in text.splitlines():
+            words = line.split()
+            try:
+                if words[:1] == ["p"]:
+                    size = int(words[2])
+                elif words[:1] == ["e"]:
+                    edges.append((int(words[1]) - 1, int(words[2]) - 1))
+            except (IndexError, ValueError):
+                raise PuzzleError(f"{self.name} puzzle must be DIMACS lines 'e I J', got {line[:40]!r}") from None
+        return self._graph(size, edges)
+
+    def _graph(self, size: int, edges: list[tuple[int, ...]]) -> Tokens:
+        if size != self.n:
+            raise PuzzleError(f"{self.name} puzzle must have {self.n} nodes, got {size}")
+        puzzle = np.zeros(self.tokens, dtype=np.uint8)
+        puzzle[: self.output_start] = NO_EDGE
+        place = {tuple(pair): index for index, pair in enumerate(self.pairs.tolist())}
+        for a, b in edges:
+            pair = (min(a, b), max(a, b))
+            if pair not in place:
+                raise PuzzleError(f"{self.name} puzzle must join two nodes of 0 to {self.n - 1}, got edge {a}-{b}")
+            puzzle[place[pair]] = EDGE
+        return puzzle
+
+    def _parse_answer(self, text: str) -> Tokens:
+        letters = [symbol for symbol in text.upper() if not symbol.isspace()]
+        if len(letters) != self.n or not set(letters) <= set(LETTERS):
+            raise PuzzleError(f"{self.name} answer must be {self.n} letters of {LETTERS}, got {text[:40]!r}")
+        return np.array([FIRST_COLOUR + LETTERS.index(letter) for letter in letters], dtype=np.uint8)
+
+    def load(self, path: Path) -> PuzzleSet:
+        if parsing.file_format(path) == ".col":
+            try:
+                puzzle = self.parse(parsing.read_text(path))
+            except PuzzleError as error:
+                raise PuzzleError(f"{path}: {error}") from None
+            return PuzzleSet(puzzles=puzzle[None], groups=np.zeros(1, dtype=np.int64))
+        return parsing.load_puzzles(self, path, parse=self.parse, parse_answer=self._parse_answer)
+
+    def format(self, puzzle: Tokens, answer: Tokens | None = None) -> str:
+        if answer is not None:
+            return "".join(_letter(int(token)) for token in answer)
+        return "".join("1" if token == EDGE else "0" for token in puzzle[: self.output_start])
+
+    def board(self, puzzle: Tokens, answer: Tokens | None = None) -> Board:
+        """One row a node: its name, its colour, then its neighbours."""
+        joined = np.zeros((self.n, self.n), dtype=bool)
+        for (a, b), token in zip(self.pairs.tolist(), puzzle, strict=False):
+            joined[a, b] = joined[b, a] = token == EDGE
+        rows = []
+        for node in range(self.n):
+            neighbours = np.flatnonzero(joined[node])
+            cell = Cell("·", "blank")
+            if answer is not None:
+                is_wrong = any(answer[other] == answer[node] for other in neighbours) or _letter(answer[node]) == "?"
+                kind: CellKind = "conflict" if is_wrong else "filled"
+                cell = Cell(_letter(int(answer[node])), kind)
+            names = " ".join(str(other) for other in neighbours)
+            rows.append([Cell(f"{node:>2}", "label"), cell, Cell(f"- {names}", "label")])
+        return rows
+
+
+def _letter(token: int) -> str:
+    return LETTERS[token - FIRST_COLOUR] if FIRST_COLOUR <= token < FIRST_COLOUR + COLOURS else "?"
