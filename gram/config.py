@@ -14,7 +14,6 @@ NoiseOrder = Literal["before", "after"]
 Guidance = Literal["full", "mean", "noise", "none"]
 Positions = Literal["learned", "rotary", "both", "none"]
 HeadReadout = Literal["mean", "register"]
-Optimiser = Literal["adamw", "muon"]
 Halting = Literal["head", "fixed"]
 Selector = Literal["vote", "lprm", "halt", "first"]
 
@@ -180,10 +179,8 @@ class TrainConfig:
     """Slots: puzzles thought about at once; one optimiser step advances all by one supervision step."""
     split: str = "train"
     """Split of the task that training draws from."""
-    optimiser: Optimiser = "adamw"
-    """`adamw` for all weights, or `muon` for the matrices of cores and Gaussian heads and AdamW for the rest."""
     learning_rate: float = 1e-3
-    """Peak learning rate."""
+    """Peak rate of AdamW."""
     warmup_steps: int = 100
     """Optimiser steps of linear warm-up."""
     final_learning_rate: float = 0.1
@@ -224,7 +221,6 @@ class TrainConfig:
             raise ValueError("steps or minutes must be set, got neither")
         for name in ("batch", "rollout_slots", "evaluate_puzzles", "evaluate_width"):
             _at_least(name, getattr(self, name), 1)
-        _one_of("optimiser", self.optimiser, get_args(Optimiser))
         if self.minutes is not None and not self.minutes > 0:
             raise ValueError(f"minutes must be above 0, got {self.minutes}")
         for name in ("kl_balance", "ema", "empty_probability", "beta1", "beta2", "final_learning_rate"):

@@ -1,7 +1,6 @@
 """Mixed-precision weights for training: one flat fp32 master, one flat bf16 copy, the optimiser and a running average.
 
-The compiled step sees bf16 views of the copy. AdamW, or Muon on the matrices of cores and Gaussian heads (Jordan 2024,
-with the step sizes of Liu et al., 2502.16982, so that one learning rate serves both) and AdamW on the rest.
+One buffer each keeps the optimiser to a few operations; the compiled step sees bf16 views of the copy.
 """
 
 from __future__ import annotations
@@ -31,63 +30,37 @@ class FlatWeights:
         master = torch.zeros(sum(self.sizes), device=device)
         for piece, parameter in zip(master.split(self.sizes), parameters.values(), strict=True):
             piece[: parameter.numel()] = parameter.detach().flatten()
-        self.master = master
-        self.gradient = torch.zeros_like(master)
+        self.master = torch.nn.Parameter(master)
         self.average = master.clone()
         self.compute = master.to(dtype).requires_grad_()
-        self.parameters = {name: torch.nn.Parameter(view) for name, view in self._named(master).items()}
-        for name, view in self._named(self.gradient).items():
-            self.parameters[name].grad = view
-        self.optimisers = self._optimisers()
-
-    def _optimisers(self) -> list[torch.optim.Optimizer]:
-        training = self.training
-        by_muon = [name for name in self.shapes if training.optimiser == "muon" and _is_matrix_of_core(name)]
-        optimisers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(
-                [parameter for name, parameter in self.parameters.items() if name not in by_muon],
-                lr=training.learning_rate,
-                betas=(training.beta1, training.beta2),
-                weight_decay=training.weight_decay,
-                fused=True,
-            )
-        ]
-        if by_muon:
-            optimisers.append(
-                torch.optim.Muon(
-                    [self.parameters[name] for name in by_muon],
-                    lr=training.learning_rate,
-                    momentum=training.beta2,
-                    weight_decay=training.weight_decay,
-                    adjust_lr_fn="match_rms_adamw",
-                )
-            )
-        return optimisers
-
-    def _named(self, flat: Tensor) -> dict[str, Tensor]:
-        pieces = flat.split(self.sizes)
-        return {
-            name: piece[: shape.numel()].view(shape)
-            for piece, (name, shape) in zip(pieces, self.shapes.items(), strict=True)
-        }
+        self.adam = torch.optim.AdamW(
+            [self.master],
+            lr=training.learning_rate,
+            betas=(training.beta1, training.beta2),
+            weight_decay=training.weight_decay,
+            fused=True,
+        )
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """Named weights as views of a flat buffer; differentiable."""
-        return self._named(flat) | self.buffers
+        pieces = flat.split(self.sizes)
+        named = {
+            name: piece[: shape.numel()].view(shape)
+            for piece, (name, shape) in zip(pieces, self.shapes.items(), strict=True)
+        }
+        return named | self.buffers
 
-    @torch.no_grad()
     def update(self, learning_rate: float) -> float:
-        """One optimiser step from the compute copy's gradient; returns the gradient's norm before clipping."""
+        """One AdamW step from the compute copy's gradient; returns the gradient's norm before clipping."""
         assert self.compute.grad is not None
-        self.gradient.copy_(self.compute.grad)
-        norm = float(self.gradient.norm())
-        self.gradient.mul_(min(1.0, self.training.clip / (norm + 1e-6)))
-        for optimiser in self.optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate
-            optimiser.step()
-        self.average.lerp_(self.master, 1 - self.training.ema)
-        self.compute.copy_(self.master)
+        self.master.grad = self.compute.grad.to(torch.float32)
+        norm = float(torch.nn.utils.clip_grad_norm_([self.master], self.training.clip))
+        for group in self.adam.param_groups:
+            group["lr"] = learning_rate
+        self.adam.step()
+        with torch.no_grad():
+            self.average.lerp_(self.master, 1 - self.training.ema)
+            self.compute.copy_(self.master)
         self.compute.grad = None
         return norm
 
@@ -99,12 +72,8 @@ class FlatWeights:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that a resumed run needs."""
-        tensors = {"master": self.master, "average": self.average}
-        for name, parameter in self.parameters.items():
-            for optimiser in self.optimisers:
-                for key, value in optimiser.state.get(parameter, {}).items():
-                    tensors[f"{key}:{name}"] = value
-        return tensors
+        adam = {f"adam.{name}": value for name, value in self.adam.state[self.master].items()}
+        return {"master": self.master.detach(), "average": self.average, **adam}
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """The inverse of `state`."""
@@ -112,19 +81,9 @@ class FlatWeights:
             self.master.copy_(tensors["master"])
             self.average.copy_(tensors["average"])
             self.compute.copy_(self.master)
-        for optimiser in self.optimisers:
-            for group in optimiser.param_groups:
-                for parameter in group["params"]:
-                    name = next(name for name, mine in self.parameters.items() if mine is parameter)
-                    optimiser.state[parameter] = {
-                        key.removesuffix(f":{name}"): value.clone()
-                        for key, value in tensors.items()
-                        if key.endswith(f":{name}")
-                    }
-
-
-def _is_matrix_of_core(name: str) -> bool:
-    return name.startswith(("low.", "high.", "prior.", "posterior."))
+        self.adam.state[self.master] = {
+            name.removeprefix("adam."): value.clone() for name, value in tensors.items() if name.startswith("adam.")
+        }
 
 
 def learning_rate(training: TrainConfig, step: int, fraction: float) -> float:

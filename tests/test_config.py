@@ -37,7 +37,6 @@ from gram.config import (
         (TrainConfig, {"minutes": 0.0}, "minutes"),
         (TrainConfig, {"minutes": 1.0, "ema": 1.5}, "ema"),
         (TrainConfig, {"minutes": 1.0, "kl_beta": ((0.5, 1.0), (0.1, 2.0))}, "kl_beta"),
-        (TrainConfig, {"minutes": 1.0, "optimiser": "sgd"}, "optimiser"),
     ],
 )
 def test_bad_values_are_one_line(kind, values, words):

@@ -103,27 +103,26 @@ def test_flat_weights_are_the_model(tmp_path):
         assert torch.equal(views[name], value), name
 
 
-@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
-def test_a_step_equals_the_library_optimiser_on_the_plain_model(optimiser):
-    """The flat buffers change nothing of what AdamW or Muon would do to the parameters themselves."""
+def test_a_step_equals_adamw_on_the_plain_model():
+    """The flat buffers change nothing of what AdamW would do to the parameters themselves."""
     model = tiny_model()
-    training = TrainConfig(steps=1, optimiser=optimiser, clip=1e9, ema=0.5)
+    training = TrainConfig(steps=1, clip=1e9)
     flat = FlatWeights(model, training, torch.float32)
     plain = {name: torch.nn.Parameter(value.detach().clone()) for name, value in model.named_parameters()}
+    adam = torch.optim.AdamW(
+        plain.values(), lr=training.learning_rate, betas=(training.beta1, training.beta2),
+        weight_decay=training.weight_decay,
+    )  # fmt: skip
     for step in range(2):
         gradient = torch.randn(flat.master.shape, generator=torch.Generator().manual_seed(step))
-        for name, view in flat._named(gradient).items():
-            plain[name].grad = view.clone()
-        if step == 0:
-            reference = flat.__class__._optimisers
-            holder = type("Holder", (), {"training": training, "shapes": flat.shapes, "parameters": plain})()
-            optimisers = reference(holder)
-        for each in optimisers:
-            each.step()
+        for name, view in flat.views(gradient).items():
+            if name in plain:
+                plain[name].grad = view.clone()
+        adam.step()
         flat.compute.grad = gradient
         flat.update(training.learning_rate)
-    for name, view in flat._named(flat.master).items():
-        assert torch.allclose(view, plain[name], atol=1e-6), name
+    for name, parameter in plain.items():
+        assert torch.allclose(flat.views(flat.master)[name], parameter, atol=1e-6), name
 
 
 def test_schedules():

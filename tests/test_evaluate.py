@@ -1,0 +1,353 @@
+"""An evaluation by hand on a tiny task, and on real ones against a plain recount."""
+
+import json
+import math
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from gram.config import SamplerConfig
+from gram.evals.evaluate import (
+    Evaluation,
+    evaluate,
+    judge,
+    predictions,
+    run_evaluation,
+    solution_counts,
+    to_json,
+)
+from gram.evals.metrics import coverage_at_k
+from gram.sampler.result import SampleResult
+from gram.sampler.selectors import count_votes, select
+from gram.tasks.protocol import PuzzleError, PuzzleSet, Task
+from gram.tasks.registry import get_task
+
+VERSIONS = {"gram": "0", "torch": None}
+
+
+class Total:
+    """Two digits (tokens 1 to 6 for 0 to 5) that add up to the puzzle's one; their order does not matter."""
+
+    name = "total"
+    summary = "two digits with a given sum"
+    vocabulary = 7
+    tokens = 3
+    output_start = 1
+    output_tokens = 2
+    is_multi_solution = True
+    splits = ("train", "test")
+
+    def __init__(self):
+        self.counted = 0
+
+    def split(self, name="test", *, limit=None):
+        return PuzzleSet(puzzles=np.array([[total, 1, 1] for total in range(1, 7)], dtype=np.uint8)[:limit])
+
+    def split_size(self, name="test"):
+        return 6
+
+    def training_batch(self, rng, count, *, split="train"):
+        raise NotImplementedError
+
+    def verify(self, puzzles, answers):
+        return self.conflicts(puzzles, answers) == 0
+
+    def conflicts(self, puzzles, answers):
+        digits = answers.astype(np.int64) - 1
+        return np.abs(digits.sum(1) - (puzzles[:, 0].astype(np.int64) - 1)) + 9 * (digits < 0).any(1)
+
+    def canonical(self, answers):
+        return np.sort(answers, axis=1)
+
+    def solutions(self, puzzle):
+        total = int(puzzle[0]) - 1
+        return np.array([[low + 1, total - low + 1] for low in range(total // 2 + 1)], dtype=np.uint8)
+
+    def count_solutions(self, puzzle):
+        self.counted += 1
+        return len(self.solutions(puzzle))
+
+    def parse(self, text):
+        raise PuzzleError(text)
+
+    def load(self, path):
+        raise PuzzleError(str(path))
+
+    def format(self, puzzle, answer=None):
+        return str(puzzle[0] - 1) if answer is None else "+".join(str(token - 1) for token in answer)
+
+    def board(self, puzzle, answer=None):
+        return []
+
+
+class OneSolution(Total):
+    is_multi_solution = False
+
+
+def run(task, puzzles, candidates, *, selector="vote", steps=None, halt=None, lprm=None, elapsed_s=2.0):
+    """A sampling result with these candidates `[P, N, A]`."""
+    candidates = np.asarray(candidates, dtype=np.uint8).reshape(len(puzzles), -1, task.output_tokens)
+    shape = candidates.shape[:2]
+    votes = count_votes(task.canonical(candidates.reshape(-1, task.output_tokens)).reshape(candidates.shape))
+    halt, lprm = (np.zeros(shape, np.float32) if score is None else np.float32(score) for score in (halt, lprm))
+    return SampleResult(
+        puzzles=puzzles,
+        candidates=candidates,
+        steps=np.full(shape, 4) if steps is None else np.asarray(steps),
+        halt=halt,
+        lprm=lprm,
+        selected=select(selector, votes=votes, halt=halt, lprm=lprm),
+        votes=votes,
+        config=SamplerConfig(width=shape[1] or 1, depth=8, selector=selector, launch=8, seed=5),
+        elapsed_s=elapsed_s,
+        kernel="reference",
+        device="cpu",
+        dtype="float32",
+    )
+
+
+def puzzle_set(*totals, **known):
+    puzzles = np.array([[total + 1, 1, 1] for total in totals], dtype=np.uint8).reshape(-1, 3)
+    return PuzzleSet(puzzles=puzzles, **known)
+
+
+def digits(*pairs):
+    return np.array(pairs, dtype=np.uint8) + 1
+
+
+def by_hand():
+    """Sums 1 (one solution), 4 and 5 (three each), four trajectories each."""
+    puzzles = puzzle_set(1, 4, 5)
+    candidates = [
+        digits((0, 1), (1, 0), (1, 1), (2, 2)),  # right twice by one solution, which the vote selects
+        digits((1, 3), (4, 0), (2, 2), (3, 1)),  # right four times by all three solutions
+        digits((1, 1), (1, 1), (5, 0), (3, 3)),  # right once, the vote selects a wrong one
+    ]
+    scores = [[3, 2, 1, 0], [0, 0, 0, 0], [1, 2, 2, 0]]
+    steps = [[1, 2, 3, 4], [8, 8, 8, 8], [2, 2, 2, 2]]
+    return puzzles, run(Total(), puzzles.puzzles, candidates, lprm=scores, halt=-np.array(scores), steps=steps)
+
+
+def test_the_fake_task_is_a_task():
+    assert isinstance(Total(), Task)
+
+
+def test_figures_by_hand():
+    puzzles, result = by_hand()
+    got = evaluate(Total(), puzzles, result, checkpoint="tiny", versions=VERSIONS)
+    assert (got.task, got.checkpoint, got.puzzles, got.width, got.depth) == ("total", "tiny", 3, 4, 8)
+    assert got.accuracy == pytest.approx(2 / 3)
+    assert got.single_accuracy == pytest.approx((0.5 + 1 + 0.25) / 3)
+    assert got.pass_at_width == 1
+    assert got.coverage == pytest.approx((1 + 1 + 1 / 3) / 3)
+    assert got.coverage_pooled == pytest.approx(5 / 7)
+    assert got.coverage_multi == pytest.approx((1 + 1 / 3) / 2)
+    missed = (2 / 3) ** 4
+    assert got.coverage_ceiling == pytest.approx((1 + 2 * (1 - missed)) / 3)
+    assert got.coverage_pooled_ceiling == pytest.approx((1 + 6 * (1 - missed)) / 7)
+    assert got.coverage_multi_ceiling == pytest.approx(1 - missed)
+    assert (got.solutions_found, got.solutions_all) == (5, 7)
+    assert got.conflicts == 1  # 0, 0 and |2 - 5|
+    assert got.mean_steps == pytest.approx((10 + 32 + 8) / 12)
+    # Pairs of puzzle 1: all four in order; of puzzle 3: right one at 2 against 1, 2 and 0.
+    assert got.lprm_auroc == pytest.approx((4 + 2.5) / 7)
+    assert got.halt_auroc == pytest.approx(1 - (4 + 2.5) / 7)
+    assert got.auroc_puzzles == 2
+    assert got.trajectories_per_s == 6
+    assert got.trajectories_sha256 == result.trajectories_sha256
+    assert got.accuracy_low < got.accuracy < got.accuracy_high
+    assert got.single_accuracy_low < got.single_accuracy < got.single_accuracy_high
+    assert (got.seed, got.launch, got.selector, got.by_rating) == (5, 8, "vote", None)
+
+
+def test_json_is_strict_and_in_the_fields_order():
+    puzzles, result = by_hand()
+    task = OneSolution()
+    got = to_json(evaluate(task, puzzles, result, checkpoint="tiny", versions=VERSIONS))
+    assert list(got) == [field.name for field in fields(Evaluation)]
+    assert list(json.loads(json.dumps(got, allow_nan=False))) == list(got)
+    assert {name for name, value in got.items() if value is None} == {
+        "coverage",
+        "coverage_pooled",
+        "coverage_multi",
+        "coverage_ceiling",
+        "coverage_pooled_ceiling",
+        "coverage_multi_ceiling",
+        "solutions_found",
+        "solutions_all",
+        "by_rating",
+    }
+    assert task.counted == 0
+    assert got["versions"] == VERSIONS
+
+
+def test_all_right_and_all_wrong():
+    puzzles = puzzle_set(2, 3)
+    right = run(Total(), puzzles.puzzles, [digits((1, 1), (0, 2)), digits((0, 3), (1, 2))])
+    got = evaluate(Total(), puzzles, right, checkpoint="c", versions={})
+    assert got.accuracy == got.single_accuracy == got.coverage == got.coverage_pooled == got.pass_at_width == 1
+    assert got.accuracy_high == 1 > got.accuracy_low > 0
+    assert math.isnan(got.lprm_auroc)
+    wrong = run(Total(), puzzles.puzzles, np.full((2, 2, 2), 6))
+    got = evaluate(Total(), puzzles, wrong, checkpoint="c", versions={})
+    assert got.accuracy == got.single_accuracy == got.coverage == got.coverage_pooled == got.pass_at_width == 0
+    assert got.accuracy_low == 0 < got.accuracy_high < 1
+    assert to_json(got)["lprm_auroc"] is None
+
+
+def test_an_empty_set_has_no_figures():
+    puzzles = puzzle_set()
+    result = run(Total(), puzzles.puzzles, np.zeros((0, 4, 2)), elapsed_s=0.0)
+    result = replace(result, candidates=np.zeros((0, 4, 2), np.uint8), steps=np.zeros((0, 4), int))
+    result = replace(result, halt=np.zeros((0, 4), np.float32), lprm=np.zeros((0, 4), np.float32))
+    got = to_json(evaluate(Total(), puzzles, result, checkpoint="c", versions={}))
+    json.dumps(got, allow_nan=False)
+    assert (got["puzzles"], got["width"], got["solutions_all"]) == (0, 4, 0)
+    undefined = ("accuracy", "accuracy_low", "single_accuracy", "pass_at_width", "coverage", "conflicts", "mean_steps")
+    assert [got[name] for name in (*undefined, "trajectories_per_s")] == [None] * 8
+    assert list(predictions(Total(), puzzles, result)) == []
+
+
+def test_padding_never_counts():
+    puzzles, result = by_hand()
+    padded = PuzzleSet(puzzles=np.concatenate([puzzles.puzzles[:1], np.zeros((2, 3), np.uint8), puzzles.puzzles[1:]]))
+    place = np.array([0, 1, 1, 1, 2])
+    long = replace(
+        result,
+        **{name: getattr(result, name)[place] for name in ("candidates", "steps", "halt", "lprm", "selected", "votes")},
+        puzzles=padded.puzzles,
+    )
+    got = evaluate(Total(), padded, long, checkpoint="c", versions={})
+    expected = evaluate(Total(), puzzles, result, checkpoint="c", versions={})
+    assert replace(got, trajectories_sha256="") == replace(expected, trajectories_sha256="")
+    assert [line["index"] for line in predictions(Total(), padded, long)] == [0, 3, 4]
+
+
+def test_equal_puzzles_are_counted_once_and_are_one_group():
+    task, once = Total(), puzzle_set(*range(6))
+    twice = puzzle_set(*[total for total in range(6) for _ in range(10)])
+    answers = [[(0, total), (0, 0)] for total in range(6)]
+    single = evaluate(task, once, run(task, once.puzzles, digits(*answers)), checkpoint="c", versions={})
+    assert task.counted == 6
+    repeated = np.repeat(digits(*answers), 10, axis=0)
+    double = evaluate(task, twice, run(task, twice.puzzles, repeated), checkpoint="c", versions={})
+    assert task.counted == 12
+    assert double.single_accuracy == pytest.approx(single.single_accuracy)
+    assert double.coverage == pytest.approx(single.coverage)
+    spread = double.single_accuracy_high - double.single_accuracy_low
+    apart = evaluate(
+        task,
+        replace(twice, groups=np.arange(60)),
+        run(task, twice.puzzles, repeated),
+        checkpoint="c",
+        versions={},
+    )
+    assert spread > 1.5 * (apart.single_accuracy_high - apart.single_accuracy_low)
+
+
+def test_solution_counts_feed_coverage():
+    puzzles, result = by_hand()
+    right = judge(Total(), result.puzzles, result.candidates)
+    counts = solution_counts(Total(), result.candidates, right)
+    assert sorted(counts[1].tolist()) == [0, 1, 1, 2]
+    # Of two of four trajectories: solutions given by 2, 1 and 1 of them.
+    expected = ((1 - 1 / 6) + 0.5 + 0.5) / 3
+    assert float(coverage_at_k(counts[1], 4, 3, 2)) == pytest.approx(expected)
+
+
+def test_accuracy_by_rating():
+    puzzles = puzzle_set(*[2] * 9, ratings=np.array([0, 0, 0, 0, 0, 1, 2, 9, np.nan]))
+    answers = np.repeat(digits((1, 1))[None], 9, axis=0)
+    answers[7] = 6
+    got = evaluate(Total(), puzzles, run(Total(), puzzles.puzzles, answers), checkpoint="c", versions={})
+    assert got.by_rating == [
+        {"low": 0.0, "high": 0.0, "puzzles": 5, "accuracy": 1.0},
+        {"low": 1.0, "high": 1.0, "puzzles": 1, "accuracy": 1.0},
+        {"low": 2.0, "high": 9.0, "puzzles": 2, "accuracy": 0.5},
+    ]
+    unrated = replace(puzzles, ratings=np.full(9, np.nan))
+    run_again = run(Total(), puzzles.puzzles, answers)
+    assert evaluate(Total(), unrated, run_again, checkpoint="c", versions={}).by_rating is None
+
+
+def test_predictions_tell_every_trajectory():
+    puzzles, result = by_hand()
+    lines = list(predictions(Total(), puzzles, result))
+    assert [line["is_right"] for line in lines] == [True, True, False]
+    assert [line["distinct_valid"] for line in lines] == [1, 3, 1]
+    assert [line["votes"] for line in lines] == [2, 2, 2]
+    assert {key: lines[0][key] for key in ("index", "puzzle", "answer")} == {
+        "index": 0,
+        "puzzle": "1",
+        "answer": "0+1",
+    }
+    assert lines[0]["candidates"][1] == {
+        "trajectory": 1,
+        "answer": "1+0",
+        "steps": 2,
+        "halt": -2.0,
+        "lprm": 2.0,
+        "votes": 2,
+        "is_right": True,
+    }
+    json.dumps(lines, allow_nan=False)
+
+
+def test_a_score_that_is_no_number_is_null():
+    puzzles, result = by_hand()
+    broken = replace(result, lprm=np.full((3, 4), np.nan, np.float32))
+    assert next(predictions(Total(), puzzles, broken))["candidates"][0]["lprm"] is None
+    assert math.isnan(evaluate(Total(), puzzles, broken, checkpoint="c", versions={}).lprm_auroc)
+
+
+def test_refusals():
+    puzzles, result = by_hand()
+    with pytest.raises(ValueError, match="result must be of the same 3 puzzles"):
+        evaluate(Total(), puzzle_set(1, 4, 3), result, checkpoint="c", versions={})
+
+    class Undercounting(Total):
+        def count_solutions(self, puzzle):
+            return 2
+
+    with pytest.raises(ValueError, match="at most all solutions"):
+        evaluate(Undercounting(), puzzles, result, checkpoint="c", versions={})
+
+
+def test_run_evaluation_samples_what_it_is_given():
+    puzzles, result = by_hand()
+    asked = []
+    got, same = run_evaluation(
+        Total(), puzzles, lambda given: asked.append(given) or result, checkpoint="c", versions={}
+    )
+    assert asked == [puzzles]
+    assert same is result
+    assert got.accuracy == pytest.approx(2 / 3)
+
+
+def test_nqueens_against_a_plain_recount():
+    """Random completions, half of them real ones, on a real task with its groups."""
+    task = get_task("nqueens6")
+    puzzles, rng = task.split("test", limit=40), np.random.default_rng(0)
+    candidates = np.stack(
+        [
+            np.stack([task.solutions(puzzle)[rng.integers(10**6) % task.count_solutions(puzzle)] for _ in range(8)])
+            for puzzle in puzzles.puzzles
+        ]
+    )
+    broken = rng.random(candidates.shape[:2]) < 0.5
+    candidates[broken, 0] = 3 - candidates[broken, 0]
+    result = run(task, puzzles.puzzles, candidates)
+    got = evaluate(task, puzzles, result, checkpoint="c", versions={})
+    found, exist, right = [], [], []
+    for puzzle, answers in zip(puzzles.puzzles, candidates, strict=True):
+        solutions = {bytes(solution) for solution in task.solutions(puzzle)}
+        found.append(len(solutions & {bytes(answer) for answer in answers}))
+        exist.append(len(solutions))
+        right.append([bytes(answer) in solutions for answer in answers])
+    assert np.array_equal(right, ~broken)
+    assert got.single_accuracy == pytest.approx(np.mean(right))
+    assert (got.solutions_found, got.solutions_all) == (sum(found), sum(exist))
+    assert got.coverage_pooled == pytest.approx(sum(found) / sum(exist))
+    assert got.coverage == pytest.approx(np.mean(np.array(found) / exist))
+    assert got.pass_at_width == pytest.approx(np.mean(np.any(right, axis=1)))

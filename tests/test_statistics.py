@@ -1,0 +1,232 @@
+"""Intervals hold the truth as often as they say, checked by simulation; tests against scipy and by hand."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from gram.evals import statistics
+from gram.evals.statistics import (
+    clustered_interval,
+    holm,
+    mcnemar,
+    paired_difference,
+    proportion_interval,
+)
+
+
+@pytest.mark.parametrize("method", ["wilson", "exact"])
+@pytest.mark.parametrize(("successes", "n"), [(0, 10), (3, 10), (10, 10), (199, 200), (1, 1)])
+def test_proportion_interval_is_scipys(successes, n, method):
+    expected = stats.binomtest(successes, n).proportion_ci(method=method)
+    assert proportion_interval(successes, n, method=method) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_proportion_interval_at_the_ends():
+    assert proportion_interval(10, 10).high == 1.0
+    assert proportion_interval(0, 10).low == 0.0
+    assert 0 < proportion_interval(0, 10).high < 0.3
+    assert all(map(math.isnan, proportion_interval(0, 0)))
+    assert proportion_interval(5, 10, level=0.99).low < proportion_interval(5, 10).low
+
+
+@pytest.mark.parametrize("arguments", [(11, 10), (-1, 10), (float("nan"), 10)])
+def test_proportion_interval_refuses(arguments):
+    with pytest.raises(ValueError, match="successes must be within 0 and n=10"):
+        proportion_interval(*arguments)
+    with pytest.raises(ValueError, match="method must be wilson or exact"):
+        proportion_interval(1, 10, method="wald")
+
+
+def test_verdicts_of_separate_puzzles_get_wilsons_interval():
+    values = np.repeat([1.0, 0.0], [70, 30])
+    assert clustered_interval(values) == proportion_interval(70, 100)
+    assert clustered_interval(values, np.arange(100) * 7) == proportion_interval(70, 100)
+    assert clustered_interval(np.ones(50)) == proportion_interval(50, 50)
+
+
+def test_groups_widen_the_interval_only_where_their_puzzles_agree():
+    rng = np.random.default_rng(0)
+    base = (rng.random(100) < 0.7).astype(float)
+    groups = np.repeat(np.arange(100), 5)
+    alike, separate = clustered_interval(np.repeat(base, 5), groups), proportion_interval(base.sum() * 5, 500)
+    assert alike == pytest.approx(proportion_interval(base.sum(), 100), abs=0.012)
+    assert alike.high - alike.low > 2 * (separate.high - separate.low)
+    apart = (rng.random(500) < 0.7).astype(float)
+    assert clustered_interval(apart, groups) == pytest.approx(proportion_interval(apart.sum(), 500), abs=0.015)
+
+
+def test_interval_ignores_order_and_missing_values_and_repeats_itself():
+    rng = np.random.default_rng(1)
+    values, groups = rng.binomial(20, 0.8, 200) / 20, rng.integers(0, 60, 200)
+    order = rng.permutation(200)
+    first = clustered_interval(values, groups, seed=3)
+    assert clustered_interval(values[order], groups[order], seed=3) == first
+    assert clustered_interval(np.append(values, np.nan), np.append(groups, 999), seed=3) == first
+    assert clustered_interval(values, groups, seed=4) == pytest.approx(first, abs=0.01)
+
+
+def test_interval_of_plain_means_is_the_normal_one_where_that_holds():
+    values = np.random.default_rng(2).random(2_000)  # all distinct: the group-by-group path
+    half = 1.96 * values.std() / math.sqrt(2_000)
+    assert clustered_interval(values) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.001)
+
+
+@pytest.mark.parametrize("values", [[1.0] * 40, [0.0] * 40, [0.5] * 40, [1.0] * 39 + [0.95]])
+@pytest.mark.parametrize("groups", [None, np.arange(40) // 10, np.zeros(40, int)])
+def test_interval_has_width_where_a_bootstrap_has_none(values, groups):
+    low, high = clustered_interval(values, groups)
+    assert 0 <= low <= np.mean(values) <= high <= 1
+    assert high - low > 0.04
+
+
+def test_interval_of_nothing_is_undefined():
+    assert all(map(math.isnan, clustered_interval([])))
+    assert all(map(math.isnan, clustered_interval([np.nan])))
+    assert all(map(math.isnan, paired_difference([], [])))
+
+
+def test_intervals_refuse():
+    with pytest.raises(ValueError, match="values must be within 0 and 1"):
+        clustered_interval([0.5, 1.5])
+    with pytest.raises(ValueError, match="groups must be one per puzzle"):
+        clustered_interval([0.5, 1.0], [1])
+    with pytest.raises(ValueError, match="one per puzzle"):
+        clustered_interval([[0.5, 1.0]])
+    with pytest.raises(ValueError, match="a and b must have one shape"):
+        paired_difference([1.0], [1.0, 0.0])
+    with pytest.raises(ValueError, match="b must be within 0 and 1"):
+        paired_difference([1.0], [2.0])
+
+
+def test_paired_difference_is_antisymmetric_and_tells_apart():
+    rng = np.random.default_rng(5)
+    a, b = rng.random(400) < 0.8, rng.random(400) < 0.6
+    ab, ba = paired_difference(a, b), paired_difference(b, a)
+    assert ab.estimate == pytest.approx(a.mean() - b.mean()) == -ba.estimate
+    assert (ab.low, ab.high) == pytest.approx((-ba.high, -ba.low), abs=0.006)
+    assert ab.is_told_apart
+    assert not paired_difference(a, a).is_told_apart
+
+
+def test_systems_that_hardly_differ_are_not_told_apart():
+    a, b = np.ones(300), np.ones(300)
+    same = paired_difference(a, b)
+    assert same.estimate == 0
+    assert same.low == -same.high < -0.01
+    b[:4] = 0
+    assert not paired_difference(a, b).is_told_apart
+    b[:12] = 0
+    assert paired_difference(a, b).is_told_apart
+
+
+def test_mcnemar_is_the_exact_binomial_test():
+    a, b = [1, 1, 1, 1, 0, 0, 1], [0, 0, 0, 0, 1, 0, 1]
+    assert mcnemar(a, b) == (pytest.approx(12 / 32), 4, 1)
+    assert mcnemar([1, 0], [1, 0]) == (1.0, 0, 0)
+    assert math.isnan(mcnemar([], []).p_value)
+    with pytest.raises(ValueError, match="one shape"):
+        mcnemar([1], [1, 0])
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    adjusted = holm([0.01, np.nan, 0.04])
+    assert np.isnan(adjusted[1])
+    assert adjusted[[0, 2]] == pytest.approx([0.02, 0.04])
+    assert holm([]).size == 0
+
+
+def held(studies, truth, interval):
+    """Share of simulated studies whose interval holds the truth."""
+    return np.mean([low - 1e-12 <= truth <= high + 1e-12 for low, high in map(interval, range(studies))])
+
+
+def shares(rng, *, puzzles, mean, width=20, sameness=2.0):
+    """Per-puzzle shares of right trajectories; smaller `sameness` pushes puzzles to all right or all wrong."""
+    return rng.binomial(width, rng.beta(mean * sameness, (1 - mean) * sameness, puzzles)) / width
+
+
+def study_of_means(seed, *, puzzles, mean, sameness, groups=None, resamples=400):
+    values = shares(np.random.default_rng(seed), puzzles=puzzles, mean=mean, sameness=sameness)
+    return clustered_interval(values, groups, seed=seed, resamples=resamples)
+
+
+@pytest.mark.parametrize("mean", [0.3, 0.8, 0.95, 0.99, 0.997])
+def test_interval_of_single_accuracy_holds_the_truth_also_near_one(mean):
+    share = held(300, mean, lambda seed: study_of_means(seed, puzzles=150, mean=mean, sameness=2.0))
+    assert share >= 0.91  # 95 % less three standard errors of 300 studies
+
+
+def study_of_pairs(seed, *, puzzles, accuracy, difference, resamples):
+    """Interval of one study of two systems that find mostly the same puzzles hard, as two settings of one model do."""
+    rng = np.random.default_rng(seed)
+    draw, other = rng.random(puzzles), rng.random(puzzles)
+    is_shared = rng.random(puzzles) < 0.6
+    a, b = draw < accuracy, np.where(is_shared, draw, other) < accuracy - difference
+    return paired_difference(a, b, seed=seed, resamples=resamples)[1:]
+
+
+@pytest.mark.parametrize(("accuracy", "difference"), [(0.6, 0.0), (0.95, 0.05)])
+def test_interval_of_a_difference_holds_the_truth(accuracy, difference):
+    def study(seed):
+        return study_of_pairs(seed, puzzles=300, accuracy=accuracy, difference=difference, resamples=400)
+
+    assert 0.91 <= held(300, difference, study) <= 0.985
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("accuracy", [0.3, 0.5, 0.7, 0.9, 0.95])
+@pytest.mark.parametrize("difference", [0.0, 0.02, 0.05, 0.1])
+def test_differences_hold_the_truth_in_93_to_97_of_100(accuracy, difference):
+    def study(seed):
+        return study_of_pairs(seed, puzzles=300, accuracy=accuracy, difference=difference, resamples=2_000)
+
+    assert 0.93 <= held(2_000, difference, study) <= 0.97
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("accuracy", [0.3, 0.5, 0.7, 0.9, 0.95])
+def test_accuracy_holds_the_truth_in_93_to_97_of_100(accuracy):
+    def study(seed):
+        return clustered_interval(np.random.default_rng(seed).random(300) < accuracy)
+
+    assert 0.93 <= held(2_000, accuracy, study) <= 0.97
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("accuracy", [0.98, 0.99, 0.995, 0.999])
+def test_intervals_near_one_hold_the_truth(accuracy):
+    """The score interval's discreteness shows here; a plain bootstrap holds the truth in 70 to 90 of 100."""
+
+    def study(seed):
+        return clustered_interval(np.random.default_rng(seed).random(300) < accuracy)
+
+    assert held(2_000, accuracy, study) >= 0.93
+    for sameness in (0.3, 2.0, 10.0):
+        options = {"puzzles": 300, "mean": accuracy, "sameness": sameness, "resamples": 1_000}
+        assert held(1_000, accuracy, lambda seed, options=options: study_of_means(seed, **options)) >= 0.92
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("groups", "per_group"), [(12, 64), (92, 8)])
+@pytest.mark.parametrize("mean", [0.7, 0.95, 0.995])
+def test_intervals_of_grouped_puzzles_hold_the_truth(groups, per_group, mean):
+    """N-Queens 8x8 has 12 bases, 10x10 has 92: few groups, some harder than others."""
+
+    def study(seed):
+        rng = np.random.default_rng(seed)
+        base = np.clip(rng.beta(mean * 100, (1 - mean) * 100, groups), 1e-9, 1 - 1e-9)[:, None]
+        values = rng.binomial(20, rng.beta(base * 2, (1 - base) * 2, (groups, per_group))) / 20
+        return clustered_interval(values.ravel(), np.repeat(np.arange(groups), per_group), seed=seed, resamples=1_000)
+
+    assert held(1_000, mean, study) >= 0.92
+
+
+def test_memory_of_a_bootstrap_is_bounded(monkeypatch):
+    """Any chunk gives whole rows of the same size; tiny ones only cost time."""
+    values = np.random.default_rng(0).random(64)
+    monkeypatch.setattr(statistics, "_CHUNK", 64)
+    assert clustered_interval(values, resamples=500) == pytest.approx(clustered_interval(values), abs=0.02)
