@@ -284,7 +284,7 @@ def train(
 def _claim(recipe: Recipe, out: Path) -> None:
     """Marks the folder as this recipe's run, or refuses one that holds another. The length of a run may change."""
     path = out / "run.json"
-    mine = recipe.to_json()
+    mine = json.loads(json.dumps(recipe.to_json()))
     if path.is_file():
         theirs = json.loads(path.read_text())
         for run in (mine, theirs):

@@ -5,7 +5,7 @@ from itertools import combinations, product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gram.evals.metrics import (
@@ -22,6 +22,7 @@ verdicts = st.lists(st.booleans(), min_size=1, max_size=9)
 samples = st.lists(st.integers(0, 4), min_size=1, max_size=8)
 
 
+@settings(max_examples=40)
 @given(verdicts, st.data())
 def test_pass_at_k_is_the_share_of_subsets_with_a_right_one(right, data):
     k = data.draw(st.integers(1, len(right)))
@@ -67,6 +68,7 @@ def test_pass_at_k_refuses(arguments, message):
         pass_at_k(*arguments)
 
 
+@settings(max_examples=40)
 @given(samples, st.integers(0, 3), st.data())
 def test_coverage_at_k_is_its_mean_over_subsets(found, unseen, data):
     k = data.draw(st.integers(1, len(found)))
@@ -104,6 +106,7 @@ def test_coverage_refuses_more_found_than_exist():
         coverage_at_k([1, 1, 1], 3, 2, 3)
 
 
+@settings(max_examples=40)
 @given(st.integers(1, 4), st.integers(1, 5))
 def test_uniform_ceiling_is_the_mean_over_all_draws(solutions, k):
     draws = [len(set(draw)) / solutions for draw in product(range(solutions), repeat=k)]
@@ -130,6 +133,7 @@ def test_mean_defined():
     assert math.isnan(mean_defined([np.nan]))
 
 
+@settings(max_examples=40)
 @given(st.lists(st.lists(st.tuples(st.integers(-2, 2), st.booleans()), min_size=5, max_size=5), max_size=4))
 def test_auroc_is_the_share_of_pairs_in_order(puzzles):
     table = np.array(puzzles, dtype=float).reshape(-1, 5, 2)

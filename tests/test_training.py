@@ -46,7 +46,7 @@ def loss_and_gradients(path: Path, **model):
     made.slots.refill(made.model.z0_h, made.model.z0_l, rng)
     made.slots.taken[:] = 2  # all slots noisy
     weights = {name: value.detach().requires_grad_(value.is_floating_point()) for name, value in made.model.weights().items()}
-    replay = Replay(torch.randn(5, 16, 16), torch.ones(5), torch.zeros(5), torch.ones(5))
+    replay = Replay(torch.randn(5, made.spec.tokens, 16), torch.ones(5), torch.ones(5), torch.ones(5))
     slots = made.slots.view()
     loss = step_loss(
         weights, made.recipe.model, made.training, made.spec, slots, replay, torch.tensor(2.0), made.token_weights,
@@ -69,7 +69,7 @@ def test_heads_send_no_gradient_into_the_core():
     model = tiny_model()
     weights = {name: value.detach().requires_grad_() for name, value in model.weights().items()}
     h = torch.randn(5, 16, 16)
-    head_loss(weights, model.spec, Replay(h, torch.ones(5), torch.zeros(5), torch.ones(5))).backward()
+    head_loss(weights, model.spec, Replay(h, torch.ones(5), torch.ones(5), torch.ones(5))).backward()
     moved = {name for name, value in weights.items() if value.grad is not None}
     assert moved == {"halt.weight", "halt.bias", "lprm.weight", "lprm.bias"}
 
@@ -146,12 +146,10 @@ def test_training_learns_a_tiny_task(tmp_path):
     """4x4 N-Queens, two solutions: a fraction of a minute takes single accuracy from nothing to most."""
     made = recipe(model={"dim": 32, "hidden": 64, "mixer_hidden": 32}, steps=250, batch=64, learning_rate=3e-3)
     before = trainer(tmp_path / "none", model={"dim": 32, "hidden": 64, "mixer_hidden": 32}).evaluate()
-    card = run(tmp_path / "run", made)
-    assert card["held_out_while_training"] == {}
-    model = checkpoint.load(tmp_path / "run")
-    after = Trainer(made, tmp_path, device=torch.device("cpu"), dtype=torch.float32, is_compiled=False)
-    after.flat.load_state({**after.flat.state(), "average": FlatWeights(model, made.training, torch.float32).master})
-    assert after.evaluate()["single_accuracy"] > max(0.6, before["single_accuracy"])
+    after = run(tmp_path / "run", made)["held_out_while_training"]
+    assert before["single_accuracy"] < 0.5
+    assert after["single_accuracy"] > 0.9
+    assert after["coverage_pooled"] > 0.9
 
 
 def test_a_resumed_run_has_the_slots_and_weights_of_one_never_stopped(tmp_path):

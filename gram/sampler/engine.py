@@ -91,7 +91,7 @@ def sample(
         if on_launch is not None:
             on_launch(real.stop - real.start)
 
-    by_puzzle = candidates.reshape(count, width, -1)
+    by_puzzle = candidates.reshape(count, width, model.config.output_tokens)
     votes = count_votes(task.canonical(by_puzzle))
     halt, lprm = halt.reshape(count, width), lprm.reshape(count, width)
     return SampleResult(
