@@ -62,7 +62,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (("--what",), ("--what",)),
         (("solve",), ("TASK",)),
         (("solve", "nqueens"), ("nqueens",)),
-        (("solve", "chess"), ("chess", "nqueens8")),
+        (("solve", "chess"), ("chess", "nqueens")),
         (("solve", TASK, "--nonsense"), ("--nonsense",)),
         (("eval", TASK, "--width", "0"), ("width", "0", "at least 1")),
         (("eval", TASK, "--width", "many"), ("width", "many")),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,15 +63,13 @@ def evaluate_task(
         result = sampler.sample(chosen, settings, on_launch=advance)
 
     from gram.cli.versions import versions
-    from gram.evals.evaluate import evaluate, predictions
+    from gram.evals.evaluate import evaluate, predictions, to_json
 
-    report = evaluate(family, chosen, result, checkpoint=sampler.name)
-    source = {"puzzle_file": str(puzzles)} if puzzles is not None else {"split": split}
-    summary = terminal.defined(
-        report.to_json() | source | {"versions": versions(), "command": shlex.join(["gram", *sys.argv[1:]])}
-    )
+    summary = to_json(evaluate(family, chosen, result, checkpoint=sampler.name, versions=versions()))
+    summary |= {"split": split} if puzzles is None else {"puzzle_file": str(puzzles)}
+    summary["command"] = shlex.join(["gram", *sys.argv[1:]])
     if out is not None:
-        write_results(out, summary, predictions(family, result))
+        write_results(out, summary, predictions(family, chosen, result))
     if as_json:
         terminal.print_json(summary)
     else:
@@ -89,12 +88,11 @@ def choose_puzzles(task: Task, file: Path | None, split: str, limit: int | None)
     return rows.take(np.random.default_rng(PERMUTATION_SEED).permutation(len(rows))[:limit])
 
 
-def write_results(folder: Path, summary: dict[str, Any], lines: Any) -> None:
+def write_results(folder: Path, summary: dict[str, Any], lines: Iterable[dict[str, Any]]) -> None:
     """Both files, each moved into place once complete."""
     from gram.checkpoint import write_atomically, write_json
-    from gram.cli.terminal import defined
 
-    text = "".join(json.dumps(defined(line), allow_nan=False) + "\n" for line in lines)
+    text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
     write_atomically(folder / PREDICTIONS_FILE, text.encode())
     write_json(folder / RESULTS_FILE, summary)
 
@@ -113,22 +111,26 @@ def _show(summary: dict[str, Any]) -> None:
     console.print(Text(how, "dim"))
     console.print()
     made = terminal.table("", "value", "95 % interval", "uniform sampler", left=1)
-    for label, key, ceiling in (
-        (f"accuracy of the answer ({summary['selector']})", "accuracy", None),
-        ("accuracy of one trajectory", "single_accuracy", None),
-        (f"pass@{width}: any trajectory right", "pass_at_width", None),
-        (f"coverage@{width}, mean over puzzles", "coverage", "coverage_ceiling"),
-        (f"coverage@{width}, pooled", "coverage_pooled", "coverage_pooled_ceiling"),
-        (f"coverage@{width}, several solutions", "coverage_multi", "coverage_multi_ceiling"),
+    for label, key in (
+        (f"accuracy of the answer ({summary['selector']})", "accuracy"),
+        ("accuracy of one trajectory", "single_accuracy"),
+        (f"pass@{width}: any trajectory right", "pass_at_width"),
+        (f"coverage@{width}, mean over puzzles", "coverage"),
+        (f"coverage@{width}, pooled", "coverage_pooled"),
+        (f"coverage@{width}, puzzles with several solutions", "coverage_multi"),
     ):
-        low, high = summary.get(f"{key}_low"), summary.get(f"{key}_high")
+        if summary[key] is None:
+            continue
+        low, high, ceiling = (summary.get(f"{key}_{part}") for part in ("low", "high", "ceiling"))
         interval = "" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}"
-        limit = summary.get(ceiling) if ceiling else None
-        made.add_row(
-            label, terminal.percent(summary.get(key)), interval, "" if limit is None else terminal.percent(limit)
-        )
-    made.add_row("conflicts", terminal.number(summary["conflicts"]))
-    made.add_row("steps, mean", terminal.number(summary["mean_steps"]))
+        made.add_row(label, terminal.percent(summary[key]), interval, terminal.percent(ceiling) if ceiling else "")
+    for label, key in (
+        ("conflicts of the answer, mean", "conflicts"),
+        ("steps of a trajectory, mean", "mean_steps"),
+        ("AUROC of the LPRM within a puzzle", "lprm_auroc"),
+        ("AUROC of the halt head within a puzzle", "halt_auroc"),
+    ):
+        made.add_row(label, terminal.number(summary[key]))
     console.print(made)
     console.print()
     speed = f"{terminal.number(summary['trajectories_per_s'], 0)} trajectories/s"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gram.sampler.result import SampleResult
-from gram.tasks.protocol import Task, Tokens
+from gram.tasks.protocol import PuzzleError, Task, Tokens
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,8 +51,8 @@ class Outcome:
     """`[L]`."""
     answers: list[Answer]
     """Distinct ones, the selected one first, then by votes."""
-    solutions: int
-    """Valid solutions that exist."""
+    solutions: int | None
+    """Valid solutions that exist; None where the task does not count that many."""
 
     @property
     def selected(self) -> Answer:
@@ -115,4 +115,11 @@ def outcome(task: Task, result: SampleResult, index: int) -> Outcome:
                 steps=float(result.steps[index][members].mean()),
             )
         )
-    return Outcome(puzzle=puzzle, answers=answers, solutions=task.count_solutions(puzzle))
+    return Outcome(puzzle=puzzle, answers=answers, solutions=_count(task, puzzle))
+
+
+def _count(task: Task, puzzle: Tokens) -> int | None:
+    try:
+        return task.count_solutions(puzzle)
+    except PuzzleError:
+        return None

@@ -92,9 +92,10 @@ def _votes(answer: Answer) -> str:
 def _verdict(found: Outcome) -> Text:
     selected = found.selected
     width = sum(answer.votes for answer in found.answers)
+    every = "very many solutions" if found.solutions is None else plural(found.solutions, "solution")
     return Text.assemble(
         (selected.verdict, "bold green" if selected.is_valid else "bold red"),
-        f", {found.distinct_valid} of {plural(found.solutions, 'solution')} found\n",
+        f", {found.distinct_valid} of {every} found\n",
         (f"{found.valid_trajectories} of {plural(width, 'trajectory', 'trajectories')} valid", "dim"),
     )
 

@@ -121,7 +121,7 @@ class Task(Protocol):
         ...
 
     def count_solutions(self, puzzle: Tokens) -> int:
-        """Exact number of canonical solutions of one puzzle `[L]`, without a cap."""
+        """Exact number of canonical solutions of one puzzle `[L]`. Raises `PuzzleError` above the task's cap."""
         ...
 
     def parse(self, text: str) -> Tokens:

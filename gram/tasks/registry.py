@@ -61,7 +61,8 @@ def _from_file(name: str, path: Path) -> Task:
     found: Any = module.get_task(name) if hasattr(module, "get_task") else getattr(module, "task", None)
     if found is None:
         raise ValueError(f"task module {path} must define task or get_task(name), got neither")
-    wanted = [member for member in Task.__protocol_attrs__ if not hasattr(found, member)]  # type: ignore[attr-defined]
+    members = {*Task.__annotations__, *(member for member in dir(Task) if not member.startswith("_"))}
+    wanted = [member for member in members if not hasattr(found, member)]
     if wanted:
         raise ValueError(f"task of {path} must implement {', '.join(sorted(wanted))}, got {type(found).__name__} without")
     if found.name != name:

@@ -24,7 +24,7 @@ POOL = {4: 400, 6: 5000, 9: 10000}
 """Base puzzles of training; each is shown under random symmetries."""
 TEST_PER_CENT = 15
 SEED = 0
-MOST_SOLUTIONS = 100_000
+MOST_SOLUTIONS = 20_000
 
 
 class Sudoku:
@@ -176,13 +176,13 @@ class Sudoku:
         return [max(0, int(token) - FIRST_DIGIT + 1) for token in puzzle]
 
     def solutions(self, puzzle: Tokens) -> Tokens:
-        """All solutions `[S, A]`. Raises `PuzzleError` above 100,000."""
+        """All solutions `[S, A]`. Raises `PuzzleError` above 20,000."""
         found = self.solver.solutions(self._digits(puzzle), MOST_SOLUTIONS + 1)
         self._check_count(len(found))
         return (np.array(found, dtype=np.uint8) + FIRST_DIGIT - 1).reshape(-1, self.tokens).astype(np.uint8)
 
     def count_solutions(self, puzzle: Tokens) -> int:
-        """Exact number of solutions. Raises `PuzzleError` above 100,000."""
+        """Exact number of solutions. Raises `PuzzleError` above 20,000."""
         count = self.solver.count(self._digits(puzzle), MOST_SOLUTIONS + 1)
         self._check_count(count)
         return count

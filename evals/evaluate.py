@@ -1,0 +1,298 @@
+"""One evaluation: what a sampling run found on a set of puzzles, judged by the verifier. Not the sampling itself.
+
+Shapes: `P` puzzles, `N` width, `L` puzzle tokens, `A` answer tokens. Padding never counts: a puzzle of padding alone is
+not a puzzle here. An undefined figure is NaN, and null in JSON.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gram.evals import metrics, statistics
+from gram.sampler.result import SampleResult
+from gram.tasks.protocol import PuzzleSet, Task, Tokens
+
+_ROWS = 16_384
+"""Answers given to the verifier at once."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """Figures of one run; the fields' order is that of the JSON. Intervals are 95 %, puzzles of one base together."""
+
+    task: str
+    checkpoint: str
+    puzzles: int
+    width: int
+    depth: int | None
+    selector: str
+    accuracy: float
+    """Share of puzzles whose selected answer the verifier accepts."""
+    accuracy_low: float
+    accuracy_high: float
+    single_accuracy: float
+    """Mean over trajectories of the verifier's verdict."""
+    single_accuracy_low: float
+    single_accuracy_high: float
+    pass_at_width: float
+    """Share of puzzles with at least one right trajectory: the selector's ceiling."""
+    coverage: float
+    """Mean over puzzles of distinct valid solutions found / all; undefined, as its relatives, for a task of one
+    solution per puzzle, where it would be `pass_at_width`."""
+    coverage_pooled: float
+    """Found / all, both summed over puzzles."""
+    coverage_multi: float
+    """`coverage` of the puzzles with several solutions."""
+    coverage_ceiling: float
+    """Expected `coverage` of a sampler that draws `width` valid solutions uniformly."""
+    coverage_pooled_ceiling: float
+    coverage_multi_ceiling: float
+    solutions_found: int | None
+    """Distinct valid solutions found, summed over puzzles."""
+    solutions_all: int | None
+    conflicts: float
+    """Violated constraints of the selected answer, mean over puzzles."""
+    mean_steps: float
+    """Supervision steps, mean over trajectories."""
+    lprm_auroc: float
+    """Probability that the LPRM ranks a right trajectory above a wrong one of the same puzzle, over all such pairs."""
+    halt_auroc: float
+    """The same of the halt logit at the last step."""
+    auroc_puzzles: int
+    """Puzzles with right and wrong trajectories, which alone count in both."""
+    by_rating: list[dict[str, float | int]] | None
+    """Accuracy by quarter of difficulty (`low` and `high`: ratings, both included), where ratings are known."""
+    elapsed_s: float
+    trajectories_per_s: float
+    trajectories_sha256: str
+    seed: int
+    halting: str
+    halt_threshold: float
+    temperature: float
+    launch: int | None
+    device: str
+    dtype: str
+    kernel: str
+    versions: dict[str, str | None]
+
+
+def judge(task: Task, puzzles: Tokens, candidates: Tokens) -> NDArray[np.bool_]:
+    """The verifier's verdict on each candidate `[P, N, A]` of the puzzles `[P, L]`: `[P, N]`."""
+    count, width, tokens = candidates.shape
+    right = np.zeros(count * width, dtype=bool)
+    answers = candidates.reshape(count * width, tokens)
+    for start in range(0, right.size, _ROWS):
+        rows = np.arange(start, min(start + _ROWS, right.size))
+        right[rows] = task.verify(puzzles[rows // width], answers[rows])
+    return right.reshape(count, width)
+
+
+def solution_counts(task: Task, candidates: Tokens, right: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """How many candidates `[P, N, A]` gave each distinct valid solution of a puzzle: `[P, N]`, zeros behind.
+
+    `right` `[P, N]` are the verdicts; solutions are told apart by `task.canonical`. For `metrics.coverage_at_k`.
+    """
+    puzzle, trajectory = np.nonzero(right)
+    valid = np.ascontiguousarray(candidates[puzzle, trajectory])
+    canonical = task.canonical(valid) if len(valid) else valid
+    found = Counter((index, row.tobytes()) for index, row in zip(puzzle.tolist(), canonical, strict=True))
+    counts = np.zeros(right.shape, dtype=np.int64)
+    slots = [0] * len(right)
+    for (index, _), times in found.items():
+        counts[index, slots[index]] = times
+        slots[index] += 1
+    return counts
+
+
+def count_solutions(task: Task, puzzles: Tokens) -> list[int]:
+    """Exact number of solutions of each puzzle `[P, L]`; equal puzzles are counted once."""
+    known: dict[bytes, int] = {}
+    for puzzle in puzzles:
+        key = puzzle.tobytes()
+        if key not in known:
+            known[key] = int(task.count_solutions(puzzle))
+    return [known[puzzle.tobytes()] for puzzle in puzzles]
+
+
+def evaluate(
+    task: Task, puzzle_set: PuzzleSet, result: SampleResult, *, checkpoint: str, versions: Mapping[str, str | None]
+) -> Evaluation:
+    """Figures of `result`, a sampling run on exactly the puzzles of `puzzle_set`.
+
+    Raises `ValueError` where the result is of other puzzles, or a task counts fewer solutions than were found.
+    """
+    real = _real(puzzle_set, result)
+    known, puzzles, candidates = puzzle_set.take(real), result.puzzles[real], result.candidates[real]
+    selected, width = result.selected[real], result.candidates.shape[1]
+    right = judge(task, puzzles, candidates)
+    chosen = np.arange(len(real)), selected
+    accepted = right[chosen].astype(np.float64)
+    single = right.mean(axis=1)
+    groups = _groups(known)
+    accuracy_low, accuracy_high = statistics.clustered_interval(accepted, groups)
+    single_low, single_high = statistics.clustered_interval(single, groups)
+    lprm = metrics.within_puzzle_auroc(result.lprm[real], right)
+    return Evaluation(
+        task=task.name,
+        checkpoint=checkpoint,
+        puzzles=len(real),
+        width=width,
+        depth=result.config.depth,
+        selector=result.config.selector,
+        accuracy=metrics.mean_defined(accepted),
+        accuracy_low=accuracy_low,
+        accuracy_high=accuracy_high,
+        single_accuracy=metrics.mean_defined(single),
+        single_accuracy_low=single_low,
+        single_accuracy_high=single_high,
+        pass_at_width=metrics.mean_defined(metrics.pass_at_k(width, right.sum(axis=1), width)),
+        **_coverage(task, puzzles, candidates, right),
+        conflicts=metrics.mean_defined(task.conflicts(puzzles, candidates[chosen]) if len(real) else []),
+        mean_steps=metrics.mean_defined(result.steps[real]),
+        lprm_auroc=lprm.pooled,
+        halt_auroc=metrics.within_puzzle_auroc(result.halt[real], right).pooled,
+        auroc_puzzles=lprm.puzzles,
+        by_rating=_by_rating(known.ratings, accepted),
+        elapsed_s=result.elapsed_s,
+        trajectories_per_s=right.size / result.elapsed_s if result.elapsed_s > 0 else float("nan"),
+        trajectories_sha256=result.trajectories_sha256,
+        seed=result.config.seed,
+        halting=result.config.halting,
+        halt_threshold=result.config.halt_threshold,
+        temperature=result.config.temperature,
+        launch=result.config.launch,
+        device=result.device,
+        dtype=result.dtype,
+        kernel=result.kernel,
+        versions=dict(versions),
+    )
+
+
+def run_evaluation(
+    task: Task,
+    puzzle_set: PuzzleSet,
+    sample: Callable[[PuzzleSet], SampleResult],
+    *,
+    checkpoint: str,
+    versions: Mapping[str, str | None],
+) -> tuple[Evaluation, SampleResult]:
+    """Samples the puzzles by `sample` and evaluates what came; the result is for `predictions`."""
+    result = sample(puzzle_set)
+    return evaluate(task, puzzle_set, result, checkpoint=checkpoint, versions=versions), result
+
+
+def predictions(task: Task, puzzle_set: PuzzleSet, result: SampleResult) -> Iterator[dict[str, Any]]:
+    """One JSON object per puzzle: the selected answer and every trajectory with its answer, steps, scores and verdict.
+
+    `index` is the puzzle's place in `puzzle_set`. Raises `ValueError` where the result is of other puzzles.
+    """
+    real = _real(puzzle_set, result)
+    right = judge(task, result.puzzles[real], result.candidates[real])
+    distinct = (solution_counts(task, result.candidates[real], right) > 0).sum(axis=1)
+    for row, index in enumerate(real.tolist()):
+        puzzle, selected = result.puzzles[index], int(result.selected[index])
+        texts = _texts(task, puzzle, result.candidates[index])
+        candidates = [
+            {
+                "trajectory": trajectory,
+                "answer": text,
+                "steps": int(result.steps[index, trajectory]),
+                "halt": _plain(float(result.halt[index, trajectory])),
+                "lprm": _plain(float(result.lprm[index, trajectory])),
+                "votes": int(result.votes[index, trajectory]),
+                "is_right": bool(right[row, trajectory]),
+            }
+            for trajectory, text in enumerate(texts)
+        ]
+        yield {
+            "index": index,
+            "puzzle": task.format(puzzle),
+            "answer": texts[selected],
+            "is_right": bool(right[row, selected]),
+            "votes": int(result.votes[index, selected]),
+            "distinct_valid": int(distinct[row]),
+            "candidates": candidates,
+        }
+
+
+def to_json(evaluation: Evaluation) -> dict[str, Any]:
+    """The evaluation as strict JSON values, in the fields' order; what is not a finite number is None."""
+    return {field.name: _plain(getattr(evaluation, field.name)) for field in fields(evaluation)}
+
+
+def _plain(value: Any) -> Any:
+    """`value` with None for NaN and infinities, which JSON lacks."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def _real(puzzle_set: PuzzleSet, result: SampleResult) -> NDArray[np.int64]:
+    """Indices of the puzzles that are not padding alone. Raises `ValueError` where the result is of other puzzles."""
+    if not np.array_equal(puzzle_set.puzzles, result.puzzles):
+        raise ValueError(f"result must be of the same {len(puzzle_set)} puzzles, got {len(result.puzzles)} others")
+    return np.flatnonzero(result.puzzles.any(axis=1))
+
+
+def _groups(known: PuzzleSet) -> NDArray[np.int64] | None:
+    """Base of each puzzle; equal puzzles share one (they share their noise and so their trajectories)."""
+    if known.groups is not None:
+        return known.groups
+    labels: dict[bytes, int] = {}
+    return np.array([labels.setdefault(puzzle.tobytes(), len(labels)) for puzzle in known.puzzles], dtype=np.int64)
+
+
+def _coverage(task: Task, puzzles: Tokens, candidates: Tokens, right: NDArray[np.bool_]) -> dict[str, Any]:
+    """The fields on distinct solutions; undefined for a task of one solution per puzzle."""
+    names = ("coverage", "coverage_pooled", "coverage_multi")
+    ceilings = ("coverage_ceiling", "coverage_pooled_ceiling", "coverage_multi_ceiling")
+    if not task.is_multi_solution:
+        return {**dict.fromkeys((*names, *ceilings), float("nan")), "solutions_found": None, "solutions_all": None}
+    width, counts, exact = right.shape[1], solution_counts(task, candidates, right), count_solutions(task, puzzles)
+    every = np.array([float(count) for count in exact])
+    shares = metrics.coverage_at_k(counts, width, every, width), metrics.uniform_ceiling(every, width)
+    figures: dict[str, Any] = {}
+    for (mean, total, several), share in zip((names, ceilings), shares, strict=True):
+        figures[mean] = metrics.mean_defined(share)
+        figures[total] = metrics.pooled(share, every)
+        figures[several] = metrics.mean_defined(share[every > 1])
+    return {**figures, "solutions_found": int((counts > 0).sum()), "solutions_all": sum(exact)}
+
+
+def _by_rating(ratings: NDArray[np.float64] | None, accepted: NDArray[np.float64]) -> list[dict[str, Any]] | None:
+    """Accuracy by quarter of the known ratings; quarters that ties make equal are one."""
+    if ratings is None or not np.isfinite(ratings).any():
+        return None
+    is_known = np.isfinite(ratings)
+    rating, verdict = ratings[is_known], accepted[is_known]
+    quarter = np.searchsorted(np.unique(np.quantile(rating, (0.25, 0.5, 0.75))), rating, side="left")
+    return [
+        {
+            "low": float(rating[quarter == part].min()),
+            "high": float(rating[quarter == part].max()),
+            "puzzles": int((quarter == part).sum()),
+            "accuracy": float(verdict[quarter == part].mean()),
+        }
+        for part in np.unique(quarter)
+    ]
+
+
+def _texts(task: Task, puzzle: Tokens, answers: Tokens) -> list[str]:
+    """The one-line text of each answer `[N, A]`; equal answers are written once."""
+    known: dict[bytes, str] = {}
+    for answer in answers:
+        key = answer.tobytes()
+        if key not in known:
+            known[key] = task.format(puzzle, answer)
+    return [known[answer.tobytes()] for answer in answers]
