@@ -211,9 +211,10 @@ def _defined(values: Floats, groups: ArrayLike | None) -> tuple[Floats, NDArray[
 
 def _by_group(values: Floats, labels: NDArray[np.int64]) -> _Groups:
     """Sums (rounded where only the order of summation speaks) and sizes of the groups, sorted."""
-    sums, sizes = np.bincount(labels, weights=values), np.bincount(labels).astype(np.float64)
-    order = np.lexsort((np.round(sums, 12), sizes))
-    return _Groups(np.round(sums, 12)[order], sizes[order])
+    sums = np.round(np.bincount(labels, weights=values).astype(np.float64), 12)
+    sizes = np.bincount(labels).astype(np.float64)
+    order = np.lexsort((sums, sizes))
+    return _Groups(sums[order], sizes[order])
 
 
 def _effective_interval(clusters: _Groups, level: float) -> Interval:

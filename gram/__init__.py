@@ -1,9 +1,9 @@
 """gram: samples many latent trajectories of a small recurrent reasoning model at once.
 
-    import gram
-    sampler = gram.load("nqueens8")
-    result = sampler.sample(["Q......./......../......../......../......../......../......../........"], width=20)
-    print(result.answers, result.votes)
+import gram
+sampler = gram.load("nqueens8")
+result = sampler.sample(["Q......./......../......../......../......../......../......../........"], width=20)
+print(result.answers, result.votes)
 """
 
 from __future__ import annotations

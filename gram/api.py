@@ -94,7 +94,12 @@ class Sampler:
         return sample(self.model, self.task, self.tokens(puzzles), settings, on_launch=on_launch, on_step=on_step)
 
     def generate(
-        self, count: int, config: SamplerConfig | None = None, *, on_launch: Callable[[int], None] | None = None, **overrides: Any
+        self,
+        count: int,
+        config: SamplerConfig | None = None,
+        *,
+        on_launch: Callable[[int], None] | None = None,
+        **overrides: Any,
     ) -> SampleResult:
         """`count` unconditional samples: one empty puzzle of width `count`, so `candidates` is `[1, count, A]`.
 

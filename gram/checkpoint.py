@@ -69,7 +69,9 @@ def config_json(config: ModelConfig) -> dict[str, Any]:
     return {"architectures": ["GramForReasoning"], "model_type": "gram", **config_to_json(config)}
 
 
-def save(model: Model, directory: Path, *, card: dict[str, Any] | None = None, dtype: torch.dtype | None = None) -> None:
+def save(
+    model: Model, directory: Path, *, card: dict[str, Any] | None = None, dtype: torch.dtype | None = None
+) -> None:
     """Writes a checkpoint directory; `card` becomes `card.json` (recipe, command, steps, figures)."""
     tensors = {PREFIX + name: tensor.detach().to(dtype or tensor.dtype) for name, tensor in model.weights().items()}
     write_tensors(directory / WEIGHTS_FILE, tensors)

@@ -95,7 +95,8 @@ class ModelConfig:
     head_readout: HeadReadout = "mean"
     """What halt head and LPRM read: the mean over tokens or the first register."""
     head_hidden: int = 0
-    """Hidden width of the heads' position-wise SwiGLU, applied before the readout; 0 is one linear map of the readout."""
+    """Hidden width of the heads' position-wise SwiGLU, applied before the readout; 0 is one linear map of the
+    readout."""
     is_conditional: bool = True
     """Whether puzzles condition the model; False: it only samples `p(x)` from the empty condition."""
     has_empty_condition: bool = False

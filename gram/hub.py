@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from gram.config import ModelConfig, config_from_json, config_to_json
 from gram.model import Model
@@ -63,7 +63,7 @@ class GramForReasoning(PreTrainedModel):
     def __init__(self, config: GramConfig) -> None:
         super().__init__(config)
         self.model = Model(config.to_model_config())
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: Any) -> None:
         """The parameters start themselves (`gram/layers.py`)."""

@@ -10,10 +10,14 @@ import torch
 from torch import Tensor, nn
 
 
-def started(shape: tuple[int, ...], generator: torch.Generator, *, fan_in: int | None = None, scale: float = 1.0) -> nn.Parameter:
+def started(
+    shape: tuple[int, ...], generator: torch.Generator, *, fan_in: int | None = None, scale: float = 1.0
+) -> nn.Parameter:
     """A parameter of `shape` drawn for `fan_in` inputs (default: its last axis)."""
     deviation = scale * (fan_in or shape[-1]) ** -0.5
-    weight = nn.init.trunc_normal_(torch.empty(shape), std=deviation, a=-2 * deviation, b=2 * deviation, generator=generator)
+    weight = nn.init.trunc_normal_(
+        torch.empty(shape), std=deviation, a=-2 * deviation, b=2 * deviation, generator=generator
+    )
     return nn.Parameter(weight)
 
 

@@ -174,7 +174,8 @@ def embed(weights: Weights, config: ModelConfig, puzzles_PL: Tensor, *, is_empty
         e_x = torch.cat([weights["registers"].expand(e_x.shape[0], -1, -1), e_x], dim=1)
     if "positions" in weights:
         e_x = e_x + weights["positions"]
-    return e_x * config.dim**0.5
+    scaled: Tensor = e_x * config.dim**0.5
+    return scaled
 
 
 def embed_target(weights: Weights, config: ModelConfig, targets_BA: Tensor) -> Tensor:

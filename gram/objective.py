@@ -10,6 +10,7 @@ Shapes: `B` slots, `L` tokens (registers included), `D` columns, `A` answer toke
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -90,7 +91,8 @@ def step_loss(
 ) -> Loss:
     """Loss of one supervision step of every slot; `h, l` are the state after the step's earlier transitions.
 
-    `weights` require gradients; `beta` and `token_weights_V` are tensors so that a compiled step serves all of training.
+    `weights` require gradients; `beta` and `token_weights_V` are tensors so that a compiled step serves all of
+    training.
     """
     e_x = embed(weights, config, slots.puzzles, is_empty_P=slots.is_empty if "empty" in weights else None)
     noisy_B = slots.step >= spec.noise_free_steps
@@ -143,7 +145,9 @@ def head_loss(weights: Weights, spec: Spec, replay: Replay) -> Tensor:
 
 
 @torch.no_grad()
-def earlier_transitions(weights: Weights, config: ModelConfig, seed: int, spec: Spec, slots: Slots) -> tuple[Tensor, Tensor]:
+def earlier_transitions(
+    weights: Weights, config: ModelConfig, seed: int, spec: Spec, slots: Slots
+) -> tuple[Tensor, Tensor]:
     """State after all but the last transition of a supervision step, under the posterior, without gradients."""
     h, l = slots.h, slots.l
     if spec.transitions == 1:
@@ -179,7 +183,7 @@ COLLAPSED_BELOW = 0.004
 
 def diagnose(kl_first: float) -> str:
     """The leak diagnosis in a word, from the KL per token at the first noisy step (`method.md` 3a)."""
-    if not kl_first == kl_first:
+    if math.isnan(kl_first):
         return "undefined"
     if kl_first > LEAKING_ABOVE:
         return "leaking"
@@ -192,7 +196,7 @@ def explain(kl_first: float) -> str:
         "leaking": "leaking: the posterior tells the state more of the target than the prior can; expect good training "
         "loss and poor prior rollouts, and raise kl_beta",
         "healthy": "healthy: the noise carries a choice between solutions that the prior can make alone",
-        "collapsed": "collapsed: the noise carries nothing, trajectories hardly differ; lower kl_beta or raise it later",
+        "collapsed": "collapsed: the noise carries nothing and trajectories hardly differ; lower kl_beta",
     }
     word = diagnose(kl_first)
     return f"KL per token at the first noisy step {kl_first:.3f} nats, {meaning[word]}" if word in meaning else ""

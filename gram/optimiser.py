@@ -6,6 +6,7 @@ One buffer each keeps the optimiser to a few operations; the compiled step sees 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -98,7 +99,7 @@ def kl_beta(training: TrainConfig, fraction: float) -> float:
     points = training.kl_beta
     if fraction <= points[0][0]:
         return points[0][1]
-    for (left, low), (right, high) in zip(points, points[1:], strict=False):
+    for (left, low), (right, high) in pairwise(points):
         if fraction <= right:
             return low + (high - low) * (fraction - left) / (right - left) if right > left else high
     return points[-1][1]

@@ -1,10 +1,10 @@
 """Recipes: TOML files that say how a checkpoint is trained; the published ones stand in `gram/recipes/`.
 
-    task = "nqueens8"
-    description = "one line"
-    [model]
-    preset = "small"          # any field of ModelConfig beside it
-    [training]                # fields of TrainConfig
+task = "nqueens8"
+description = "one line"
+[model]
+preset = "small"          # any field of ModelConfig beside it
+[training]                # fields of TrainConfig
 """
 
 from __future__ import annotations

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from gram.config import ModelConfig
+from gram.kernels.reference import Spec, Step, Weights, decode
 from gram.model import embed
 from gram.objective import Replay
-from gram.kernels.reference import Spec, Step, Weights, decode
 from gram.tasks.identity import puzzle_hash
 from gram.tasks.protocol import Task
 
@@ -33,7 +33,16 @@ StepFunction = Callable[..., Step]
 class Rollouts:
     """Slots of prior rollouts and the replay of their states."""
 
-    def __init__(self, task: Task, config: ModelConfig, spec: Spec, slots: int, seed: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        task: Task,
+        config: ModelConfig,
+        spec: Spec,
+        slots: int,
+        seed: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
         self.task, self.config, self.spec, self.seed = task, config, spec, seed
         self.slots = slots
         state = (slots, spec.tokens, spec.dim)
@@ -63,7 +72,9 @@ class Rollouts:
         self.started += len(free)
         self.taken[free] = 0
         # Mostly short: late answers are nearly always right and teach the heads nothing.
-        self.last[free] = np.minimum(rng.integers(1, self.config.depth + 1, len(free)), rng.integers(1, self.config.depth + 3, len(free)))
+        self.last[free] = np.minimum(
+            rng.integers(1, self.config.depth + 1, len(free)), rng.integers(1, self.config.depth + 3, len(free))
+        )
         index = torch.from_numpy(free).to(self.h.device)
         self.h[index] = weights["z0_h"].to(self.h.dtype)
         self.l[index] = weights["z0_l"].to(self.l.dtype)

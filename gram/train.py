@@ -1,6 +1,7 @@
 """The training loop: one optimiser step per supervision step, in bf16 with an fp32 master (`method.md` 3 and 3a).
 
-A run lives in one folder: `run.json` (its recipe), `log.jsonl`, `state.safetensors` (to continue after a kill) and, from
+A run lives in one folder: `run.json` (its recipe), `log.jsonl`, `state.safetensors` (to continue after a kill) and,
+from
 the first checkpoint on, the checkpoint files themselves with the averaged weights. Files are moved into place whole.
 """
 
@@ -208,7 +209,8 @@ class Trainer:
         return True
 
     def save(self, command: str, values: dict[str, float]) -> dict[str, Any]:
-        """Writes the state to continue from, and the averaged weights as a checkpoint with its card, which it returns."""
+        """Writes the state to continue from, and the averaged weights as a checkpoint with its card, which it
+        returns."""
         kl_first = values.get("kl_first", math.nan)
         card = {
             "task": self.task.name,
@@ -292,7 +294,9 @@ def _claim(recipe: Recipe, out: Path) -> None:
                 run["training"].pop(budget, None)
         if theirs != mine:
             differing = [key for key in mine if mine[key] != theirs.get(key)]
-            raise RecipeError(f"folder {out} must be empty or hold a run of recipe {recipe.name}, got another {differing[0]}")
+            raise RecipeError(
+                f"folder {out} must be empty or hold a run of recipe {recipe.name}, got another {differing[0]}"
+            )
         return
     if out.exists() and not out.is_dir():
         raise RecipeError(f"folder must be a directory, got the file {out}")
@@ -300,4 +304,6 @@ def _claim(recipe: Recipe, out: Path) -> None:
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()}
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
+    }

@@ -19,7 +19,9 @@ from gram.tasks.protocol import Task
 class TrainingSlots:
     """The state carried from one optimiser step to the next."""
 
-    def __init__(self, task: Task, config: ModelConfig, training: TrainConfig, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, task: Task, config: ModelConfig, training: TrainConfig, dtype: torch.dtype, device: torch.device
+    ) -> None:
         self.task, self.config, self.training = task, config, training
         count, length = training.batch, config.registers + config.tokens
         self.h = torch.zeros(count, length, config.dim, dtype=dtype, device=device)

@@ -13,6 +13,8 @@ from torch import Tensor
 from gram.kernels import reference
 from gram.kernels.reference import Spec, Step, Weights
 
+__all__ = ["Spec", "Step", "Weights", "choose", "decode", "launch_size", "supervision_step"]
+
 KERNELS = ("eager",)
 """Names of the kernel paths; part of a result's identity."""
 

@@ -118,4 +118,4 @@ def noise(
     """Standard normals `[B, L, D]`, fp32, for `shape = (L, D)`; see the module docstring for what they depend on."""
     tokens, dim = shape
     bits = random_bits(tokens * dim, seed, counter_word1(transition_B, site), trajectory_B, puzzle_hash_B)
-    return normals_from_bits(bits).unflatten(1, (tokens, dim))
+    return normals_from_bits(bits).view(-1, tokens, dim)

@@ -1,10 +1,11 @@
 """What a transition and a supervision step compute: the definition that every faster path must equal.
 
-Plain functions of a dictionary of weights; no parameters, no modules, no training. Method: GRAM (2605.19376, section 3);
+Plain functions of a dictionary of weights; no parameters, no modules, no training. Method: GRAM (2605.19376, section
+3);
 the core is TRM's (2510.04871): state and injection are summed, then post-norm blocks.
 
-Shapes: `B` trajectories, `L` tokens (registers included), `D` columns, `R` registers, `A` answer tokens, `V` vocabulary.
-Weights are stored `[out, in]`, as `torch.nn.functional.linear` takes them:
+Shapes: `B` trajectories, `L` tokens (registers included), `D` columns, `R` registers, `A` answer tokens, `V`
+vocabulary. Weights are stored `[out, in]`, as `torch.nn.functional.linear` takes them:
 
     low.{i}.mixer.gate_up [2*Hm, L]   low.{i}.mixer.down [L, Hm]       token mixer
     low.{i}.mixer.qkv [3*D, D]        low.{i}.mixer.out [D, D]         attention
@@ -64,7 +65,7 @@ class Step(NamedTuple):
 
     h: Tensor
     """High-level state `[B, L, D]`."""
-    l: Tensor  # noqa: E741 - the paper's name
+    l: Tensor
     """Low-level state `[B, L, D]`."""
     halt: Tensor
     """Halt logit `[B]`, fp32."""
@@ -126,9 +127,7 @@ def core(weights: Weights, name: str, x_BLD: Tensor, spec: Spec) -> Tensor:
         else:
             mixed = attend(x_BLD, weights[mixer + "qkv"], weights[mixer + "out"], spec)
         x_BLD = rmsnorm(x_BLD + mixed, spec.norm_eps)
-        x_BLD = rmsnorm(
-            x_BLD + swiglu(x_BLD, weights[channel + "gate_up"], weights[channel + "down"]), spec.norm_eps
-        )
+        x_BLD = rmsnorm(x_BLD + swiglu(x_BLD, weights[channel + "gate_up"], weights[channel + "down"]), spec.norm_eps)
     return x_BLD
 
 
@@ -160,7 +159,7 @@ def transition(
         h = guide(h)
     injection = h + e_x
     for _ in range(spec.low_level_updates):
-        l = core(weights, "low", l + injection, spec)  # noqa: E741
+        l = core(weights, "low", l + injection, spec)
     h = core(weights, "low" if spec.is_core_shared else "high", h + l, spec)
     if guide is not None and spec.noise_order == "after":
         h = guide(h)
@@ -214,5 +213,5 @@ def supervision_step(
             )
             return add_noise(u, *gaussian(weights, "prior", u, spec), normal, noisy_B, spec, temperature)
 
-        h, l = transition(weights, spec, h, l, e_x, None if spec.guidance == "none" else guide)  # noqa: E741
+        h, l = transition(weights, spec, h, l, e_x, None if spec.guidance == "none" else guide)
     return Step(h, l, read_head(weights, "halt", h, spec), read_head(weights, "lprm", h, spec))

@@ -2,8 +2,8 @@
 
     python scripts/ship_checkpoint.py runs/nqueens8 nqueens8
 
-Writes config.json, model.safetensors, log.jsonl, card.json (figures) and README.md (the model card). Every figure stands
-beside the command that printed it.
+Writes config.json, model.safetensors, log.jsonl, card.json (figures) and README.md (the model card). Every figure
+stands beside the command that printed it.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ def model_card(name: str, card: dict[str, Any]) -> str:
 
 ## Held-out figures
 
-{figures["puzzles"]:,} puzzles, {figures["width"]} trajectories each, at most {figures["depth"]} supervision steps, halting
+{figures["puzzles"]:,} puzzles, {figures["width"]} trajectories each, at most {figures["depth"]} supervision steps,
+halting
 by the halt head; means over sampling seeds {", ".join(map(str, SEEDS))}. 95 % interval of `single_accuracy` (seed 0):
 {low_high[0]:.4f} to {low_high[1]:.4f}.
 
@@ -112,7 +113,8 @@ by the halt head; means over sampling seeds {", ".join(map(str, SEEDS))}. 95 % i
 ## Heads
 
 Against full depth (`{full["command"]}`: single accuracy {full["single_accuracy"]:.4f}), halting costs
-{full["cost_of_halting_points"]:.2f} points of single accuracy and takes {100 * full["share_of_steps"]:.0f} % of the steps.
+{full["cost_of_halting_points"]:.2f} points of single accuracy and takes {100 * full["share_of_steps"]:.0f} % of the
+steps.
 
 With few steps, all of them taken (300 puzzles; AUROC is within puzzles that have right and wrong trajectories):
 

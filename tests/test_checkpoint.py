@@ -17,7 +17,9 @@ def same(left, right):
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
-@pytest.mark.parametrize("overrides", [{}, {"guidance": "none"}, {"is_core_shared": False, "registers": 2, "mixer": "attention"}])
+@pytest.mark.parametrize(
+    "overrides", [{}, {"guidance": "none"}, {"is_core_shared": False, "registers": 2, "mixer": "attention"}]
+)
 def test_round_trip(tmp_path, overrides):
     model = tiny_model(**overrides)
     checkpoint.save(model, tmp_path, card={"figures": {"accuracy": 0.5}})

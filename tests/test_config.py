@@ -57,7 +57,7 @@ def test_bad_values_are_one_line(kind, values, words):
     ],
 )
 def test_bad_json_names_where(values, words):
-    with pytest.raises(ValueError, match="study.toml") as error:
+    with pytest.raises(ValueError, match=r"study\.toml") as error:
         config_from_json(SamplerConfig, values, where="study.toml")
     assert words in str(error.value)
 

@@ -126,7 +126,10 @@ def test_unconditional_samples_need_training_for_it():
     blank = np.zeros((1, 16), np.uint8)
     with pytest.raises(ValueError, match="empty condition"):
         sample(tiny_model(), TASK, blank, config, is_unconditional=True)
-    assert sample(tiny_model(has_empty_condition=True), TASK, blank, config, is_unconditional=True).votes.shape == (1, 4)
+    assert sample(tiny_model(has_empty_condition=True), TASK, blank, config, is_unconditional=True).votes.shape == (
+        1,
+        4,
+    )
 
 
 def test_puzzles_of_another_length_are_refused():
@@ -153,7 +156,9 @@ def test_selectors_pick_what_they_say():
     votes = np.array([[1, 2, 2]])
     halt = np.array([[0.3, 0.1, 0.2]], np.float32)
     lprm = np.array([[0.1, 0.2, 0.9]], np.float32)
-    picks = {name: int(select(name, votes=votes, halt=halt, lprm=lprm)[0]) for name in ("vote", "lprm", "halt", "first")}
+    picks = {
+        name: int(select(name, votes=votes, halt=halt, lprm=lprm)[0]) for name in ("vote", "lprm", "halt", "first")
+    }
     assert picks == {"vote": 1, "lprm": 2, "halt": 0, "first": 0}
     with pytest.raises(ValueError, match="selector"):
         select("best", votes=votes, halt=halt, lprm=lprm)

@@ -79,7 +79,14 @@ def test_row_is_the_same_in_any_batch():
 
 @pytest.mark.parametrize(
     "other",
-    [{"seed": 6}, {"seed": 5 + 2**32}, {"site": Site.PATH}, {"transition": (1,)}, {"trajectory": (1,)}, {"puzzle": (1,)}],
+    [
+        {"seed": 6},
+        {"seed": 5 + 2**32},
+        {"site": Site.PATH},
+        {"transition": (1,)},
+        {"trajectory": (1,)},
+        {"puzzle": (1,)},
+    ],
 )
 def test_every_word_matters(other):
     assert not torch.equal(draw(), draw(**other))

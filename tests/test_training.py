@@ -45,7 +45,9 @@ def loss_and_gradients(path: Path, **model):
     rng = np.random.default_rng(0)
     made.slots.refill(made.model.z0_h, made.model.z0_l, rng)
     made.slots.taken[:] = 2  # all slots noisy
-    weights = {name: value.detach().requires_grad_(value.is_floating_point()) for name, value in made.model.weights().items()}
+    weights = {
+        name: value.detach().requires_grad_(value.is_floating_point()) for name, value in made.model.weights().items()
+    }
     replay = Replay(torch.randn(5, made.spec.tokens, 16), torch.ones(5), torch.ones(5), torch.ones(5))
     slots = made.slots.view()
     loss = step_loss(

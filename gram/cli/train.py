@@ -22,7 +22,9 @@ PLAIN_EVERY_S = 15.0
 
 def train(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a published recipe, or a TOML file.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the run; an unfinished one is continued.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder of the run; an unfinished one is continued.")
+    ],
     minutes: Annotated[
         float | None, typer.Option(metavar="X", help="Wall-clock minutes in total, in place of the recipe's.")
     ] = None,
@@ -61,7 +63,9 @@ def train(
 
         print_json(summary)
     else:
-        print(f"{loaded.name}: {summary['optimiser_steps']} optimiser steps in {summary['minutes']:.1f} minutes -> {out}")
+        print(
+            f"{loaded.name}: {summary['optimiser_steps']} optimiser steps in {summary['minutes']:.1f} minutes -> {out}"
+        )
         if diagnosis := summary["leak_diagnosis"]:
             print(diagnosis)
 

@@ -1,8 +1,8 @@
 """The sampler, first version: rectangular launches of trajectories, halted one by one.
 
 Every launch has one fixed trajectory count, its tail padded, so that a GEMM never changes shape and a trajectory is the
-same bit for bit in any batch (`kernels/philox.py` says what its noise depends on). `e_x` is computed once per puzzle and
-shared by its trajectories and all steps. A launch ends when all its trajectories have halted.
+same bit for bit in any batch (`kernels/philox.py` says what its noise depends on). `e_x` is computed once per puzzle
+and shared by its trajectories and all steps. A launch ends when all its trajectories have halted.
 
 Shapes: `P` puzzles, `N` width, `B` trajectories of a launch, `L` puzzle tokens, `A` answer tokens.
 """
@@ -178,8 +178,13 @@ def _run_launch(
             shown = slice(0, real)
             on_step(
                 StepView(
-                    step, puzzle[shown], trajectory[shown], answers[shown].copy(), is_halted[shown].copy(),
-                    halt[shown].copy(), lprm[shown].copy(),
+                    step,
+                    puzzle[shown],
+                    trajectory[shown],
+                    answers[shown].copy(),
+                    is_halted[shown].copy(),
+                    halt[shown].copy(),
+                    lprm[shown].copy(),
                 )
             )
         if is_halted.all():

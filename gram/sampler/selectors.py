@@ -5,6 +5,8 @@ Shapes: `P` puzzles, `N` width, `A` answer tokens.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,7 +33,7 @@ def select(
     """
     if selector == "first":
         return np.zeros(votes.shape[0], dtype=np.int64)
-    scores = {"vote": votes, "lprm": lprm, "halt": halt}
+    scores: dict[str, NDArray[Any]] = {"vote": votes, "lprm": lprm, "halt": halt}
     if selector not in scores:
         raise ValueError(f"selector must be one of vote, lprm, halt, first, got {selector!r}")
-    return scores[selector].argmax(axis=1)
+    return np.asarray(scores[selector].argmax(axis=1), dtype=np.int64)

@@ -33,7 +33,7 @@ class Colouring:
 
     vocabulary = 6
     is_multi_solution = True
-    splits = ("train", "test")
+    splits: tuple[str, ...] = ("train", "test")
 
     def __init__(self, n: int) -> None:
         if n not in SIZES:
@@ -45,9 +45,7 @@ class Colouring:
         self.tokens = self.output_start + n
         self.edge_probability = EDGE_PROBABILITY.get(n, DEFAULT_EDGE_PROBABILITY)
         self.pairs = np.array(np.triu_indices(n, 1)).T
-        self.summary = (
-            f"3-colouring of random graphs, {n} nodes, edge probability {self.edge_probability:g}; colours may be renamed"
-        )
+        self.summary = f"3-colouring of G({n}, {self.edge_probability:g}) random graphs; colours may be renamed"
 
     @cached_property
     def _colourings(self) -> Tokens:
@@ -133,9 +131,7 @@ class Colouring:
             graphs[held_out], valid[held_out] = self._colourable(rng, len(held_out))
         return graphs, valid
 
-    def training_batch(
-        self, rng: np.random.Generator, count: int, *, split: str = "train"
-    ) -> tuple[Tokens, Tokens]:
+    def training_batch(self, rng: np.random.Generator, count: int, *, split: str = "train") -> tuple[Tokens, Tokens]:
         if split != "train":
             raise ValueError(f"training split must be train, got {split!r}")
         graphs, valid = self._training_graphs(rng, count)
@@ -170,7 +166,8 @@ class Colouring:
 
     def solutions(self, puzzle: Tokens) -> Tokens:
         """All proper colourings of one graph, colours in order of first use, `[S, n]`; at most 88,574 (n = 12)."""
-        return self._colourings[self._valid(puzzle[None])[0]]
+        proper: Tokens = self._colourings[self._valid(puzzle[None])[0]]
+        return proper
 
     def count_solutions(self, puzzle: Tokens) -> int:
         return int(self._valid(puzzle[None]).sum())
@@ -207,8 +204,12 @@ class Colouring:
         for place, symbol in enumerate(symbols):
             if symbol not in "01":
                 raise PuzzleError(f"{self.name} puzzle must be of 0 and 1, got {symbol!r} at symbol {place + 1}")
-        edges = [tuple(pair) for pair, symbol in zip(self.pairs.tolist(), symbols, strict=True) if symbol == "1"]
-        return self._graph(self.n, edges)
+        joined = [
+            (int(pair[0]), int(pair[1]))
+            for pair, symbol in zip(self.pairs.tolist(), symbols, strict=True)
+            if symbol == "1"
+        ]
+        return self._graph(self.n, joined)
 
     def _dimacs(self, text: str) -> Tokens:
         """DIMACS `.col`: `p edge N M`, then `e I J` with nodes from 1."""
@@ -224,7 +225,7 @@ class Colouring:
                 raise PuzzleError(f"{self.name} puzzle must be DIMACS lines 'e I J', got {line[:40]!r}") from None
         return self._graph(size, edges)
 
-    def _graph(self, size: int, edges: list[tuple[int, ...]]) -> Tokens:
+    def _graph(self, size: int, edges: list[tuple[int, int]]) -> Tokens:
         if size != self.n:
             raise PuzzleError(f"{self.name} puzzle must have {self.n} nodes, got {size}")
         puzzle = np.zeros(self.tokens, dtype=np.uint8)

@@ -48,7 +48,7 @@ class NQueens:
     vocabulary = 3
     output_start = 0
     is_multi_solution = True
-    splits = ("train", "test", "orbit-train", "orbit-test")
+    splits: tuple[str, ...] = ("train", "test", "orbit-train", "orbit-test")
 
     def __init__(self, n: int) -> None:
         if n not in SIZES:
@@ -58,9 +58,7 @@ class NQueens:
         self.tokens = self.output_tokens = n * n
         self._training_members: dict[str, NDArray[np.int64]] = {}
         removed = self.removed
-        self.summary = (
-            f"{n}x{n} N-Queens, {removed[0]} to {removed[-1]} queens removed; every completion is right"
-        )
+        self.summary = f"{n}x{n} N-Queens, {removed[0]} to {removed[-1]} queens removed; every completion is right"
 
     @property
     def removed(self) -> range:
@@ -142,9 +140,7 @@ class NQueens:
             groups=self._orbits[first],
         )
 
-    def training_batch(
-        self, rng: np.random.Generator, count: int, *, split: str = "train"
-    ) -> tuple[Tokens, Tokens]:
+    def training_batch(self, rng: np.random.Generator, count: int, *, split: str = "train") -> tuple[Tokens, Tokens]:
         if split not in self._training_members:
             self._training_members[split] = self._members(split)
         members = self._training_members[split]

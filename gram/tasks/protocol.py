@@ -98,9 +98,7 @@ class Task(Protocol):
         """Number of puzzles in a split; None where the generator is endless."""
         ...
 
-    def training_batch(
-        self, rng: np.random.Generator, count: int, *, split: str = "train"
-    ) -> tuple[Tokens, Tokens]:
+    def training_batch(self, rng: np.random.Generator, count: int, *, split: str = "train") -> tuple[Tokens, Tokens]:
         """`count` training pairs: puzzles `[count, L]` and targets `[count, A]`, drawn from `rng` alone."""
         ...
 
@@ -117,7 +115,8 @@ class Task(Protocol):
         ...
 
     def solutions(self, puzzle: Tokens) -> Tokens:
-        """All canonical solutions `[S, A]` of one puzzle `[L]`. Raises `PuzzleError` above the task's documented cap."""
+        """All canonical solutions `[S, A]` of one puzzle `[L]`. Raises `PuzzleError` above the task's documented
+        cap."""
         ...
 
     def count_solutions(self, puzzle: Tokens) -> int:
@@ -125,7 +124,8 @@ class Task(Protocol):
         ...
 
     def parse(self, text: str) -> Tokens:
-        """One puzzle `[L]` from a user's text. Raises `PuzzleError` for a wrong length, symbol or an insoluble puzzle."""
+        """One puzzle `[L]` from a user's text. Raises `PuzzleError` for a wrong length, symbol or an insoluble
+        puzzle."""
         ...
 
     def load(self, path: Path) -> PuzzleSet:

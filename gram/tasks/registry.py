@@ -64,7 +64,9 @@ def _from_file(name: str, path: Path) -> Task:
     members = {*Task.__annotations__, *(member for member in dir(Task) if not member.startswith("_"))}
     wanted = [member for member in members if not hasattr(found, member)]
     if wanted:
-        raise ValueError(f"task of {path} must implement {', '.join(sorted(wanted))}, got {type(found).__name__} without")
+        raise ValueError(
+            f"task of {path} must implement {', '.join(sorted(wanted))}, got {type(found).__name__} without"
+        )
     if found.name != name:
         raise ValueError(f"task of {path} must be called {name!r}, got {found.name!r}")
     task: Task = found

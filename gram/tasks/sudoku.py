@@ -32,7 +32,7 @@ class Sudoku:
 
     output_start = 0
     is_multi_solution = False
-    splits = ("train", "test")
+    splits: tuple[str, ...] = ("train", "test")
 
     def __init__(self, n: int) -> None:
         if n not in BOXES:
@@ -127,9 +127,7 @@ class Sudoku:
             groups=np.arange(len(rows), dtype=np.int64),
         )
 
-    def training_batch(
-        self, rng: np.random.Generator, count: int, *, split: str = "train"
-    ) -> tuple[Tokens, Tokens]:
+    def training_batch(self, rng: np.random.Generator, count: int, *, split: str = "train") -> tuple[Tokens, Tokens]:
         if split != "train":
             raise ValueError(f"training split must be train, got {split!r}")
         rows = [self._base("train", int(index)) for index in rng.integers(0, POOL[self.n], count)]
@@ -142,8 +140,8 @@ class Sudoku:
         return turned_puzzles, turned_answers
 
     def augment(self, rng: np.random.Generator, puzzles: Tokens, answers: Tokens) -> tuple[Tokens, Tokens]:
-        """Random symmetries, one per pair `[P, L]`: digits renamed, rows, bands, columns and stacks permuted, and square
-        boxes transposed."""
+        """Random symmetries, one per pair `[P, L]`: digits renamed, rows, bands, columns and stacks permuted, and
+        square boxes transposed."""
         count, (height, width) = len(puzzles), BOXES[self.n]
         rows = _permuted_lines(rng, count, self.n // height, height)
         columns = _permuted_lines(rng, count, self.n // width, width)
@@ -251,13 +249,14 @@ class Sudoku:
         rows: Board = []
         for row in range(self.n):
             if row and row % height == 0:
-                rows.append(
-                    [Cell("┼" if column < 0 else "─", "label") for column in _with_rules(self.n, width)]
-                )
-            line: list[Cell] = []
-            for column in _with_rules(self.n, width):
-                line.append(Cell("│", "label") if column < 0 else self._cell(puzzle, shown, clash, row * self.n + column))
-            rows.append(line)
+                rows.append([Cell("┼" if column < 0 else "─", "label") for column in _with_rules(self.n, width)])
+            first = row * self.n
+            rows.append(
+                [
+                    Cell("│", "label") if column < 0 else self._cell(puzzle, shown, clash, first + column)
+                    for column in _with_rules(self.n, width)
+                ]
+            )
         return rows
 
     def _cell(self, puzzle: Tokens, shown: Tokens, clash: NDArray[np.bool_], place: int) -> Cell:

@@ -21,9 +21,7 @@ class Solver:
         height, width = BOXES[size]
         self.row = [cell // size for cell in range(size * size)]
         self.column = [cell % size for cell in range(size * size)]
-        self.box = [
-            (cell // size) // height * (size // width) + (cell % size) // width for cell in range(size * size)
-        ]
+        self.box = [(cell // size) // height * (size // width) + (cell % size) // width for cell in range(size * size)]
         self.places = [
             (row, size + column, 2 * size + box)
             for row, column, box in zip(self.row, self.column, self.box, strict=True)
