@@ -113,16 +113,21 @@ def within_puzzle_auroc(scores: ArrayLike, right: ArrayLike) -> Auroc:
     score, is_right = np.asarray(scores, dtype=np.float64), np.asarray(right, dtype=np.bool_)
     if score.shape != is_right.shape or score.ndim != 2:
         raise ValueError(f"scores must have the shape [P, N] of right {is_right.shape}, got {score.shape}")
-    is_there = ~np.isnan(score)
-    counts = np.stack([(is_right & is_there).sum(axis=1), (~is_right & is_there).sum(axis=1)])
-    wins, pairs = [], []
-    for puzzle in np.flatnonzero(counts.all(axis=0)):
-        high = score[puzzle, is_right[puzzle] & is_there[puzzle]]
-        low = np.sort(score[puzzle, ~is_right[puzzle] & is_there[puzzle]])
-        below, not_above = np.searchsorted(low, high, side="left"), np.searchsorted(low, high, side="right")
-        wins.append(float((below + not_above).sum()) / 2)
-        pairs.append(high.size * low.size)
-    if not pairs:
+    puzzle, trajectory = np.nonzero(~np.isnan(score))
+    order = np.lexsort((score[puzzle, trajectory], puzzle))
+    puzzle, trajectory = puzzle[order], trajectory[order]
+    value, is_good = score[puzzle, trajectory], is_right[puzzle, trajectory]
+    # A tie is a run of equal scores of one puzzle, in rising order.
+    is_first = np.ones(value.size, dtype=bool)
+    is_first[1:] = (value[1:] != value[:-1]) | (puzzle[1:] != puzzle[:-1])
+    tie, owner = np.cumsum(is_first) - 1, puzzle[is_first]
+    good, bad = np.bincount(tie, weights=is_good), np.bincount(tie, weights=~is_good)
+    all_good, all_bad = (np.bincount(owner, weights=each, minlength=len(score)) for each in (good, bad))
+    below = np.cumsum(bad) - bad - (np.cumsum(all_bad) - all_bad)[owner]
+    wins = np.bincount(owner, weights=good * (below + bad / 2), minlength=len(score))
+    pairs = all_good * all_bad
+    has_both = pairs > 0
+    if not has_both.any():
         return Auroc(float("nan"), float("nan"), 0)
-    each = np.array(wins) / np.array(pairs)
-    return Auroc(sum(wins) / sum(pairs), float(each.mean()), len(pairs))
+    each = wins[has_both] / pairs[has_both]
+    return Auroc(float(wins.sum() / pairs.sum()), float(each.mean()), int(has_both.sum()))

@@ -211,8 +211,8 @@ def _defined(values: Floats, groups: ArrayLike | None) -> tuple[Floats, NDArray[
 
 def _by_group(values: Floats, labels: NDArray[np.int64]) -> _Groups:
     """Sums (rounded where only the order of summation speaks) and sizes of the groups, sorted."""
-    sums = np.round(np.bincount(labels, weights=values).astype(np.float64), 12)
-    sizes = np.bincount(labels).astype(np.float64)
+    sums: Floats = np.round(np.bincount(labels, weights=values), 12)
+    sizes: Floats = np.bincount(labels).astype(np.float64)
     order = np.lexsort((sums, sizes))
     return _Groups(sums[order], sizes[order])
 
