@@ -69,8 +69,8 @@ def test_depth_one_is_a_prefix_of_depth_three():
         assert np.array_equal(run(puzzles=PUZZLES[:1], width=8, depth=depth).candidates[0], seen[depth - 1])
 
 
-def halting_model(bias: float):
-    model = tiny_model()
+def halting_model(bias: float, **overrides):
+    model = tiny_model(**overrides)
     model.halt.bias.fill_(bias)
     return model
 
@@ -78,13 +78,13 @@ def halting_model(bias: float):
 def test_halting_stops_each_trajectory_by_its_own_head():
     never, always = run(halting_model(-50.0), halting="head"), run(halting_model(50.0), halting="head")
     assert (never.steps == 3).all()
-    assert (always.steps == 1).all()
+    assert (always.steps == 2).all()
     model = tiny_model()
     model.halt.weight.mul_(20)
     some = run(model, halting="head", depth=3, puzzles=PUZZLES)
     assert len(np.unique(some.steps)) > 1
-    fixed = {depth: run(model, depth=depth, puzzles=PUZZLES) for depth in (1, 2, 3)}
-    for depth in (1, 2, 3):
+    fixed = {depth: run(model, depth=depth, puzzles=PUZZLES) for depth in (2, 3)}
+    for depth in (2, 3):
         stopped = some.steps == depth
         assert np.array_equal(some.candidates[stopped], fixed[depth].candidates[stopped])
         assert np.array_equal(some.halt[stopped], fixed[depth].halt[stopped])
@@ -92,11 +92,17 @@ def test_halting_stops_each_trajectory_by_its_own_head():
             assert (some.halt[stopped] > 0).all()
 
 
+def test_no_trajectory_halts_before_it_has_met_noise():
+    """Until then all trajectories of a puzzle are one, and width would be worth nothing."""
+    for overrides, first in (({"noise_free_steps": 2}, 3), ({"noise_free_steps": 0}, 1), ({"guidance": "none"}, 1)):
+        assert (run(halting_model(50.0, **overrides), halting="head").steps == first).all()
+
+
 def test_threshold_is_a_probability():
     model = halting_model(0.0)
     model.halt.weight.zero_()
     model.halt.bias.fill_(1.0)  # probability 0.731
-    assert (run(model, halting="head", halt_threshold=0.7).steps == 1).all()
+    assert (run(model, halting="head", halt_threshold=0.7).steps == 2).all()
     assert (run(model, halting="head", halt_threshold=0.75).steps == 3).all()
 
 

@@ -29,6 +29,9 @@ STYLES: dict[CellKind, str] = {
     "conflict": "bold reverse red",
     "label": "dim",
 }
+RULE = "\u2500"
+CROSSED = (RULE, "\u253c")
+"""Labels that draw a horizontal line, which runs on over the columns between cells."""
 NEW_STYLE = "bold yellow"
 """Of a cell that has just been filled in."""
 MARKS: dict[CellKind, str] = {"filled": "+", "conflict": "!"}
@@ -76,7 +79,8 @@ def board_text(board: Board, *, marks: bool, before: Board | None = None) -> Tex
         line = Text(no_wrap=True)
         for column, cell in enumerate(row):
             is_new = before is not None and cell.kind == "filled" and cell.text != before[row_index][column].text
-            line.append(MARKS.get(cell.kind, " ") if marks else " ")
+            mark = MARKS.get(cell.kind, " ") if marks else " "
+            line.append(*((RULE, STYLES["label"]) if cell.kind == "label" and cell.text in CROSSED else (mark, None)))
             line.append(cell.text, style=NEW_STYLE if is_new else STYLES[cell.kind])
             line.append(" " * (widths[column] - len(cell.text)))
         lines.append(line)

@@ -14,7 +14,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from gram.cli.terminal import board_text, is_plain, legend, plural, side_by_side
+from gram.cli.terminal import board_size, board_text, is_plain, legend, plural, side_by_side
 from gram.config import SamplerConfig
 from gram.sampler.engine import StepView
 from gram.tasks.protocol import Board, Task, Tokens
@@ -74,10 +74,10 @@ class Watcher:
 
     def frame(self, view: StepView) -> Group:
         """A frame for a terminal: counters, then as many boards as fit."""
-        shown = board_text(self.task.board(self.puzzle), marks=False).plain.splitlines()
-        width = max(len(shown[0]), CAPTION)
+        columns, lines = board_size(self.task.board(self.puzzle))
+        width = max(columns, CAPTION)
         across = max((self.console.width + GAP) // (width + GAP), 1)
-        down = max((self.console.height - HEADER_LINES + 1) // (len(shown) + 2), 1)
+        down = max((self.console.height - HEADER_LINES + 1) // (lines + 2), 1)
         count = min(across * down, MOST_BOARDS, len(view.trajectory))
         is_valid = self._verify(view.answers[:count])
         boards = [self._board(view, row, width, bool(is_valid[row])) for row in range(count)]

@@ -153,6 +153,8 @@ def _run_launch(
     taken = np.zeros(len(rows), dtype=np.int64)
     halt, lprm = np.zeros(len(rows), np.float32), np.zeros(len(rows), np.float32)
     gate = float(np.log(config.halt_threshold / (1 - config.halt_threshold)))
+    # Before the first noisy step all trajectories are one: halting there would make width worthless.
+    first_halt = 1 + (model.config.noise_free_steps if model.config.is_stochastic else 0)
 
     for step in range(1, config.depth + 1):
         state = model.step(
@@ -167,7 +169,7 @@ def _run_launch(
         )
         h, l = state.h, state.l
         halt_now = state.halt.cpu().numpy()
-        stops = (halt_now > gate) if config.halting == "head" else np.zeros_like(is_halted)
+        stops = (halt_now > gate) if config.halting == "head" and step >= first_halt else np.zeros_like(is_halted)
         running = ~is_halted
         if on_step is not None or step == config.depth or (stops & running).any():
             decoded = model.decode(h).argmax(-1).to(torch.uint8).cpu().numpy()
