@@ -81,7 +81,8 @@ def test_halting_stops_each_trajectory_by_its_own_head():
     assert (always.steps == 2).all()
     model = tiny_model()
     model.halt.weight.mul_(20)
-    some = run(model, halting="head", depth=3, puzzles=PUZZLES)
+    model.halt.bias.fill_(-float(np.median(run(model, depth=2, puzzles=PUZZLES).halt)))
+    some = run(model, halting="head", halt_threshold=0.5, puzzles=PUZZLES)
     assert len(np.unique(some.steps)) > 1
     fixed = {depth: run(model, depth=depth, puzzles=PUZZLES) for depth in (2, 3)}
     for depth in (2, 3):
