@@ -7,6 +7,7 @@ training pair, augmented ones included, has a test grid (9x9: a test base grid).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 
@@ -19,10 +20,12 @@ from gram.tasks.sudoku_solver import BOXES, solver
 
 BLANK, FIRST_DIGIT = 1, 2
 GIVENS = {4: (4, 8), 6: (12, 18), 9: (24, 38)}
-TEST_PUZZLES = {4: 40, 6: 1000, 9: 1000}
-POOL = {4: 400, 6: 5000, 9: 10000}
+TEST_PUZZLES = {4: 300, 6: 1000, 9: 1000}
+POOL = {4: 500, 6: 10_000, 9: 20_000}
 """Base puzzles of training; each is shown under random symmetries."""
 TEST_PER_CENT = 15
+GOLDEN = 0x9E3779B97F4A7C15
+"""Odd multiplier of the grids' hash."""
 SEED = 0
 MOST_SOLUTIONS = 20_000
 
@@ -44,10 +47,11 @@ class Sudoku:
         self.solver = solver(n)
         low, high = GIVENS[n]
         self.summary = f"{n}x{n} Sudoku, {low} to {high} givens, exactly one solution, no difficulty filter"
-        self._pool: dict[tuple[str, int], tuple[Tokens, Tokens, int]] = {}
         self._units = np.array(self.solver.units)
-
-    # Generation
+        self._bits = np.zeros(256, dtype=np.uint16)
+        self._bits[FIRST_DIGIT : FIRST_DIGIT + n] = 1 << np.arange(n)
+        self._hash_weights = np.array([pow(GOLDEN, cell + 1, 2**64) for cell in range(self.tokens)], dtype=np.uint64)
+        self._made = {"train": _Made(POOL[n], self.tokens), "test": _Made(TEST_PUZZLES[n], self.tokens)}
 
     def _full_grid(self, rng: np.random.Generator) -> list[int]:
         """A random solved grid: digits are tried in random order, the first row is a random permutation."""
@@ -79,31 +83,48 @@ class Sudoku:
                 left -= 1
         return board if left == givens else None
 
-    def _base(self, split: str, index: int) -> tuple[Tokens, Tokens, int]:
-        """Puzzle, answer and rating number `index` of a split: a function of these two alone."""
-        if (split, index) not in self._pool:
-            rng = np.random.default_rng([SEED, self.n, self.splits.index(split), index])
-            low, high = GIVENS[self.n]
-            givens = int(rng.integers(low, high + 1))
-            board = None
-            while board is None:
-                grid = self._full_grid(rng)
-                answer = (np.array(grid) + FIRST_DIGIT - 1).astype(np.uint8)
-                if bool(self.is_test_grid(answer[None])[0]) == (split == "test"):
-                    board = self._dig(grid, rng, givens)
-            puzzle = np.array([digit + FIRST_DIGIT - 1 if digit else BLANK for digit in board], dtype=np.uint8)
-            self._pool[split, index] = puzzle, answer, self.solver.rating(board)
-        return self._pool[split, index]
+    def _make(self, split: str, index: int) -> None:
+        """Generates puzzle number `index` of a split: a function of these two alone."""
+        rng = np.random.default_rng([SEED, self.n, self.splits.index(split), index])
+        low, high = GIVENS[self.n]
+        givens = int(rng.integers(low, high + 1))
+        board = None
+        while board is None:
+            grid = self._full_grid(rng)
+            answer = np.array(grid, dtype=np.uint8) + np.uint8(FIRST_DIGIT - 1)
+            if bool(self.is_test_grid(answer[None])[0]) == (split == "test"):
+                board = self._dig(grid, rng, givens)
+        made = self._made[split]
+        made.puzzles[index] = [digit + FIRST_DIGIT - 1 if digit else BLANK for digit in board]
+        made.answers[index] = answer
+        made.ratings[index] = self.solver.rating(board)
+        made.is_made[index] = True
+
+    def _need(self, split: str, indices: Iterable[int]) -> _Made:
+        """A split's puzzles, those at `indices` certainly made."""
+        made = self._made[split]
+        for index in indices:
+            if not made.is_made[index]:
+                self._make(split, index)
+        return made
+
+    def prepare_training(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Makes every base puzzle of training now rather than when a batch first draws it; batches stay the same.
+
+        `progress(done, all)` is called after each.
+        """
+        for index in range(POOL[self.n]):
+            self._need("train", (index,))
+            if progress is not None:
+                progress(index + 1, POOL[self.n])
 
     def is_test_grid(self, answers: Tokens) -> NDArray[np.bool_]:
         """Whether each solved grid `[P, A]` belongs to the test split, by a hash of its digits."""
-        mixed = np.zeros(len(answers), dtype=np.uint64)
-        for column in answers.T:
-            mixed = (mixed ^ column.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
-            mixed ^= mixed >> np.uint64(29)
+        mixed = (answers.astype(np.uint64) * self._hash_weights).sum(1, dtype=np.uint64)
+        for shift in (31, 29):
+            mixed = (mixed ^ mixed >> np.uint64(shift)) * np.uint64(GOLDEN)
+        mixed ^= mixed >> np.uint64(32)
         return np.asarray(mixed % np.uint64(100) < TEST_PER_CENT)
-
-    # Data
 
     def split_size(self, name: str = "test") -> int | None:
         self._check_split(name)
@@ -116,22 +137,24 @@ class Sudoku:
     def split(self, name: str = "test", *, limit: int | None = None) -> PuzzleSet:
         """`test`: puzzles of held-out grids; `train`: base puzzles of training, before augmentation."""
         self._check_split(name)
-        most = TEST_PUZZLES[self.n] if name == "test" else POOL[self.n]
-        rows = [self._base(name, index) for index in range(most if limit is None else min(limit, most))]
-        puzzles, answers, ratings = zip(*rows, strict=True) if rows else ((), (), ())
-        shape = (len(rows), self.tokens)
+        count = len(range(len(self._made[name].puzzles))[:limit])
+        made = self._need(name, range(count))
+        answers = made.answers[:count].copy()
+        # Puzzles of one grid stand and fall together: 4x4 has only some 40 test grids.
+        _, grids = np.unique(answers, axis=0, return_inverse=True)
         return PuzzleSet(
-            puzzles=np.array(puzzles, dtype=np.uint8).reshape(shape),
-            answers=np.array(answers, dtype=np.uint8).reshape(shape),
-            ratings=np.array(ratings, dtype=np.float64),
-            groups=np.arange(len(rows), dtype=np.int64),
+            puzzles=made.puzzles[:count].copy(),
+            answers=answers,
+            ratings=made.ratings[:count].copy(),
+            groups=grids.reshape(-1).astype(np.int64),
         )
 
     def training_batch(self, rng: np.random.Generator, count: int, *, split: str = "train") -> tuple[Tokens, Tokens]:
         if split != "train":
             raise ValueError(f"training split must be train, got {split!r}")
-        rows = [self._base("train", int(index)) for index in rng.integers(0, POOL[self.n], count)]
-        puzzles, answers = np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows])
+        chosen = rng.integers(0, POOL[self.n], count)
+        made = self._need("train", chosen.tolist())
+        puzzles, answers = made.puzzles[chosen], made.answers[chosen]
         turned_puzzles, turned_answers = self.augment(rng, puzzles, answers)
         if self.n < 9:
             # Small boards have so few classes that a symmetry can lead to a test grid: such pairs stay as they were.
@@ -154,13 +177,10 @@ class Sudoku:
         row = np.arange(count)[:, None]
         return names[row, puzzles[row, cells]], names[row, answers[row, cells]]
 
-    # Rules
-
     def conflicts(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.int64]:
         """Digits missing from rows, columns and boxes, plus clues changed."""
-        digits = np.arange(FIRST_DIGIT, FIRST_DIGIT + self.n, dtype=np.uint8)
-        units = answers[:, self._units]
-        missing = (~(units[..., None] == digits).any(2)).sum((1, 2))
+        held = np.bitwise_or.reduce(self._bits[answers][:, self._units], axis=2)
+        missing = (self.n - np.bitwise_count(held).astype(np.int64)).sum(1)
         changed = ((puzzles >= FIRST_DIGIT) & (puzzles != answers)).sum(1)
         return np.asarray(missing + changed, dtype=np.int64)
 
@@ -189,46 +209,51 @@ class Sudoku:
         if count > MOST_SOLUTIONS:
             raise PuzzleError(f"{self.name} puzzle must have at most {MOST_SOLUTIONS:,} solutions to count, got more")
 
-    # Text
+    @cached_property
+    def _table(self) -> bytes:
+        """Token of each Latin-1 symbol; 0 for those that are none."""
+        table = bytearray(256)
+        for symbol in b".0_":
+            table[symbol] = BLANK
+        for digit in range(1, self.n + 1):
+            table[ord(str(digit))] = FIRST_DIGIT + digit - 1
+        return bytes(table)
 
-    def _tokens(self, text: str) -> Tokens:
-        symbols = [symbol for symbol in text if not symbol.isspace()]
+    def _read(self, text: str, what: str) -> Tokens:
+        """Tokens of a board's symbols, rules unchecked; `what` names the text in errors."""
+        symbols = "".join(text.split())
         if len(symbols) != self.tokens:
-            raise PuzzleError(f"{self.name} puzzle must have {self.tokens} symbols, got {len(symbols)}")
-        tokens = np.empty(self.tokens, dtype=np.uint8)
-        for place, symbol in enumerate(symbols):
-            if symbol in ".0_":
-                tokens[place] = BLANK
-            elif symbol in "123456789"[: self.n]:
-                tokens[place] = FIRST_DIGIT + int(symbol) - 1
-            else:
-                raise PuzzleError(
-                    f"{self.name} puzzle must be of . and 1 to {self.n}, got {symbol!r} at symbol {place + 1}"
-                )
-        self._check_clues(tokens)
-        return tokens
+            raise PuzzleError(f"{self.name} {what} must have {self.tokens} symbols, got {len(symbols)}")
+        tokens = np.frombuffer(symbols.encode("latin-1", "replace").translate(self._table), dtype=np.uint8)
+        if not tokens.all():
+            place = int(tokens.argmin())
+            raise PuzzleError(
+                f"{self.name} {what} must be of . and 1 to {self.n}, got {symbols[place]!r} at symbol {place + 1}"
+            )
+        return tokens.copy()
 
-    def _check_clues(self, tokens: Tokens) -> None:
-        kinds = ("row", "column", "box")
-        for unit, cells in enumerate(self.solver.units):
-            given = [int(token) for token in tokens[cells] if token >= FIRST_DIGIT]
-            twice = {token for token in given if given.count(token) > 1}
-            if twice:
-                where = f"{kinds[unit // self.n]} {unit % self.n + 1}"
-                raise PuzzleError(
-                    f"{self.name} puzzle must not contradict itself, got two {min(twice) - FIRST_DIGIT + 1}s in {where}"
-                )
+    def _read_puzzle(self, text: str) -> Tokens:
+        tokens = self._read(text, "puzzle")
+        digits = np.arange(FIRST_DIGIT, FIRST_DIGIT + self.n)
+        twice = (tokens[self._units][:, :, None] == digits).sum(1) > 1
+        if twice.any():
+            unit, digit = (int(place) for place in np.argwhere(twice)[0])
+            where = f"{('row', 'column', 'box')[unit // self.n]} {unit % self.n + 1}"
+            raise PuzzleError(f"{self.name} puzzle must not contradict itself, got two {digit + 1}s in {where}")
+        return tokens
 
     def parse(self, text: str) -> Tokens:
         """`n * n` symbols: digits, and `.`, `0` or `_` for a blank; white space is ignored."""
-        tokens = self._tokens(text)
+        tokens = self._read_puzzle(text)
         if not self.solver.count(self._digits(tokens), 1):
             raise PuzzleError(f"{self.name} puzzle must have a solution, got {self.format(tokens)} with none")
         return tokens
 
     def load(self, path: Path) -> PuzzleSet:
         """Large files are not solved: symbols, clues and stored answers are checked."""
-        return parsing.load_puzzles(self, path, parse=self._tokens, parse_answer=self._tokens)
+        return parsing.load_puzzles(
+            self, path, parse=self._read_puzzle, parse_answer=lambda text: self._read(text, "answer")
+        )
 
     def format(self, puzzle: Tokens, answer: Tokens | None = None) -> str:
         return "".join(str(digit) if digit else "." for digit in self._digits(puzzle if answer is None else answer))
@@ -237,9 +262,8 @@ class Sudoku:
     def _peers(self) -> NDArray[np.bool_]:
         """Which cells share a unit, `[L, L]`."""
         peers = np.zeros((self.tokens, self.tokens), dtype=bool)
-        for cells in self.solver.units:
-            peers[np.ix_(cells, cells)] = True
-        np.fill_diagonal(peers, False)
+        for cell, others in enumerate(self.solver.peers):
+            peers[cell, others] = True
         return peers
 
     def board(self, puzzle: Tokens, answer: Tokens | None = None) -> Board:
@@ -267,6 +291,16 @@ class Sudoku:
         kind: CellKind = "given" if is_given else "filled"
         is_wrong = bool(clash[place]) or (is_given and puzzle[place] != shown[place])
         return Cell(str(digit), "conflict" if is_wrong else kind)
+
+
+class _Made:
+    """The puzzles of one split, as far as they are made: each is made when first asked for."""
+
+    def __init__(self, most: int, tokens: int) -> None:
+        self.puzzles = np.zeros((most, tokens), dtype=np.uint8)
+        self.answers = np.zeros((most, tokens), dtype=np.uint8)
+        self.ratings = np.zeros(most)
+        self.is_made = np.zeros(most, dtype=bool)
 
 
 def _with_rules(size: int, width: int) -> list[int]:

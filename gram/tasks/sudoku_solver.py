@@ -1,7 +1,8 @@
 """An exact Sudoku solver on bit masks: finds, counts and enumerates, and rates difficulty by its own guesses.
 
-Cells are numbered row by row; a board is a list of digits with 0 for blank. Search takes naked singles, then hidden
-singles, then guesses in the cell with the fewest candidates.
+Not the task (`gram/tasks/sudoku.py`). Cells are numbered row by row; a board is a list of digits with 0 for blank, a
+mask has bit `d - 1` for candidate `d`. Search places naked singles, then hidden singles, then guesses in the cell with
+the fewest candidates.
 """
 
 from __future__ import annotations
@@ -19,15 +20,60 @@ class Solver:
     def __init__(self, size: int) -> None:
         self.size = size
         height, width = BOXES[size]
-        self.row = [cell // size for cell in range(size * size)]
-        self.column = [cell % size for cell in range(size * size)]
-        self.box = [(cell // size) // height * (size // width) + (cell % size) // width for cell in range(size * size)]
-        self.places = [
-            (row, size + column, 2 * size + box)
-            for row, column, box in zip(self.row, self.column, self.box, strict=True)
-        ]
-        self.units = [[cell for cell, own in enumerate(self.places) if unit in own] for unit in range(3 * size)]
+        cells = range(size * size)
+        row, column = [cell // size for cell in cells], [cell % size for cell in cells]
+        box = [row[cell] // height * (size // width) + column[cell] // width for cell in cells]
+        self.places = [(row[cell], size + column[cell], 2 * size + box[cell]) for cell in cells]
+        """Units of each cell: its row, column and box."""
+        self.units = [[cell for cell in cells if unit in self.places[cell]] for unit in range(3 * size)]
+        """Cells of each unit: rows, then columns, then boxes."""
+        own = [{other for unit in self.places[cell] for other in self.units[unit]} for cell in cells]
+        self.peers = [tuple(sorted(own[cell] - {cell})) for cell in cells]
+        """Cells that share a unit with each cell."""
         self.full = (1 << size) - 1
+
+    def _propagate(self, masks: list[int], done: list[int], queue: list[int]) -> bool:
+        """Places every single, starting from the decided cells in `queue`; False where a contradiction shows.
+
+        `masks` are the candidates of each cell, `done` the digits placed in each unit; both are changed in place.
+        """
+        peers, places, full = self.peers, self.places, self.full
+        while queue:
+            while queue:
+                cell = queue.pop()
+                bit = masks[cell]
+                for unit in places[cell]:
+                    done[unit] |= bit
+                for peer in peers[cell]:
+                    mask = masks[peer]
+                    if mask & bit:
+                        mask ^= bit
+                        if not mask:
+                            return False
+                        masks[peer] = mask
+                        if not mask & (mask - 1):
+                            queue.append(peer)
+            for unit, cells in enumerate(self.units):
+                placed = done[unit]
+                if placed == full:
+                    continue
+                once = twice = 0
+                for cell in cells:
+                    mask = masks[cell]
+                    twice |= once & mask
+                    once |= mask
+                if once != full:
+                    return False
+                hidden = once & ~(twice | placed)
+                if hidden:
+                    for cell in cells:
+                        single = masks[cell] & hidden
+                        if single:
+                            if single & (single - 1):
+                                return False
+                            masks[cell] = single
+                            queue.append(cell)
+        return True
 
     def search(
         self,
@@ -37,81 +83,42 @@ class Solver:
         order: Callable[[int], Sequence[int]] | None = None,
         banned: tuple[int, int] | None = None,
     ) -> int:
-        """Calls `on_solution` with each solution until it returns True; returns the number of guesses tried.
+        """Calls `on_solution` with each solution until it returns True; returns the number of guesses.
 
-        `order(mask)` lists the digits of a candidate mask in the order to try (default: rising); `banned` is a (cell,
-        digit) that no solution may have.
+        A guess among `c` candidates counts `c - 1`, the wrong turns it offers: so counts Sudoku-Extreme.
+
+        `order(mask)` lists the digits of a candidate mask in the order to try (default: rising); `banned` is a (blank
+        cell, digit) that no solution may have.
         """
-        used = [0] * (3 * self.size)
-        cells = list(board)
-        for cell, digit in enumerate(cells):
-            if digit:
-                bit = 1 << (digit - 1)
-                for unit in self.places[cell]:
-                    if used[unit] & bit:
-                        return 0
-                    used[unit] |= bit
-        blanks = [cell for cell, digit in enumerate(cells) if not digit]
-        ban_cell, ban_mask = (banned[0], ~(1 << (banned[1] - 1))) if banned else (-1, 0)
-        places, full, size = self.places, self.full, self.size
+        masks = [1 << (digit - 1) if digit else self.full for digit in board]
+        if banned:
+            masks[banned[0]] &= ~(1 << (banned[1] - 1))
+        done = [0] * (3 * self.size)
+        if not self._propagate(masks, done, [cell for cell, digit in enumerate(board) if digit]):
+            return 0
         guesses = 0
 
-        def candidates_of(cell: int) -> int:
-            a, b, c = places[cell]
-            mask = full & ~(used[a] | used[b] | used[c])
-            return mask & ban_mask if cell == ban_cell else mask
-
-        def go() -> bool:
+        def go(masks: list[int], done: list[int]) -> bool:
             nonlocal guesses
-            best, best_mask, best_count = -1, 0, 99
-            masks = {}
-            for cell in blanks:
-                if cells[cell]:
-                    continue
-                mask = candidates_of(cell)
-                if not mask:
-                    return False
-                count = mask.bit_count()
-                if count < best_count:
-                    best, best_mask, best_count = cell, mask, count
-                    if count == 1:
-                        break
-                masks[cell] = mask
+            best, fewest = -1, 99
+            for cell, mask in enumerate(masks):
+                if mask & (mask - 1):
+                    count = mask.bit_count()
+                    if count < fewest:
+                        best, fewest = cell, count
+                        if count == 2:
+                            break
             if best < 0:
-                return on_solution(cells.copy())
-            if best_count > 1:
-                for unit in range(3 * size):
-                    once = twice = 0
-                    for cell in self.units[unit]:
-                        mask = masks.get(cell, 0)
-                        twice |= once & mask
-                        once |= mask
-                    if once | used[unit] != full:
-                        return False
-                    single = once & ~twice
-                    if single:
-                        bit = single & -single
-                        best = next(cell for cell in self.units[unit] if masks.get(cell, 0) & bit)
-                        best_mask, best_count = bit, 1
-                        break
-            digits = _digits(best_mask) if order is None or best_count == 1 else order(best_mask)
-            a, b, c = places[best]
-            for digit in digits:
-                guesses += best_count > 1
-                bit = 1 << (digit - 1)
-                cells[best] = digit
-                used[a] |= bit
-                used[b] |= bit
-                used[c] |= bit
-                if go():
+                return on_solution([mask.bit_length() for mask in masks])
+            guesses += fewest - 1
+            for digit in _digits(masks[best]) if order is None else order(masks[best]):
+                guess, placed = masks.copy(), done.copy()
+                guess[best] = 1 << (digit - 1)
+                if self._propagate(guess, placed, [best]) and go(guess, placed):
                     return True
-                cells[best] = 0
-                used[a] ^= bit
-                used[b] ^= bit
-                used[c] ^= bit
             return False
 
-        go()
+        go(masks, done)
         return guesses
 
     def solutions(self, board: Sequence[int], limit: int) -> list[list[int]]:
@@ -138,7 +145,13 @@ class Solver:
         return found
 
     def has_other(self, board: Sequence[int], cell: int, digit: int) -> bool:
-        """Whether some solution has another digit than `digit` in a blank cell: the test when digging."""
+        """Whether some solution has another digit than `digit` in the blank `cell`: the test when digging."""
+        taken = 0
+        for peer in self.peers[cell]:
+            if board[peer]:
+                taken |= 1 << (board[peer] - 1)
+        if taken | 1 << (digit - 1) == self.full:
+            return False
         found = False
 
         def stop(_: list[int]) -> bool:
@@ -150,7 +163,7 @@ class Solver:
         return found
 
     def rating(self, board: Sequence[int]) -> int:
-        """Difficulty: guesses tried until the whole search is done (0: singles suffice)."""
+        """Difficulty: guesses until the whole search is done (0: singles suffice), the `guesses` of Sudoku-Extreme."""
         return self.search(board, lambda _: False)
 
 
