@@ -40,7 +40,7 @@ def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
-    """Shape of one model (2605.19376; `method.md` terms). Everything that decides what its weights mean."""
+    """Shape of one model (2605.19376, section 3). Everything that decides what its weights mean."""
 
     task: str = ""
     """Task whose tokens the model reads."""
@@ -171,7 +171,7 @@ class SamplerConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """One training run (`method.md` sections 3 and 3a)."""
+    """One training run (2605.19376, section 3; the schedules are ours, see CONTRIBUTING.md)."""
 
     steps: int | None = None
     """Optimiser steps of the whole run; the schedules follow whichever of `steps` and `minutes` is nearer its end."""
@@ -205,6 +205,9 @@ class TrainConfig:
     """Weight of a target token in the cross-entropy where it is not 1: (token, weight)."""
     empty_probability: float = 0.0
     """Share of training puzzles shown as the empty condition (unconditional generation)."""
+    prior_share: float = 0.0
+    """Share of slots that follow the prior and aim at whichever solutions they are nearest to (ours): they meet the
+    states that sampling meets, which posterior-led slots never do. For tasks with several solutions."""
     rollout_slots: int = 48
     """Prior rollouts advanced beside each optimiser step; halt head and LPRM learn from them."""
     seed: int = 0
@@ -225,7 +228,7 @@ class TrainConfig:
             _at_least(name, getattr(self, name), 1)
         if self.minutes is not None and not self.minutes > 0:
             raise ValueError(f"minutes must be above 0, got {self.minutes}")
-        for name in ("kl_balance", "ema", "empty_probability", "beta1", "beta2", "final_learning_rate"):
+        for name in ("kl_balance", "ema", "empty_probability", "prior_share", "beta1", "beta2", "final_learning_rate"):
             _within(name, getattr(self, name), 0, 1)
         fractions = [point[0] for point in self.kl_beta]
         if not fractions or fractions != sorted(fractions):
@@ -318,7 +321,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "head_readout": "register",
     },
 }
-"""Named model shapes: `small` trains on a CPU in minutes (`method.md` 3a), `paper` is 2605.19376's (D=512, ~10M)."""
+"""Named model shapes: `small` trains on a CPU in minutes, `paper` is 2605.19376's (D=512, ~10M)."""
 
 
 def model_config(preset: str, **overrides: Any) -> ModelConfig:

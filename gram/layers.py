@@ -1,7 +1,7 @@
 """Parameters of the model's layers and how they start; what they compute stands in `kernels/reference.py`.
 
 Weights are `[out, in]`. Every map starts as a normal truncated at two deviations with deviation `1 / sqrt(in)`
-(LeCun), the output layers of the Gaussian heads ten times smaller (`method.md` 3a).
+(LeCun), the output layers of the Gaussian heads ten times smaller.
 """
 
 from __future__ import annotations

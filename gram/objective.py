@@ -1,11 +1,14 @@
-"""The training loss of one supervision step (2605.19376, section 3; `method.md` 3 and 3a).
+"""The training loss of one supervision step (2605.19376, section 3).
 
     CE(dec(h_T), y) + beta * KL_balanced(q || p) at the last transition + head losses on prior rollouts
 
 Gradients flow through the last transition only; the state is carried, detached. What to watch is the KL at the first
 noisy step: every draw of the posterior that the KL does not charge leaks the target into the state.
 
-Shapes: `B` slots, `L` tokens (registers included), `D` columns, `A` answer tokens, `H` replayed rollout states.
+Slots may instead follow the prior (`TrainConfig.prior_share`); these maximise the likelihood of any valid answer,
+`log sum_s p(s)`, which pulls a state towards the solution it is nearest to.
+
+Shapes: `B` slots, `L` tokens (registers included), `D` columns, `A` answer tokens, `S` solutions, `H` replayed rollout states.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from gram.config import ModelConfig, TrainConfig
-from gram.guidance import balanced_kl, kl, posterior, prior
+from gram.guidance import Gaussian, balanced_kl, kl, posterior, prior
 from gram.kernels.philox import Site, noise
 from gram.kernels.reference import Spec, Weights, add_noise, decode, read_head, transition
 from gram.model import embed, embed_target
@@ -35,8 +38,12 @@ class Slots(NamedTuple):
     """`[B, L - R]` int64."""
     targets: Tensor
     """`[B, A]` int64."""
+    solutions: Tensor
+    """Some or all valid answers of each puzzle, `[B, S, A]` int64; padding tokens where there are fewer."""
     is_empty: Tensor
     """Shown as the empty condition, `[B]`."""
+    is_prior: Tensor
+    """Follows the prior and aims at the nearest solutions, `[B]`."""
     puzzle_hash: Tensor
     """`[B]` int64."""
     trajectory: Tensor
@@ -110,7 +117,7 @@ def step_loss(
             q, p = posterior(weights, spec, condition, e_y), prior(weights, spec, condition)
             seen.extend((balanced_kl(q, p, training.kl_balance), kl(q, p).detach()))
             normal = _posterior_noise(slots, spec, spec.transitions - 1, training.seed)
-            return add_noise(u, *q, normal, noisy_B, spec, 1.0)
+            return add_noise(u, *_followed(slots, q, p), normal, noisy_B, spec, 1.0)
 
         h, l = transition(weights, spec, h, l, e_x, guide)
         balanced, divergence = seen
@@ -118,22 +125,45 @@ def step_loss(
     logits = decode(weights, spec, h)
     share = token_weights_V[slots.targets]
     entropy = cross_entropy(logits.flatten(0, 1), slots.targets.flatten(), reduction="none").view_as(share)
-    weighted = (entropy * share).sum() / share.sum()
-    noisy = noisy_B.to(torch.float32)
+    per_puzzle = (entropy * share).sum(1) / share.sum(1)
+    if training.prior_share:
+        nearest = set_loss(logits, slots.solutions, token_weights_V)
+        per_puzzle = torch.where(slots.is_prior & noisy_B, nearest, per_puzzle)
+    led_B = ~slots.is_prior
+    noisy = (noisy_B & led_B).to(torch.float32)
+    led = led_B.to(torch.float32)
     balanced_mean = (balanced.mean(1) * noisy).mean()
     heads = head_loss(weights, spec, replay)
-    first = (slots.step == spec.noise_free_steps).to(torch.float32)
+    first = ((slots.step == spec.noise_free_steps) & led_B).to(torch.float32)
     per_slot = divergence.mean(1)
     return Loss(
-        total=weighted + beta * balanced_mean + heads,
-        cross_entropy=entropy.mean().detach(),
+        total=per_puzzle.mean() + beta * balanced_mean + heads,
+        cross_entropy=((entropy.mean(1) * led).sum() / led.sum()).detach(),
         kl=(per_slot * noisy).sum() / noisy.sum().clamp(min=1),
         kl_first=(per_slot * first).sum() / first.sum(),
-        exact=(logits.argmax(-1) == slots.targets).all(1).to(torch.float32).mean(),
+        exact=((logits.argmax(-1) == slots.targets).all(1) * led).sum() / led.sum(),
         heads=heads.detach(),
         h=h.detach(),
         l=l.detach(),
     )
+
+
+def set_loss(logits: Tensor, solutions: Tensor, token_weights_V: Tensor) -> Tensor:
+    """`-log sum_s p(s)` over the valid answers `[B, S, A]` under `logits [B, A, V]`, per (weighted) token: `[B]`.
+
+    Padding solutions do not count; a puzzle has at least one.
+    """
+    places = torch.arange(logits.shape[1], device=logits.device)
+    spelled = logits.log_softmax(-1)[torch.arange(len(logits), device=logits.device)[:, None, None], places, solutions]
+    share = token_weights_V[solutions]
+    likelihood = (spelled * share).sum(-1).masked_fill(solutions[..., 0] == 0, -torch.inf)
+    return -likelihood.logsumexp(1) / share[:, 0].sum(-1)
+
+
+def _followed(slots: Slots, q: Gaussian, p: Gaussian) -> Gaussian:
+    """The Gaussian that each slot draws its noise from."""
+    is_prior = slots.is_prior[:, None, None]
+    return Gaussian(torch.where(is_prior, p.mean, q.mean), torch.where(is_prior, p.log_sigma, q.log_sigma))
 
 
 def head_loss(weights: Weights, spec: Spec, replay: Replay) -> Tensor:
@@ -160,7 +190,8 @@ def earlier_transitions(
         def guide(u: Tensor, index: int = index) -> Tensor:
             assert e_y is not None
             normal = _posterior_noise(slots, spec, index, seed)
-            return add_noise(u, *posterior(weights, spec, u, e_y), normal, noisy_B, spec, 1.0)
+            q = posterior(weights, spec, u, e_y)
+            return add_noise(u, *_followed(slots, q, prior(weights, spec, u)), normal, noisy_B, spec, 1.0)
 
         h, l = transition(weights, spec, h, l, e_x, None if e_y is None else guide)
     return h, l
@@ -182,7 +213,7 @@ COLLAPSED_BELOW = 0.004
 
 
 def diagnose(kl_first: float) -> str:
-    """The leak diagnosis in a word, from the KL per token at the first noisy step (`method.md` 3a)."""
+    """The leak diagnosis in a word, from the KL per token at the first noisy step."""
     if math.isnan(kl_first):
         return "undefined"
     if kl_first > LEAKING_ABOVE:

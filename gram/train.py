@@ -1,4 +1,4 @@
-"""The training loop: one optimiser step per supervision step, in bf16 with an fp32 master (`method.md` 3 and 3a).
+"""The training loop: one optimiser step per supervision step, in bf16 with an fp32 master.
 
 A run lives in one folder: `run.json` (its recipe), `log.jsonl`, `state.safetensors` (to continue after a kill) and,
 from
@@ -298,6 +298,8 @@ def _claim(recipe: Recipe, out: Path) -> None:
                 f"folder {out} must be empty or hold a run of recipe {recipe.name}, got another {differing[0]}"
             )
         return
+    if recipe.training.prior_share and not recipe.task.is_multi_solution:
+        raise RecipeError(f"prior_share must be 0 for {recipe.task.name}, whose puzzles have one solution, got more")
     if out.exists() and not out.is_dir():
         raise RecipeError(f"folder must be a directory, got the file {out}")
     checkpoint.write_json(path, mine)

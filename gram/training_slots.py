@@ -16,6 +16,10 @@ from gram.tasks.identity import puzzle_hash
 from gram.tasks.protocol import Task
 
 
+MOST_SOLUTIONS = 32
+"""Valid answers that a slot which follows the prior is shown."""
+
+
 class TrainingSlots:
     """The state carried from one optimiser step to the next."""
 
@@ -28,7 +32,9 @@ class TrainingSlots:
         self.l = torch.zeros_like(self.h)
         self.puzzles = np.zeros((count, config.tokens), np.int64)
         self.targets = np.zeros((count, config.output_tokens), np.int64)
+        self.solutions = np.zeros((count, MOST_SOLUTIONS, config.output_tokens), np.int64)
         self.is_empty = np.zeros(count, bool)
+        self.is_prior = np.zeros(count, bool)
         self.hashes = np.zeros(count, np.int64)
         self.trajectory = np.zeros(count, np.int64)
         self.taken = np.zeros(count, np.int64)
@@ -45,6 +51,9 @@ class TrainingSlots:
         self.is_empty[free] = rng.random(len(free)) < (
             self.training.empty_probability if self.config.is_conditional else 1.0
         )
+        self.is_prior[free] = (rng.random(len(free)) < self.training.prior_share) & ~self.is_empty[free]
+        for slot in free[self.is_prior[free]]:
+            self._list_solutions(int(slot), rng)
         self.hashes[free] = [puzzle_hash(self.task.name, puzzle) for puzzle in puzzles]
         self.trajectory[free] = self.started + np.arange(len(free))
         depth = self.config.depth
@@ -54,6 +63,14 @@ class TrainingSlots:
         index = torch.from_numpy(free).to(self.h.device)
         self.h[index] = z0_h.to(self.h.dtype)
         self.l[index] = z0_l.to(self.l.dtype)
+
+    def _list_solutions(self, slot: int, rng: np.random.Generator) -> None:
+        """Writes down the slot's valid answers, a random part of them where there are many."""
+        valid = self.task.solutions(self.puzzles[slot].astype(np.uint8))
+        if len(valid) > MOST_SOLUTIONS:
+            valid = valid[rng.permutation(len(valid))[:MOST_SOLUTIONS]]
+        self.solutions[slot] = 0
+        self.solutions[slot, : len(valid)] = valid
 
     def view(self) -> Slots:
         """The slots as the loss takes them."""
@@ -66,7 +83,9 @@ class TrainingSlots:
             l=self.l,
             puzzles=tensor(self.puzzles),
             targets=tensor(self.targets),
+            solutions=tensor(self.solutions),
             is_empty=tensor(self.is_empty),
+            is_prior=tensor(self.is_prior),
             puzzle_hash=tensor(self.hashes),
             trajectory=tensor(self.trajectory),
             step=tensor(self.taken),
@@ -92,4 +111,4 @@ class TrainingSlots:
             setattr(self, name, tensors[name].numpy().copy())
 
 
-_ARRAYS = ("puzzles", "targets", "is_empty", "hashes", "trajectory", "taken", "left")
+_ARRAYS = ("puzzles", "targets", "solutions", "is_empty", "is_prior", "hashes", "trajectory", "taken", "left")

@@ -15,7 +15,7 @@ import torch
 
 from gram import checkpoint
 from gram.config import TrainConfig
-from gram.objective import Replay, diagnose, explain, head_loss, step_loss
+from gram.objective import Replay, diagnose, explain, head_loss, set_loss, step_loss
 from gram.optimiser import FlatWeights, kl_beta, learning_rate
 from gram.recipe import Recipe, RecipeError, load_recipe, recipe_names
 from gram.tasks.registry import get_task
@@ -271,3 +271,53 @@ def test_sigkill_then_the_same_command_continues(tmp_path):
     assert steps[-1] == 150
     leftovers = [name for name in os.listdir(out) if name.startswith(".")]
     assert len(leftovers) <= 2, leftovers
+
+
+def test_set_loss_is_the_likelihood_of_any_valid_answer():
+    """By hand: two answers of two tokens; a third place is padding and must not count."""
+    logits = torch.tensor([[[0.0, 1.0, 2.0], [0.5, 0.0, 1.0]]])
+    solutions = torch.tensor([[[1, 2], [2, 1], [0, 0]]])
+    p = logits[0].softmax(-1)
+    expected = -math.log(float(p[0, 1] * p[1, 2] + p[0, 2] * p[1, 1])) / 2
+    assert float(set_loss(logits, solutions, torch.ones(3))[0]) == pytest.approx(expected, abs=1e-6)
+    only = torch.tensor([[[1, 2], [0, 0], [0, 0]]])
+    entropy = torch.nn.functional.cross_entropy(logits[0], torch.tensor([1, 2]))
+    assert float(set_loss(logits, only, torch.ones(3))[0]) == pytest.approx(float(entropy), abs=1e-6)
+
+
+def test_slots_that_follow_the_prior_never_see_the_target(tmp_path):
+    """With all slots on the prior the posterior learns nothing, and the carried state does not depend on the target."""
+    made = trainer(tmp_path, prior_share=1.0)
+    made.slots.refill(made.model.z0_h, made.model.z0_l, np.random.default_rng(0))
+    made.slots.taken[:] = 2
+    assert made.slots.is_prior.all()
+    weights = {name: value.detach().requires_grad_() for name, value in made.model.weights().items()}
+    replay = Replay(torch.randn(5, 16, 16), torch.ones(5), torch.ones(5), torch.ones(5))
+    states = []
+    for targets in (made.slots.targets, 3 - made.slots.targets):
+        made.slots.targets = targets
+        slots = made.slots.view()
+        loss = step_loss(
+            weights, made.recipe.model, made.training, made.spec, slots, replay, torch.tensor(2.0),
+            made.token_weights, slots.h, slots.l,
+        )  # fmt: skip
+        states.append(loss.h)
+        loss.total.backward()
+    assert torch.equal(*states)
+    assert weights["prior.down"].grad.abs().sum() > 0
+    assert not any(value.grad is not None and value.grad.any() for name, value in weights.items() if "posterior" in name)
+
+
+def test_prior_slots_hold_valid_answers_and_single_solution_tasks_refuse_them(tmp_path):
+    made = trainer(tmp_path, prior_share=0.5, batch=64)
+    made.slots.refill(made.model.z0_h, made.model.z0_l, np.random.default_rng(0))
+    assert 10 < made.slots.is_prior.sum() < 54
+    for slot in np.flatnonzero(made.slots.is_prior):
+        listed = made.slots.solutions[slot].astype(np.uint8)
+        listed = listed[listed[:, 0] > 0]
+        puzzle = made.slots.puzzles[slot].astype(np.uint8)
+        assert made.task.verify(np.repeat(puzzle[None], len(listed), 0), listed).all()
+        assert len(listed) == made.task.count_solutions(puzzle)
+    sudoku = Recipe("s", "", get_task("sudoku4"), tiny_config(task="sudoku4"), TrainConfig(steps=1, prior_share=0.5))
+    with pytest.raises(RecipeError, match="prior_share must be 0 for sudoku4"):
+        train(sudoku, tmp_path / "s")

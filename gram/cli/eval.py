@@ -110,14 +110,14 @@ def _show(summary: dict[str, Any]) -> None:
     how += f", selector {summary['selector']}, seed {summary['seed']}"
     console.print(Text(how, "dim"))
     console.print()
-    made = terminal.table("", "value", "95 % interval", "uniform sampler", left=1)
+    made = terminal.table("", "value", "95 % interval", "uniform", left=1)
     for label, key in (
         (f"accuracy of the answer ({summary['selector']})", "accuracy"),
         ("accuracy of one trajectory", "single_accuracy"),
-        (f"pass@{width}: any trajectory right", "pass_at_width"),
-        (f"coverage@{width}, mean over puzzles", "coverage"),
+        (f"pass@{width}", "pass_at_width"),
+        (f"coverage@{width}, mean", "coverage"),
         (f"coverage@{width}, pooled", "coverage_pooled"),
-        (f"coverage@{width}, puzzles with several solutions", "coverage_multi"),
+        (f"coverage@{width}, several solutions", "coverage_multi"),
     ):
         if summary[key] is None:
             continue
@@ -127,8 +127,8 @@ def _show(summary: dict[str, Any]) -> None:
     for label, key in (
         ("conflicts of the answer, mean", "conflicts"),
         ("steps of a trajectory, mean", "mean_steps"),
-        ("AUROC of the LPRM within a puzzle", "lprm_auroc"),
-        ("AUROC of the halt head within a puzzle", "halt_auroc"),
+        ("AUROC of the LPRM", "lprm_auroc"),
+        ("AUROC of the halt head", "halt_auroc"),
     ):
         made.add_row(label, terminal.number(summary[key]))
     console.print(made)

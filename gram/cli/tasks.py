@@ -10,7 +10,9 @@ from gram.cli.options import Json, TaskModule
 if TYPE_CHECKING:
     from gram.tasks.protocol import Task
 
-CARD_KEYS = ("recipe", "optimiser_steps", "minutes", "figures")
+CARD_KEYS = ("optimiser_steps", "minutes", "figures")
+HEADLINES = {"accuracy": "answer", "single_accuracy": "single", "coverage_pooled": "coverage"}
+"""Figures of a card shown on screen, and their headers; all of them are in the JSON."""
 
 
 def tasks(task_module: TaskModule = None, as_json: Json = False) -> None:
@@ -48,7 +50,9 @@ def _checkpoints() -> list[dict[str, Any]]:
     for name in checkpoint.shipped_names():
         directory = checkpoint.find(name)
         card = checkpoint.read_card(directory)
-        known = {key: card.get(key) for key in CARD_KEYS}
+        recipe = card.get("recipe")
+        known = {"recipe": recipe.get("name") if isinstance(recipe, dict) else recipe}
+        known |= {key: card.get(key) for key in CARD_KEYS}
         listed.append({"checkpoint": name, "task": checkpoint.read_config(directory).task, **known})
     return listed
 
@@ -59,33 +63,28 @@ def _show(listed: dict[str, Any]) -> None:
     from gram.cli import terminal
 
     console = terminal.output()
-    found = terminal.table("task", "solutions", "splits", "about", left=4, wraps=3)
+    found = terminal.table("task", "solutions", "train", "test", "about", left=2, wraps=4)
+    found.columns[4].justify = "left"
     for task in listed["tasks"]:
-        sizes = ", ".join(
-            f"{name} {'endless' if size is None else f'{size:,}'}" for name, size in task["splits"].items()
+        sizes = (
+            "endless" if task["splits"][name] is None else f"{task['splits'][name]:,}" for name in ("train", "test")
         )
-        found.add_row(
-            Text(task["task"], "bold"), "several" if task["is_multi_solution"] else "one", sizes, task["summary"]
-        )
+        solutions = "several" if task["is_multi_solution"] else "one"
+        found.add_row(Text(task["task"], "bold"), solutions, *sizes, task["summary"])
     console.print(found)
     console.print()
     if not listed["checkpoints"]:
-        console.print(Text("no checkpoint is shipped yet; train one with `gram train`", style="dim"))
+        console.print(Text("no checkpoint is shipped; train one with `gram train`", style="dim"))
         return
-    shipped = terminal.table("checkpoint", "task", "steps", "minutes", "figures", left=2, wraps=4)
-    shipped.columns[4].justify = "left"
+    shipped = terminal.table("checkpoint", "task", "steps", "minutes", *HEADLINES.values(), left=2)
     for entry in listed["checkpoints"]:
-        figures = ", ".join(f"{name} {_figure(value)}" for name, value in (entry["figures"] or {}).items())
-        steps, minutes = entry["optimiser_steps"], entry["minutes"]
+        figures = entry["figures"] or {}
         shipped.add_row(
             Text(entry["checkpoint"], "bold"),
             entry["task"],
-            terminal.number(steps, 0),
-            terminal.number(minutes, 1),
-            figures or "-",
+            terminal.number(entry["optimiser_steps"], 0),
+            terminal.number(entry["minutes"], 1),
+            *(terminal.percent(figures.get(key)) for key in HEADLINES),
         )
     console.print(shipped)
-
-
-def _figure(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, (int, float)) else str(value)
+    console.print(Text("held-out accuracy of the answer and of one trajectory, pooled coverage", style="dim"))
