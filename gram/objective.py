@@ -221,7 +221,7 @@ def diagnose(kl_first: float) -> str:
     return "collapsed" if kl_first < COLLAPSED_BELOW else "healthy"
 
 
-def explain(kl_first: float) -> str:
+def explain(kl_first: float, *, is_multi_solution: bool = True) -> str:
     """The leak diagnosis as a sentence; empty where the model has no guidance."""
     meaning = {
         "leaking": "leaking: the posterior tells the state more of the target than the prior can; expect good training "
@@ -230,4 +230,6 @@ def explain(kl_first: float) -> str:
         "collapsed": "collapsed: the noise carries nothing and trajectories hardly differ; lower kl_beta",
     }
     word = diagnose(kl_first)
+    if word == "collapsed" and not is_multi_solution:
+        meaning[word] = "collapsed: the noise carries nothing, as it may where every puzzle has one solution"
     return f"KL per token at the first noisy step {kl_first:.3f} nats, {meaning[word]}" if word in meaning else ""

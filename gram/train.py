@@ -221,7 +221,7 @@ class Trainer:
             "minutes": round(self.elapsed_s / 60, 2),
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "held_out_while_training": self.figures,
-            "leak_diagnosis": explain(kl_first),
+            "leak_diagnosis": explain(kl_first, is_multi_solution=self.task.is_multi_solution),
         }
         self.save_state()
         checkpoint.save(self.averaged(), self.out, card=card, dtype=torch.bfloat16)

@@ -142,6 +142,7 @@ def test_diagnosis(value, word):
     assert diagnose(value) == word
     assert explain(value).startswith("KL") == (word != "undefined")
     assert word == "undefined" or word in explain(value)
+    assert "one solution" in explain(0.0, is_multi_solution=False)
 
 
 def test_training_learns_a_tiny_task(tmp_path):
