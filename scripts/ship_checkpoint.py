@@ -73,6 +73,12 @@ def measure(task: str, name: str, *, is_stochastic: bool) -> dict[str, Any]:
     return figures
 
 
+def typical_speed(log: Path) -> float:
+    """Optimiser steps a second: the median over the log's lines, which pauses and other jobs do not move."""
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    return statistics.median(line["steps_per_s"] for line in lines if not line["evaluation"])
+
+
 def model_card(name: str, card: dict[str, Any]) -> str:
     """README.md of the checkpoint."""
     figures = card["figures"]
@@ -106,7 +112,8 @@ trajectories):
 | recipe | `gram/recipes/{card["recipe"]["name"]}.toml` |
 | command | `{card["command"]}` |
 | optimiser steps | {card["optimiser_steps"]:,} |
-| minutes of training | {card["minutes"]:.1f} |
+| minutes of training, as run | {card["minutes"]:.1f} |
+| optimiser steps a second | {card["steps_per_s"]:.2f}, so {card["optimiser_steps"] / card["steps_per_s"] / 60:.1f} minutes |
 | parameters | {card["parameters"]:,} |
 | log | `log.jsonl` |
 
@@ -125,8 +132,7 @@ halting by the halt head; means over {seeds} sampling seed{"s" if seeds > 1 else
 ## Heads
 
 Against full depth (`{full["command"]}`: single accuracy {full["single_accuracy"]:.4f}), halting costs
-{full["cost_of_halting_points"]:.2f} points of single accuracy and takes {100 * full["share_of_steps"]:.0f} % of the
-steps.
+{full["cost_of_halting_points"]:.2f} points of single accuracy and takes {100 * full["share_of_steps"]:.0f} % of the steps.
 
 {few_steps}"""
 
@@ -140,14 +146,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", type=Path, help="folder of a finished `gram train`")
     parser.add_argument("name", help="name to ship it under")
+    parser.add_argument("--card-only", action="store_true", help="keep the figures measured before")
     arguments = parser.parse_args()
     target = ROOT / "gram" / "weights" / arguments.name
     target.mkdir(parents=True, exist_ok=True)
     for file in ("config.json", "model.safetensors", "log.jsonl"):
         shutil.copyfile(arguments.run / file, target / file)
     card = json.loads((arguments.run / "card.json").read_text())
+    card["steps_per_s"] = round(typical_speed(target / "log.jsonl"), 3)
     is_stochastic = card["recipe"]["model"]["guidance"] in ("full", "noise")
-    card["figures"] = measure(card["task"], arguments.name, is_stochastic=is_stochastic)
+    if arguments.card_only:
+        card["figures"] = json.loads((target / "card.json").read_text())["figures"]
+    else:
+        card["figures"] = measure(card["task"], arguments.name, is_stochastic=is_stochastic)
     (target / "card.json").write_text(json.dumps(card, indent=2) + "\n")
     (target / "README.md").write_text(model_card(arguments.name, card))
 
