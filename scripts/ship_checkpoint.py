@@ -100,7 +100,9 @@ trajectories):
         if few
         else ""
     )
+    steps_minutes = card["optimiser_steps"] / card["steps_per_s"] / 60
     full, low_high = figures["full_depth"], figures["single_accuracy_interval"]
+    share = 100 * full["share_of_steps"]
     commands = "\n".join(f"    {command}" for command in figures["commands"])
     return f"""# {name}
 
@@ -113,7 +115,7 @@ trajectories):
 | command | `{card["command"]}` |
 | optimiser steps | {card["optimiser_steps"]:,} |
 | minutes of training, as run | {card["minutes"]:.1f} |
-| optimiser steps a second | {card["steps_per_s"]:.2f}, so {card["optimiser_steps"] / card["steps_per_s"] / 60:.1f} minutes |
+| optimiser steps a second, median | {card["steps_per_s"]:.2f}, so {steps_minutes:.1f} minutes |
 | parameters | {card["parameters"]:,} |
 | log | `log.jsonl` |
 
@@ -132,7 +134,7 @@ halting by the halt head; means over {seeds} sampling seed{"s" if seeds > 1 else
 ## Heads
 
 Against full depth (`{full["command"]}`: single accuracy {full["single_accuracy"]:.4f}), halting costs
-{full["cost_of_halting_points"]:.2f} points of single accuracy and takes {100 * full["share_of_steps"]:.0f} % of the steps.
+{full["cost_of_halting_points"]:.2f} points of single accuracy and takes {share:.0f} % of the steps.
 
 {few_steps}"""
 
