@@ -14,6 +14,7 @@ from gram.tasks.colouring import EDGE, Colouring
 from gram.tasks.nqueens import QUEEN, all_solutions
 from gram.tasks.protocol import PuzzleError
 from gram.tasks.registry import get_task
+from gram.tasks.sudoku import Sudoku
 from gram.tasks.sudoku_solver import solver
 
 
@@ -32,12 +33,32 @@ def test_queens_eight_has_the_published_split():
 @pytest.mark.slow
 def test_queens_ten_has_the_published_numbers():
     task = get_task("nqueens10")
-    assert task.split_size("train") + task.split_size("test") == 43420
-    given, completions = task._inputs
-    counts = completions.sum(1)
-    assert len(given) == 43420
+    puzzles = np.concatenate([task.split(name).puzzles for name in ("train", "test")])
+    assert len(np.unique(puzzles, axis=0)) == len(puzzles) == 43420
+    counts = np.array([task.count_solutions(puzzle) for puzzle in puzzles])
     assert counts.mean() == pytest.approx(2.9, abs=0.05)
     assert counts.max() == 93
+
+
+@pytest.mark.parametrize("n", [4, 5, 6, 7, 9])
+def test_queens_of_every_size_have_their_inputs_once(n):
+    """Against plain sets, so that the coding of inputs as numbers is held to what it stands for."""
+    task = get_task(f"nqueens{n}")
+    puzzles = np.concatenate([task.split(name).puzzles for name in ("train", "test")])
+    found = {tuple(np.flatnonzero(row == QUEEN).tolist()) for row in puzzles}
+    assert len(found) == len(puzzles)
+    if n < 9:
+        cells = all_solutions(n) + n * np.arange(n)
+        wanted = {kept for row in cells.tolist() for left in (1, 2, 3) for kept in itertools.combinations(row, left)}
+        assert found == wanted
+    some = task.split("test", limit=50)
+    assert task.verify(some.puzzles, some.answers).all()
+    assert all(np.array_equal(task.solutions(p)[0], a) for p, a in zip(some.puzzles, some.answers, strict=True))
+
+
+def test_queens_of_one_orbit_cannot_train_without_it():
+    with pytest.raises(ValueError, match="split must have puzzles to train on, got orbit-train of nqueens6"):
+        get_task("nqueens6").training_batch(np.random.default_rng(0), 4, split="orbit-train")
 
 
 def test_queens_splits_share_no_input_and_orbits_share_no_solution():
@@ -175,6 +196,42 @@ def test_sudoku_symmetries_keep_puzzles_valid_and_unique(size, seed):
     assert all(task.count_solutions(puzzle) == 1 for puzzle in puzzles)
 
 
+@given(st.sampled_from(["nqueens8", "sudoku6", "sudoku9"]), st.integers(0, 4), st.data())
+def test_any_other_token_spoils_a_stored_answer(name, index, data):
+    task = get_task(name)
+    rows = task.split("test", limit=5)
+    place = data.draw(st.integers(0, task.output_tokens - 1))
+    token = data.draw(st.integers(0, 255).filter(lambda token: token != rows.answers[index, place]))
+    spoilt = rows.answers[index : index + 1].copy()
+    spoilt[0, place] = token
+    assert not task.verify(rows.puzzles[index : index + 1], spoilt)[0]
+    assert task.conflicts(rows.puzzles[index : index + 1], spoilt)[0] > 0
+
+
+def test_sudoku_puzzles_of_one_grid_are_one_group():
+    rows = get_task("sudoku4").split("test", limit=120)
+    by_grid = {}
+    for group, answer in zip(rows.groups.tolist(), rows.answers, strict=True):
+        by_grid.setdefault(bytes(answer), set()).add(group)
+    assert all(len(groups) == 1 for groups in by_grid.values())
+    assert len(by_grid) == len(np.unique(rows.groups)) < 60
+
+
+def test_sudoku_made_beforehand_is_what_batches_would_make():
+    beforehand, late = Sudoku(4), Sudoku(4)
+    seen = []
+    beforehand.prepare_training(lambda done, total: seen.append((done, total)))
+    assert seen[0][0] == 1
+    assert seen[-1][0] == seen[-1][1] == len(seen)
+    late.training_batch(np.random.default_rng(9), 30)
+    for first, second in zip(
+        beforehand.training_batch(np.random.default_rng(5), 40),
+        late.training_batch(np.random.default_rng(5), 40),
+        strict=True,
+    ):
+        assert np.array_equal(first, second)
+
+
 def test_sudoku_rating_is_zero_where_singles_suffice():
     task = get_task("sudoku4")
     full = [max(0, int(token) - 1) for token in task.split("test", limit=1).answers[0]]
@@ -193,8 +250,10 @@ def test_sudoku_extreme_is_read_as_it_is(gram_data):
         first = next(csv.DictReader(file))
     assert task.format(rows.puzzles[0]) == first["question"]
     assert rows.ratings[0] == float(first["guesses"])
-    for puzzle, answer in zip(rows.puzzles[:25], rows.answers, strict=False):
+    for puzzle, answer, rating in zip(rows.puzzles[:60], rows.answers, rows.ratings, strict=False):
         assert np.array_equal(task.solutions(puzzle), answer[None])
+        # The rating counts guesses as that list does, so difficulties compare.
+        assert task.solver.rating([max(0, int(token) - 1) for token in puzzle]) == rating
 
 
 def test_sudoku_counts_of_boards_with_several_solutions(gram_data):
@@ -247,11 +306,46 @@ def test_colouring_test_set_and_ceiling():
     assert pooled == pytest.approx(0.7023, abs=1e-4)
 
 
+@pytest.mark.parametrize("n", [3, 4, 5, 6, 9])
+def test_colouring_of_every_size_leaves_graphs_to_train_on(n):
+    task = get_task(f"colouring{n}")
+    test = task.split("test")
+    assert len(np.unique(test.puzzles, axis=0)) == len(test) == task.split_size("test")
+    assert task.verify(test.puzzles, test.answers).all()
+    puzzles, targets = task.training_batch(np.random.default_rng(0), 64)
+    assert task.verify(puzzles, targets).all()
+    assert not {bytes(row) for row in test.puzzles} & {bytes(row) for row in puzzles}
+
+
+def test_colouring_train_split_is_a_prefix_without_test_graphs():
+    task = get_task("colouring8")
+    rows = task.split("train", limit=450)
+    assert np.array_equal(task.split("train", limit=7).puzzles, rows.puzzles[:7])
+    assert len(task.split("train", limit=0)) == 0
+    assert not {bytes(row) for row in task.split("test").puzzles} & {bytes(row) for row in rows.puzzles}
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 2**32 - 1))
+def test_colouring_groups_do_not_tell_isomorphic_graphs_apart(seed):
+    task, rng = get_task("colouring8"), np.random.default_rng(seed)
+    puzzles = task.split("test", limit=6).puzzles
+    renamed = puzzles.copy()
+    names = rng.permutation(8)
+    for row, puzzle in zip(renamed, puzzles, strict=True):
+        edges = task.pairs[puzzle[: task.output_start] == EDGE]
+        row[:] = task._graph(8, [(int(names[a]), int(names[b])) for a, b in edges])
+    groups = task._lookalikes(np.concatenate([puzzles, renamed]))
+    assert np.array_equal(groups[:6], groups[6:])
+    edge_counts = (puzzles == EDGE).sum(1)
+    assert len(np.unique(groups)) >= len(np.unique(edge_counts))
+
+
 def test_colouring_formats_agree(tmp_path):
     task = Colouring(4)
     path_graph = task.parse("4: 0-1, 1-2, 2-3")
     assert task.format(path_graph) == "100101"
-    for text in ("100101", '{"n": 4, "edges": [[0,1],[2,1],[2,3]]}', "p edge 4 3\ne 1 2\ne 2 3\ne 3 4\n"):
+    for text in ("100101", "#..#.#", '{"n": 4, "edges": [[0,1],[2,1],[2,3]]}', "p edge 4 3\ne 1 2\ne 2 3\ne 3 4\n"):
         assert np.array_equal(task.parse(text), path_graph)
     (tmp_path / "g.col").write_text("c a path\np edge 4 3\ne 1 2\ne 2 3\ne 3 4\n")
     assert np.array_equal(task.load(tmp_path / "g.col").puzzles[0], path_graph)
@@ -270,6 +364,11 @@ def test_colouring_formats_agree(tmp_path):
         ("10010", "must have 6 symbols, got 5"),
         ("10010x", "got 'x' at symbol 6"),
         ('{"n": 4}', "must be JSON with n and edges"),
+        ('{"n": 1e999, "edges": []}', "must be JSON with n and edges"),
+        ('{"n": ' * 100_000, "must be JSON with n and edges"),
+        ("\u00b2: 0-1", "must read like"),
+        ("4: 0-" + "1" * 5000, "must read like"),
+        ("p edge 4 1\ne 1 5\n", "of 1 to 4, got edge 1-5"),
         ("p edge 4 1\ne 1\n", "must be DIMACS lines"),
     ],
 )

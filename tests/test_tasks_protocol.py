@@ -107,8 +107,9 @@ def test_training_pairs_are_right_and_follow_their_generator(task):
 
 
 def test_no_training_puzzle_is_a_test_puzzle(task):
-    test = {bytes(puzzle) for puzzle in task.split("test", limit=300).puzzles}
-    puzzles, _ = task.training_batch(np.random.default_rng(0), 500 if task.name != "sudoku9" else 50)
+    few = task.name == "sudoku9"
+    test = {bytes(puzzle) for puzzle in task.split("test", limit=40 if few else 300).puzzles}
+    puzzles, _ = task.training_batch(np.random.default_rng(0), 40 if few else 500)
     assert not test & {bytes(puzzle) for puzzle in puzzles}
 
 
@@ -184,6 +185,16 @@ def test_files_of_every_format_hold_the_same(task, some, tmp_path, suffix):
         ("a.jsonl", "[1]", "a.jsonl:1: must be a JSON object"),
         ("a.jsonl", '{"answer": "x"}', "a.jsonl:1: question must be a puzzle"),
         ("a.csv.gz", "question", "not a gzip file"),
+        ("a.CSV.GZ", "question", "not a gzip file"),
+        ("a.csv", "question\n" + "1" * 200_000 + "\n", "a.csv:2: not CSV"),
+        ("a.csv", "question,rating\n" + "." * 16 + ",nan\n", "a.csv:2: rating must be a number, got 'nan'"),
+        ("a.csv", "question,answer\n" + "." * 16 + ",123\n", "a.csv:2: sudoku4 answer must have 16 symbols, got 3"),
+        ("a.jsonl", '{"question": 7}', "a.jsonl:1: question must be a puzzle, got '7'"),
+        ("a.jsonl", '\n{"question": "' + "." * 16 + '", "answer": [1]}', "a.jsonl:2: answer must be text"),
+        ("a.jsonl", '{"question": "' + "." * 16 + '", "rating": [1]}', "a.jsonl:1: rating must be a number"),
+        ("a.jsonl", "[" * 100_000, "a.jsonl:1: not JSON"),
+        ("a.jsonl", '{"rating": ' + "1" * 5000 + "}", "a.jsonl:1: not JSON"),
+        ("a.jsonl", '{"note": "\u2028"}\n{', "a.jsonl:1: question"),
     ],
 )
 def test_bad_files_are_one_line_with_their_place(tmp_path, name, content, words):
@@ -193,6 +204,37 @@ def test_bad_files_are_one_line_with_their_place(tmp_path, name, content, words)
         get_task("sudoku4").load(path)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@settings(max_examples=150)
+@given(
+    st.sampled_from([".csv", ".jsonl", ".txt", ".col", ".csv.gz", ".jsonl.gz"]),
+    st.sampled_from(
+        [b"", b"question\n", b"question,answer,rating\n", b'{"question": "', b"\x1f\x8b\x08\x00", b"p col "]
+    ),
+    st.binary(max_size=60) | st.text(alphabet='.Q1234/{}[]",:\n', max_size=60).map(str.encode),
+    st.booleans(),
+)
+def test_any_file_is_read_or_refused_in_one_line(tmp_path_factory, suffix, start, rest, packs):
+    path = tmp_path_factory.getbasetemp() / f"any{suffix}"
+    path.write_bytes(gzip.compress(start + rest) if packs else start + rest)
+    refusals = []
+    for name in ("sudoku4", "nqueens4", "colouring4"):
+        try:
+            assert len(get_task(name).load(path)) > 0
+        except PuzzleError as error:
+            refusals.append(str(error))
+    assert all("\n" not in refusal and str(path) in refusal for refusal in refusals)
+
+
+def test_damaged_gzip_and_folders_are_refused(tmp_path):
+    packed = bytearray(gzip.compress(b"question\n" + b"12341234\n" * 200))
+    packed[12] ^= 0xFF
+    (tmp_path / "a.csv.gz").write_bytes(packed)
+    with pytest.raises(PuzzleError, match="not a gzip file"):
+        get_task("sudoku4").load(tmp_path / "a.csv.gz")
+    with pytest.raises(PuzzleError, match="must be a file of puzzles, got a folder"):
+        get_task("sudoku4").load(tmp_path)
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path):
@@ -232,6 +274,9 @@ class TestUsersTask:
             ("task = object()\n", "must implement"),
             ("import nothing_of_that_name\n", "must import, got ModuleNotFoundError"),
             ("task =\n", "must import, got SyntaxError"),
+            ("raise RuntimeError('two\\nlines')\n", "must import, got RuntimeError: two lines"),
+            ("def get_task(name):\n    raise KeyError(name)\n", "must make task 'mine', got KeyError: 'mine'"),
+            ("def get_task(name):\n    return None\n", "must define task or get_task"),
         ],
     )
     def test_a_broken_file_is_one_line(self, tmp_path, content, words):
@@ -240,6 +285,17 @@ class TestUsersTask:
         with pytest.raises(ValueError) as error:
             get_task("mine", path)
         assert words in str(error.value)
+        assert "\n" not in str(error.value)
+
+    def test_files_that_use_the_registry_or_make_tasks_by_name(self, tmp_path):
+        path = tmp_path / "mine.py"
+        path.write_text(
+            "import copy\n\nfrom gram.tasks.registry import get_task\n\n"
+            "task = copy.copy(get_task('nqueens5'))\ntask.name = 'mine'\n"
+        )
+        assert get_task("mine", path).name == "mine"
+        path.write_text("from gram.tasks.nqueens import NQueens\n\ndef get_task(name):\n    return NQueens(6)\n")
+        assert get_task("nqueens6", path).tokens == 36
 
     def test_a_missing_file_is_one_line(self, tmp_path):
         with pytest.raises(ValueError, match="task module must be a Python file"):

@@ -7,6 +7,7 @@ output tokens whose input is padding: `L = E + n`, `A = n`. Tokens: 1 no edge, 2
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from functools import cached_property
@@ -24,6 +25,11 @@ SIZES = range(3, 13)
 EDGE_PROBABILITY = {8: 0.5, 10: 0.4}
 DEFAULT_EDGE_PROBABILITY = 0.5
 TEST_GRAPHS = 1000
+TEST_SHARE = 0.15
+SMALL_PAIRS = 10
+"""Up to 5 nodes there are at most 1,024 labelled graphs."""
+BLOCK = 200
+"""Graphs made at once for `split("train")`."""
 SEED = 0
 LETTERS = "ABC"
 
@@ -76,12 +82,29 @@ class Colouring:
         puzzles[:, : self.output_start] = np.where(edges, EDGE, NO_EDGE)
         return puzzles
 
+    @cached_property
+    def _fours(self) -> NDArray[np.float32]:
+        """Which pairs of nodes lie within each four nodes, `[E, Q]`."""
+        fours = [set(nodes) for nodes in itertools.combinations(range(self.n), 4)]
+        return np.array([[set(pair) <= four for four in fours] for pair in self.pairs.tolist()], dtype=np.float32)
+
+    def _may_be_colourable(self, puzzles: Tokens) -> NDArray[np.bool_]:
+        """False where four nodes are all joined, `[P]`: a cheap test to spare most of the dear one."""
+        edges = (puzzles[:, : self.output_start] == EDGE).astype(np.float32)
+        return np.asarray(~(edges @ self._fours == 6).any(1))
+
+    @property
+    def _most_rows(self) -> int:
+        """Graphs to hold against all colourings at once, so that 12 nodes fit in memory too."""
+        return max(8, 2**24 // len(self._colourings))
+
     def _colourable(self, rng: np.random.Generator, count: int) -> tuple[Tokens, NDArray[np.bool_]]:
         """`count` random 3-colourable graphs and their proper colourings, from `rng` alone."""
         graphs, valid = [], []
         missing = count
         while missing > 0:
-            drawn = self._random_graphs(rng, max(8, missing * 2))
+            drawn = self._random_graphs(rng, min(max(8, missing * 2), self._most_rows))
+            drawn = drawn[self._may_be_colourable(drawn)]
             proper = self._valid(drawn)
             kept = np.flatnonzero(proper.any(1))[:missing]
             graphs.append(drawn[kept])
@@ -90,39 +113,73 @@ class Colouring:
         return np.concatenate(graphs), np.concatenate(valid)
 
     @cached_property
-    def _test(self) -> tuple[Tokens, NDArray[np.bool_]]:
-        rng = np.random.default_rng([SEED, self.n])
-        graphs, valid = self._colourable(rng, 4 * TEST_GRAPHS)
-        first = np.sort(np.unique(graphs, axis=0, return_index=True)[1])[:TEST_GRAPHS]
-        return graphs[first], valid[first]
+    def _test(self) -> Tokens:
+        """The test graphs, all different as labelled graphs."""
+        rng, size = np.random.default_rng([SEED, self.n]), self._test_size
+        graphs = np.zeros((0, self.tokens), dtype=np.uint8)
+        while len(graphs) < size:
+            graphs = np.concatenate([graphs, self._colourable(rng, size)[0]])
+            graphs = graphs[np.sort(np.unique(graphs, axis=0, return_index=True)[1])]
+        return graphs[:size]
+
+    @cached_property
+    def _test_size(self) -> int:
+        """1,000, or of the few graphs with up to 5 nodes the test's share: training needs some, too."""
+        if self.output_start > SMALL_PAIRS:
+            return TEST_GRAPHS
+        every = np.arange(2**self.output_start)[:, None] >> np.arange(self.output_start) & 1
+        colourable = self._valid(np.where(every, EDGE, NO_EDGE)).any(1).sum()
+        return max(1, int(TEST_SHARE * colourable))
+
+    def _first_colourings(self, graphs: Tokens) -> Tokens:
+        """The first proper colouring of each graph, `[P, n]`."""
+        chunks = (graphs[start : start + self._most_rows] for start in range(0, max(1, len(graphs)), self._most_rows))
+        first = np.concatenate([self._valid(chunk).argmax(1) for chunk in chunks])
+        colourings: Tokens = self._colourings[first]
+        return colourings
 
     @cached_property
     def _test_keys(self) -> NDArray[Any]:
-        return np.unique(self._keys(self._test[0]))
+        return np.unique(self._keys(self._test))
 
     def _keys(self, puzzles: Tokens) -> NDArray[Any]:
-        """One number per labelled graph (its edges as bits; at most 66 pairs, so two words)."""
+        """The edges of each labelled graph as bits, for comparing whole graphs."""
         bits = np.packbits(puzzles[:, : self.output_start] == EDGE, axis=1)
         return np.ascontiguousarray(bits).view(f"V{bits.shape[1]}").ravel()
 
     def split_size(self, name: str = "test") -> int | None:
         self._check_split(name)
-        return len(self._test[0]) if name == "test" else None
+        return self._test_size if name == "test" else None
 
     def _check_split(self, name: str) -> None:
         if name not in self.splits:
             raise ValueError(f"split must be one of {', '.join(self.splits)}, got {name!r}")
 
     def split(self, name: str = "test", *, limit: int | None = None) -> PuzzleSet:
-        """`test`: 1,000 different labelled graphs; `train` is endless, its first 1,000 where there is no limit."""
+        """`test`: different labelled graphs; `train` is endless, its first 1,000 where there is no limit.
+
+        Groups are graphs that look alike whatever their nodes are called: isomorphic graphs always share one.
+        """
         self._check_split(name)
         if name == "test":
-            graphs, valid = self._test[0][:limit], self._test[1][:limit]
+            graphs = self._test[:limit]
         else:
-            graphs, valid = self._training_graphs(np.random.default_rng([SEED, self.n, 1]), limit or TEST_GRAPHS)
-        return PuzzleSet(
-            puzzles=graphs, answers=self._colourings[valid.argmax(1)], groups=np.arange(len(graphs), dtype=np.int64)
-        )
+            # A stream of blocks, so that a smaller limit gives the first graphs of a larger one.
+            rng, count = np.random.default_rng([SEED, self.n, 1]), TEST_GRAPHS if limit is None else limit
+            blocks = [self._training_graphs(rng, BLOCK)[0] for _ in range(-(-count // BLOCK))]
+            graphs = np.concatenate([np.zeros((0, self.tokens), dtype=np.uint8), *blocks])[:count]
+        return PuzzleSet(puzzles=graphs, answers=self._first_colourings(graphs), groups=self._lookalikes(graphs))
+
+    def _lookalikes(self, graphs: Tokens) -> NDArray[np.int64]:
+        """Number of each graph's class under three rounds of colour refinement from degrees and triangles, `[P]`."""
+        joined = np.zeros((len(graphs), self.n, self.n), dtype=np.int64)
+        joined[:, self.pairs[:, 0], self.pairs[:, 1]] = graphs[:, : self.output_start] == EDGE
+        joined += joined.transpose(0, 2, 1)
+        node = joined.sum(2) + self.n * ((joined @ joined) * joined).sum(2)
+        for _ in range(3):
+            node = node * 1_000_003 + (joined @ (node * node)[:, :, None])[:, :, 0]
+        _, classes = np.unique(np.sort(node, axis=1), axis=0, return_inverse=True)
+        return np.asarray(classes.reshape(-1), dtype=np.int64)
 
     def _training_graphs(self, rng: np.random.Generator, count: int) -> tuple[Tokens, NDArray[np.bool_]]:
         """3-colourable graphs that are not in the test split."""
@@ -135,7 +192,7 @@ class Colouring:
         if split != "train":
             raise ValueError(f"training split must be train, got {split!r}")
         graphs, valid = self._training_graphs(rng, count)
-        target = (rng.random(valid.shape, dtype=np.float32) * valid).argmax(1)
+        target = np.where(valid, rng.random(valid.shape, dtype=np.float32), -1).argmax(1)
         return graphs, self._colourings[target]
 
     def conflicts(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.int64]:
@@ -173,8 +230,8 @@ class Colouring:
         return int(self._valid(puzzle[None]).sum())
 
     def parse(self, text: str) -> Tokens:
-        """A graph: the strict upper triangle as `n (n - 1) / 2` symbols 0 and 1, `8: 0-1, 0-2, ...`, DIMACS text, or
-        JSON `{"n": 8, "edges": [[0, 1], ...]}`."""
+        """A graph: the strict upper triangle as `n (n - 1) / 2` symbols 0 and 1 (or `.` and `#`), `8: 0-1, 0-2, ...`,
+        DIMACS text, or JSON `{"n": 8, "edges": [[0, 1], ...]}`."""
         puzzle = self._parse_edges(text)
         if not self.count_solutions(puzzle):
             raise PuzzleError(f"{self.name} puzzle must be 3-colourable, got a graph that is not")
@@ -186,7 +243,7 @@ class Colouring:
             try:
                 values = json.loads(text)
                 return self._graph(int(values["n"]), [(int(a), int(b)) for a, b in values["edges"]])
-            except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
                 if isinstance(error, PuzzleError):
                     raise
                 raise PuzzleError(f"{self.name} puzzle must be JSON with n and edges, got {text[:40]!r}") from None
@@ -195,19 +252,19 @@ class Colouring:
         if ":" in text:
             size, _, edges = text.partition(":")
             pairs = [edge.split("-") for edge in re.split(r"[,\s]+", edges.strip()) if edge]
-            if not size.strip().isdigit() or not all(len(pair) == 2 and "".join(pair).isdigit() for pair in pairs):
+            if not _is_number(size.strip()) or not all(len(pair) == 2 and all(map(_is_number, pair)) for pair in pairs):
                 raise PuzzleError(f"{self.name} puzzle must read like '{self.n}: 0-1, 0-2', got {text[:40]!r}")
             return self._graph(int(size), [(int(a), int(b)) for a, b in pairs])
         symbols = [symbol for symbol in text if not symbol.isspace()]
         if len(symbols) != self.output_start:
             raise PuzzleError(f"{self.name} puzzle must have {self.output_start} symbols, got {len(symbols)}")
         for place, symbol in enumerate(symbols):
-            if symbol not in "01":
+            if symbol not in "01.#":
                 raise PuzzleError(f"{self.name} puzzle must be of 0 and 1, got {symbol!r} at symbol {place + 1}")
         joined = [
             (int(pair[0]), int(pair[1]))
             for pair, symbol in zip(self.pairs.tolist(), symbols, strict=True)
-            if symbol == "1"
+            if symbol in "1#"
         ]
         return self._graph(self.n, joined)
 
@@ -220,21 +277,24 @@ class Colouring:
                 if words[:1] == ["p"]:
                     size = int(words[2])
                 elif words[:1] == ["e"]:
-                    edges.append((int(words[1]) - 1, int(words[2]) - 1))
+                    edges.append((int(words[1]), int(words[2])))
             except (IndexError, ValueError):
                 raise PuzzleError(f"{self.name} puzzle must be DIMACS lines 'e I J', got {line[:40]!r}") from None
-        return self._graph(size, edges)
+        return self._graph(size, edges, first=1)
 
-    def _graph(self, size: int, edges: list[tuple[int, int]]) -> Tokens:
+    def _graph(self, size: int, edges: list[tuple[int, int]], first: int = 0) -> Tokens:
+        """Tokens of a graph whose nodes are numbered from `first`."""
         if size != self.n:
             raise PuzzleError(f"{self.name} puzzle must have {self.n} nodes, got {size}")
         puzzle = np.zeros(self.tokens, dtype=np.uint8)
         puzzle[: self.output_start] = NO_EDGE
         place = {tuple(pair): index for index, pair in enumerate(self.pairs.tolist())}
         for a, b in edges:
-            pair = (min(a, b), max(a, b))
+            pair = (min(a, b) - first, max(a, b) - first)
             if pair not in place:
-                raise PuzzleError(f"{self.name} puzzle must join two nodes of 0 to {self.n - 1}, got edge {a}-{b}")
+                raise PuzzleError(
+                    f"{self.name} puzzle must join two nodes of {first} to {self.n - 1 + first}, got edge {a}-{b}"
+                )
             puzzle[place[pair]] = EDGE
         return puzzle
 
@@ -274,6 +334,11 @@ class Colouring:
             names = " ".join(str(other) for other in neighbours)
             rows.append([Cell(f"{node:>2}", "label"), cell, Cell(f"- {names}", "label")])
         return rows
+
+
+def _is_number(text: str) -> bool:
+    # Longer ones are no node anyway, and int() refuses them.
+    return text.isascii() and text.isdecimal() and len(text) < 10
 
 
 def _letter(token: int) -> str:

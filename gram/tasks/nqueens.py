@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,19 @@ def all_solutions(n: int) -> NDArray[np.int64]:
     return np.array(sorted(found), dtype=np.int64)
 
 
+class _Inputs(NamedTuple):
+    """All inputs of a board size, one entry each."""
+
+    codes: NDArray[np.int64]
+    """The given queens as one number."""
+    first: NDArray[np.int64]
+    """The first solution that completes it."""
+    completions: NDArray[np.int64]
+    """How many solutions complete it."""
+    held_out: NDArray[np.int64]
+    """How many of those lie in orbits that `orbit-test` holds out."""
+
+
 class NQueens:
     """The task `nqueensN`; see `gram.tasks.protocol.Task` for what each member means."""
 
@@ -56,7 +70,7 @@ class NQueens:
         self.n = n
         self.name = f"nqueens{n}"
         self.tokens = self.output_tokens = n * n
-        self._training_members: dict[str, NDArray[np.int64]] = {}
+        self._split_members: dict[str, NDArray[np.int64]] = {}
         removed = self.removed
         self.summary = f"{n}x{n} N-Queens, {removed[0]} to {removed[-1]} queens removed; every completion is right"
 
@@ -66,12 +80,21 @@ class NQueens:
         return range(self.n - 3, self.n)
 
     @cached_property
+    def _columns(self) -> NDArray[np.int64]:
+        return all_solutions(self.n)
+
+    @cached_property
     def _queens(self) -> NDArray[np.bool_]:
         """All solutions of the empty board, `[S, L]`."""
-        columns = all_solutions(self.n)
+        columns = self._columns
         queens = np.zeros((len(columns), self.tokens), dtype=bool)
         queens[np.arange(len(columns))[:, None], np.arange(self.n) * self.n + columns] = True
         return queens
+
+    @cached_property
+    def _queens_by_cell(self) -> NDArray[np.float32]:
+        """The same `[L, S]`, for products."""
+        return np.ascontiguousarray(self._queens.T, dtype=np.float32)
 
     @cached_property
     def _orbits(self) -> NDArray[np.int64]:
@@ -84,26 +107,43 @@ class NQueens:
         return np.array([numbers[key] for key in least], dtype=np.int64)
 
     @cached_property
-    def _inputs(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """All unique inputs, in the fixed seeded order, as given queens `[P, L]`, and which solutions complete them."""
-        kept = {
-            subset
-            for solution in self._queens
-            for count in self.removed
-            for subset in itertools.combinations(np.flatnonzero(solution).tolist(), self.n - count)
-        }
-        ordered = sorted(kept)
-        given = np.zeros((len(ordered), self.tokens), dtype=bool)
-        for row, subset in zip(given, ordered, strict=True):
-            row[list(subset)] = True
-        given = given[np.random.default_rng(SPLIT_SEED).permutation(len(given))]
-        return given, self._completions(given)
+    def _digit_values(self) -> NDArray[np.int64]:
+        """Place values, first row first, of the number that codes some given queens: a digit for each row."""
+        return (self.n + 2) ** np.arange(self.n - 1, -1, -1, dtype=np.int64)
+
+    @cached_property
+    def _inputs(self) -> _Inputs:
+        """All unique inputs, in the fixed seeded order.
+
+        A row's digit is 1 + the column of its given queen; a row without one has n + 1, but 0 below the last given
+        queen. So numbers sort as the tuples of given cells do, and 12x12 with its millions of inputs stays small.
+        """
+        subsets = [rows for count in self.removed for rows in itertools.combinations(range(self.n), self.n - count)]
+        codes = np.empty((len(self._columns), len(subsets)), dtype=np.int64)
+        for place, rows in enumerate(subsets):
+            between = [row for row in range(rows[-1]) if row not in rows]
+            codes[:, place] = (self._columns[:, rows] + 1) @ self._digit_values[list(rows)]
+            codes[:, place] += (self.n + 1) * self._digit_values[between].sum()
+        unique, first, number = np.unique(codes, return_index=True, return_inverse=True)
+        held_out = np.repeat(self._held_out_solutions, len(subsets))
+        order = np.random.default_rng(SPLIT_SEED).permutation(len(unique))
+        return _Inputs(
+            codes=unique[order],
+            first=first[order] // len(subsets),
+            completions=np.bincount(number.ravel())[order],
+            held_out=np.bincount(number.ravel(), weights=held_out).astype(np.int64)[order],
+        )
+
+    def _given(self, codes: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Given queens `[P, L]` of coded inputs `[P]`."""
+        columns = codes[:, None] // self._digit_values % (self.n + 2) - 1
+        given = (columns[:, :, None] == np.arange(self.n)).reshape(len(codes), self.tokens)
+        return np.asarray(given)
 
     def _completions(self, given: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Which solutions hold all given queens `[P, L]`: `[P, S]`."""
-        overlap = given.astype(np.float32) @ self._queens.T.astype(np.float32)
-        complete: NDArray[np.bool_] = overlap == given.sum(1, keepdims=True)
-        return complete
+        overlap = given.astype(np.float32) @ self._queens_by_cell
+        return np.asarray(overlap == given.sum(1, keepdims=True))
 
     @cached_property
     def _held_out_solutions(self) -> NDArray[np.bool_]:
@@ -115,39 +155,39 @@ class NQueens:
 
     def _members(self, name: str) -> NDArray[np.int64]:
         """Indices of a split's inputs. Raises `ValueError` for an unknown split."""
-        given, completions = self._inputs
-        test = round(TEST_SHARE * len(given))
-        if name == "test":
-            return np.arange(test)
-        if name == "train":
-            return np.arange(test, len(given))
-        if name == "orbit-test":
-            return np.flatnonzero(~completions[:, ~self._held_out_solutions].any(1))
-        if name == "orbit-train":
-            return np.flatnonzero(~completions[:, self._held_out_solutions].any(1))
-        raise ValueError(f"split must be one of {', '.join(self.splits)}, got {name!r}")
+        if name not in self.splits:
+            raise ValueError(f"split must be one of {', '.join(self.splits)}, got {name!r}")
+        if name not in self._split_members:
+            inputs = self._inputs
+            test = round(TEST_SHARE * len(inputs.codes))
+            self._split_members = {
+                "test": np.arange(test),
+                "train": np.arange(test, len(inputs.codes)),
+                "orbit-test": np.flatnonzero(inputs.held_out == inputs.completions),
+                "orbit-train": np.flatnonzero(inputs.held_out == 0),
+            }
+        return self._split_members[name]
 
     def split_size(self, name: str = "test") -> int | None:
         return len(self._members(name))
 
     def split(self, name: str = "test", *, limit: int | None = None) -> PuzzleSet:
         members = self._members(name)[:limit]
-        given, completions = self._inputs
-        first = completions[members].argmax(1)
+        first = self._inputs.first[members]
         return PuzzleSet(
-            puzzles=_board_tokens(given[members]),
+            puzzles=_board_tokens(self._given(self._inputs.codes[members])),
             answers=_board_tokens(self._queens[first]),
             groups=self._orbits[first],
         )
 
     def training_batch(self, rng: np.random.Generator, count: int, *, split: str = "train") -> tuple[Tokens, Tokens]:
-        if split not in self._training_members:
-            self._training_members[split] = self._members(split)
-        members = self._training_members[split]
-        given, completions = self._inputs
-        chosen = members[rng.integers(0, len(members), count)]
-        target = (rng.random((count, completions.shape[1])) * completions[chosen]).argmax(1)
-        return _board_tokens(given[chosen]), _board_tokens(self._queens[target])
+        members = self._members(split)
+        if not len(members):
+            raise ValueError(f"split must have puzzles to train on, got {split} of {self.name} with none")
+        given = self._given(self._inputs.codes[members[rng.integers(0, len(members), count)]])
+        completions = self._completions(given)
+        target = (rng.random(completions.shape) * completions).argmax(1)
+        return _board_tokens(given), _board_tokens(self._queens[target])
 
     def conflicts(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.int64]:
         """Attacking pairs in rows, columns and diagonals, plus a wrong number of queens, given queens missing and cells
@@ -177,17 +217,20 @@ class NQueens:
         return int(self._completions((puzzle == QUEEN)[None]).sum())
 
     def parse(self, text: str) -> Tokens:
-        """`n * n` symbols, `Q`, `q`, `1` or `2` a queen, `.`, `0` or `_` empty; white space and `/` are ignored."""
-        symbols = [symbol for symbol in text if not symbol.isspace() and symbol != "/"]
-        if len(symbols) != self.tokens:
-            raise PuzzleError(f"{self.name} puzzle must have {self.tokens} symbols, got {len(symbols)}")
-        tokens = np.empty(self.tokens, dtype=np.uint8)
-        for place, symbol in enumerate(symbols):
-            if symbol not in "Qq12.0_":
-                raise PuzzleError(f"{self.name} puzzle must be of Q and ., got {symbol!r} at symbol {place + 1}")
-            tokens[place] = QUEEN if symbol in "Qq12" else EMPTY
+        """`n * n` symbols, `Q`, `q` or `1` a queen, `.`, `0` or `_` empty; white space and `/` are ignored."""
+        tokens = self._read(text, "puzzle")
         self._check(tokens)
         return tokens
+
+    def _read(self, text: str, what: str) -> Tokens:
+        """Tokens of a board's symbols, rules unchecked; `what` names the text in errors."""
+        symbols = "".join(text.split()).replace("/", "")
+        if len(symbols) != self.tokens:
+            raise PuzzleError(f"{self.name} {what} must have {self.tokens} symbols, got {len(symbols)}")
+        for place, symbol in enumerate(symbols):
+            if symbol not in "Qq1.0_":
+                raise PuzzleError(f"{self.name} {what} must be of Q and ., got {symbol!r} at symbol {place + 1}")
+        return np.array([QUEEN if symbol in "Qq1" else EMPTY for symbol in symbols], dtype=np.uint8)
 
     def _check(self, puzzle: Tokens) -> None:
         """Raises `PuzzleError` for a puzzle without a completion."""
@@ -203,7 +246,7 @@ class NQueens:
         raise PuzzleError(f"{self.name} puzzle must have a solution, got {self.format(puzzle)} with none")
 
     def load(self, path: Path) -> PuzzleSet:
-        return parsing.load_puzzles(self, path, parse=self.parse, parse_answer=self.parse)
+        return parsing.load_puzzles(self, path, parse=self.parse, parse_answer=lambda text: self._read(text, "answer"))
 
     def format(self, puzzle: Tokens, answer: Tokens | None = None) -> str:
         tokens = puzzle if answer is None else answer

@@ -10,6 +10,9 @@ import csv
 import gzip
 import io
 import json
+import math
+import re
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,10 +36,12 @@ class Row(NamedTuple):
 
 def read_text(path: Path) -> str:
     """A file's text, decompressed where its name ends in `.gz`. Raises `PuzzleError`, `FileNotFoundError`."""
+    if path.is_dir():
+        raise PuzzleError(f"{path}: must be a file of puzzles, got a folder")
     content = path.read_bytes()
     try:
-        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
-    except (gzip.BadGzipFile, EOFError) as error:
+        return (gzip.decompress(content) if path.suffix.lower() == ".gz" else content).decode("utf-8-sig")
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise PuzzleError(f"{path}: not a gzip file ({error})") from None
     except UnicodeDecodeError:
         raise PuzzleError(f"{path}: must be UTF-8 text, got other bytes") from None
@@ -44,7 +49,7 @@ def read_text(path: Path) -> str:
 
 def file_format(path: Path) -> str:
     """The name's last suffix in lower case, `.gz` passed over: `.csv`, `.jsonl`, `.col` ..."""
-    return (path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower()
+    return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -62,17 +67,22 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(text.splitlines(), 1):
+    # Not splitlines: it also breaks at characters that a JSON string may hold, and lines would be misnumbered.
+    for number, line in enumerate(re.split(r"\r\n|\n|\r", text), 1):
         if line.strip():
             yield number, line.strip()
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[Row]:
-    reader = csv.DictReader(io.StringIO(text))
-    if "question" not in (reader.fieldnames or ()):
-        raise PuzzleError(f"{path}:1: header must have a column 'question', got {','.join(reader.fieldnames or ())!r}")
-    for values in reader:
-        yield _row(path, reader.line_num, values)
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        if "question" not in (reader.fieldnames or ()):
+            found = ",".join(reader.fieldnames or ())[:80]
+            raise PuzzleError(f"{path}:1: header must have a column 'question', got {found!r}")
+        for values in reader:
+            yield _row(path, reader.line_num, values)
+    except csv.Error as error:
+        raise PuzzleError(f"{path}:{reader.reader.line_num}: not CSV ({error})") from None
 
 
 def _json_object(path: Path, number: int, line: str) -> dict[str, Any]:
@@ -80,6 +90,8 @@ def _json_object(path: Path, number: int, line: str) -> dict[str, Any]:
         values = json.loads(line)
     except json.JSONDecodeError as error:
         raise PuzzleError(f"{path}:{number}: not JSON ({error.msg})") from None
+    except (ValueError, RecursionError):
+        raise PuzzleError(f"{path}:{number}: not JSON (number too long or nested too deep)") from None
     if not isinstance(values, dict):
         raise PuzzleError(f"{path}:{number}: must be a JSON object, got {line[:40]!r}")
     return values
@@ -90,12 +102,18 @@ def _row(path: Path, number: int, values: dict[str, Any]) -> Row:
     if question is None and "edges" in values:
         question = json.dumps({"n": values.get("n"), "edges": values["edges"]})
     if not isinstance(question, str) or not question.strip():
-        raise PuzzleError(f"{path}:{number}: question must be a puzzle, got {question!r}")
+        raise PuzzleError(f"{path}:{number}: question must be a puzzle, got {str(question)[:40]!r}")
+    answer = values.get("answer") or None
+    if not isinstance(answer, str | None):
+        raise PuzzleError(f"{path}:{number}: answer must be text, got {str(answer)[:40]!r}")
     rating = next((values[name] for name in RATINGS if values.get(name) not in (None, "")), None)
     try:
-        return Row(number, question, values.get("answer") or None, None if rating is None else float(rating))
-    except (TypeError, ValueError):
-        raise PuzzleError(f"{path}:{number}: rating must be a number, got {rating!r}") from None
+        value = None if rating is None else float(rating)
+        if value is not None and not math.isfinite(value):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise PuzzleError(f"{path}:{number}: rating must be a number, got {str(rating)[:40]!r}") from None
+    return Row(number, question, answer, value)
 
 
 def load_puzzles(task: Task, path: Path, *, parse: Parse, parse_answer: Parse) -> PuzzleSet:

@@ -1,6 +1,6 @@
 """Finding a task by name: the built-in families, or a user's own file.
 
-A user's file defines `task` (an object that implements `gram.tasks.protocol.Task`) or `get_task(name)`.
+A user's file defines `task` (an object that implements `gram.tasks.protocol.Task`) or, without it, `get_task(name)`.
 """
 
 from __future__ import annotations
@@ -57,8 +57,13 @@ def _from_file(name: str, path: Path) -> Task:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise ValueError(f"task module {path} must import, got {type(error).__name__}: {error}") from error
-    found: Any = module.get_task(name) if hasattr(module, "get_task") else getattr(module, "task", None)
+        raise ValueError(f"task module {path} must import, got {_one_line(error)}") from error
+    found: Any = getattr(module, "task", None)
+    if found is None and hasattr(module, "get_task"):
+        try:
+            found = module.get_task(name)
+        except Exception as error:
+            raise ValueError(f"task module {path} must make task {name!r}, got {_one_line(error)}") from error
     if found is None:
         raise ValueError(f"task module {path} must define task or get_task(name), got neither")
     members = {*Task.__annotations__, *(member for member in dir(Task) if not member.startswith("_"))}
@@ -71,3 +76,7 @@ def _from_file(name: str, path: Path) -> Task:
         raise ValueError(f"task of {path} must be called {name!r}, got {found.name!r}")
     task: Task = found
     return task
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
