@@ -98,6 +98,20 @@ class Model(nn.Module):
             Block(mixer(), SwiGLU(config.dim, config.hidden, config.dim, generator)) for _ in range(config.blocks)
         )
 
+    @torch.no_grad()
+    def start_positions(self, features: Tensor) -> None:
+        """Starts the learned positions as sums of random vectors, one per feature: `features [L, F]`, 0 or 1.
+
+        Tokens that share features then start alike, and attention finds them without having to learn which they are.
+        Raises `ValueError` where the model has no learned positions.
+        """
+        if not hasattr(self, "positions"):
+            raise ValueError("the model must have learned positions to start them, got none")
+        generator = torch.Generator().manual_seed(features.shape[1])
+        vectors = started((features.shape[1], self.config.dim), generator)
+        share = features / features.sum(1, keepdim=True).clamp(min=1).sqrt()
+        self.positions[self.config.registers :] = (share @ vectors).to(self.positions)
+
     def weights(self) -> dict[str, Tensor]:
         """Every tensor of the model by name: what all verbs below read, and what a kernel packs."""
         return dict(self.state_dict(keep_vars=True))

@@ -88,6 +88,9 @@ class Trainer:
         self.task, self.training = recipe.task, recipe.training
         keep_memory()
         self.model = Model(recipe.model, seed=self.training.seed).to(device)
+        features = getattr(self.task, "position_features", None)
+        if features is not None and hasattr(self.model, "positions"):
+            self.model.start_positions(torch.from_numpy(features()))
         self.spec = self.model.spec
         self.flat = FlatWeights(self.model, self.training, self.dtype)
         self.slots = TrainingSlots(self.task, recipe.model, self.training, self.dtype, device)

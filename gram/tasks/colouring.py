@@ -318,6 +318,15 @@ class Colouring:
             return "".join(_letter(int(token)) for token in answer)
         return "".join("1" if token == EDGE else "0" for token in puzzle[: self.output_start])
 
+    def position_features(self) -> NDArray[np.float32]:
+        """Which nodes each token speaks of, and whether it is a node: `[L, n + 1]`. An edge shares its ends' features."""
+        features = np.zeros((self.tokens, self.n + 1), dtype=np.float32)
+        edge = np.arange(self.output_start)[:, None]
+        features[edge, self.pairs] = 1
+        features[self.output_start + np.arange(self.n), np.arange(self.n)] = 1
+        features[self.output_start :, self.n] = 1
+        return features
+
     def board(self, puzzle: Tokens, answer: Tokens | None = None) -> Board:
         """One row a node: its name, its colour, then its neighbours."""
         joined = np.zeros((self.n, self.n), dtype=bool)
