@@ -105,6 +105,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("vocabulary", "tokens", "output_tokens", "dim", "blocks", "hidden", "transitions", "depth"):
             _at_least(name, getattr(self, name), 1)
+        for name in ("heads", "mixer_hidden", "guidance_hidden"):
+            _at_least(name, getattr(self, name), 1)
         for name in ("registers", "low_level_updates", "noise_free_steps", "head_hidden", "output_start"):
             _at_least(name, getattr(self, name), 0)
         for name, choices in (
@@ -226,10 +228,16 @@ class TrainConfig:
             raise ValueError("steps or minutes must be set, got neither")
         for name in ("batch", "rollout_slots", "evaluate_puzzles", "evaluate_width"):
             _at_least(name, getattr(self, name), 1)
+        if self.steps is not None:
+            _at_least("steps", self.steps, 1)
+        _within("seed", self.seed, 0, 2**63 - 1)
         if self.minutes is not None and not self.minutes > 0:
             raise ValueError(f"minutes must be above 0, got {self.minutes}")
         for name in ("kl_balance", "ema", "empty_probability", "prior_share", "beta1", "beta2", "final_learning_rate"):
             _within(name, getattr(self, name), 0, 1)
+        for name in ("kl_beta", "token_weights"):
+            if any(len(pair) != 2 for pair in getattr(self, name)):
+                raise ValueError(f"{name} must be a list of pairs, got {getattr(self, name)}")
         fractions = [point[0] for point in self.kl_beta]
         if not fractions or fractions != sorted(fractions):
             raise ValueError(f"kl_beta must list rising fractions of training, got {self.kl_beta}")

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
@@ -20,6 +21,7 @@ from transformers.utils.generic import ModelOutput
 
 from gram.config import ModelConfig, config_from_json, config_to_json
 from gram.model import Model
+from gram.tasks import identity
 
 
 class GramConfig(PretrainedConfig):
@@ -71,7 +73,15 @@ class GramForReasoning(PreTrainedModel):
     def forward(
         self, input_ids: Tensor, *, depth: int | None = None, seed: int = 0, puzzle_hash: Tensor | None = None, **_: Any
     ) -> GramOutput:
-        """One trajectory (id 0) of each puzzle `[P, L]` for `depth` supervision steps; `puzzle_hash [P]` keys noise."""
+        """One trajectory (id 0) of each puzzle `[P, L]` for `depth` supervision steps.
+
+        `puzzle_hash [P]` keys the noise; by default it is the sampler's own. The launch has `P` rows, not the sampler's
+        fixed number, so that values agree with it to rounding, not bit for bit.
+        """
+        if puzzle_hash is None:
+            task = self.model.config.task
+            hashes = [identity.puzzle_hash(task, row.astype(np.uint8)) for row in input_ids.cpu().numpy()]
+            puzzle_hash = torch.tensor(hashes, device=input_ids.device)
         rows = torch.zeros(input_ids.shape[0], dtype=torch.int64, device=input_ids.device)
         e_x = self.model.embed(input_ids)
         h, l = self.model.initial_state(len(rows))
@@ -82,7 +92,7 @@ class GramForReasoning(PreTrainedModel):
                 l,
                 e_x,
                 seed=seed,
-                puzzle_hash_B=rows if puzzle_hash is None else puzzle_hash,
+                puzzle_hash_B=puzzle_hash,
                 trajectory_B=rows,
                 step_B=torch.full_like(rows, step),
             )

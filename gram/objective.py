@@ -8,7 +8,8 @@ noisy step: every draw of the posterior that the KL does not charge leaks the ta
 Slots may instead follow the prior (`TrainConfig.prior_share`); these maximise the likelihood of any valid answer,
 `log sum_s p(s)`, which pulls a state towards the solution it is nearest to.
 
-Shapes: `B` slots, `L` tokens (registers included), `D` columns, `A` answer tokens, `S` solutions, `H` replayed rollout states.
+Shapes: `B` slots, `L` tokens (registers included), `D` columns, `A` answer tokens, `S` solutions, `H` replayed
+rollout states.
 """
 
 from __future__ import annotations
@@ -112,10 +113,12 @@ def step_loss(
         seen: list[Tensor] = []
 
         def guide(u: Tensor) -> Tensor:
-            # The KL must not pull on the state, so both Gaussians read it detached.
-            condition = u.detach()
-            q, p = posterior(weights, spec, condition, e_y), prior(weights, spec, condition)
-            seen.extend((balanced_kl(q, p, training.kl_balance), kl(q, p).detach()))
+            q, p = posterior(weights, spec, u, e_y), prior(weights, spec, u)
+            led, led_by = (q, p)
+            if u.requires_grad:
+                # The KL must not pull on the state: it reads both Gaussians at the detached one.
+                led, led_by = posterior(weights, spec, u.detach(), e_y), prior(weights, spec, u.detach())
+            seen.extend((balanced_kl(led, led_by, training.kl_balance), kl(led, led_by).detach()))
             normal = _posterior_noise(slots, spec, spec.transitions - 1, training.seed)
             return add_noise(u, *_followed(slots, q, p), normal, noisy_B, spec, 1.0)
 

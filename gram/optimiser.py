@@ -83,7 +83,9 @@ class FlatWeights:
             self.average.copy_(tensors["average"])
             self.compute.copy_(self.master)
         self.adam.state[self.master] = {
-            name.removeprefix("adam."): value.clone() for name, value in tensors.items() if name.startswith("adam.")
+            name.removeprefix("adam."): value.to(self.master.device, copy=True)
+            for name, value in tensors.items()
+            if name.startswith("adam.")
         }
 
 

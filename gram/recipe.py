@@ -94,6 +94,19 @@ def load_recipe(
         if seed is not None:
             training_values["seed"] = seed
         training = config_from_json(TrainConfig, training_values, where="[training]")
+        _check_together(model, training)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"{path}: {error}") from None
     return Recipe(path.stem, str(values.get("description", "")), task, model, training)
+
+
+def _check_together(model: ModelConfig, training: TrainConfig) -> None:
+    """Raises `ValueError` where model and training contradict each other."""
+    if bool(training.empty_probability) != model.has_empty_condition and model.is_conditional:
+        raise ValueError(
+            "has_empty_condition and empty_probability must go together, got "
+            f"{str(model.has_empty_condition).lower()} and {training.empty_probability:g}"
+        )
+    for token, _ in training.token_weights:
+        if not 0 <= token < model.vocabulary:
+            raise ValueError(f"token_weights must name tokens below {model.vocabulary}, got {token}")

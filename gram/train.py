@@ -106,6 +106,7 @@ class Trainer:
         self.token_weights = weights.to(device)
         self.step, self.elapsed_s = 0, 0.0
         self.figures: dict[str, float] = {}
+        self.kl_first = math.nan
         compiled: Callable[..., Any] = torch.compile if is_compiled else (lambda function: function)
         self._loss = compiled(self._loss_of_flat)
         self._advance = compiled(reference.supervision_step)
@@ -150,6 +151,8 @@ class Trainer:
             raise FloatingPointError(f"gradient norm must be finite, got {norm} at optimiser step {self.step}")
         self.slots.carry(loss.h, loss.l)
         self.step += 1
+        if math.isfinite(kl_first := float(loss.kl_first)):
+            self.kl_first = kl_first
         return {
             "cross_entropy": float(loss.cross_entropy),
             "kl": float(loss.kl),
@@ -191,7 +194,12 @@ class Trainer:
         """Writes what a resumed run needs, in one file that is whole or absent."""
         tensors = {f"flat.{name}": tensor for name, tensor in self.flat.state().items()}
         tensors |= {f"slots.{name}": tensor for name, tensor in self.slots.state().items()}
-        metadata = {"step": str(self.step), "elapsed_s": repr(self.elapsed_s)}
+        metadata = {
+            "step": str(self.step),
+            "elapsed_s": repr(self.elapsed_s),
+            "figures": json.dumps(self.figures),
+            "kl_first": repr(self.kl_first),
+        }
         checkpoint.write_tensors(self.out / "state.safetensors", tensors, metadata)
 
     def load_state(self) -> bool:
@@ -209,12 +217,12 @@ class Trainer:
         self.flat.load_state(part("flat."))
         self.slots.load_state(part("slots."))
         self.step, self.elapsed_s = int(metadata["step"]), float(metadata["elapsed_s"])
+        self.figures, self.kl_first = json.loads(metadata["figures"]), float(metadata["kl_first"])
         return True
 
-    def save(self, command: str, values: dict[str, float]) -> dict[str, Any]:
+    def save(self, command: str) -> dict[str, Any]:
         """Writes the state to continue from, and the averaged weights as a checkpoint with its card, which it
         returns."""
-        kl_first = values.get("kl_first", math.nan)
         card = {
             "task": self.task.name,
             "description": self.recipe.description,
@@ -224,7 +232,7 @@ class Trainer:
             "minutes": round(self.elapsed_s / 60, 2),
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "held_out_while_training": self.figures,
-            "leak_diagnosis": explain(kl_first, is_multi_solution=self.task.is_multi_solution),
+            "leak_diagnosis": explain(self.kl_first, is_multi_solution=self.task.is_multi_solution),
         }
         self.save_state()
         checkpoint.save(self.averaged(), self.out, card=card, dtype=torch.bfloat16)
@@ -253,7 +261,9 @@ def train(
     began = time.monotonic() - trainer.elapsed_s
     evaluated_s = saved_s = told_s = trainer.elapsed_s
     told_step = trainer.step
-    values: dict[str, float] = {}
+    if trainer.fraction >= 1:
+        return checkpoint.read_card(out)
+    _mend_log(out / "log.jsonl", trainer.step)
     with (out / "log.jsonl").open("a") as log:
         while trainer.fraction < 1 and not should_stop():
             values = trainer.advance()
@@ -281,9 +291,22 @@ def train(
                 if on_progress is not None:
                     on_progress(progress)
             if trainer.elapsed_s - saved_s >= recipe.training.checkpoint_every_s:
-                trainer.save(command, values)
+                trainer.save(command)
                 saved_s = trainer.elapsed_s
-        return trainer.save(command, values)
+        return trainer.save(command)
+
+
+def _mend_log(path: Path, step: int) -> None:
+    """Drops from the log what a killed run wrote after the state that is continued, and half a last line."""
+    kept = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if values["step"] <= step:
+            kept.append(line + "\n")
+    checkpoint.write_atomically(path, "".join(kept).encode())
 
 
 def _claim(recipe: Recipe, out: Path) -> None:
@@ -296,11 +319,13 @@ def _claim(recipe: Recipe, out: Path) -> None:
             for budget in ("steps", "minutes"):
                 run["training"].pop(budget, None)
         if theirs != mine:
-            differing = [key for key in mine if mine[key] != theirs.get(key)]
+            differing = [key for key in (*mine, *theirs) if mine.get(key) != theirs.get(key)]
             raise RecipeError(
                 f"folder {out} must be empty or hold a run of recipe {recipe.name}, got another {differing[0]}"
             )
         return
+    if (out / checkpoint.CONFIG_FILE).exists():
+        raise RecipeError(f"folder {out} must be empty or hold a run of recipe {recipe.name}, got a checkpoint")
     if recipe.training.prior_share and not recipe.task.is_multi_solution:
         raise RecipeError(f"prior_share must be 0 for {recipe.task.name}, whose puzzles have one solution, got more")
     if out.exists() and not out.is_dir():

@@ -1,7 +1,8 @@
 """Slots of training: puzzles being thought about, each at its own supervision step (as HRM and TRM train).
 
-One optimiser step advances every slot by one supervision step; a sequence leaves after `depth` steps and a new puzzle
-takes its place. The first sequences are cut short so that the slots are spread over all steps.
+One optimiser step advances every slot by one supervision step; a sequence leaves after `depth` steps (HRM's and TRM's
+leave early when they halt; led by the posterior nearly all would, at once) and a new puzzle takes its place. The first
+sequences are cut short so that the slots are spread over all steps.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from gram.config import ModelConfig, TrainConfig
 from gram.objective import Slots
 from gram.tasks.identity import puzzle_hash
 from gram.tasks.protocol import Task
-
 
 MOST_SOLUTIONS = 32
 """Valid answers that a slot which follows the prior is shown."""

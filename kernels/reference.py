@@ -95,10 +95,12 @@ def mix_tokens(x_BLD: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
 @lru_cache(maxsize=16)
 def rotary_tables(tokens: int, width: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """Cosines and sines `[L, width]`, fp32, halves repeated (not interleaved), as HRM and TRM."""
-    frequency = 1.0 / theta ** (torch.arange(0, width, 2, dtype=torch.float32, device=device) / width)
-    angle = torch.arange(tokens, dtype=torch.float32, device=device)[:, None] * frequency
-    angle = torch.cat([angle, angle], dim=-1)
-    return angle.cos(), angle.sin()
+    # Kept for later calls, which may need gradients: the first one often comes from sampling.
+    with torch.inference_mode(False):
+        frequency = 1.0 / theta ** (torch.arange(0, width, 2, dtype=torch.float32, device=device) / width)
+        angle = torch.arange(tokens, dtype=torch.float32, device=device)[:, None] * frequency
+        angle = torch.cat([angle, angle], dim=-1)
+        return angle.cos(), angle.sin()
 
 
 def _rotate(x_BHLW: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -170,7 +172,7 @@ def read_head(weights: Weights, name: str, h: Tensor, spec: Spec) -> Tensor:
     """Halt head or LPRM: one fp32 number per trajectory, `[B]`."""
     if name + ".gate_up" in weights:
         gate, up = linear(h, weights[name + ".gate_up"]).chunk(2, dim=-1)
-        h = silu(gate) * up
+        h = silu(gate) * up  # a SwiGLU whose last layer comes after the readout
     readout = h[:, 0] if spec.head_readout == "register" else h.to(torch.float32).mean(1).to(h.dtype)
     return linear(readout, weights[name + ".weight"], weights[name + ".bias"]).squeeze(-1).to(torch.float32)
 

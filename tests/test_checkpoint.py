@@ -154,7 +154,6 @@ class TestTransformers:
         from gram.config import SamplerConfig
         from gram.hub import GramForReasoning
         from gram.sampler.engine import sample
-        from gram.tasks.identity import puzzle_hash
         from gram.tasks.registry import get_task
 
         checkpoint.save(tiny_model(), tmp_path)
@@ -162,10 +161,9 @@ class TestTransformers:
         puzzles = task.split("train").puzzles[:4]
         config = SamplerConfig(width=1, launch=8, halting="fixed")
         sampled = sample(checkpoint.load(tmp_path), task, puzzles, config)
-        hashes = torch.tensor([puzzle_hash(task.name, puzzle) for puzzle in puzzles])
         ids = torch.from_numpy(puzzles.astype(np.int64))
         with torch.no_grad():
-            output = GramForReasoning.from_pretrained(tmp_path)(ids, puzzle_hash=hashes)
+            output = GramForReasoning.from_pretrained(tmp_path)(ids)
         assert np.array_equal(output.logits.argmax(-1).numpy(), sampled.candidates[:, 0])
         assert np.allclose(output.halt.numpy(), sampled.halt[:, 0], atol=1e-4)
 

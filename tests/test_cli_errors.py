@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gram import checkpoint
+from gram.cli import errors, terminal
 from gram.cli.main import main
 from gram.config import ModelConfig
 from gram.model import Model
@@ -132,3 +134,10 @@ def test_the_traceback_of_bad_input_can_be_asked_for(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("GRAM_TRACEBACK", "1")
     with pytest.raises(ValueError, match="width must be at least 1"):
         main(["eval", TASK, "--width", "0"])
+
+
+def test_a_stop_that_a_library_swallowed_is_raised_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(errors, "_received", [signal.SIGTERM])
+    with pytest.raises(errors.Interrupted) as stop, terminal.progress(2, "puzzles", is_quiet=True) as advance:
+        advance(1)
+    assert stop.value.exit_code == 143

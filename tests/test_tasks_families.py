@@ -14,7 +14,6 @@ from gram.tasks.colouring import EDGE, Colouring
 from gram.tasks.nqueens import QUEEN, all_solutions
 from gram.tasks.protocol import PuzzleError
 from gram.tasks.registry import get_task
-from gram.tasks.sudoku import Sudoku
 from gram.tasks.sudoku_solver import solver
 
 
@@ -215,21 +214,6 @@ def test_sudoku_puzzles_of_one_grid_are_one_group():
         by_grid.setdefault(bytes(answer), set()).add(group)
     assert all(len(groups) == 1 for groups in by_grid.values())
     assert len(by_grid) == len(np.unique(rows.groups)) < 60
-
-
-def test_sudoku_made_beforehand_is_what_batches_would_make():
-    beforehand, late = Sudoku(4), Sudoku(4)
-    seen = []
-    beforehand.prepare_training(lambda done, total: seen.append((done, total)))
-    assert seen[0][0] == 1
-    assert seen[-1][0] == seen[-1][1] == len(seen)
-    late.training_batch(np.random.default_rng(9), 30)
-    for first, second in zip(
-        beforehand.training_batch(np.random.default_rng(5), 40),
-        late.training_batch(np.random.default_rng(5), 40),
-        strict=True,
-    ):
-        assert np.array_equal(first, second)
 
 
 def test_sudoku_rating_is_zero_where_singles_suffice():

@@ -306,7 +306,9 @@ def test_slots_that_follow_the_prior_never_see_the_target(tmp_path):
         loss.total.backward()
     assert torch.equal(*states)
     assert weights["prior.down"].grad.abs().sum() > 0
-    assert not any(value.grad is not None and value.grad.any() for name, value in weights.items() if "posterior" in name)
+    assert not any(
+        value.grad is not None and value.grad.any() for name, value in weights.items() if "posterior" in name
+    )
 
 
 def test_prior_slots_hold_valid_answers_and_single_solution_tasks_refuse_them(tmp_path):

@@ -36,14 +36,25 @@ class Interrupted(BaseException):
         return f"stopped by {name}: nothing was left half-written"
 
 
+_received: list[int] = []
+"""Signals so far."""
+
+
 def raise_on_signals() -> None:
     """Turns SIGINT and SIGTERM into `Interrupted` in the main thread, so that temporary files are removed."""
 
     def stop(signum: int, frame: FrameType | None) -> NoReturn:
+        _received.append(signum)
         raise Interrupted(signum)
 
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, stop)
+
+
+def raise_if_stopped() -> None:
+    """For long loops: raises again what a bare `except` of an imported library may have swallowed."""
+    if _received:
+        raise Interrupted(_received[0])
 
 
 def is_bad_input(error: Exception) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,7 +20,7 @@ BLANK = 1
 SHOWN_BOARDS = 4
 
 
-@with_sampling_options(without=("width", "selector"))
+@with_sampling_options(without=("width", "selector", "halting", "halt_threshold"))
 def generate(
     task: TaskName,
     count: Annotated[int, typer.Option(parser=whole, metavar="K", help="Boards to sample.")] = SamplerConfig().width,
@@ -32,17 +33,20 @@ def generate(
     family = sampling.task(task)
     blank = blank_puzzle(family)
     sampler = sampling.sampler(family)
-    if not sampler.model.config.has_empty_condition:
+    # The heads never saw the empty condition: they have no say in when to stop.
+    config = replace(sampling.config, halting="fixed")
+    if not hasattr(sampler.model, "empty"):
         raise ValueError(
             f"checkpoint {sampler.name!r} must be trained with the empty condition to generate, got one without"
         )
-    if as_json:
-        from gram.cli.terminal import print_json
+    from gram.cli.terminal import print_json, progress
 
-        result = sampler.generate(count, sampling.config)
+    with progress(count, "boards") as advance:
+        result = sampler.generate(count, config, on_launch=advance)
+    if as_json:
         print_json(_to_json(sampler, blank, result))
     else:
-        _show(sampler, blank, count, sampling)
+        _show(sampler, blank, result)
 
 
 def blank_puzzle(task: Task) -> Tokens:
@@ -102,14 +106,12 @@ def _distinct(task: Task, boards: Tokens) -> int:
     return len(np.unique(task.canonical(boards), axis=0)) if len(boards) else 0
 
 
-def _show(sampler: Sampler, blank: Tokens, count: int, sampling: Sampling) -> None:
+def _show(sampler: Sampler, blank: Tokens, result: SampleResult) -> None:
     from rich.text import Text
 
     from gram.cli import terminal
 
-    console = terminal.output()
-    with terminal.progress(count, "boards") as advance:
-        result = sampler.generate(count, sampling.config, on_launch=advance)
+    console, count = terminal.output(), result.candidates.shape[1]
     summary = _to_json(sampler, blank, result)
     boards, is_valid = result.candidates[0], [board["is_valid"] for board in summary["boards"]]
     marks = terminal.is_plain(console)

@@ -21,6 +21,7 @@ from gram.cli.options import (
 
 if TYPE_CHECKING:
     from gram.api import Sampler
+    from gram.config import SamplerConfig
     from gram.sampler.result import SampleResult
     from gram.tasks.protocol import Task, Tokens
 
@@ -59,12 +60,18 @@ def solve(
     family = sampling.task(task)
     tokens = _tokens(family, puzzle, puzzles, limit)
     sampler = sampling.sampler(family)
+    settings = sampler.settings(sampling.config)
+    if watch:
+        _watch(sampler, tokens, settings, pause)
+        return
+    from gram.cli.terminal import progress
+
+    with progress(len(tokens) * settings.width, "trajectories") as advance:
+        result = sampler.sample(tokens, settings, on_launch=advance)
     if as_json:
-        _print_json(sampler, sampler.sample(tokens, sampling.config))
-    elif watch:
-        _watch(sampler, tokens, sampling, pause)
+        _print_json(sampler, result)
     else:
-        _show(sampler, tokens, sampling)
+        _show(sampler, result)
 
 
 def _tokens(task: Task, puzzle: str | None, file: Path | None, limit: int | None) -> Tokens:
@@ -110,24 +117,19 @@ def timings(result: SampleResult) -> dict[str, Any]:
     }
 
 
-def _show(sampler: Sampler, tokens: Tokens, sampling: Sampling) -> None:
+def _show(sampler: Sampler, result: SampleResult) -> None:
     from gram.cli import terminal
     from gram.cli.outcome import outcome
     from gram.cli.outcome_view import show_outcome, show_run, show_timings
 
-    console = terminal.output()
-    settings = sampler.settings(sampling.config)
-    with terminal.progress(len(tokens) * settings.width, "trajectories") as advance:
-        result = sampler.sample(tokens, settings, on_launch=advance)
-    show_run(console, sampler, settings)
-    for index in range(len(tokens)):
-        show_outcome(
-            console, sampler.task, outcome(sampler.task, result, index), f"puzzle {index + 1} of {len(tokens)}"
-        )
+    console, count = terminal.output(), len(result.puzzles)
+    show_run(console, sampler, result.config)
+    for index in range(count):
+        show_outcome(console, sampler.task, outcome(sampler.task, result, index), f"puzzle {index + 1} of {count}")
     show_timings(console, timings(result), sampler, result)
 
 
-def _watch(sampler: Sampler, tokens: Tokens, sampling: Sampling, pause: float) -> None:
+def _watch(sampler: Sampler, tokens: Tokens, settings: SamplerConfig, pause: float) -> None:
     """One puzzle after another: the trajectories of a puzzle do not depend on which others are in its batch."""
     from gram.cli import terminal
     from gram.cli.outcome import outcome
@@ -135,7 +137,6 @@ def _watch(sampler: Sampler, tokens: Tokens, sampling: Sampling, pause: float) -
     from gram.cli.watch import watching
 
     console = terminal.output()
-    settings = sampler.settings(sampling.config)
     show_run(console, sampler, settings)
     for index, puzzle in enumerate(tokens):
         title = f"puzzle {index + 1} of {len(tokens)}"

@@ -27,9 +27,10 @@ def tasks(task_module: TaskModule = None, as_json: Json = False) -> None:
 
 
 def _tasks(module: Path | None) -> list[dict[str, Any]]:
-    from gram.tasks.registry import get_task, task_names
+    from gram.tasks.registry import get_task, load_task_module, task_names
 
-    return [_describe(get_task(name, module)) for name in task_names()]
+    own = [] if module is None else load_task_module(module)
+    return [_describe(task) for task in (*own, *(get_task(name) for name in task_names()))]
 
 
 def _describe(task: Task) -> dict[str, Any]:

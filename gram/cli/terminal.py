@@ -10,7 +10,8 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -20,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
+from gram.cli.errors import raise_if_stopped
 from gram.tasks.protocol import Board, CellKind
 
 STYLES: dict[CellKind, str] = {
@@ -154,18 +156,28 @@ class _Rate(ProgressColumn):
 def progress(total: int, unit: str, *, is_quiet: bool = False) -> Iterator[Callable[[int], None]]:
     """Yields a function to call with how many more units are done; shows rate and time left on stderr.
 
-    A bar on a terminal, elsewhere a plain line at most every ten seconds.
+    A bar on a terminal, elsewhere a plain line at most every ten seconds. Calling it ends a run that was told to stop.
     """
     console = Console(stderr=True, highlight=False)
-    if is_quiet:
-        yield lambda count: None
-    elif console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True) as bar:
-            shown = bar.add_task(unit, total=total)
-            yield lambda count: bar.advance(shown, count)
-    else:
-        yield _PlainProgress(total, unit)
+    with ExitStack() as stack:
+        advance: Callable[[int], None] = _PlainProgress(total, unit)
+        if console.is_terminal and not is_quiet:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                _Rate(),
+                TimeRemainingColumn(),
+            )
+            bar = stack.enter_context(Progress(*columns, console=console, transient=True))
+            advance = partial(bar.advance, bar.add_task(unit, total=total))
+
+        def tell(count: int) -> None:
+            raise_if_stopped()
+            if not is_quiet:
+                advance(count)
+
+        yield tell
 
 
 class _PlainProgress:

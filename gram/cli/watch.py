@@ -14,6 +14,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from gram.cli.errors import raise_if_stopped
 from gram.cli.terminal import board_size, board_text, is_plain, legend, plural, side_by_side
 from gram.config import SamplerConfig
 from gram.sampler.engine import StepView
@@ -37,11 +38,17 @@ def watching(
     """Yields the `on_step` that draws one puzzle `[L]`; all of a launch's trajectories must be of that puzzle."""
     watcher = Watcher(console, task, puzzle, settings, title=title)
     if not console.is_terminal:
-        yield lambda view: console.print(watcher.line(view))
+
+        def print_line(view: StepView) -> None:
+            raise_if_stopped()
+            console.print(watcher.line(view))
+
+        yield print_line
         return
     with Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as live:
 
         def on_step(view: StepView) -> None:
+            raise_if_stopped()
             live.update(watcher.frame(view), refresh=True)
             time.sleep(pause_s)
 

@@ -319,7 +319,7 @@ class Colouring:
         return "".join("1" if token == EDGE else "0" for token in puzzle[: self.output_start])
 
     def position_features(self) -> NDArray[np.float32]:
-        """Which nodes each token speaks of, and whether it is a node: `[L, n + 1]`. An edge shares its ends' features."""
+        """Which nodes each token speaks of, and whether it is one: `[L, n + 1]`. Edges share their ends' features."""
         features = np.zeros((self.tokens, self.n + 1), dtype=np.float32)
         edge = np.arange(self.output_start)[:, None]
         features[edge, self.pairs] = 1

@@ -116,14 +116,21 @@ def _row(path: Path, number: int, values: dict[str, Any]) -> Row:
     return Row(number, question, answer, value)
 
 
-def load_puzzles(task: Task, path: Path, *, parse: Parse, parse_answer: Parse) -> PuzzleSet:
-    """The puzzles of a file; a stored answer must solve its puzzle. Raises `PuzzleError` with file and line."""
+def load_puzzles(
+    task: Task, path: Path, *, parse: Parse, parse_answer: Parse, parse_solved: Parse | None = None
+) -> PuzzleSet:
+    """The puzzles of a file; a stored answer must solve its puzzle. Raises `PuzzleError` with file and line.
+
+    `parse_solved` reads puzzles whose stored answer shows that they have a solution (default: `parse`).
+    """
     rows = list(read_rows(path))
     if not rows:
         raise PuzzleError(f"{path}: must hold at least one puzzle, got none")
-    puzzles = np.stack([_parsed(path, row.line, row.question, parse) for row in rows])
+    is_solved = all(row.answer is not None for row in rows)
+    read = parse_solved if is_solved and parse_solved is not None else parse
+    puzzles = np.stack([_parsed(path, row.line, row.question, read) for row in rows])
     answers = None
-    if all(row.answer is not None for row in rows):
+    if is_solved:
         answers = np.stack([_parsed(path, row.line, row.answer or "", parse_answer) for row in rows])
         wrong = np.flatnonzero(~task.verify(puzzles, answers))
         if len(wrong):

@@ -68,7 +68,11 @@ Board = list[list[Cell]]
 
 @runtime_checkable
 class Task(Protocol):
-    """A family of puzzles. Users implement this in a file of their own and pass `--task-module FILE`."""
+    """A family of puzzles. Users implement this in a file of their own and pass `--task-module FILE`.
+
+    A task may also have `position_features() -> [L, F]` (fp32, 0 or 1): tokens that share features start training with
+    learned positions that are alike (`Model.start_positions`).
+    """
 
     name: str
     """Name on the command line; part of every noise counter, so renaming a task changes its trajectories."""

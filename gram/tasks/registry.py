@@ -47,10 +47,14 @@ def _builtin(name: str) -> Task:
     raise ValueError(f"task must be one of {FAMILIES}, got {name!r}")
 
 
-def _from_file(name: str, path: Path) -> Task:
-    if not path.is_file():
-        raise ValueError(f"task module must be a Python file, got {path}")
-    spec = importlib.util.spec_from_file_location(f"gram_task_module_{path.stem}", path)
+def load_task_module(path: Path) -> list[Task]:
+    """The task that a user's file defines as `task`; none where it has `get_task(name)` alone. Raises `ValueError`."""
+    found = getattr(_import_file(path), "task", None)
+    return [] if found is None else [_checked(found, path)]
+
+
+def _import_file(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(f"gram_task_module_{path.stem}", path) if path.is_file() else None
     if spec is None or spec.loader is None:
         raise ValueError(f"task module must be a Python file, got {path}")
     module = importlib.util.module_from_spec(spec)
@@ -58,6 +62,11 @@ def _from_file(name: str, path: Path) -> Task:
         spec.loader.exec_module(module)
     except Exception as error:
         raise ValueError(f"task module {path} must import, got {_one_line(error)}") from error
+    return module
+
+
+def _from_file(name: str, path: Path) -> Task:
+    module = _import_file(path)
     found: Any = getattr(module, "task", None)
     if found is None and hasattr(module, "get_task"):
         try:
@@ -66,14 +75,19 @@ def _from_file(name: str, path: Path) -> Task:
             raise ValueError(f"task module {path} must make task {name!r}, got {_one_line(error)}") from error
     if found is None:
         raise ValueError(f"task module {path} must define task or get_task(name), got neither")
+    task = _checked(found, path)
+    if task.name != name:
+        raise ValueError(f"task of {path} must be called {name!r}, got {task.name!r}")
+    return task
+
+
+def _checked(found: Any, path: Path) -> Task:
     members = {*Task.__annotations__, *(member for member in dir(Task) if not member.startswith("_"))}
     wanted = [member for member in members if not hasattr(found, member)]
     if wanted:
         raise ValueError(
             f"task of {path} must implement {', '.join(sorted(wanted))}, got {type(found).__name__} without"
         )
-    if found.name != name:
-        raise ValueError(f"task of {path} must be called {name!r}, got {found.name!r}")
     task: Task = found
     return task
 

@@ -7,7 +7,7 @@ training pair, augmented ones included, has a test grid (9x9: a test base grid).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
@@ -107,16 +107,6 @@ class Sudoku:
             if not made.is_made[index]:
                 self._make(split, index)
         return made
-
-    def prepare_training(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Makes every base puzzle of training now rather than when a batch first draws it; batches stay the same.
-
-        `progress(done, all)` is called after each.
-        """
-        for index in range(POOL[self.n]):
-            self._need("train", (index,))
-            if progress is not None:
-                progress(index + 1, POOL[self.n])
 
     def is_test_grid(self, answers: Tokens) -> NDArray[np.bool_]:
         """Whether each solved grid `[P, A]` belongs to the test split, by a hash of its digits."""
@@ -250,10 +240,13 @@ class Sudoku:
         return tokens
 
     def load(self, path: Path) -> PuzzleSet:
-        """Large files are not solved: symbols, clues and stored answers are checked."""
+        """Puzzles with a stored answer are not solved anew: the answer is checked."""
         return parsing.load_puzzles(
-            self, path, parse=self._read_puzzle, parse_answer=lambda text: self._read(text, "answer")
+            self, path, parse=self.parse, parse_solved=self._read_puzzle, parse_answer=self._read_answer
         )
+
+    def _read_answer(self, text: str) -> Tokens:
+        return self._read(text, "answer")
 
     def format(self, puzzle: Tokens, answer: Tokens | None = None) -> str:
         return "".join(str(digit) if digit else "." for digit in self._digits(puzzle if answer is None else answer))
