@@ -116,6 +116,8 @@ def link_faults(root: Path) -> list[str]:
             )
         elif str(link.readlink()) != wanted:
             faults.append(f"gram/{name} must point to {wanted}, got {link.readlink()}")
+        elif not link.is_dir():
+            faults.append(f"gram/{name} must lead to a folder, got nothing at {name}/")
     return faults
 
 

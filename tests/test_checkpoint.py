@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from gram import checkpoint
 from gram.checkpoint import CheckpointError
+from gram.recipe import load_recipe
 from tests.models import tiny_config, tiny_model
 
 
@@ -121,6 +122,16 @@ def test_shipped_checkpoints_are_small_bf16_and_carry_a_card():
         assert {"recipe", "command", "optimiser_steps", "minutes", "figures"} <= set(card), name
         assert checkpoint.load(directory).config.task == card["task"]
     assert total <= 12 * 2**20
+
+
+def test_shipped_checkpoints_come_from_the_published_recipes():
+    """The recipe on a card is the one in `gram/recipes/`, setting by setting."""
+    for name in checkpoint.shipped_names():
+        recipe = load_recipe(name)
+        card = checkpoint.read_card(checkpoint.find(name))
+        assert card["recipe"] == json.loads(json.dumps(recipe.to_json())), name
+        assert checkpoint.read_config(checkpoint.find(name)) == recipe.model
+        assert card["optimiser_steps"] == recipe.training.steps
 
 
 class TestTransformers:

@@ -218,3 +218,29 @@ def test_paper_preset_has_about_ten_million_parameters():
         count = sum(parameter.numel() for parameter in Model(model_config(preset, **shape)).parameters())
         assert 6e6 < count < 11e6
     assert tiny_config().is_stochastic
+
+
+def test_sampling_first_does_not_spoil_gradients_later():
+    """The rotary tables are kept between calls; made under inference they would break training."""
+    model = tiny_model(mixer="attention", positions="rotary", tokens=13, output_tokens=13)
+    puzzles = torch.ones(2, 13, dtype=torch.long)
+    rows = torch.arange(2)
+    arguments = {"seed": 0, "puzzle_hash_B": rows, "trajectory_B": rows, "step_B": rows}
+    with torch.inference_mode():
+        model.step(*model.initial_state(2), model.embed(puzzles), **arguments)
+    model.requires_grad_(True)
+    model.step(*model.initial_state(2), model.embed(puzzles), **arguments).h.sum().backward()
+    assert model.low[0].mixer.qkv.grad.abs().sum() > 0
+
+
+def test_positions_start_alike_where_features_are_shared():
+    model = tiny_model(registers=2)
+    features = torch.zeros(16, 3)
+    features[0, 0] = features[1, 0] = features[2, 1] = 1
+    features[3, :2] = 1
+    model.start_positions(features)
+    positions = model.positions[2:]
+    assert torch.equal(positions[0], positions[1])
+    assert torch.allclose(positions[3], (positions[0] + positions[2]) / 2**0.5, atol=1e-6)
+    with pytest.raises(ValueError, match="learned positions"):
+        tiny_model(positions="none").start_positions(features)

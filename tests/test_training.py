@@ -224,6 +224,11 @@ def test_exploding_training_says_so(tmp_path):
         ("[training]\nminutes = 1", "task must name a task"),
         ("task = 'nqueens8'\nextra = 1", "'extra' is not a key"),
         ("task = ", "not TOML"),
+        ("task = 'nqueens8'\n[training]\nsteps = 0", "steps must be at least 1, got 0"),
+        ("task = 'nqueens8'\n[training]\nminutes = 1\nkl_beta = [[0.0]]", "kl_beta must be a list of pairs"),
+        ("task = 'nqueens8'\n[training]\nminutes = 1\ntoken_weights = [[9, 2.0]]", "tokens below 3, got 9"),
+        ("task = 'nqueens8'\n[training]\nminutes = 1\nempty_probability = 0.5", "must go together"),
+        ("task = 'nqueens8'\n[model]\nheads = 0\n[training]\nminutes = 1", "heads must be at least 1, got 0"),
         ("task = 'nqueens8'\n[model]\npreset = 'huge'\n[training]\nminutes = 1", "preset must be one of"),
     ],
 )
@@ -244,6 +249,28 @@ def test_shipped_recipes_load_and_a_budget_stands_alone():
     assert (changed.steps, changed.minutes, changed.seed) == (5, None, 3)
     with pytest.raises(RecipeError, match="recipe must be a TOML file or one of"):
         load_recipe("nqueens99")
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path):
+    card = run(tmp_path, recipe(steps=10))
+    assert card["held_out_while_training"]
+    assert run(tmp_path, recipe(steps=10), command="again") == json.loads(json.dumps(card))
+
+
+def test_a_resumed_run_mends_its_log_and_keeps_its_figures(tmp_path):
+    run(tmp_path, recipe(steps=20))
+    log = tmp_path / "log.jsonl"
+    log.write_text(log.read_text() + json.dumps({"step": 25}) + '\n{"step": 2')
+    card = run(tmp_path, recipe(steps=30))
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [10, 20, 30]
+    assert card["optimiser_steps"] == 30
+    assert card["leak_diagnosis"]
+
+
+def test_a_folder_with_a_checkpoint_but_no_run_is_refused(tmp_path):
+    checkpoint.save(tiny_model(), tmp_path)
+    with pytest.raises(RecipeError, match="got a checkpoint"):
+        run(tmp_path, recipe())
 
 
 @pytest.mark.slow
