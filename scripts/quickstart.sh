@@ -14,11 +14,11 @@ section() {
     printf '\n== %s\n\n' "$1"
 }
 
-section "Eight queens: puzzles with several solutions, 20 trajectories each"
-"$gram" solve nqueens8 --limit 2
-
-section "The same for a board of your own: any text, '.' for an empty cell"
+section "Eight queens, one given ('.' is an empty cell): 20 trajectories find several of its solutions"
 "$gram" solve nqueens8 "Q......./......../......../......../......../......../......../........"
+
+section "Two held-out boards"
+"$gram" solve nqueens8 --limit 2
 
 section "Sudoku 6x6: one solution"
 "$gram" solve sudoku6 --limit 1
