@@ -143,7 +143,7 @@ def step_loss(
         total=per_puzzle.mean() + beta * balanced_mean + heads,
         cross_entropy=((entropy.mean(1) * led).sum() / led.sum()).detach(),
         kl=(per_slot * noisy).sum() / noisy.sum().clamp(min=1),
-        kl_first=(per_slot * first).sum() / first.sum(),
+        kl_first=(per_slot * first).sum() / first.sum() if spec.guidance != "none" else per_slot.sum() * torch.nan,
         exact=((logits.argmax(-1) == slots.targets).all(1) * led).sum() / led.sum(),
         heads=heads.detach(),
         h=h.detach(),

@@ -85,6 +85,7 @@ def test_empty_replay_gives_no_head_loss():
 def test_deterministic_twin_has_no_kl(tmp_path):
     loss, weights = loss_and_gradients(tmp_path, guidance="none")
     assert loss.kl == 0
+    assert diagnose(float(loss.kl_first)) == "undefined"
     assert not any(name.startswith(("prior", "posterior", "target")) for name in weights)
 
 
