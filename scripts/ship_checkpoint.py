@@ -101,6 +101,7 @@ trajectories):
         else ""
     )
     steps_minutes = card["optimiser_steps"] / card["steps_per_s"] / 60
+    notes = f"\n## Notes\n\n{card['notes']}\n" if card.get("notes") else ""
     full, low_high = figures["full_depth"], figures["single_accuracy_interval"]
     share = 100 * full["share_of_steps"]
     commands = "\n".join(f"    {command}" for command in figures["commands"])
@@ -136,7 +137,7 @@ halting by the halt head; means over {seeds} sampling seed{"s" if seeds > 1 else
 Against full depth (`{full["command"]}`: single accuracy {full["single_accuracy"]:.4f}), halting costs
 {full["cost_of_halting_points"]:.2f} points of single accuracy and takes {share:.0f} % of the steps.
 
-{few_steps}"""
+{few_steps}{notes}"""
 
 
 def _figure(value: float | None) -> str:
@@ -158,7 +159,8 @@ def main() -> None:
     card["steps_per_s"] = round(typical_speed(target / "log.jsonl"), 3)
     is_stochastic = card["recipe"]["model"]["guidance"] in ("full", "noise")
     if arguments.card_only:
-        card["figures"] = json.loads((target / "card.json").read_text())["figures"]
+        before = json.loads((target / "card.json").read_text())
+        card |= {key: before[key] for key in ("figures", "notes") if key in before}
     else:
         card["figures"] = measure(card["task"], arguments.name, is_stochastic=is_stochastic)
     (target / "card.json").write_text(json.dumps(card, indent=2) + "\n")
