@@ -287,7 +287,7 @@ def test_sigkill_then_the_same_command_continues(tmp_path):
     command = [sys.executable, "-m", "gram", "train", str(path), "--out", str(out)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
-    while not (out / "state.safetensors").is_file():
+    while not (out / "card.json").is_file():
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
