@@ -74,7 +74,7 @@ class Evaluation:
     trajectories_sha256: str
     seed: int
     halting: str
-    halt_threshold: float
+    halt_threshold: float | None
     temperature: float
     launch: int | None
     device: str

@@ -40,13 +40,20 @@ def choose_device(device: str = "auto") -> torch.device:
     return chosen
 
 
-def choose_dtype(dtype: str = "auto") -> torch.dtype:
-    """The type to compute in: `auto` is bfloat16 everywhere. Raises `ValueError`."""
+def choose_dtype(dtype: str = "auto", device: torch.device | None = None) -> torch.dtype:
+    """The type to compute in: `auto` is bfloat16 where the device multiplies it, else float32. Raises `ValueError`."""
     if dtype == "auto":
-        return torch.bfloat16
+        return torch.bfloat16 if multiplies_bfloat16(device or choose_device()) else torch.float32
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be auto or one of {', '.join(DTYPES)}, got {dtype!r}")
     return DTYPES[dtype]
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16. A CPU without them emulates it up to 100 times slower."""
+    if device.type != "cpu":
+        return True
+    return any(is_there for name, is_there in torch.cpu.get_capabilities().items() if "bf16" in name)
 
 
 class Sampler:
@@ -125,7 +132,8 @@ def load(
     `checkpoint.CheckpointError` and `ValueError` in one line each.
     """
     directory = checkpoint.find(name_or_directory)
-    model = checkpoint.load(directory, device=choose_device(device), dtype=choose_dtype(dtype))
+    where = choose_device(device)
+    model = checkpoint.load(directory, device=where, dtype=choose_dtype(dtype, where))
     task = get_task(model.config.task, task_module)
     if (task.tokens, task.vocabulary) != (model.config.tokens, model.config.vocabulary):
         raise ValueError(

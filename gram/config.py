@@ -14,11 +14,19 @@ NoiseOrder = Literal["before", "after"]
 Guidance = Literal["full", "mean", "noise", "none"]
 Positions = Literal["learned", "rotary", "both", "none"]
 HeadReadout = Literal["mean", "register"]
-Halting = Literal["head", "fixed"]
-Selector = Literal["vote", "lprm", "halt", "first"]
+Injector = Literal["none", "prior", "gaussian", "path"]
+NoiseSite = Literal["h", "l", "both"]
+Resampler = Literal["none", "lprm", "halt", "lprm-increment", "halt-increment"]
+Halting = Literal["head", "fixed", "residual", "unchanged"]
+Selector = Literal["vote", "lprm", "halt", "residual", "margin", "first", "first-halt"]
+WidthPolicy = Literal["fixed", "staged", "decided", "verified"]
 
 SELECTORS: tuple[str, ...] = get_args(Selector)
 HALTINGS: tuple[str, ...] = get_args(Halting)
+INJECTORS: tuple[str, ...] = get_args(Injector)
+NOISE_SITES: tuple[str, ...] = get_args(NoiseSite)
+RESAMPLERS: tuple[str, ...] = get_args(Resampler)
+WIDTH_POLICIES: tuple[str, ...] = get_args(WidthPolicy)
 
 T = TypeVar("T")
 
@@ -88,6 +96,12 @@ class ModelConfig:
     """`after` f_H (the paper: decode the noisy h) or `before` the low-level updates (decode f_H's output)."""
     noise_free_steps: int = 1
     """First supervision steps of a trajectory that take no noise."""
+    path_keep: float = 0.0
+    """Share of its old state that a core call keeps, `z <- keep z + (1 - keep) f(z)`, in [0, 1) (EqR, 2605.21488)."""
+    path_noise: float = 0.0
+    """Scale of the normal noise added after every core call that the model was trained with (EqR)."""
+    initial_std: float = 0.0
+    """Deviation of a random initial state drawn for every trajectory; 0 starts all at the stored `z0` (EqR: 1)."""
     log_sigma_center: float = -1.0
     """`log sigma = center + range * tanh(raw / range)`."""
     log_sigma_range: float = 1.25
@@ -117,6 +131,10 @@ class ModelConfig:
             ("head_readout", get_args(HeadReadout)),
         ):
             _one_of(name, getattr(self, name), choices)
+        for name in ("path_noise", "initial_std"):
+            _at_least(name, getattr(self, name), 0)
+        if not 0 <= self.path_keep < 1:
+            raise ValueError(f"path_keep must be at least 0 and below 1, got {self.path_keep}")
         if self.dim % 4:
             raise ValueError(f"dim must be a multiple of 4, got {self.dim}")
         if self.mixer == "attention" and (self.dim % self.heads or (self.dim // self.heads) % 2):
@@ -130,8 +148,15 @@ class ModelConfig:
 
     @property
     def is_stochastic(self) -> bool:
-        """Whether two trajectories of one puzzle can differ."""
-        return self.guidance in ("full", "noise")
+        """Whether two trajectories of one puzzle differ as the model was trained."""
+        return self.guidance in ("full", "noise") or self.path_noise > 0 or self.initial_std > 0
+
+    @property
+    def injector(self) -> Injector:
+        """The noise that the model was trained with: the default of sampling."""
+        if self.path_noise > 0 or self.initial_std > 0:
+            return "path"
+        return "none" if self.guidance == "none" else "prior"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,36 +164,98 @@ class SamplerConfig:
     """One sampling run: width, depth and the policies. Flags, JSON and studies use these names."""
 
     width: int = 20
-    """`N`: trajectories per puzzle."""
+    """`N`: trajectories per puzzle; the most of them where `width_policy` may stop earlier."""
     depth: int | None = None
     """`M`: supervision steps a trajectory may take; None is the depth the checkpoint was trained for."""
     selector: Selector = "vote"
     """Which candidate is the answer."""
-    halting: Halting = "head"
-    """When a trajectory stops: by its halt head (never before it has met noise), or at a fixed depth."""
-    halt_threshold: float = 0.95
-    """Probability of the halt head above which a trajectory stops, in (0, 1). The papers take .5; a stricter one costs
-    few steps and keeps accuracy."""
+    injector: Injector | None = None
+    """Where noise comes from: `prior` (GRAM), `gaussian` of fixed scale before each supervision step (PTRM), `path`
+    after every core call with a random initial state (EqR), or `none`; None is what the model was trained with."""
+    sigma: float | None = None
+    """Scale of fixed noise: of `gaussian`, relative to the state's RMS (None: 0.3); of `path`, absolute (None: as
+    trained)."""
+    noise_site: NoiseSite = "h"
+    """State that `gaussian` disturbs: `h`, `l` or `both`."""
     temperature: float = 1.0
-    """Factor on the noise's standard deviation; 0 follows the mean."""
+    """Factor on the prior's standard deviation; 0 follows the mean."""
+    resampler: Resampler = "none"
+    """Score by which a puzzle's running trajectories are resampled, or `none`."""
+    resample_threshold: float = 0.5
+    """Effective share of a puzzle's trajectories under which they are resampled, in (0, 1]."""
+    halting: Halting = "head"
+    """When a trajectory stops: by its halt head (never before it has met noise), at a fixed depth, when its latent
+    state hardly moves (`residual`), or when its answer has not changed (`unchanged`)."""
+    halt_threshold: float | None = None
+    """`head`: probability above which a trajectory stops, in (0, 1) (None: .95; the papers take .5, a stricter one
+    costs few steps and keeps accuracy). `residual`: relative movement of `h` below which it stops (None: .01).
+    `unchanged`: steps without a change after which it stops (None: 2)."""
+    width_policy: WidthPolicy = "fixed"
+    """How many trajectories a puzzle gets: `width` of them (`fixed`), 1, 4, 16 ... until one is trusted (`staged`),
+    until the vote is decided (`decided`), or until the verifier accepts one (`verified`)."""
+    width_threshold: float | None = None
+    """`staged`: predicted accuracy (LPRM) that is trusted (None: .9). `decided`: probability that the leading answer
+    stays ahead (None: .95)."""
+    transitions: int | None = None
+    """`T` of sampling; None is the model's."""
+    low_level_updates: int | None = None
+    """`K` of sampling; None is the model's."""
     seed: int = 0
     """Key of all noise, in [0, 2^64)."""
+    slots: int | None = None
+    """Trajectories advanced side by side; None lets the model's size decide. No part of a result's identity."""
     launch: int | None = None
     """Trajectories of one launch, at least 8; None lets the model's size decide. Part of a result's identity."""
 
     def __post_init__(self) -> None:
-        _at_least("width", self.width, 1)
-        if self.depth is not None:
-            _at_least("depth", self.depth, 1)
-        _one_of("selector", self.selector, SELECTORS)
-        _one_of("halting", self.halting, HALTINGS)
-        if not 0 < self.halt_threshold < 1:
-            raise ValueError(f"halt_threshold must be between 0 and 1, got {self.halt_threshold}")
+        for name in ("width", "depth", "transitions", "slots"):
+            if getattr(self, name) is not None:
+                _at_least(name, getattr(self, name), 1)
+        if self.low_level_updates is not None:
+            _at_least("low_level_updates", self.low_level_updates, 0)
+        for name, choices in (
+            ("selector", SELECTORS),
+            ("halting", HALTINGS),
+            ("noise_site", NOISE_SITES),
+            ("resampler", RESAMPLERS),
+            ("width_policy", WIDTH_POLICIES),
+        ):
+            _one_of(name, getattr(self, name), choices)
+        if self.injector is not None:
+            _one_of("injector", self.injector, INJECTORS)
         _within("temperature", self.temperature, 0, 100)
+        if self.sigma is not None:
+            _within("sigma", self.sigma, 0, 100)
+            if self.injector not in ("gaussian", "path"):
+                raise ValueError(f"sigma must come with injector gaussian or path, got {self.injector}")
+        if not 0 < self.resample_threshold <= 1:
+            raise ValueError(f"resample_threshold must be above 0 and at most 1, got {self.resample_threshold}")
+        _check_halt_threshold(self.halting, self.halt_threshold)
+        if self.width_threshold is not None:
+            if self.width_policy not in ("staged", "decided"):
+                raise ValueError(f"width_threshold must come with staged or decided, got {self.width_policy}")
+            if not 0 < self.width_threshold < 1:
+                raise ValueError(f"width_threshold must be between 0 and 1, got {self.width_threshold}")
+        if self.resampler != "none" and self.width_policy != "fixed":
+            raise ValueError(f"width_policy must be fixed with a resampler, got {self.width_policy}")
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"seed must be within 0 and 2^64 - 1, got {self.seed}")
         if self.launch is not None:
             _at_least("launch", self.launch, 8)
+
+
+def _check_halt_threshold(halting: str, threshold: float | None) -> None:
+    """Raises `ValueError` where the threshold means nothing for the way of halting."""
+    if threshold is None:
+        return
+    if halting == "head" and not 0 < threshold < 1:
+        raise ValueError(f"halt_threshold must be between 0 and 1, got {threshold}")
+    if halting == "residual" and not threshold > 0:
+        raise ValueError(f"halt_threshold must be above 0 for residual, got {threshold}")
+    if halting == "unchanged" and not (threshold >= 1 and threshold == int(threshold)):
+        raise ValueError(f"halt_threshold must be a whole number of steps for unchanged, got {threshold}")
+    if halting == "fixed":
+        raise ValueError(f"halt_threshold must come with a way of halting, got {threshold} with fixed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -292,62 +379,17 @@ def _coerce(value: Any, declared: str, where: str) -> Any:
     raise ValueError(f"{where} must be {declared}, got {value!r}")
 
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "small": {},
-    "small-attention": {"mixer": "attention", "positions": "both"},
-    "paper": {
-        "dim": 512,
-        "heads": 8,
-        "hidden": 512,
-        "mixer": "attention",
-        "positions": "rotary",
-        "registers": 16,
-        "is_core_shared": False,
-        "low_level_updates": 4,
-        "transitions": 3,
-        "depth": 16,
-        "guidance_hidden": 512,
-        "noise_order": "after",
-        "noise_free_steps": 0,
-        "head_readout": "register",
-    },
-    "paper-sudoku": {
-        "dim": 512,
-        "heads": 8,
-        "hidden": 512,
-        "mixer": "token",
-        "mixer_hidden": 512,
-        "positions": "none",
-        "registers": 16,
-        "is_core_shared": False,
-        "low_level_updates": 6,
-        "transitions": 3,
-        "depth": 16,
-        "guidance_hidden": 512,
-        "noise_order": "after",
-        "noise_free_steps": 0,
-        "head_readout": "register",
-    },
-}
-"""Named model shapes: `small` trains on a CPU in minutes, `paper` is 2605.19376's (D=512, ~10M)."""
-
-
-def model_config(preset: str, **overrides: Any) -> ModelConfig:
-    """A preset with some fields replaced. Raises `ValueError` for an unknown preset or field."""
-    if preset not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-    return config_from_json(ModelConfig, {**PRESETS[preset], **overrides}, where=f"model preset {preset}")
-
-
 __all__ = [
     "HALTINGS",
-    "PRESETS",
+    "INJECTORS",
+    "NOISE_SITES",
+    "RESAMPLERS",
     "SELECTORS",
+    "WIDTH_POLICIES",
     "ModelConfig",
     "SamplerConfig",
     "TrainConfig",
     "config_from_json",
     "config_to_json",
-    "model_config",
     "replace",
 ]

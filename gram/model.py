@@ -10,6 +10,7 @@ Shapes: `P` puzzles, `B` trajectories, `L` puzzle tokens, `R` registers, `D` col
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 import torch
@@ -18,7 +19,7 @@ from torch.nn.functional import pad
 
 from gram.config import ModelConfig
 from gram.kernels import dispatch
-from gram.kernels.dispatch import Spec, Step
+from gram.kernels.dispatch import LEARNED, Injection, Spec, Step
 from gram.layers import Attention, Block, Head, SwiGLU, Table, started
 
 Weights = Mapping[str, Tensor]
@@ -42,6 +43,7 @@ def spec_of(config: ModelConfig) -> Spec:
         guidance=config.guidance,
         noise_order=config.noise_order,
         noise_free_steps=config.noise_free_steps,
+        path_keep=config.path_keep,
         log_sigma_center=config.log_sigma_center,
         log_sigma_range=config.log_sigma_range,
         head_readout=config.head_readout,
@@ -116,6 +118,15 @@ class Model(nn.Module):
         """Every tensor of the model by name: what all verbs below read, and what a kernel packs."""
         return dict(self.state_dict(keep_vars=True))
 
+    def digest(self) -> str:
+        """Hex SHA-256 over names and values of all weights, as kept: who this model is."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.weights().items()):
+            digest.update(
+                name.encode() + b"\0" + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+            )
+        return digest.hexdigest()
+
     @property
     def dtype(self) -> torch.dtype:
         """Type that the weights are kept in; activations follow it."""
@@ -146,6 +157,17 @@ class Model(nn.Module):
         shape = (count, self.spec.tokens, self.config.dim)
         return self.z0_h.expand(shape), self.z0_l.expand(shape)
 
+    def random_state(self, *, seed: int, puzzle_hash_B: Tensor, trajectory_B: Tensor) -> tuple[Tensor, Tensor]:
+        """A random initial state for every trajectory, of deviation `initial_std`: `h` and `l`, `[B, R + L, D]`."""
+        h, l = dispatch.initial_noise(
+            self.spec,
+            seed=seed,
+            puzzle_hash_B=puzzle_hash_B,
+            trajectory_B=trajectory_B,
+            scale=self.config.initial_std,
+        )
+        return h.to(self.dtype), l.to(self.dtype)
+
     def step(
         self,
         h: Tensor,
@@ -156,12 +178,14 @@ class Model(nn.Module):
         puzzle_hash_B: Tensor,
         trajectory_B: Tensor,
         step_B: Tensor,
-        temperature: float = 1.0,
+        injection: Injection = LEARNED,
+        spec: Spec | None = None,
     ) -> Step:
-        """One supervision step of `B` trajectories under the prior; see `kernels/reference.py`."""
+        """One supervision step of `B` trajectories; see `kernels/reference.py`. `spec` replaces the model's own, to
+        take another number of transitions or updates."""
         return dispatch.supervision_step(
             self.weights(),
-            self.spec,
+            spec or self.spec,
             h,
             l,
             e_x,
@@ -169,7 +193,7 @@ class Model(nn.Module):
             puzzle_hash_B=puzzle_hash_B,
             trajectory_B=trajectory_B,
             step_B=step_B,
-            temperature=temperature,
+            injection=injection,
         )
 
     def decode(self, h: Tensor) -> Tensor:

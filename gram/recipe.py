@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gram.config import ModelConfig, TrainConfig, config_from_json, config_to_json, model_config
+from gram.config import ModelConfig, TrainConfig, config_from_json, config_to_json
+from gram.presets import model_config
 from gram.tasks.protocol import Task
 from gram.tasks.registry import get_task
 

@@ -8,12 +8,13 @@ the first checkpoint on, the checkpoint files themselves with the averaged weigh
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import math
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,14 @@ class Trainer:
     """One run: its weights, slots and folder."""
 
     def __init__(
-        self, recipe: Recipe, out: Path, *, device: torch.device, dtype: torch.dtype, is_compiled: bool = True
+        self,
+        recipe: Recipe,
+        out: Path,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        is_compiled: bool = True,
+        start: Path | None = None,
     ) -> None:
         self.recipe, self.out, self.device, self.dtype = recipe, out, device, dtype
         self.task, self.training = recipe.task, recipe.training
@@ -91,6 +99,8 @@ class Trainer:
         features = getattr(self.task, "position_features", None)
         if features is not None and hasattr(self.model, "positions"):
             self.model.start_positions(torch.from_numpy(features()))
+        if start is not None:
+            self.model.load_state_dict(_starting_weights(recipe, start))
         self.spec = self.model.spec
         self.flat = FlatWeights(self.model, self.training, self.dtype)
         self.slots = TrainingSlots(self.task, recipe.model, self.training, self.dtype, device)
@@ -247,16 +257,20 @@ def train(
     dtype: torch.dtype = torch.bfloat16,
     command: str = "",
     is_compiled: bool = True,
+    start: Path | None = None,
     on_progress: Callable[[TrainProgress], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Trains a recipe into a folder; a folder that holds a part of the same run is continued. Returns the run's card.
 
     Ends when the recipe's steps or minutes are spent, or, with everything saved, soon after `should_stop()` is true.
-    Raises `RecipeError` where the folder holds another run.
+    `start` is a checkpoint directory whose weights a new run begins with; its depth may differ. Raises `RecipeError`
+    where the folder holds another run or the checkpoint is one of another model.
     """
-    _claim(recipe, out)
-    trainer = Trainer(recipe, out, device=device or torch.device("cpu"), dtype=dtype, is_compiled=is_compiled)
+    _claim(recipe, out, start)
+    trainer = Trainer(
+        recipe, out, device=device or torch.device("cpu"), dtype=dtype, is_compiled=is_compiled, start=start
+    )
     trainer.load_state()
     began = time.monotonic() - trainer.elapsed_s
     evaluated_s = saved_s = told_s = trainer.elapsed_s
@@ -309,10 +323,25 @@ def _mend_log(path: Path, step: int) -> None:
     checkpoint.write_atomically(path, "".join(kept).encode())
 
 
-def _claim(recipe: Recipe, out: Path) -> None:
+def _starting_weights(recipe: Recipe, start: Path) -> dict[str, Tensor]:
+    """The weights of checkpoint `start`, fp32. Raises `RecipeError` where its model is not the recipe's."""
+    theirs = checkpoint.read_config(start)
+    if replace(theirs, depth=recipe.model.depth) != recipe.model:
+        differing = [name for name, value in asdict(recipe.model).items() if value != getattr(theirs, name)]
+        name = next(name for name in differing if name != "depth")
+        raise RecipeError(
+            f"start must be a checkpoint of the recipe's model, got {name} {getattr(theirs, name)!r} in {start}, "
+            f"expected {getattr(recipe.model, name)!r}"
+        )
+    return checkpoint.load(start, dtype=torch.float32).weights()
+
+
+def _claim(recipe: Recipe, out: Path, start: Path | None) -> None:
     """Marks the folder as this recipe's run, or refuses one that holds another. The length of a run may change."""
     path = out / "run.json"
     mine = json.loads(json.dumps(recipe.to_json()))
+    if start is not None:
+        mine["start"] = hashlib.sha256((start / checkpoint.WEIGHTS_FILE).read_bytes()).hexdigest()
     if path.is_file():
         theirs = json.loads(path.read_text())
         for run in (mine, theirs):

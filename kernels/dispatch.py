@@ -11,9 +11,20 @@ import torch
 from torch import Tensor
 
 from gram.kernels import reference
-from gram.kernels.reference import Spec, Step, Weights
+from gram.kernels.reference import LEARNED, Injection, Spec, Step, Weights
 
-__all__ = ["Spec", "Step", "Weights", "choose", "decode", "launch_size", "supervision_step"]
+__all__ = [
+    "LEARNED",
+    "Injection",
+    "Spec",
+    "Step",
+    "Weights",
+    "choose",
+    "decode",
+    "initial_noise",
+    "launch_size",
+    "supervision_step",
+]
 
 KERNELS = ("eager",)
 """Names of the kernel paths; part of a result's identity."""
@@ -47,7 +58,7 @@ def supervision_step(
     puzzle_hash_B: Tensor,
     trajectory_B: Tensor,
     step_B: Tensor,
-    temperature: float = 1.0,
+    injection: Injection = LEARNED,
 ) -> Step:
     """See `reference.supervision_step`."""
     return reference.supervision_step(
@@ -60,10 +71,17 @@ def supervision_step(
         puzzle_hash_B=puzzle_hash_B,
         trajectory_B=trajectory_B,
         step_B=step_B,
-        temperature=temperature,
+        injection=injection,
     )
 
 
 def decode(weights: Weights, spec: Spec, h: Tensor) -> Tensor:
     """See `reference.decode`."""
     return reference.decode(weights, spec, h)
+
+
+def initial_noise(
+    spec: Spec, *, seed: int, puzzle_hash_B: Tensor, trajectory_B: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """See `reference.initial_noise`."""
+    return reference.initial_noise(spec, seed=seed, puzzle_hash_B=puzzle_hash_B, trajectory_B=trajectory_B, scale=scale)

@@ -31,6 +31,7 @@ from gram.kernels.philox import Site, noise
 
 Weights = Mapping[str, Tensor]
 Guide = Callable[[Tensor], Tensor]
+Settle = Callable[[Tensor, Tensor, int], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,11 +54,31 @@ class Spec:
     guidance: str
     noise_order: str
     noise_free_steps: int
+    path_keep: float
     log_sigma_center: float
     log_sigma_range: float
     head_readout: str
     output_start: int
     output_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Injection:
+    """Where noise enters the steps of one run, and how much of it. Part of a trajectory's identity."""
+
+    injector: str = "prior"
+    """`prior`: the learned noise of the weights (GRAM). `gaussian`: fixed scale, before each supervision step (PTRM,
+    2605.19943). `path`: fixed scale, after every core call (EqR, 2605.21488). `none`."""
+    temperature: float = 1.0
+    """Factor on the prior's deviation; under another injector a prior's mean alone is followed."""
+    sigma: float = 0.0
+    """Scale of `gaussian`, relative to each token's RMS, or of `path`, absolute."""
+    site: str = "h"
+    """State that `gaussian` disturbs: `h`, `l` or `both`."""
+
+
+LEARNED = Injection()
+"""GRAM's own noise at temperature 1."""
 
 
 class Step(NamedTuple):
@@ -151,21 +172,42 @@ def add_noise(
 
 
 def transition(
-    weights: Weights, spec: Spec, h: Tensor, l: Tensor, e_x: Tensor, guide: Guide | None
+    weights: Weights,
+    spec: Spec,
+    h: Tensor,
+    l: Tensor,
+    e_x: Tensor,
+    guide: Guide | None,
+    settle: Settle | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One transition: `K` low-level updates, one high-level update, `guide` (adds the noise) before or after them.
 
-    `h, l, e_x` are `[B, L, D]`; 2605.19376, eqs. 3 to 5.
+    `h, l, e_x` are `[B, L, D]`; 2605.19376, eqs. 3 to 5. `settle(old, new, call)` makes the next state from what core
+    call number `call` of the transition read and gave (EqR's kept share and path noise).
     """
     if guide is not None and spec.noise_order == "before":
         h = guide(h)
     injection = h + e_x
-    for _ in range(spec.low_level_updates):
-        l = core(weights, "low", l + injection, spec)
-    h = core(weights, "low" if spec.is_core_shared else "high", h + l, spec)
+    for call in range(spec.low_level_updates):
+        new = core(weights, "low", l + injection, spec)
+        l = new if settle is None else settle(l, new, call)
+    new = core(weights, "low" if spec.is_core_shared else "high", h + l, spec)
+    h = new if settle is None else settle(h, new, spec.low_level_updates)
     if guide is not None and spec.noise_order == "after":
         h = guide(h)
     return h, l
+
+
+def settle(old: Tensor, new: Tensor, keep: float, eps: Tensor | None) -> Tensor:
+    """`keep old + (1 - keep) new + eps` (2605.21488): what a core call leaves; without both, `new` bit for bit."""
+    settled = new if keep == 0 else keep * old + (1 - keep) * new
+    return settled if eps is None else (settled.to(torch.float32) + eps).to(new.dtype)
+
+
+def disturb(state: Tensor, sigma: float, normal: Tensor) -> Tensor:
+    """`state + sigma * rms(state) * n`, RMS per token (PTRM, 2605.19943)."""
+    wide = state.to(torch.float32)
+    return (wide + sigma * wide.square().mean(-1, keepdim=True).sqrt() * normal).to(state.dtype)
 
 
 def read_head(weights: Weights, name: str, h: Tensor, spec: Spec) -> Tensor:
@@ -194,26 +236,70 @@ def supervision_step(
     puzzle_hash_B: Tensor,
     trajectory_B: Tensor,
     step_B: Tensor,
-    temperature: float = 1.0,
+    injection: Injection = LEARNED,
 ) -> Step:
-    """`T` transitions under the prior, then both heads.
+    """`T` transitions, then both heads.
 
     Each row is a trajectory of its own: its puzzle's hash, its id and the supervision steps it has taken so far
     (int64 `[B]` each) key its noise.
     """
     noisy_B = step_B >= spec.noise_free_steps
-    for index in range(spec.transitions):
 
-        def guide(u: Tensor, index: int = index) -> Tensor:
-            normal = noise(
-                (spec.tokens, spec.dim),
-                seed=seed,
-                site=Site.PRIOR,
-                transition_B=step_B * spec.transitions + index,
-                trajectory_B=trajectory_B,
-                puzzle_hash_B=puzzle_hash_B,
-            )
+    def normals(site: Site, transition_B: Tensor) -> Tensor:
+        return noise(
+            (spec.tokens, spec.dim),
+            seed=seed,
+            site=site,
+            transition_B=transition_B,
+            trajectory_B=trajectory_B,
+            puzzle_hash_B=puzzle_hash_B,
+        )
+
+    if injection.injector == "gaussian" and injection.sigma:
+        if injection.site in ("h", "both"):
+            h = disturb(h, injection.sigma, normals(Site.FIXED_SCALE_HIGH, step_B))
+        if injection.site in ("l", "both"):
+            l = disturb(l, injection.sigma, normals(Site.FIXED_SCALE_LOW, step_B))
+    temperature = injection.temperature if injection.injector == "prior" else 0.0
+    path_scale = injection.sigma if injection.injector == "path" else 0.0
+
+    for index in range(spec.transitions):
+        transition_B = step_B * spec.transitions + index
+
+        def guide(u: Tensor, transition_B: Tensor = transition_B) -> Tensor:
+            normal = normals(Site.PRIOR, transition_B) if temperature else torch.zeros_like(u, dtype=torch.float32)
             return add_noise(u, *gaussian(weights, "prior", u, spec), normal, noisy_B, spec, temperature)
 
-        h, l = transition(weights, spec, h, l, e_x, None if spec.guidance == "none" else guide)
+        def settled(old: Tensor, new: Tensor, call: int, transition_B: Tensor = transition_B) -> Tensor:
+            call_B = transition_B * (spec.low_level_updates + 1) + call
+            return settle(old, new, spec.path_keep, path_scale * normals(Site.PATH, call_B) if path_scale else None)
+
+        h, l = transition(
+            weights,
+            spec,
+            h,
+            l,
+            e_x,
+            None if spec.guidance == "none" else guide,
+            settled if spec.path_keep or path_scale else None,
+        )
     return Step(h, l, read_head(weights, "halt", h, spec), read_head(weights, "lprm", h, spec))
+
+
+def initial_noise(
+    spec: Spec, *, seed: int, puzzle_hash_B: Tensor, trajectory_B: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Random initial `h` and `l`, fp32 `[B, L, D]`, of deviation `scale` (EqR draws one for every trajectory)."""
+    h, l = (
+        scale
+        * noise(
+            (spec.tokens, spec.dim),
+            seed=seed,
+            site=Site.INITIAL_STATE,
+            transition_B=torch.full_like(trajectory_B, state),
+            trajectory_B=trajectory_B,
+            puzzle_hash_B=puzzle_hash_B,
+        )
+        for state in (0, 1)
+    )
+    return h, l

@@ -5,14 +5,13 @@ import json
 import pytest
 
 from gram.config import (
-    PRESETS,
     ModelConfig,
     SamplerConfig,
     TrainConfig,
     config_from_json,
     config_to_json,
-    model_config,
 )
+from gram.presets import PRESETS, model_config
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def run(model: Model, *, steps=2, seed=3, temperature=1.0, rows=ROWS, first_step
     for step in range(first_step, first_step + steps):
         out = model.step(
             h, l, e_x, seed=seed, puzzle_hash_B=rows * 0 + 9, trajectory_B=rows,
-            step_B=torch.full_like(rows, step), temperature=temperature,
+            step_B=torch.full_like(rows, step), injection=reference.Injection(temperature=temperature),
         )  # fmt: skip
         h, l = out.h, out.l
     return out

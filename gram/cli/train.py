@@ -34,11 +34,16 @@ def train(
     seed: Annotated[int | None, typer.Option(metavar="S", help="Seed in place of the recipe's.")] = None,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to run.")] = "auto",
     dtype: Annotated[str, typer.Option(metavar="auto|bfloat16|float32", help="Type to compute in.")] = "auto",
+    start: Annotated[
+        str | None,
+        typer.Option(metavar="C", help="Begin with the weights of this checkpoint (shipped name or directory)."),
+    ] = None,
     task_module: TaskModule = None,
     as_json: Json = False,
     is_quiet: Quiet = False,
 ) -> None:
     """Train a checkpoint from a recipe; repeat the command to continue."""
+    from gram import checkpoint
     from gram.api import choose_device, choose_dtype
     from gram.recipe import load_recipe
     from gram.train import train as run
@@ -46,13 +51,15 @@ def train(
     loaded = load_recipe(recipe, task_module=task_module, minutes=minutes, steps=steps, seed=seed)
     view = _Silent() if is_quiet else _Terminal() if sys.stderr.isatty() else _Lines()
     stop = _StopSignal()
+    where = choose_device(device)
     with view, stop:
         summary = run(
             loaded,
             out,
-            device=choose_device(device),
-            dtype=choose_dtype(dtype),
+            device=where,
+            dtype=choose_dtype(dtype, where),
             command=_command_line(),
+            start=None if start is None else checkpoint.find(start),
             on_progress=view.show,
             should_stop=stop.is_set,
         )

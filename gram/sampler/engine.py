@@ -152,7 +152,8 @@ def _run_launch(
     answers = np.zeros((len(rows), model.config.output_tokens), dtype=np.uint8)
     taken = np.zeros(len(rows), dtype=np.int64)
     halt, lprm = np.zeros(len(rows), np.float32), np.zeros(len(rows), np.float32)
-    gate = float(np.log(config.halt_threshold / (1 - config.halt_threshold)))
+    threshold = config.halt_threshold or 0.95
+    gate = float(np.log(threshold / (1 - threshold)))
     # Before the first noisy step all trajectories are one: halting there would make width worthless.
     first_halt = 1 + (model.config.noise_free_steps if model.config.is_stochastic else 0)
 
@@ -165,7 +166,7 @@ def _run_launch(
             puzzle_hash_B=hash_B,
             trajectory_B=trajectory_B,
             step_B=torch.full_like(trajectory_B, step - 1),
-            temperature=config.temperature,
+            injection=dispatch.Injection(temperature=config.temperature),
         )
         h, l = state.h, state.l
         halt_now = state.halt.cpu().numpy()
