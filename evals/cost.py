@@ -1,0 +1,101 @@
+"""What a run costs before it is run: multiply-accumulates counted from the model's shape, time, memory, puzzles needed.
+
+MACs are those of matrix products; normalisation, activations and noise are left out. Shapes: `L` tokens with registers,
+`D` columns, `A` answer tokens, `V` vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gram.config import ModelConfig
+from gram.evals import statistics
+from gram.evals.cells import Grid
+
+TRACE_BYTES = 21
+"""Of one supervision step in a trace: answer, verdict and four scores."""
+POWER_DIFFERENCES = (0.01, 0.02, 0.05, 0.1)
+"""Differences for which the pre-flight says how many puzzles tell them apart."""
+DISCORDANCE = 2.0
+"""Share of puzzles that only one of two cells has right, as a multiple of the difference: what cells of one model show."""
+
+
+def step_macs(
+    config: ModelConfig, *, transitions: int | None = None, low_level_updates: int | None = None
+) -> dict[str, int]:
+    """MACs of one trajectory's supervision step by part, and their `total`."""
+    length, dim = config.registers + config.tokens, config.dim
+    turns = config.transitions if transitions is None else transitions
+    updates = config.low_level_updates if low_level_updates is None else low_level_updates
+    if config.mixer == "token":
+        mixer = 3 * config.mixer_hidden * length * dim
+    else:
+        mixer = 4 * length * dim * dim + 2 * length * length * dim
+    block = mixer + 3 * config.hidden * length * dim
+    parts = {
+        "core": turns * (updates + 1) * config.blocks * block,
+        "prior": 0 if config.guidance == "none" else turns * 4 * config.guidance_hidden * dim * length,
+        "heads": 2 * (2 * config.head_hidden * dim * length + config.head_hidden if config.head_hidden else dim),
+    }
+    return {**parts, "total": sum(parts.values())}
+
+
+def decode_macs(config: ModelConfig) -> int:
+    """MACs of decoding one answer."""
+    return config.output_tokens * config.vocabulary * config.dim
+
+
+def cell_macs(config: ModelConfig, *, width: int, steps: float, step_cost: int | None = None) -> float:
+    """MACs of one puzzle in a cell whose trajectories take `steps` supervision steps each on average."""
+    per_step = step_macs(config)["total"] if step_cost is None else step_cost
+    return width * (steps * per_step + decode_macs(config))
+
+
+def preflight(
+    config: ModelConfig,
+    grid: Grid,
+    *,
+    puzzles: int,
+    seeds: int,
+    rounds: Mapping[str, int],
+    batch: int,
+    steps_per_s: float | None = None,
+) -> dict[str, Any]:
+    """The estimate shown before anything runs.
+
+    `steps_per_s`: supervision steps of trajectories per second, measured; None leaves times out. `rounds` by mode,
+    `batch` trajectories at once in the throughput mode.
+    """
+    width, depth, halted = grid.widths[-1], grid.depths[-1], len(grid.haltings)
+    traced = puzzles * seeds * width * depth
+    each = puzzles * seeds * sum(grid.widths) * sum(grid.depths)
+    timed = rounds.get("interactive", 0) * sum(grid.widths) * sum(grid.depths) * halted
+    timed += rounds.get("throughput", 0) * sum(grid.depths) * halted * sum(max(batch, width) for width in grid.widths)
+    per_step = step_macs(config)["total"]
+    outcomes = puzzles * halted * len(grid.depths) * len(grid.widths) * (5 * len(grid.selectors) + 8)
+    return {
+        "cells": halted * len(grid.depths) * len(grid.widths) * len(grid.selectors),
+        "puzzles": puzzles,
+        "seeds": seeds,
+        "macs_per_step": per_step,
+        "macs": (traced + timed) * per_step,
+        "steps_of_trace": traced,
+        "steps_of_latency": timed,
+        "steps_cell_by_cell": each,
+        "saving": each / traced,
+        "trace_s": None if not steps_per_s else traced / steps_per_s,
+        "latency_s": None if not steps_per_s else timed / steps_per_s,
+        "disk_bytes": traced * TRACE_BYTES,
+        "memory_bytes": outcomes + (256 << 20),
+        "puzzles_needed": power_table(POWER_DIFFERENCES),
+    }
+
+
+def power_table(differences: Sequence[float]) -> list[dict[str, float]]:
+    """Puzzles needed on the scoring half to tell a difference apart with 80 % power, and of both halves together."""
+    table = []
+    for difference in differences:
+        needed = statistics.puzzles_for_power(difference, min(1.0, DISCORDANCE * difference))
+        table.append({"difference": difference, "scoring_half": needed, "puzzles": 2 * needed})
+    return table

@@ -1,0 +1,199 @@
+"""Latency of cells on this machine: from tokens in to answer out. It is given a function that samples; it times it.
+
+`interactive`: one puzzle at a time, another one each round. `throughput`: a batch that fills a launch, per puzzle. Every
+cell is run once before anything counts (compilation, allocation), then cells are interleaved in random order, round by
+round, so that a slow minute of the machine hits all alike. A control (the narrowest cell, always the same puzzle) is
+timed every round: where it spreads, the machine was too noisy, and the report says so. Rounds are kept as they end.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+MODES = ("interactive", "throughput")
+ROUNDS = 20
+NOISY = 0.3
+"""Spread of the control, (p95 - p5) / p50, above which the machine was too noisy."""
+CONTROL = "control"
+
+
+class Key(NamedTuple):
+    """What is timed."""
+
+    mode: str
+    halting: str
+    width: int
+    depth: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Latency:
+    """Milliseconds a puzzle, over rounds."""
+
+    mode: str
+    halting: str
+    width: int
+    depth: int
+    puzzles: int
+    """Puzzles at once."""
+    rounds: int
+    p5_ms: float
+    p50_ms: float
+    p95_ms: float
+
+
+Run = Callable[[Key, "np.ndarray[Any, np.dtype[np.int64]]"], None]
+"""Samples the puzzles of these indices in a cell, to the selected answers."""
+
+
+def measure(
+    keys: Sequence[Key],
+    run: Run,
+    *,
+    puzzles: int,
+    batch: int,
+    rounds: int = ROUNDS,
+    seed: int = 0,
+    file: Path | None = None,
+    on_timed: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Times every cell `rounds` times: `latencies` and what is known of the machine meanwhile.
+
+    `batch` is the number of trajectories that fill the device (a launch): the throughput mode runs `batch / width`
+    puzzles at once, at least one. `file` keeps the timings; a run that was killed goes on with it. `on_timed(n)` is told
+    how many timings are done.
+    """
+    kept = _read(file)
+    rng = np.random.default_rng(seed)
+    control = min(keys, key=lambda key: (key.mode != "interactive", key.width * key.depth, key.halting))
+    missing = [key for key in keys if len(kept.get(_name(key), [])) < rounds]
+    for key in (missing + [control]) if missing else []:
+        run(key, _batch(key, 0, puzzles, batch))
+    for number in range(rounds):
+        order = rng.permutation(len(keys))
+        wanted = [keys[index] for index in order if len(kept.get(_name(keys[index]), [])) <= number]
+        if not wanted:
+            if on_timed is not None:
+                on_timed(len(keys))
+            continue
+        machine = {"load": os.getloadavg()[0], "mhz": clock_mhz()}
+        lines = [{"cell": CONTROL, "ms": _timed(run, control, np.zeros(1, np.int64)), **machine}]
+        for key in wanted:
+            index = _batch(key, number, puzzles, batch)
+            lines.append({"cell": _name(key), "ms": _timed(run, key, index) / len(index)})
+            if on_timed is not None:
+                on_timed(1)
+        for line in lines:
+            kept.setdefault(line["cell"], []).append(line)
+        _append(file, lines)
+    return {"latencies": [_summary(key, kept, batch) for key in keys], **_machine(kept, rounds)}
+
+
+def grid_keys(modes: Iterable[str], haltings: Iterable[str], widths: Sequence[int], depths: Sequence[int]) -> list[Key]:
+    """Every cell to time. Raises `ValueError` for an unknown mode."""
+    found = []
+    for mode in modes:
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+        found += [Key(mode, halting, width, depth) for halting in haltings for width in widths for depth in depths]
+    return found
+
+
+def price_table(
+    latencies: Iterable[dict[str, Any]], mode: str, halting: str, widths: Sequence[int], depths: Sequence[int]
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Median milliseconds `[M, N]` of a mode and halting rule; NaN where a cell was not timed."""
+    price = np.full((len(depths), len(widths)), np.nan)
+    for each in latencies:
+        is_wanted = (each["mode"], each["halting"]) == (mode, halting)
+        if is_wanted and each["width"] in widths and each["depth"] in depths and each["p50_ms"] is not None:
+            price[depths.index(each["depth"]), widths.index(each["width"])] = each["p50_ms"]
+    return price
+
+
+def clock_mhz() -> float | None:
+    """Mean clock of the processors now, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return None
+    clocks = [float(line.split(":")[1]) for line in lines if line.lower().startswith("cpu mhz")]
+    return round(sum(clocks) / len(clocks), 1) if clocks else None
+
+
+def _batch(key: Key, number: int, puzzles: int, batch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Which puzzles a round times: the same for all cells of one width."""
+    count = 1 if key.mode == "interactive" else min(max(1, batch // key.width), puzzles)
+    return (number * count + np.arange(count)) % puzzles
+
+
+def _timed(run: Run, key: Key, index: np.ndarray[Any, np.dtype[np.int64]]) -> float:
+    started = time.perf_counter()
+    run(key, index)
+    return (time.perf_counter() - started) * 1e3
+
+
+def _name(key: Key) -> str:
+    return f"{key.mode} {key.halting} {key.width}x{key.depth}"
+
+
+def _summary(key: Key, kept: dict[str, list[dict[str, Any]]], batch: int) -> dict[str, Any]:
+    times = [line["ms"] for line in kept.get(_name(key), [])]
+    p5, p50, p95 = np.percentile(times, (5, 50, 95)) if times else (math.nan,) * 3
+    count = 1 if key.mode == "interactive" else max(1, batch // key.width)
+    found = Latency(
+        **key._asdict(), puzzles=count, rounds=len(times), p5_ms=float(p5), p50_ms=float(p50), p95_ms=float(p95)
+    )
+    return asdict(found)
+
+
+def _machine(kept: dict[str, list[dict[str, Any]]], rounds: int) -> dict[str, Any]:
+    """How quiet the machine was."""
+    control = kept.get(CONTROL, [])
+    times = [line["ms"] for line in control]
+    p5, p50, p95 = np.percentile(times, (5, 50, 95)) if times else (math.nan,) * 3
+    spread = float((p95 - p5) / p50) if times else math.nan
+    loads = [line["load"] for line in control]
+    clocks = [line["mhz"] for line in control if line["mhz"] is not None]
+    return {
+        "rounds": rounds,
+        "control_spread": spread,
+        "is_noisy": bool(spread > NOISY),
+        "load": [min(loads), max(loads)] if loads else None,
+        "mhz": [min(clocks), max(clocks)] if clocks else None,
+        "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "energy_j": None,
+    }
+
+
+def _read(file: Path | None) -> dict[str, list[dict[str, Any]]]:
+    """Timings kept so far; a line torn by a kill is left out."""
+    kept: dict[str, list[dict[str, Any]]] = {}
+    if file is not None and file.is_file():
+        for text in file.read_text().splitlines():
+            try:
+                line = json.loads(text)
+            except json.JSONDecodeError:
+                continue
+            kept.setdefault(line["cell"], []).append(line)
+    return kept
+
+
+def _append(file: Path | None, lines: list[dict[str, Any]]) -> None:
+    if file is None:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a") as stream:
+        # The first newline ends a line that a kill may have torn.
+        stream.write("\n" + "".join(json.dumps(line) + "\n" for line in lines))
+        stream.flush()
+        os.fsync(stream.fileno())
