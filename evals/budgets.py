@@ -61,7 +61,7 @@ class Judge:
 
         `price [M, N]`; NaN is not for sale. Ties go to the cheaper, then the narrower cell. None where nothing fits.
         """
-        is_offered = family_mask(self.grid, family) & (price <= budget * TOLERANCE)
+        is_offered = family_mask(self.grid, family) & (price <= budget * TOLERANCE) & np.isfinite(self.means).all(-1)
         offers = [
             (-round(float(self.means[m, n, s]), 9), float(price[m, n]), int(n), int(m), s)
             for m, n in np.argwhere(is_offered)

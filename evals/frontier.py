@@ -288,7 +288,8 @@ def _difficulty(table: Table, known: PuzzleSet, main: Mapping[str, Any]) -> dict
     for label, cell in cells.items():
         if cell is None:
             continue
-        s = part.selectors.index(cell["selector"]) if cell.get("selector") in part.selectors else 0
+        chosen_by = cell.get("selector")
+        s = part.selectors.index(chosen_by) if chosen_by in part.selectors else 0
         values = part.values[:, grid.depths.index(cell["depth"]), grid.widths.index(cell["width"]), s]
         for number in np.unique(quarter[is_known]):
             chosen = is_known & (quarter == number)
@@ -310,7 +311,7 @@ def _difficulty(table: Table, known: PuzzleSet, main: Mapping[str, Any]) -> dict
 
 
 def _columns(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    return values.reshape(len(values), -1)
+    return values.reshape(len(values), math.prod(values.shape[1:]))
 
 
 def _column_means(values: NDArray[np.float32]) -> Floats:

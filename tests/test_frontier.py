@@ -1,0 +1,280 @@
+"""The frontier's choices and figures: halves never leak, budgets by hand, the JSON complete and strict."""
+
+import copy
+import csv
+import io
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.models import tiny_config
+from tests.traces import random_traces
+
+from gram.evals import budgets, cost, verdict
+from gram.evals.budgets import Judge, Slice, budgets_of, family_mask, halves, matched
+from gram.evals.cells import Grid
+from gram.evals.frontier import analyse, cells_csv, stable
+from gram.tasks.protocol import PuzzleSet
+
+GRID = Grid(widths=(1, 2, 4), depths=(1, 2, 4), trained_depth=2)
+
+
+def fake_task(is_multi_solution=True):
+    return SimpleNamespace(
+        is_multi_solution=is_multi_solution,
+        conflicts=lambda puzzles, answers: answers[:, 0].astype(np.int64),
+        count_solutions=lambda puzzle: 2,
+    )
+
+
+def fake_timings(grid, *, modes=("interactive", "throughput")):
+    """Latency proportional to depth, and to the root of width."""
+    latencies = [
+        {"mode": mode, "halting": halting, "width": width, "depth": depth, "puzzles": 1, "rounds": 20}
+        | {f"p{part}_ms": depth * width**0.5 * scale for part, scale in ((5, 0.9), (50, 1.0), (95, 1.4))}
+        for mode in modes
+        for halting in grid.haltings
+        for width in grid.widths
+        for depth in grid.depths
+    ]
+    return {"latencies": latencies, "rounds": 20, "is_noisy": False, "control_spread": 0.05, "load": [0.1, 0.9]}
+
+
+def made(*, is_multi_solution=True, puzzles=40, seeds=2, grid=GRID, ratings=True, timings=None):
+    traces = [random_traces(seed, puzzles=puzzles, width=8, depth=4) for seed in range(seeds)]
+    known = PuzzleSet(
+        puzzles=traces[0].puzzles,
+        groups=np.arange(puzzles) // 2,
+        ratings=np.arange(puzzles, dtype=float) if ratings else None,
+    )
+    about = {"task": "synthetic", "checkpoint": "none", "command": "gram frontier synthetic"}
+    timings = fake_timings(grid) if timings is None else timings
+    return analyse(fake_task(is_multi_solution), known, traces, grid, tiny_config(), timings=timings, about=about)
+
+
+def some_slice(rng, puzzles=60, groups=None, selectors=("vote", "lprm")):
+    values = rng.random((puzzles, 3, 3, len(selectors))).astype(np.float32)
+    groups = np.arange(puzzles) if groups is None else groups
+    return Slice(values, values > 0.5, groups, selectors, "head")
+
+
+PRICE = np.outer(GRID.depths, np.sqrt(GRID.widths)).astype(float)
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.integers(0, 5))
+def test_halves_never_split_a_base(groups, seed):
+    groups = np.array(groups)
+    chooses = halves(groups, seed)
+    assert not set(groups[chooses]) & set(groups[~chooses])
+    count = len(set(groups.tolist()))
+    assert len(set(groups[chooses].tolist())) == count // 2
+    assert np.array_equal(chooses, halves(groups, seed))
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 10_000), st.sampled_from([2.0, 4.0, 5.7, 8.0]))
+def test_what_the_scoring_half_says_never_moves_the_choice(seed, budget):
+    """And what the choosing half says never moves the score of a cell."""
+    rng = np.random.default_rng(seed)
+    part = some_slice(rng, groups=rng.integers(0, 12, 60))
+    judge = Judge(GRID, part, resamples=50)
+    changed = part.values.copy()
+    changed[~judge.chooses] = rng.random(changed[~judge.chooses].shape)
+    other = Judge(GRID, Slice(changed, part.direct, part.groups, part.selectors, "head"), resamples=50)
+    for family in budgets.FAMILIES:
+        cell = judge.choose(family, PRICE, budget)
+        assert cell == other.choose(family, PRICE, budget)
+        swapped = part.values.copy()
+        swapped[judge.chooses] = 0.5
+        third = Judge(GRID, Slice(swapped, part.direct, part.groups, part.selectors, "head"), resamples=50)
+        assert third.describe(cell, PRICE) == judge.describe(cell, PRICE)
+
+
+def test_a_choice_is_the_best_that_fits():
+    rng = np.random.default_rng(0)
+    judge = Judge(GRID, some_slice(rng), resamples=50)
+    means = judge.part.values[judge.chooses].mean(axis=0)
+    m, n, _ = judge.choose("depth", PRICE, 2.0)
+    assert n == 0
+    assert means[m, 0, 0] == max(means[0, 0, 0], means[1, 0, 0])
+    m, n, s = judge.choose("width", PRICE, 4.0)
+    assert m == 1
+    offered = [means[1, 0, 0], *means[1, 1], *means[1, 2]]
+    assert means[m, n, s] == max(offered)
+    assert judge.choose("mixed", PRICE, 0.5) is None
+    assert judge.choose("depth", np.full_like(PRICE, np.nan), 99.0) is None
+    m, n, _ = judge.choose("mixed", PRICE, 99.0)
+    assert n > 0
+    assert m != 1
+
+
+def test_ties_go_to_the_cheaper_cell():
+    part = Slice(np.ones((10, 3, 3, 1), np.float32), None, np.arange(10), (None,), "head")
+    assert Judge(GRID, part).choose("width", PRICE, 99.0) == (1, 0, 0)
+    assert Judge(GRID, part).choose("depth", PRICE, 99.0) == (0, 0, 0)
+
+
+def test_one_base_cannot_be_halved():
+    part = some_slice(np.random.default_rng(0), groups=np.zeros(60, int))
+    rows = matched(Judge(GRID, part), PRICE)
+    assert all(row["contrasts"]["width-depth"]["verdict"] == "nothing to compare" for row in rows)
+
+
+def test_families():
+    assert family_mask(GRID, "depth").sum() == 3
+    assert family_mask(GRID, "width").sum() == 3
+    assert family_mask(GRID, "mixed").sum() == 4
+    assert not (family_mask(GRID, "mixed") & (family_mask(GRID, "depth") | family_mask(GRID, "width"))).any()
+    with pytest.raises(ValueError, match="family must be one of"):
+        family_mask(GRID, "best")
+
+
+def test_budgets_double_from_one_trajectory_at_the_trained_depth():
+    assert budgets_of(GRID, PRICE) == [2.0, 4.0, 8.0]
+    assert budgets_of(GRID, np.full((3, 3), np.nan)) == []
+
+
+def built(width_value, depth_value, *, puzzles=400, seed=0):
+    """A slice in which the only wide cell and the only deep one have given accuracies."""
+    rng = np.random.default_rng(seed)
+    values = np.zeros((puzzles, 3, 3, 1), np.float32)
+    values[:, 1, 2, 0] = rng.random(puzzles) < width_value
+    values[:, 2, 0, 0] = rng.random(puzzles) < depth_value
+    return Slice(values, values > 0, np.arange(puzzles), ("vote",), "head")
+
+
+@pytest.mark.parametrize(
+    ("width", "depth", "winner", "words"),
+    [
+        (0.9, 0.5, "width", "width gives"),
+        (0.4, 0.8, "depth", "depth gives"),
+        (0.7, 0.7, "not told apart", "are not told apart"),
+    ],
+)
+def test_a_verdict_falls_whichever_way_it_is(width, depth, winner, words):
+    rows = matched(Judge(GRID, built(width, depth), resamples=500), PRICE)
+    last = rows[-1]["contrasts"]["width-depth"]
+    assert last["verdict"] == winner
+    assert last["mcnemar"]["only_first"] + last["mcnemar"]["only_second"] > 0
+    found = verdict.verdict(rows, measure="accuracy", unit="ms")
+    assert words in found["sentence"]
+    assert found["sentence"].endswith(".")
+    if winner != "not told apart":
+        assert found["winner"] == winner
+        assert 100 * abs(found["difference"]) == pytest.approx(100 * abs(width - depth), abs=12)
+        low, high = (found["low"], found["high"]) if winner == "width" else (-found["high"], -found["low"])
+        assert f"({'95 % interval'} {100 * low:.1f} to {100 * high:.1f})" in found["sentence"]
+
+
+def test_holm_over_budgets_is_stricter_than_one_test():
+    rows = matched(Judge(GRID, built(0.75, 0.65, seed=3), resamples=500), PRICE)
+    for row in rows:
+        found = row["contrasts"]["width-depth"]
+        if found.get("p_holm") is not None and not math.isnan(found.get("p_holm", math.nan)):
+            assert found["p_holm"] >= found["p_value"]
+
+
+def test_no_budget_no_verdict():
+    assert verdict.verdict([], measure="accuracy", unit="ms")["sentence"].startswith("No verdict")
+
+
+def row(budget, who):
+    return {"budget": budget, "contrasts": {"width-depth": {"verdict": who}}}
+
+
+def test_break_even_needs_every_larger_budget():
+    rows = [row(1, "width"), row(2, "depth"), row(4, "width"), row(8, "width")]
+    assert verdict.break_even(rows) == 4
+    assert math.isnan(verdict.break_even([*rows, row(16, "not told apart")]))
+
+
+def test_exchange_rate_by_hand():
+    grid = Grid(widths=(1, 2), depths=(1, 2, 4, 8), trained_depth=8)
+    means = np.array([[0.1, 0.3], [0.2, 0.9], [0.4, 0.4], [0.6, 0.6]])
+    rates = verdict.exchange_rates(grid, means)
+    assert [rate["doublings"] for rate in rates] == [pytest.approx(1.5), math.inf, 0.0]
+    assert rates[0]["gain_of_width"] == pytest.approx(0.2)
+    assert rates[0]["gain_of_depth"] == pytest.approx(0.1)
+
+
+def test_saturation_width_by_hand():
+    assert verdict.saturation_width((1, 2, 4), np.array([1.0, 1.0, 4.0])) == pytest.approx(2 * 2**0.5)
+    assert verdict.saturation_width((1, 2, 4), np.array([1.0, 1.1, 1.9])) == math.inf
+    assert math.isnan(verdict.saturation_width((1, 2), np.array([1.0, np.nan])))
+
+
+def test_frontier_is_complete_and_strict_json():
+    found = made()
+    text = json.dumps(found, allow_nan=False)
+    assert json.loads(text) == found
+    assert len(found["cells"]) == 2 * 3 * 3 * 3
+    wanted = {"width", "depth", "selector", "accuracy", "low", "high", "pass_at_width", "coverage", "macs"}
+    wanted |= {f"latency_ms_{part}" for part in ("p5", "p50", "p95")}
+    for cell in found["cells"]:
+        assert wanted <= cell.keys()
+        assert cell["low"] <= cell["accuracy"] <= cell["high"]
+        assert cell["latency_ms_p50"] == pytest.approx(cell["depth"] * cell["width"] ** 0.5)
+        assert cell["accuracy"] <= cell["pass_at_width"] + 0.35
+    assert found["verdict"]["measure"] == "coverage"
+    assert {row["matched_by"] for row in found["budgets"]} == {"latency interactive", "latency throughput", "macs"}
+    assert {row["measure"] for row in found["budgets"]} == {"coverage", "accuracy"}
+    assert found["difficulty"]["by"] == "rating"
+    rows = list(csv.DictReader(io.StringIO(cells_csv(found))))
+    assert len(rows) == len(found["cells"])
+    assert float(rows[0]["accuracy"]) == found["cells"][0]["accuracy"]
+
+
+def test_macs_of_a_cell_are_steps_times_the_steps_cost():
+    found = made()
+    config = tiny_config()
+    for cell in found["cells"]:
+        steps = cell["depth"] if cell["halting"] == "fixed" else cell["steps"]
+        expected = cell["width"] * (steps * cost.step_macs(config)["total"] + cost.decode_macs(config))
+        assert cell["macs"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_without_latencies_arithmetic_still_matches_budgets():
+    found = made(timings={})
+    assert found["verdict"]["sentence"].startswith("No verdict")
+    assert {row["matched_by"] for row in found["budgets"]} == {"macs"}
+    assert all(cell["latency_ms_p50"] is None for cell in found["cells"])
+
+
+def test_one_solution_tasks_have_no_coverage():
+    found = made(is_multi_solution=False, ratings=False)
+    assert found["verdict"]["measure"] == "accuracy"
+    assert all(cell["coverage"] is None for cell in found["cells"])
+    assert found["difficulty"] is None
+
+
+def test_stable_part_ignores_latency():
+    slow = fake_timings(GRID)
+    for each in slow["latencies"]:
+        each["p50_ms"] *= 1.7 + each["width"]
+    first, second = made(), made(timings=slow)
+    assert first != second
+    assert json.dumps(stable(first)) == json.dumps(stable(second))
+    broken = copy.deepcopy(second)
+    broken["cells"][3]["accuracy"] += 0.01
+    assert stable(first) != stable(broken)
+
+
+def test_an_empty_set_has_no_figures():
+    traces = random_traces(0, puzzles=3, width=4, depth=4)
+    traces.puzzles[:] = 0
+    known = PuzzleSet(puzzles=traces.puzzles)
+    found = analyse(fake_task(False), known, [traces], GRID, tiny_config(), timings={}, about={})
+    assert all(cell["accuracy"] is None for cell in found["cells"])
+    assert found["verdict"]["winner"] is None
+
+
+def test_other_puzzles_are_refused():
+    traces = random_traces(0, puzzles=3, width=4, depth=4)
+    with pytest.raises(ValueError, match="traces must be of the 2 puzzles given"):
+        analyse(
+            fake_task(), PuzzleSet(puzzles=traces.puzzles[:2]), [traces], GRID, tiny_config(), timings={}, about={}
+        )
