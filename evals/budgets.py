@@ -10,6 +10,7 @@ Shapes: `P` puzzles, `M` depths, `N` widths, `S` selectors of one halting rule.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from gram.evals import statistics
 from gram.evals.cells import Grid
+from gram.evals.columns import clustered_intervals, paired_differences
 
 FAMILIES = ("depth", "width", "mixed")
 CONTRASTS = (("width", "depth"), ("mixed", "depth"), ("mixed", "width"))
@@ -26,6 +28,8 @@ TOLERANCE = 1.05
 """A cell fits a budget that is this much smaller than its price: medians of latency are no surer than that."""
 ALPHA = 0.05
 Floats = NDArray[np.float64]
+Place = tuple[int, int, int]
+"""Indices of depth, width and selector."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +57,10 @@ class Judge:
         self.means: Floats = (
             chosen.mean(axis=0, dtype=np.float64) if len(chosen) else np.full(part.values.shape[1:], np.nan)
         )
-        self._compared: dict[tuple[tuple[int, ...], tuple[int, ...]], dict[str, Any]] = {}
-        self._scored: dict[tuple[int, ...], dict[str, Any]] = {}
+        self._compared: dict[tuple[Place, Place], dict[str, Any]] = {}
+        self._intervals: Floats | None = None
 
-    def choose(self, family: str, price: Floats, budget: float) -> tuple[int, int, int] | None:
+    def choose(self, family: str, price: Floats, budget: float) -> Place | None:
         """The cell `(m, n, s)` of a family with the best mean on the choosing half that the budget pays for.
 
         `price [M, N]`; NaN is not for sale. Ties go to the cheaper, then the narrower cell. None where nothing fits.
@@ -72,42 +76,48 @@ class Judge:
         _, _, n, m, s = min(offers)
         return m, n, s
 
-    def describe(self, cell: tuple[int, int, int], price: Floats) -> dict[str, Any]:
+    def describe(self, cell: Place, price: Floats) -> dict[str, Any]:
         """A chosen cell with its score on the other half, as JSON values."""
         m, n, s = cell
-        if cell not in self._scored:
-            values, groups = self.part.values[~self.chooses, m, n, s], self.part.groups[~self.chooses]
-            low, high = statistics.clustered_interval(values, groups, seed=self.seed, resamples=self.resamples)
-            mean = float(values.mean(dtype=np.float64)) if len(values) else math.nan
-            self._scored[cell] = {"value": mean, "low": low, "high": high}
+        scores = self.part.values[~self.chooses]
+        if self._intervals is None:
+            flat = scores.reshape(len(scores), math.prod(scores.shape[1:]))
+            intervals = clustered_intervals(flat, self.part.groups[~self.chooses], seed=self.seed)
+            self._intervals = intervals.reshape(*scores.shape[1:], 2)
+        low, high = self._intervals[cell].tolist()
         return {
             "width": self.grid.widths[n],
             "depth": self.grid.depths[m],
             "selector": None if self.grid.widths[n] == 1 else self.part.selectors[s],
             "price": float(price[m, n]),
-            **self._scored[cell],
+            "value": float(scores[:, m, n, s].mean(dtype=np.float64)) if len(scores) else math.nan,
+            "low": low,
+            "high": high,
         }
 
-    def compare(self, a: tuple[int, int, int], b: tuple[int, int, int]) -> dict[str, Any]:
-        """`a` less `b` on the scoring half: difference with its interval, p-value, McNemar's test."""
-        if (a, b) not in self._compared:
-            scores = ~self.chooses
-            first, second = self.part.values[scores][:, *a], self.part.values[scores][:, *b]
-            groups, settings = self.part.groups[scores], {"seed": self.seed}
-            difference = statistics.paired_difference(first, second, groups, resamples=self.resamples, **settings)
-            found: dict[str, Any] = {
-                "difference": difference.estimate,
-                "low": difference.low,
-                "high": difference.high,
-                "p_value": statistics.sign_flip_p_value(first, second, groups, **settings),
+    def compare(self, pairs: Sequence[tuple[Place, Place]]) -> list[dict[str, Any]]:
+        """For each pair of cells, the first less the second on the scoring half: difference with its interval, p-value,
+        McNemar's test."""
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._compared]
+        scores = ~self.chooses
+        values, groups = self.part.values[scores], self.part.groups[scores]
+        sides = (np.stack([values[:, *pair[side]] for pair in new], axis=1) for side in (0, 1)) if new else ()
+        found = paired_differences(*sides, groups, seed=self.seed, resamples=self.resamples) if new else None
+        for place, (a, b) in enumerate(new):
+            assert found is not None
+            one: dict[str, Any] = {
+                "difference": float(found.estimate[place]),
+                "low": float(found.low[place]),
+                "high": float(found.high[place]),
+                "p_value": float(found.p_value[place]),
                 "is_same_cell": a == b,
             }
             if self.part.direct is not None:
                 verdicts = self.part.direct[scores]
                 test = statistics.mcnemar(verdicts[:, *a], verdicts[:, *b])
-                found["mcnemar"] = {"p_value": test.p_value, "only_first": test.only_a, "only_second": test.only_b}
-            self._compared[a, b] = found
-        return dict(self._compared[a, b])
+                one["mcnemar"] = {"p_value": test.p_value, "only_first": test.only_a, "only_second": test.only_b}
+            self._compared[a, b] = one
+        return [dict(self._compared[pair]) for pair in pairs]
 
 
 def halves(groups: NDArray[np.int64], seed: int = 0) -> NDArray[np.bool_]:
@@ -153,25 +163,27 @@ def matched(judge: Judge, price: Floats, budgets: list[float] | None = None) -> 
     `nothing to compare` where one family has no cell that fits.
     """
     rows: list[dict[str, Any]] = []
+    chosen: list[dict[str, Place | None]] = []
     for budget in budgets if budgets is not None else budgets_of(judge.grid, price):
         cells = {family: judge.choose(family, price, budget) for family in FAMILIES}
-        row: dict[str, Any] = {"budget": budget, "halting": judge.part.halting}
-        for family, cell in cells.items():
-            row[family] = None if cell is None else judge.describe(cell, price)
-        row["contrasts"] = {}
-        for first, second in CONTRASTS:
-            a, b = cells[first], cells[second]
-            row["contrasts"][f"{first}-{second}"] = None if a is None or b is None else judge.compare(a, b)
-        rows.append(row)
-    for first, second in CONTRASTS:
-        found = [row["contrasts"][f"{first}-{second}"] for row in rows]
+        chosen.append(cells)
+        described = {family: None if cell is None else judge.describe(cell, price) for family, cell in cells.items()}
+        nothing = {f"{a}-{b}": {"verdict": "nothing to compare"} for a, b in CONTRASTS}
+        rows.append({"budget": budget, "halting": judge.part.halting, **described, "contrasts": nothing})
+    pairs = {
+        (place, a, b): (first, second)
+        for place, cells in enumerate(chosen)
+        for a, b in CONTRASTS
+        if (first := cells[a]) is not None and (second := cells[b]) is not None
+    }
+    compared = dict(zip(pairs, judge.compare(list(pairs.values())), strict=True))
+    for a, b in CONTRASTS:
+        found = [compared.get((place, a, b)) for place in range(len(rows))]
         p_values = [math.nan if each is None or each["is_same_cell"] else each["p_value"] for each in found]
         for row, each, corrected in zip(rows, found, statistics.holm(p_values), strict=True):
-            if each is None:
-                row["contrasts"][f"{first}-{second}"] = {"verdict": "nothing to compare"}
-            else:
+            if each is not None:
                 each["p_holm"] = float(corrected)
-                each["verdict"] = _ahead(each, first, second)
+                row["contrasts"][f"{a}-{b}"] = each | {"verdict": _ahead(each, a, b)}
     return rows
 
 

@@ -22,6 +22,7 @@ from gram.config import ModelConfig
 from gram.evals import cost, metrics, statistics
 from gram.evals.budgets import Judge, Slice, matched
 from gram.evals.cells import Block, Grid, Outcomes, Trace, tabulate
+from gram.evals.columns import clustered_intervals
 from gram.evals.evaluate import count_solutions
 from gram.evals.heads import HeadTally
 from gram.evals.latency import MODES, price_table
@@ -107,7 +108,12 @@ class Table:
     """Outcomes of the puzzles that count, and the measures made of them."""
 
     def __init__(
-        self, outcomes: Outcomes, real: NDArray[np.int64], grid: Grid, groups: NDArray[np.int64], solutions: Floats | None
+        self,
+        outcomes: Outcomes,
+        real: NDArray[np.int64],
+        grid: Grid,
+        groups: NDArray[np.int64],
+        solutions: Floats | None,
     ) -> None:
         self.grid, self.groups, self.solutions = grid, groups, solutions
         self.conflicts = outcomes.conflicts
@@ -162,9 +168,7 @@ def price_in_macs(table: Table, model: ModelConfig) -> Floats:
 def stable(frontier: Mapping[str, Any]) -> dict[str, Any]:
     """`frontier` without what a second run of the same command measures anew: latencies and what follows from them."""
     kept = {key: value for key, value in frontier.items() if key not in ("verdict", "difficulty", "latency", "about")}
-    kept["cells"] = [
-        {name: value for name, value in cell.items() if "_ms_" not in name} for cell in frontier["cells"]
-    ]
+    kept["cells"] = [{name: value for name, value in cell.items() if "_ms_" not in name} for cell in frontier["cells"]]
     for name in ("budgets", "verdicts_beside"):
         kept[name] = [row for row in frontier[name] if not row["matched_by"].startswith("latency")]
     measured = ("started", "elapsed_s", "command", "times")
@@ -223,13 +227,13 @@ def _cells(table: Table, macs: Floats, latencies: list[dict[str, Any]]) -> list[
     """One object per halting rule, width, depth and selector."""
     grid, shape = table.grid, table.accuracy.shape[1:]
     means = _column_means(table.accuracy)
-    intervals = statistics.clustered_intervals(_columns(table.accuracy), table.groups).reshape(*shape, 2)
+    intervals = clustered_intervals(_columns(table.accuracy), table.groups).reshape(*shape, 2)
     passes, distinct = _column_means(table.passes), _column_means(table.distinct)
     steps = _column_means(table.steps)
     coverage = np.full((*shape[:3], 4), np.nan)
     if table.coverage is not None and table.solutions is not None:
         coverage[..., 0] = _column_means(table.coverage)
-        coverage[..., 1:3] = statistics.clustered_intervals(_columns(table.coverage), table.groups).reshape(*shape[:3], 2)
+        coverage[..., 1:3] = clustered_intervals(_columns(table.coverage), table.groups).reshape(*shape[:3], 2)
         coverage[..., 3] = table.distinct.sum(axis=0, dtype=np.float64) / max(float(np.nansum(table.solutions)), 1.0)
     timed = {(each["mode"], each["halting"], each["width"], each["depth"]): each for each in latencies}
     rows = []

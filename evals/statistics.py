@@ -230,12 +230,16 @@ def _effective_interval(clusters: _Groups, level: float) -> Interval:
 
 
 def _bootstrap_interval(clusters: _Groups, seed: int, resamples: int, level: float) -> Interval:
-    """Bias-corrected and accelerated bootstrap over groups (Efron 1987)."""
-    means, estimate = _resampled_means(clusters, seed, resamples), clusters.mean
+    """Bootstrap over groups."""
+    return bca_interval(_resampled_means(clusters, seed, resamples), clusters.mean, clusters.influence, level=level)
+
+
+def bca_interval(means: Floats, estimate: float, influence: Floats, *, level: float = 0.95) -> Interval:
+    """Bias-corrected and accelerated interval (Efron 1987) from bootstrap means `[R]` and each group's influence on the
+    estimate `[G]` (any common factor). It always holds the estimate."""
     is_equal = np.abs(means - estimate) <= 1e-12
     share_below = float(((means < estimate) & ~is_equal).mean() + is_equal.mean() / 2)
-    bias = float(special.ndtri(min(max(share_below, 1 / resamples), 1 - 1 / resamples)))
-    influence = clusters.influence
+    bias = float(special.ndtri(min(max(share_below, 1 / means.size), 1 - 1 / means.size)))
     acceleration = float((influence**3).sum() / (6 * (influence**2).sum() ** 1.5))
     z = bias + special.ndtri(np.array([(1 - level) / 2, (1 + level) / 2]))
     low, high = np.quantile(means, special.ndtr(bias + z / (1 - acceleration * z)))
@@ -264,36 +268,6 @@ def _resampled_means(clusters: _Groups, seed: int, resamples: int) -> Floats:
     return means
 
 
-def sign_flip_p_value(
-    a: ArrayLike, b: ArrayLike, groups: ArrayLike | None = None, *, seed: int = 0, flips: int = 10_000
-) -> float:
-    """Two-sided p-value that `a` and `b` [P] have one mean: the sign of each group's difference drawn at random.
-
-    A randomisation test on the groups that differ at all; every pattern of signs is counted where there are few (then
-    it is exact). 1 where none differs, NaN without puzzles. Raises `ValueError` for different shapes.
-    """
-    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if first.shape != second.shape:
-        raise ValueError(f"a and b must have one shape, got {first.shape} and {second.shape}")
-    kept, labels = _defined(first - second, groups)
-    if kept.size == 0:
-        return float("nan")
-    sums = _by_group(kept, labels).sums
-    sums = sums[np.abs(sums) > 1e-9]
-    observed = abs(float(sums.sum())) - 1e-9
-    if sums.size <= 12:
-        bits = (np.arange(1 << sums.size)[:, None] >> np.arange(sums.size)) & 1
-        return float((np.abs((1 - 2 * bits) @ sums) >= observed).mean())
-    rng, extreme = np.random.default_rng(seed), 0
-    chunk = max(1, _CHUNK // sums.size)
-    for start in range(0, flips, chunk):
-        rows = min(chunk, flips - start)
-        signs = rng.integers(0, 2, (rows, sums.size), dtype=np.int8)
-        # The sum with random signs is twice the sum of the kept ones less the whole.
-        extreme += int((np.abs(2 * (signs @ sums) - sums.sum()) >= observed).sum())
-    return (extreme + 1) / (flips + 1)
-
-
 def puzzles_for_power(difference: float, discordant: float, *, power: float = 0.8, level: float = 0.95) -> float:
     """Independent puzzles needed to tell apart two systems whose accuracies differ by `difference`, paired.
 
@@ -308,57 +282,3 @@ def puzzles_for_power(difference: float, discordant: float, *, power: float = 0.
     z_level, z_power = special.ndtri(np.array([(1 + level) / 2, power]))
     needed = ((z_level * math.sqrt(discordant) + z_power * math.sqrt(discordant - gap * gap)) / gap) ** 2
     return float(math.ceil(needed))
-
-
-def clustered_intervals(
-    values: ArrayLike, groups: ArrayLike | None = None, *, seed: int = 0, resamples: int = 2_000, level: float = 0.95
-) -> Floats:
-    """`clustered_interval` of many columns of values in [0, 1], `[P, C]`, at once: `[C, 2]`.
-
-    All columns share their draws of groups, so it costs one matrix product. A column that holds NaN has no interval.
-    Raises `ValueError`.
-    """
-    table = np.asarray(values, dtype=np.float64)
-    count, columns = table.shape
-    found = np.full((columns, 2), np.nan)
-    if not count:
-        return found
-    labels = np.arange(count) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1)
-    sizes = np.bincount(labels).astype(np.float64)
-    order = np.argsort(labels, kind="stable")
-    sums = np.add.reduceat(table[order], np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64), axis=0)
-    spread = 1e-9 * sizes[:, None]
-    deviating = np.minimum((sums > spread).sum(0), (sums < sizes[:, None] - spread).sum(0))
-    is_plain = (deviating < DEVIATING) | (np.ptp(sums / sizes[:, None], axis=0) < 1e-9)
-    is_plain |= (sizes.max() == 1) & ((table == 0) | (table == 1)).all(axis=0)
-    is_known = ~np.isnan(table).any(axis=0)
-    for column in np.flatnonzero(is_plain & is_known):
-        found[column] = clustered_interval(table[:, column], labels, seed=seed, level=level)
-    rest = np.flatnonzero(~is_plain & is_known)
-    if not rest.size:
-        return found
-    means = _shared_means(sums[:, rest], sizes, seed, resamples)
-    estimate = sums[:, rest].sum(axis=0) / count
-    influence = sums[:, rest] - estimate * sizes[:, None]
-    acceleration = (influence**3).sum(0) / (6 * (influence**2).sum(0) ** 1.5)
-    is_equal = np.abs(means - estimate) <= 1e-7
-    share_below = ((means < estimate) & ~is_equal).mean(0) + is_equal.mean(0) / 2
-    bias = special.ndtri(np.clip(share_below, 1 / resamples, 1 - 1 / resamples))
-    for place, column in enumerate(rest):
-        z = bias[place] + special.ndtri(np.array([(1 - level) / 2, (1 + level) / 2]))
-        low, high = np.quantile(means[:, place], special.ndtr(bias[place] + z / (1 - acceleration[place] * z)))
-        found[column] = max(min(low, estimate[place]), 0.0), min(max(high, estimate[place]), 1.0)
-    return found
-
-
-def _shared_means(sums: Floats, sizes: Floats, seed: int, resamples: int) -> Floats:
-    """Means `[resamples, C]` of all columns `[G, C]` under the same draws of groups."""
-    groups, rng = sizes.size, np.random.default_rng(seed)
-    means = np.empty((resamples, sums.shape[1]))
-    chunk = max(1, _CHUNK // groups)
-    for start in range(0, resamples, chunk):
-        rows = min(chunk, resamples - start)
-        drawn = rng.integers(groups, size=(rows, groups), dtype=np.int64) + groups * np.arange(rows)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=rows * groups).reshape(rows, groups).astype(np.float64)
-        means[start : start + rows] = (times @ sums) / (times @ sizes)[:, None]
-    return means

@@ -5,11 +5,11 @@ import math
 
 import numpy as np
 import pytest
-from tests.traces import random_traces
 
 from gram.config import SELECTORS
 from gram.evals.cells import Grid, group_votes, stop_steps, tabulate
 from gram.evals.heads import HeadTally
+from tests.traces import random_traces
 
 
 def stopped(traces, puzzle, trajectory, halting, depth, first_halt, threshold):

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.models import tiny_config
-from tests.traces import random_traces
 
 from gram.evals import budgets, cost, verdict
 from gram.evals.budgets import Judge, Slice, budgets_of, family_mask, halves, matched
 from gram.evals.cells import Grid
 from gram.evals.frontier import analyse, cells_csv, stable
 from gram.tasks.protocol import PuzzleSet
+from tests.models import tiny_config
+from tests.traces import random_traces
 
 GRID = Grid(widths=(1, 2, 4), depths=(1, 2, 4), trained_depth=2)
 
@@ -275,6 +275,4 @@ def test_an_empty_set_has_no_figures():
 def test_other_puzzles_are_refused():
     traces = random_traces(0, puzzles=3, width=4, depth=4)
     with pytest.raises(ValueError, match="traces must be of the 2 puzzles given"):
-        analyse(
-            fake_task(), PuzzleSet(puzzles=traces.puzzles[:2]), [traces], GRID, tiny_config(), timings={}, about={}
-        )
+        analyse(fake_task(), PuzzleSet(puzzles=traces.puzzles[:2]), [traces], GRID, tiny_config(), timings={}, about={})
