@@ -24,10 +24,6 @@ POLICIES: dict[str, dict[str, Any]] = {
 
 def bench(
     kind: Annotated[str, typer.Argument(metavar="|".join(KINDS), help="What to measure.")],
-    peer_repo: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Checkout of the official TRM code, to compare with (adds its row)."),
-    ] = None,
     rounds: Annotated[int, typer.Option(parser=whole, metavar="R", help="Paired rounds.")] = 5,
     limit: Annotated[int, typer.Option(parser=whole, metavar="P", help="Puzzles of a timed run.")] = 200,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON there too.")] = None,
@@ -44,7 +40,7 @@ def bench(
     from gram.evals.sampler_benchmark import to_json
 
     rows: list[Row] = []
-    for row in _sampler_rows(rounds, limit, peer_repo):
+    for row in _sampler_rows(rounds, limit):
         rows.append(row)
         if not is_quiet:
             terminal.tell(f"{row.name}: {row.ratio:.2f}")
@@ -59,7 +55,7 @@ def bench(
         _show(rows)
 
 
-def _sampler_rows(rounds: int, limit: int, peer_repo: Path | None) -> Iterator[Row]:
+def _sampler_rows(rounds: int, limit: int) -> Iterator[Row]:
     import gram
     from gram.evals import sampler_benchmark
 
@@ -73,10 +69,6 @@ def _sampler_rows(rounds: int, limit: int, peer_repo: Path | None) -> Iterator[R
     yield from sampler_benchmark.adaptive_rows(sampler, everything, depth=2, width=20, policies=POLICIES)
     yield sampler_benchmark.slot_row(sampler, sampler.task.split("test", limit=12), width=20)
     yield sampler_benchmark.memory_row()
-    if peer_repo is not None:
-        from gram.evals import peer_benchmark
-
-        yield from peer_benchmark.rows(peer_repo, rounds=rounds)
 
 
 def _show(rows: list[Row]) -> None:

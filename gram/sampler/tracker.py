@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gram.config import SamplerConfig
+from gram.sampler import trace
 from gram.sampler.plan import Shard
 from gram.sampler.result import ShardResult
 from gram.sampler.width import Prefix, WidthPolicy
@@ -138,11 +139,7 @@ class Tracker:
             for name, values in self.trace_values.items():
                 values[beyond] = 0
                 traced[f"trace_{name}"] = values
-            from gram.sampler import trace
-
-            traced |= trace.encode(
-                self.trace_answers, self.task.canonical, self.task.verify, puzzles=self.puzzles, steps=self.steps
-            )
+            traced |= trace.encode(self.trace_answers, self.task.canonical, self.task.verify, puzzles=self.puzzles)
         return ShardResult(
             puzzles=self.puzzles,
             candidates=self.candidates,
