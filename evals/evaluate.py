@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gram.config import SamplerConfig, config_to_json
 from gram.evals import metrics, statistics
 from gram.sampler.result import SampleResult
 from gram.tasks.protocol import PuzzleSet, Task, Tokens
@@ -61,6 +62,14 @@ class Evaluation:
     """Violated constraints of the selected answer, mean over puzzles."""
     mean_steps: float
     """Supervision steps, mean over trajectories."""
+    mean_width: float
+    """Trajectories that count, mean over puzzles: `width` unless its policy stops earlier."""
+    supervision_steps: int
+    """Supervision steps of all trajectories that count."""
+    steps_run: int
+    """Supervision steps of all trajectories that were run, those cancelled as no longer needed included."""
+    unique_solutions: float
+    """Distinct valid answers found, mean over puzzles."""
     lprm_auroc: float
     """Probability that the LPRM ranks a right trajectory above a wrong one of the same puzzle, over all such pairs."""
     halt_auroc: float
@@ -72,24 +81,27 @@ class Evaluation:
     elapsed_s: float
     trajectories_per_s: float
     trajectories_sha256: str
-    seed: int
-    halting: str
-    halt_threshold: float | None
-    temperature: float
-    launch: int | None
+    config: SamplerConfig
+    """The run's settings; in JSON each stands by its own name."""
     device: str
     dtype: str
     kernel: str
     versions: dict[str, str | None]
 
 
-def judge(task: Task, puzzles: Tokens, candidates: Tokens) -> NDArray[np.bool_]:
-    """The verifier's verdict on each candidate `[P, N, A]` of the puzzles `[P, L]`: `[P, N]`."""
+def judge(
+    task: Task, puzzles: Tokens, candidates: Tokens, counted: NDArray[np.bool_] | None = None
+) -> NDArray[np.bool_]:
+    """The verifier's verdict on each candidate `[P, N, A]` of the puzzles `[P, L]`: `[P, N]`.
+
+    False where `counted` `[P, N]` is false (None: all count).
+    """
     count, width, tokens = candidates.shape
     right = np.zeros(count * width, dtype=bool)
     answers = candidates.reshape(count * width, tokens)
-    for start in range(0, right.size, _ROWS):
-        rows = np.arange(start, min(start + _ROWS, right.size))
+    asked = np.arange(right.size) if counted is None else np.flatnonzero(counted)
+    for start in range(0, asked.size, _ROWS):
+        rows = asked[start : start + _ROWS]
         right[rows] = task.verify(puzzles[rows // width], answers[rows])
     return right.reshape(count, width)
 
@@ -131,14 +143,19 @@ def evaluate(
     real = _real(puzzle_set, result)
     known, puzzles, candidates = puzzle_set.take(real), result.puzzles[real], result.candidates[real]
     selected, width = result.selected[real], result.candidates.shape[1]
-    right = judge(task, puzzles, candidates)
+    widths, counted = result.widths[real], result.is_counted[real]
+    right = judge(task, puzzles, candidates, counted)
     chosen = np.arange(len(real)), selected
     accepted = right[chosen].astype(np.float64)
-    single = right.mean(axis=1)
+    single = right.sum(axis=1) / widths
     groups = _groups(known)
     accuracy_low, accuracy_high = statistics.clustered_interval(accepted, groups)
     single_low, single_high = statistics.clustered_interval(single, groups)
-    lprm = metrics.within_puzzle_auroc(result.lprm[real], right)
+    lprm, halt = (
+        metrics.within_puzzle_auroc(np.where(counted, score[real], np.nan), right)
+        for score in (result.lprm, result.halt)
+    )
+    counts = solution_counts(task, candidates, right)
     return Evaluation(
         task=task.name,
         checkpoint=checkpoint,
@@ -152,22 +169,22 @@ def evaluate(
         single_accuracy=metrics.mean_defined(single),
         single_accuracy_low=single_low,
         single_accuracy_high=single_high,
-        pass_at_width=metrics.mean_defined(metrics.pass_at_k(width, right.sum(axis=1), width)),
-        **_coverage(task, puzzles, candidates, right),
+        pass_at_width=metrics.mean_defined(metrics.pass_at_k(widths, right.sum(axis=1), widths)),
+        **_coverage(task, puzzles, counts, widths),
         conflicts=metrics.mean_defined(task.conflicts(puzzles, candidates[chosen]) if len(real) else []),
-        mean_steps=metrics.mean_defined(result.steps[real]),
+        mean_steps=metrics.mean_defined(result.steps[real][counted]),
+        mean_width=metrics.mean_defined(widths),
+        supervision_steps=int(result.steps[real].sum()),
+        steps_run=result.steps_run,
+        unique_solutions=metrics.mean_defined((counts > 0).sum(axis=1)),
         lprm_auroc=lprm.pooled,
-        halt_auroc=metrics.within_puzzle_auroc(result.halt[real], right).pooled,
+        halt_auroc=halt.pooled,
         auroc_puzzles=lprm.puzzles,
         by_rating=_by_rating(known.ratings, accepted),
         elapsed_s=result.elapsed_s,
-        trajectories_per_s=right.size / result.elapsed_s if result.elapsed_s > 0 else float("nan"),
+        trajectories_per_s=float(widths.sum()) / result.elapsed_s if result.elapsed_s > 0 else float("nan"),
         trajectories_sha256=result.trajectories_sha256,
-        seed=result.config.seed,
-        halting=result.config.halting,
-        halt_threshold=result.config.halt_threshold,
-        temperature=result.config.temperature,
-        launch=result.config.launch,
+        config=result.config,
         device=result.device,
         dtype=result.dtype,
         kernel=result.kernel,
@@ -194,7 +211,7 @@ def predictions(task: Task, puzzle_set: PuzzleSet, result: SampleResult) -> Iter
     `index` is the puzzle's place in `puzzle_set`. Raises `ValueError` where the result is of other puzzles.
     """
     real = _real(puzzle_set, result)
-    right = judge(task, result.puzzles[real], result.candidates[real])
+    right = judge(task, result.puzzles[real], result.candidates[real], result.is_counted[real])
     distinct = (solution_counts(task, result.candidates[real], right) > 0).sum(axis=1)
     for row, index in enumerate(real.tolist()):
         puzzle, selected = result.puzzles[index], int(result.selected[index])
@@ -206,10 +223,14 @@ def predictions(task: Task, puzzle_set: PuzzleSet, result: SampleResult) -> Iter
                 "steps": int(result.steps[index, trajectory]),
                 "halt": _plain(float(result.halt[index, trajectory])),
                 "lprm": _plain(float(result.lprm[index, trajectory])),
+                "residual": _plain(float(result.residual[index, trajectory])),
+                "margin": _plain(float(result.margin[index, trajectory])),
+                "is_halted": bool(result.is_halted[index, trajectory]),
+                "lineage": int(result.lineage[index, trajectory]),
                 "votes": int(result.votes[index, trajectory]),
                 "is_right": bool(right[row, trajectory]),
             }
-            for trajectory, text in enumerate(texts)
+            for trajectory, text in enumerate(texts[: result.widths[index]])
         ]
         yield {
             "index": index,
@@ -224,7 +245,10 @@ def predictions(task: Task, puzzle_set: PuzzleSet, result: SampleResult) -> Iter
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:
     """The evaluation as strict JSON values, in the fields' order; what is not a finite number is None."""
-    return {field.name: _plain(getattr(evaluation, field.name)) for field in fields(evaluation)}
+    own = {
+        field.name: _plain(getattr(evaluation, field.name)) for field in fields(evaluation) if field.name != "config"
+    }
+    return {**own, **{name: value for name, value in config_to_json(evaluation.config).items() if name not in own}}
 
 
 def _plain(value: Any) -> Any:
@@ -253,15 +277,15 @@ def _groups(known: PuzzleSet) -> NDArray[np.int64] | None:
     return np.array([labels.setdefault(puzzle.tobytes(), len(labels)) for puzzle in known.puzzles], dtype=np.int64)
 
 
-def _coverage(task: Task, puzzles: Tokens, candidates: Tokens, right: NDArray[np.bool_]) -> dict[str, Any]:
+def _coverage(task: Task, puzzles: Tokens, counts: NDArray[np.int64], widths: NDArray[np.int64]) -> dict[str, Any]:
     """The fields on distinct solutions; undefined for a task of one solution per puzzle."""
     names = ("coverage", "coverage_pooled", "coverage_multi")
     ceilings = ("coverage_ceiling", "coverage_pooled_ceiling", "coverage_multi_ceiling")
     if not task.is_multi_solution:
         return {**dict.fromkeys((*names, *ceilings), float("nan")), "solutions_found": None, "solutions_all": None}
-    width, counts, exact = right.shape[1], solution_counts(task, candidates, right), count_solutions(task, puzzles)
+    exact = count_solutions(task, puzzles)
     every = np.array([float(count) for count in exact])
-    shares = metrics.coverage_at_k(counts, width, every, width), metrics.uniform_ceiling(every, width)
+    shares = metrics.coverage_at_k(counts, widths, every, widths), metrics.uniform_ceiling(every, widths)
     figures: dict[str, Any] = {}
     for (mean, total, several), share in zip((names, ceilings), shares, strict=True):
         figures[mean] = metrics.mean_defined(share)

@@ -16,8 +16,10 @@ import torch
 from gram import checkpoint
 from gram.config import SamplerConfig
 from gram.model import Model
-from gram.sampler.engine import StepView, resolve, sample
+from gram.sampler.engine import StepView
 from gram.sampler.result import SampleResult
+from gram.sampler.run import sample
+from gram.sampler.settings import resolve
 from gram.tasks.protocol import PuzzleSet, Task, Tokens
 from gram.tasks.registry import get_task
 
@@ -89,25 +91,38 @@ class Sampler:
         puzzles: Puzzles,
         config: SamplerConfig | None = None,
         *,
-        on_launch: Callable[[int], None] | None = None,
+        out: Path | None = None,
+        is_traced: bool = False,
+        on_ended: Callable[[int], None] | None = None,
         on_step: Callable[[StepView], None] | None = None,
         **overrides: Any,
     ) -> SampleResult:
         """Samples trajectories of every puzzle and selects an answer for each.
 
         `puzzles`: texts, tokens `[P, L]` or a `PuzzleSet`. Settings: `config`, or fields of `SamplerConfig` by keyword
-        (`width=`, `depth=`, `selector=`, `seed=` ...). `on_launch(n)` is called when `n` trajectories have ended,
-        `on_step(view)` after every supervision step. Raises `PuzzleError` and `ValueError` for bad input.
+        (`width=`, `depth=`, `selector=`, `seed=` ...). `on_ended(n)` is called when `n` trajectories have come to
+        their end, `on_step(view)` after every supervision step. With `out`, a folder, finished shards are kept and the
+        same call goes on after a kill; `is_traced` keeps every supervision step there (`gram.sampler.trace`). Raises
+        `PuzzleError`, `StoreError` and `ValueError` for bad input.
         """
-        settings = self.settings(config, **overrides)
-        return sample(self.model, self.task, self.tokens(puzzles), settings, on_launch=on_launch, on_step=on_step)
+        return sample(
+            self.model,
+            self.task,
+            self.tokens(puzzles),
+            self.settings(config, **overrides),
+            out=out,
+            is_traced=is_traced,
+            about={"checkpoint": self.name},
+            on_ended=on_ended,
+            on_step=on_step,
+        )
 
     def generate(
         self,
         count: int,
         config: SamplerConfig | None = None,
         *,
-        on_launch: Callable[[int], None] | None = None,
+        on_ended: Callable[[int], None] | None = None,
         **overrides: Any,
     ) -> SampleResult:
         """`count` unconditional samples: one empty puzzle of width `count`, so `candidates` is `[1, count, A]`.
@@ -116,7 +131,7 @@ class Sampler:
         """
         settings = self.settings(config, **{**overrides, "width": count})
         empty = np.zeros((1, self.model.config.tokens), dtype=np.uint8)
-        return sample(self.model, self.task, empty, settings, is_unconditional=True, on_launch=on_launch)
+        return sample(self.model, self.task, empty, settings, is_unconditional=True, on_ended=on_ended)
 
 
 def load(

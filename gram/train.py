@@ -31,7 +31,7 @@ from gram.objective import Loss, Replay, Slots, diagnose, earlier_transitions, e
 from gram.optimiser import FlatWeights, kl_beta, learning_rate
 from gram.recipe import Recipe, RecipeError
 from gram.rollouts import Rollouts
-from gram.sampler.engine import sample
+from gram.sampler.run import sample
 from gram.tasks.protocol import PuzzleSet
 from gram.training_slots import TrainingSlots
 

@@ -23,6 +23,7 @@ __all__ = [
     "decode",
     "initial_noise",
     "launch_size",
+    "slot_count",
     "supervision_step",
 ]
 
@@ -45,6 +46,11 @@ def choose(device: torch.device) -> Path:
 def launch_size(spec: Spec) -> int:
     """Trajectories of one launch where the user names none: enough to fill two cores, less for wide models."""
     return 64 if spec.tokens * spec.dim <= 128 * 128 else 16
+
+
+def slot_count(device: torch.device, launch: int) -> int:
+    """Slots where the user names none: one launch on a CPU, many on a GPU, which is idle with few."""
+    return launch if device.type == "cpu" else 32 * launch
 
 
 def supervision_step(

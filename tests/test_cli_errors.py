@@ -72,6 +72,28 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (("eval", TASK, "--selector", "best"), ("selector", "best", "vote")),
         (("eval", TASK, "--halting", "never"), ("halting", "never", "head")),
         (("eval", TASK, "--halt-threshold", "1.5"), ("halt_threshold", "1.5")),
+        (("eval", TASK, "--halting", "fixed", "--halt-threshold", "0.5"), ("halt_threshold", "fixed")),
+        (("eval", TASK, "--halting", "unchanged", "--halt-threshold", "1.5"), ("halt_threshold", "1.5", "steps")),
+        (("eval", TASK, "--halting", "residual", "--halt-threshold", "0"), ("halt_threshold", "0")),
+        (("eval", TASK, "--injector", "dice"), ("injector", "dice", "gaussian")),
+        (("eval", TASK, "--sigma", "0.3"), ("sigma", "gaussian")),
+        (("eval", TASK, "--injector", "gaussian", "--sigma", "-1"), ("sigma", "-1")),
+        (("eval", TASK, "--injector", "path"), ("sigma", "path")),
+        (("eval", TASK, "--noise-site", "x"), ("noise_site", "x", "both")),
+        (("eval", TASK, "--resampler", "luck"), ("resampler", "luck", "lprm")),
+        (("eval", TASK, "--resampler", "lprm", "--resample-threshold", "0"), ("resample_threshold", "0")),
+        (("eval", TASK, "--resampler", "lprm", "--width-policy", "decided"), ("width_policy", "resampler", "decided")),
+        (("eval", TASK, "--width-policy", "enough"), ("width_policy", "enough", "staged")),
+        (("eval", TASK, "--width-threshold", "0.9"), ("width_threshold", "fixed")),
+        (("eval", TASK, "--width-policy", "decided", "--width-threshold", "1"), ("width_threshold", "1")),
+        (("eval", TASK, "--slots", "0"), ("slots", "0", "at least 1")),
+        (("eval", TASK, "--transitions", "0"), ("transitions", "0", "at least 1")),
+        (("eval", TASK, "--low-level-updates", "-1"), ("low_level_updates", "-1", "at least 0")),
+        (("sample", TASK), ("--out", "--trace", "neither")),
+        (("sample", TASK, "--out", "{folder}/a", "--trace", "{folder}/b"), ("--out", "--trace", "both")),
+        (("sample", TASK, "--trace", "{folder}/empty.txt"), ("empty.txt",)),
+        (("bench", "luck"), ("luck", "sampler")),
+        (("bench", "sampler", "--rounds", "0"), ("rounds", "0")),
         (("eval", TASK, "--temperature", "-1"), ("temperature", "-1")),
         (("eval", TASK, "--temperature", "nan"), ("temperature", "nan")),
         (("eval", TASK, "--seed", "-1"), ("seed", "-1")),
@@ -109,7 +131,7 @@ def test_bad_input_is_one_line(
     capsys: pytest.CaptureFixture[str], folder: Path, arguments: tuple[str, ...], named: tuple[str, ...]
 ) -> None:
     given = [argument.format(folder=folder) for argument in arguments]
-    if given[0] in ("solve", "eval", "generate") and TASK in given and "--checkpoint" not in given:
+    if given[0] in ("solve", "eval", "generate", "sample") and TASK in given and "--checkpoint" not in given:
         given += ["--checkpoint", str(folder / "good")]
     message = refused(capsys, *given)
     assert all(part.format(folder=folder) in message for part in named), message

@@ -13,12 +13,11 @@ from rich.console import Console
 
 from gram.cli import outcome_view, terminal, watch
 from gram.cli.outcome import outcome
-from gram.config import SamplerConfig
 from gram.sampler.engine import StepView
 from gram.sampler.result import SampleResult
-from gram.sampler.selectors import count_votes, select
 from gram.tasks.protocol import Board, Cell
 from gram.tasks.registry import get_task
+from tests.results import hand_made
 
 BOARD: Board = [[Cell("1", "given"), Cell("2", "filled")], [Cell("2", "conflict"), Cell(".", "blank")]]
 
@@ -84,14 +83,8 @@ def result(name: str, width: int) -> SampleResult:
         solutions = task.solutions(puzzle)
         row[:] = solutions[rng.integers(len(solutions), size=width)]
         row[::3, rng.integers(task.output_tokens)] = task.vocabulary - 1
-    votes = count_votes(np.stack([task.canonical(row) for row in candidates]))
     noise = rng.random(candidates.shape[:2]).astype(np.float32)
-    return SampleResult(
-        puzzles=puzzles, candidates=candidates, steps=rng.integers(1, 8, size=noise.shape), halt=noise, lprm=noise,
-        selected=select("vote", votes=votes, halt=noise, lprm=noise), votes=votes,
-        config=SamplerConfig(width=width, depth=8, launch=64), elapsed_s=0.1,
-        kernel="eager", device="cpu", dtype="bfloat16",
-    )  # fmt: skip
+    return hand_made(task, puzzles, candidates, steps=rng.integers(1, 8, size=noise.shape), halt=noise, lprm=noise)
 
 
 @pytest.mark.parametrize(
@@ -122,8 +115,17 @@ def test_a_live_frame_fits_the_terminal(name: str, width: int, height: int) -> N
     watcher = watch.Watcher(screen, task, sampled.puzzles[0], sampled.config, title="puzzle 1 of 1")
     ids, halted = np.arange(20), np.arange(20) < 5
     for step in (1, 2):
-        view = StepView(step, ids * 0, ids, sampled.candidates[0], halted, sampled.halt[0], sampled.lprm[0])
-        frame = watcher.frame(view)
+        view = StepView(
+            np.full(20, step),
+            ids * 0,
+            ids,
+            sampled.candidates[0],
+            halted & (step == 1),
+            sampled.halt[0],
+            sampled.lprm[0],
+        )
+        watcher.take(view)
+        frame = watcher.frame()
     screen.print(frame)
     shown = [line.rstrip() for line in lines(screen)]
     assert len("\n".join(shown).rstrip().splitlines()) <= height

@@ -1,14 +1,20 @@
 """The sampler: the same trajectory in any batch, halting, selection."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gram.config import SamplerConfig
-from gram.sampler.engine import sample
-from gram.sampler.selectors import count_votes, select
+from gram.config import SELECTORS, SamplerConfig
+from gram.sampler.engine import Engine
+from gram.sampler.plan import shards_of
+from gram.sampler.run import sample
+from gram.sampler.selectors import Scores, count_votes, select
+from gram.sampler.settings import resolve
+from gram.sampler.width import Decided, Prefix
 from gram.tasks.registry import get_task
 from tests.models import tiny_model
 
@@ -108,10 +114,11 @@ def test_threshold_is_a_probability():
 
 
 def test_progress_counts_every_trajectory_once():
-    ended = []
-    sample(tiny_model(), TASK, PUZZLES[:5], SamplerConfig(width=7, launch=8), on_launch=ended.append)
-    assert sum(ended) == 35
-    assert max(ended) == 8
+    for policy in ("fixed", "decided", "staged"):
+        ended = []
+        config = SamplerConfig(width=7, launch=8, width_policy=policy)
+        sample(tiny_model(), TASK, PUZZLES[:5], config, on_ended=ended.append)
+        assert sum(ended) == 35
 
 
 def test_watching_does_not_change_what_is_seen():
@@ -154,18 +161,157 @@ def test_votes_count_equal_answers(answers):
     canonical = np.array(answers, np.uint8).reshape(1, -1, 1)
     votes = count_votes(canonical)[0]
     assert votes.tolist() == [answers.count(answer) for answer in answers]
-    best = select("vote", votes=votes[None], halt=votes[None] * 0.0, lprm=votes[None] * 0.0)[0]
+    nothing = np.zeros((1, len(answers)), np.float32)
+    best = select("vote", Scores(votes[None], *[nothing] * 4, votes[None], nothing > 0))[0]
     assert answers.count(answers[best]) == max(map(answers.count, answers))
     assert answers.index(answers[best]) == best
 
 
 def test_selectors_pick_what_they_say():
-    votes = np.array([[1, 2, 2]])
-    halt = np.array([[0.3, 0.1, 0.2]], np.float32)
-    lprm = np.array([[0.1, 0.2, 0.9]], np.float32)
-    picks = {
-        name: int(select(name, votes=votes, halt=halt, lprm=lprm)[0]) for name in ("vote", "lprm", "halt", "first")
-    }
-    assert picks == {"vote": 1, "lprm": 2, "halt": 0, "first": 0}
+    scores = Scores(
+        votes=np.array([[1, 2, 2, 1, 0]]),
+        halt=np.array([[0.3, 0.1, 0.2, 0.0, 9.0]], np.float32),
+        lprm=np.array([[0.1, 0.2, 0.9, 0.0, 9.0]], np.float32),
+        residual=np.array([[0.3, 0.2, 0.2, 0.1, 0.0]], np.float32),
+        margin=np.array([[0.3, 0.2, 0.1, 0.5, 9.0]], np.float32),
+        steps=np.array([[8, 3, 2, 2, 0]]),
+        is_halted=np.array([[False, True, True, True, True]]),
+    )
+    picks = {name: int(select(name, scores)[0]) for name in SELECTORS}
+    expected = {"vote": 1, "lprm": 2, "halt": 0, "residual": 3, "margin": 3, "first": 0, "first-halt": 2}
+    assert picks == expected  # the last trajectory does not count, whatever its scores
+    never = scores._replace(is_halted=np.zeros((1, 5), bool))
+    assert select("first-halt", never)[0] == 0
     with pytest.raises(ValueError, match="selector"):
-        select("best", votes=votes, halt=halt, lprm=lprm)
+        select("best", scores)
+
+
+POLICIES = [
+    {},
+    {"halting": "fixed"},
+    {"halting": "unchanged", "halt_threshold": 1, "depth": 6},
+    {"halting": "residual", "halt_threshold": 0.2, "depth": 6},
+    {"width_policy": "decided", "width_threshold": 0.8, "width": 9},
+    {"width_policy": "staged", "width_threshold": 0.5, "width": 9},
+    {"width_policy": "verified", "width": 9},
+    {"injector": "gaussian", "sigma": 0.5, "noise_site": "both"},
+    {"injector": "path", "sigma": 0.1},
+    {"transitions": 2, "low_level_updates": 1},
+]
+
+
+def stochastic_halting_model():
+    model = tiny_model()
+    model.halt.weight.mul_(20)
+    model.lprm.bias.fill_(0.4)
+    return model
+
+
+@settings(max_examples=40)
+@given(
+    slots=st.integers(1, 512), policy=st.sampled_from(POLICIES), seed=st.integers(0, 3), order=st.permutations(range(4))
+)
+def test_slots_and_order_change_no_trajectory(slots, policy, seed, order):
+    model, chosen = stochastic_halting_model(), PUZZLES[:4]
+    settings_ = {"width": 6, "launch": 8, "seed": seed, **policy}
+    one = sample(model, TASK, chosen, SamplerConfig(**settings_, slots=slots))
+    other = sample(model, TASK, chosen[list(order)], SamplerConfig(**settings_, slots=64))
+    inverse = np.argsort(order)
+    assert np.array_equal(one.widths, other.widths[inverse])
+    for name in ("candidates", "steps", "halt", "lprm", "residual", "margin", "votes"):
+        assert np.array_equal(getattr(one, name), getattr(other, name)[inverse]), name
+
+
+def test_an_adaptive_run_is_a_prefix_of_a_fixed_one():
+    """What counts is what a fixed width would have given, and the width is the smallest that decides."""
+    model = stochastic_halting_model()
+    some = {"width": 9, "launch": 8, "temperature": 0.1}
+    fixed = sample(model, TASK, PUZZLES, SamplerConfig(**some))
+    adaptive = sample(model, TASK, PUZZLES, SamplerConfig(**some, width_policy="decided"))
+    assert adaptive.widths.min() < 9
+    assert adaptive.steps_run < fixed.steps_run
+    rule = Decided(0.95)
+    for index, width in enumerate(adaptive.widths):
+        assert np.array_equal(adaptive.candidates[index, :width], fixed.candidates[index, :width])
+        prefix, first = Prefix(), None
+        for count, answer in enumerate(fixed.candidates[index], start=1):
+            prefix.add(answer.tobytes(), 0.0, False)
+            if first is None and rule.decides(prefix):
+                first = count
+        assert width == (first or 9)
+
+
+def test_every_way_of_halting_stops_where_it_says():
+    model, seen = stochastic_halting_model(), []
+    config = SamplerConfig(width=6, depth=8, launch=8, halting="unchanged", halt_threshold=2)
+    result = sample(model, TASK, PUZZLES[:6], config, on_step=seen.append)
+    history = {}
+    for view in seen:
+        for row in range(len(view.puzzle)):
+            history.setdefault((view.puzzle[row], view.trajectory[row]), []).append(view.answers[row].tobytes())
+    for (puzzle, trajectory), answers in history.items():
+        steps = int(result.steps[puzzle, trajectory])
+        assert steps == len(answers)
+        ages = [0]
+        for before, answer in pairwise(answers):
+            ages.append(ages[-1] + 1 if answer == before else 0)
+        assert all(age < 2 for age in ages[1:-1])
+        assert bool(result.is_halted[puzzle, trajectory]) == (ages[-1] >= 2 and steps >= 2)
+    resting = sample(
+        model, TASK, PUZZLES[:6], SamplerConfig(width=6, depth=8, launch=8, halting="residual", halt_threshold=0.3)
+    )
+    assert (resting.residual[resting.is_halted] < 0.3).all()
+    assert (resting.residual[~resting.is_halted] >= 0.3).all()
+    assert len(np.unique(resting.steps)) > 1
+
+
+def test_the_rectangular_sampler_gives_the_same_and_runs_more():
+    model = stochastic_halting_model()
+    config = resolve(SamplerConfig(width=8, depth=6, launch=8, slots=8, halt_threshold=0.5), model)
+    results, steps = {}, {}
+    for is_rectangular in (False, True):
+        engine = Engine(model, TASK, PUZZLES[:8], config, is_rectangular=is_rectangular)
+        results[is_rectangular] = dict(engine.run(shards_of(8, config)))
+        steps[is_rectangular] = engine.steps_run
+    for shard, result in results[False].items():
+        assert np.array_equal(result.candidates, results[True][shard].candidates)
+        assert np.array_equal(result.steps, results[True][shard].steps)
+    counted = sum(int(result.steps.sum()) for result in results[False].values())
+    assert steps[False] == counted < steps[True]
+
+
+def test_no_noise_is_the_deterministic_model_bit_for_bit():
+    """Every point of the product with scale 0 and one trajectory: 2605.19943 and 2605.21488 without their noise."""
+    model = tiny_model(guidance="none")
+    plain = sample(model, TASK, PUZZLES, SamplerConfig(width=1, launch=8))
+    for settings_ in (
+        {"injector": "none"},
+        {"injector": "gaussian", "sigma": 0.0, "noise_site": "both"},
+        {"injector": "gaussian", "sigma": 0.0},
+    ):
+        other = sample(model, TASK, PUZZLES, SamplerConfig(width=1, launch=8, **settings_))
+        assert other.trajectories_sha256 == plain.trajectories_sha256
+        assert np.array_equal(other.halt, plain.halt)
+    quiet = sample(tiny_model(), TASK, PUZZLES, SamplerConfig(width=3, launch=8, temperature=0.0))
+    assert (quiet.candidates == quiet.candidates[:, :1]).all()
+
+
+def test_random_initial_states_differ_between_trajectories_only():
+    model = tiny_model(guidance="none", initial_std=1.0, path_keep=0.05, path_noise=0.0)
+    result = sample(model, TASK, PUZZLES[:3], SamplerConfig(width=5, depth=1, launch=8, halting="fixed"))
+    assert len(set(result.halt[0].tolist())) == 5
+    again = sample(model, TASK, PUZZLES[:3], SamplerConfig(width=5, depth=1, launch=16, slots=3, halting="fixed"))
+    assert np.allclose(result.halt, again.halt, atol=1e-5)
+
+
+def test_settings_that_contradict_the_model_are_refused():
+    twin = tiny_model(guidance="none")
+    with pytest.raises(ValueError, match="without a prior"):
+        resolve(SamplerConfig(injector="prior"), twin)
+    with pytest.raises(ValueError, match="sigma must be given"):
+        resolve(SamplerConfig(injector="path"), twin)
+    assert resolve(SamplerConfig(injector="gaussian"), twin).sigma == 0.3
+    trained = tiny_model(guidance="none", path_noise=0.01, initial_std=1.0)
+    assert resolve(SamplerConfig(), trained).injector == "path"
+    assert resolve(SamplerConfig(), trained).sigma == 0.01
+    assert resolve(resolve(SamplerConfig(), trained), trained) == resolve(SamplerConfig(), trained)

@@ -7,13 +7,12 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from gram.config import SamplerConfig
+from gram.config import config_to_json
 from gram.evals.evaluate import Evaluation, evaluate, judge, predictions, run_evaluation, solution_counts, to_json
 from gram.evals.metrics import coverage_at_k
-from gram.sampler.result import SampleResult
-from gram.sampler.selectors import count_votes, select
 from gram.tasks.protocol import PuzzleSet, Task
 from gram.tasks.registry import get_task
+from tests.results import hand_made
 
 VERSIONS = {"gram": "0", "torch": None}
 
@@ -68,26 +67,10 @@ def score(task, puzzles, result):
     return evaluate(task, puzzles, result, checkpoint="tiny", versions=VERSIONS)
 
 
-def run(task, puzzles, candidates, *, selector="vote", steps=None, halt=None, lprm=None, elapsed_s=2.0):
+def run(task, puzzles, candidates, **known):
     """A sampling result with these candidates `[P, N, A]`."""
-    candidates = np.asarray(candidates, dtype=np.uint8)
-    shape = candidates.shape[:2]
-    votes = count_votes(task.canonical(candidates.reshape(-1, task.output_tokens)).reshape(candidates.shape))
-    halt, lprm = (np.zeros(shape, np.float32) if given is None else np.float32(given) for given in (halt, lprm))
-    return SampleResult(
-        puzzles=puzzles,
-        candidates=candidates,
-        steps=np.full(shape, 4) if steps is None else np.asarray(steps),
-        halt=halt,
-        lprm=lprm,
-        selected=select(selector, votes=votes, halt=halt, lprm=lprm),
-        votes=votes,
-        config=SamplerConfig(width=shape[1], depth=8, selector=selector, launch=8, seed=5),
-        elapsed_s=elapsed_s,
-        kernel="reference",
-        device="cpu",
-        dtype="float32",
-    )
+    known = {name: value for name, value in known.items() if value is not None}
+    return hand_made(task, puzzles, np.asarray(candidates, dtype=np.uint8), launch=8, seed=5, **known)
 
 
 def puzzle_set(*totals, **known):
@@ -141,17 +124,41 @@ def test_figures_by_hand():
     assert got.trajectories_sha256 == result.trajectories_sha256
     assert got.accuracy_low < got.accuracy < got.accuracy_high
     assert got.single_accuracy_low < got.single_accuracy < got.single_accuracy_high
-    assert (got.seed, got.launch, got.selector, got.by_rating) == (5, 8, "vote", None)
+    assert (got.config.seed, got.config.launch, got.selector, got.by_rating) == (5, 8, "vote", None)
+    assert (got.mean_width, got.supervision_steps, got.steps_run) == (4, 50, 50)
+    assert got.unique_solutions == pytest.approx(5 / 3)
+
+
+def test_only_the_trajectories_of_an_adaptive_width_count():
+    """The same trajectories, of which the first two, four and one count."""
+    puzzles, full = by_hand()
+    scores = {name: getattr(full, name) for name in ("halt", "lprm", "steps")}
+    result = run(Total(), puzzles.puzzles, full.candidates, widths=[2, 4, 1], **scores)
+    got = score(Total(), puzzles, result)
+    assert got.accuracy == pytest.approx(2 / 3)
+    assert got.single_accuracy == pytest.approx((1 + 1 + 0) / 3)
+    assert got.pass_at_width == pytest.approx(2 / 3)
+    assert (got.solutions_found, got.solutions_all) == (4, 7)
+    assert got.coverage == pytest.approx((1 + 1 + 0) / 3)
+    assert got.mean_steps == pytest.approx((1 + 2 + 32 + 2) / 7)
+    assert got.mean_width == pytest.approx(7 / 3)
+    assert got.auroc_puzzles == 0
+    assert got.trajectories_per_s == 3.5
+    assert [len(line["candidates"]) for line in predictions(Total(), puzzles, result)] == [2, 4, 1]
+    assert got.trajectories_sha256 != full.trajectories_sha256
 
 
 def test_json_is_strict_and_in_the_fields_order():
     puzzles, result = by_hand()
     task = OneSolution()
     got = to_json(score(task, puzzles, result))
-    assert list(got) == [field.name for field in fields(Evaluation)]
+    own = [field.name for field in fields(Evaluation) if field.name != "config"]
+    settings = config_to_json(result.config)
+    assert list(got) == own + [name for name in settings if name not in own]
+    assert {name: got[name] for name in settings} == settings
     assert list(json.loads(json.dumps(got, allow_nan=False))) == list(got)
     undefined = {name for name in got if name.startswith(("coverage", "solutions"))} | {"by_rating"}
-    assert {name for name, value in got.items() if value is None} == undefined
+    assert {name for name in own if got[name] is None} == undefined
     assert len(undefined) == 9
     assert task.counted == 0
     assert got["versions"] == VERSIONS
@@ -188,7 +195,22 @@ def test_padding_never_counts():
     place = np.array([0, 1, 1, 1, 2])
     long = replace(
         result,
-        **{name: getattr(result, name)[place] for name in ("candidates", "steps", "halt", "lprm", "selected", "votes")},
+        **{
+            name: getattr(result, name)[place]
+            for name in (
+                "candidates",
+                "steps",
+                "halt",
+                "lprm",
+                "residual",
+                "margin",
+                "is_halted",
+                "lineage",
+                "selected",
+                "votes",
+                "widths",
+            )
+        },
         puzzles=padded.puzzles,
     )
     got = score(Total(), padded, long)
@@ -246,7 +268,8 @@ def test_predictions_tell_every_trajectory():
     assert [line["votes"] for line in lines] == [2, 2, 2]
     assert [lines[0][key] for key in ("index", "puzzle", "answer")] == [0, "1", "0+1"]
     second = {"trajectory": 1, "answer": "1+0", "steps": 2, "halt": -2.0, "lprm": 2.0, "votes": 2, "is_right": True}
-    assert lines[0]["candidates"][1] == second
+    scores = {"residual": 0.0, "margin": 0.0, "is_halted": True, "lineage": 1}
+    assert lines[0]["candidates"][1] == second | scores
     json.dumps(lines, allow_nan=False)
 
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -25,6 +28,7 @@ class Interrupted(BaseException):
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
         self.signum = signum
+        self.kept = "nothing was left half-written"
 
     @property
     def exit_code(self) -> int:
@@ -33,7 +37,18 @@ class Interrupted(BaseException):
 
     def __str__(self) -> str:
         name = "Ctrl-C" if self.signum == signal.SIGINT else signal.Signals(self.signum).name
-        return f"stopped by {name}: nothing was left half-written"
+        return f"stopped by {name}: {self.kept}"
+
+
+@contextmanager
+def keeping(folder: Path | None) -> Iterator[None]:
+    """Lets an interrupted run say that its folder (where it has one) holds what was finished."""
+    try:
+        yield
+    except Interrupted as stop:
+        if folder is not None:
+            stop.kept = f"{folder} holds what was finished, the same command goes on from there"
+        raise
 
 
 _received: list[int] = []

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gram.cli.errors import keeping
 from gram.cli.options import (
     Json,
     PuzzleFile,
@@ -42,7 +43,10 @@ def evaluate_task(
         typer.Option(parser=whole, metavar="P", help="First P puzzles of the set's fixed permutation. [default: all]"),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help=f"Write {RESULTS_FILE} and {PREDICTIONS_FILE} there.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help=f"Write {RESULTS_FILE} and {PREDICTIONS_FILE} there; a killed run goes on from there."
+        ),
     ] = None,
     as_json: Json = False,
     is_quiet: Quiet = False,
@@ -59,8 +63,8 @@ def evaluate_task(
     chosen = choose_puzzles(family, puzzles, split, limit)
     sampler = sampling.sampler(family)
     settings = sampler.settings(sampling.config)
-    with terminal.progress(len(chosen) * settings.width, "trajectories", is_quiet=is_quiet) as advance:
-        result = sampler.sample(chosen, settings, on_launch=advance)
+    with keeping(out), terminal.progress(len(chosen) * settings.width, "trajectories", is_quiet=is_quiet) as advance:
+        result = sampler.sample(chosen, settings, out=out, on_ended=advance)
 
     from gram.cli.versions import versions
     from gram.evals.evaluate import evaluate, predictions, to_json
@@ -107,7 +111,7 @@ def _show(summary: dict[str, Any]) -> None:
     head = f"  checkpoint {summary['checkpoint']}, {terminal.plural(summary['puzzles'], 'puzzle')}"
     console.print(Text.assemble((summary["task"], "bold"), head))
     how = f"{terminal.plural(width, 'trajectory', 'trajectories')} a puzzle, at most {summary['depth']} steps"
-    how += f", selector {summary['selector']}, seed {summary['seed']}"
+    how += f", injector {summary['injector']}, selector {summary['selector']}, seed {summary['seed']}"
     console.print(Text(how, "dim"))
     console.print()
     made = terminal.table("", "value", "95 % interval", "uniform", left=1)
@@ -127,6 +131,7 @@ def _show(summary: dict[str, Any]) -> None:
     for label, key in (
         ("conflicts of the answer, mean", "conflicts"),
         ("steps of a trajectory, mean", "mean_steps"),
+        ("trajectories of a puzzle, mean", "mean_width"),
         ("AUROC of the LPRM", "lprm_auroc"),
         ("AUROC of the halt head", "halt_auroc"),
     ):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gram.cli.options import Json, Sampling, TaskName, at_least_one, whole, with_sampling_options
+from gram.cli.options import ADAPTIVE, Json, Sampling, TaskName, at_least_one, whole, with_sampling_options
 from gram.config import SamplerConfig
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ BLANK = 1
 SHOWN_BOARDS = 4
 
 
-@with_sampling_options(without=("width", "selector", "halting", "halt_threshold"))
+@with_sampling_options(without=("width", "selector", "halting", "halt_threshold", *ADAPTIVE))
 def generate(
     task: TaskName,
     count: Annotated[int, typer.Option(parser=whole, metavar="K", help="Boards to sample.")] = SamplerConfig().width,
@@ -42,7 +42,7 @@ def generate(
     from gram.cli.terminal import print_json, progress
 
     with progress(count, "boards") as advance:
-        result = sampler.generate(count, config, on_launch=advance)
+        result = sampler.generate(count, config, on_ended=advance)
     if as_json:
         print_json(_to_json(sampler, blank, result))
     else:

@@ -25,8 +25,10 @@ COMMANDS = {
     "tasks": ("gram.cli.tasks:tasks", "Tasks, set sizes, shipped checkpoints and their figures."),
     "solve": ("gram.cli.solve:solve", "Solve puzzles: boards, votes, distinct solutions; --watch is live."),
     "generate": ("gram.cli.generate:generate", "Sample boards from nothing (unconditional generation)."),
+    "sample": ("gram.cli.sample:sample", "Sample trajectories into a folder; --trace keeps every supervision step."),
     "eval": ("gram.cli.eval:evaluate_task", "Accuracy, coverage and speed on many puzzles, with intervals."),
     "train": ("gram.cli.train:train", "Train a checkpoint from a recipe; repeat the command to continue."),
+    "bench": ("gram.cli.bench:bench", "Benchmarks: what the engine saves, paired in one run."),
     "doctor": ("gram.cli.doctor:doctor", "What is installed, which device and kernel path, and why."),
 }
 """Name of each command: its function, as `module:function`, and its line of help."""

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gram.config import HALTINGS, SELECTORS, SamplerConfig
+from gram.config import (
+    HALTINGS,
+    INJECTORS,
+    NOISE_SITES,
+    RESAMPLERS,
+    SELECTORS,
+    WIDTH_POLICIES,
+    SamplerConfig,
+)
 
 if TYPE_CHECKING:
     from gram.api import Sampler
@@ -52,32 +60,52 @@ TaskModule = Annotated[
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to run.")]
 Dtype = Annotated[str, typer.Option(metavar="auto|bfloat16|float32", help="Type to compute in.")]
 
+
+def _choice(choices: tuple[str, ...], text: str) -> Any:
+    return Annotated[str, typer.Option(metavar="|".join(choices), help=text)]
+
+
+def _optional(kind: Callable[[str], Any], metavar: str, text: str) -> Any:
+    option = typer.Option(parser=kind, metavar=metavar, help=text)
+    return Annotated[int | None, option] if kind is whole else Annotated[float | None, option]
+
+
 SETTINGS: dict[str, Any] = {
-    "width": Annotated[int, typer.Option(parser=whole, metavar="N", help="Trajectories per puzzle.")],
-    "depth": Annotated[
-        int | None,
+    "width": Annotated[int, typer.Option(parser=whole, metavar="N", help="Trajectories per puzzle, at most.")],
+    "depth": _optional(whole, "M", "Supervision steps at most. [default: as the checkpoint was trained]"),
+    "selector": _choice(SELECTORS, "Which candidate is the answer."),
+    "injector": Annotated[
+        str | None,
         typer.Option(
-            parser=whole, metavar="M", help="Supervision steps at most. [default: as the checkpoint was trained]"
+            metavar="|".join(INJECTORS), help="Where noise comes from. [default: as the checkpoint was trained]"
         ),
     ],
-    "selector": Annotated[str, typer.Option(metavar="|".join(SELECTORS), help="Which candidate is the answer.")],
-    "halting": Annotated[str, typer.Option(metavar="|".join(HALTINGS), help="When a trajectory stops.")],
-    "halt_threshold": Annotated[
-        float,
-        typer.Option(parser=real, metavar="P", help="Probability of the halt head above which a trajectory stops."),
-    ],
+    "sigma": _optional(real, "S", "Scale of the gaussian or path injector's noise. [default: 0.3, or as trained]"),
+    "noise_site": _choice(NOISE_SITES, "State that the gaussian injector disturbs."),
     "temperature": Annotated[
-        float, typer.Option(parser=real, metavar="T", help="Factor on the noise; 0 follows the mean.")
+        float, typer.Option(parser=real, metavar="T", help="Factor on the prior's noise; 0 follows the mean.")
     ],
+    "resampler": _choice(RESAMPLERS, "Score by which a puzzle's running trajectories are resampled."),
+    "resample_threshold": Annotated[
+        float, typer.Option(parser=real, metavar="R", help="Effective share of trajectories that calls for resampling.")
+    ],
+    "halting": _choice(HALTINGS, "When a trajectory stops."),
+    "halt_threshold": _optional(
+        real, "P", "Of the halting rule. [default: head 0.95 (probability), residual 0.01, unchanged 2 (steps)]"
+    ),
+    "width_policy": _choice(WIDTH_POLICIES, "When a puzzle has enough trajectories."),
+    "width_threshold": _optional(
+        real, "P", "Of the width policy. [default: staged 0.9 (LPRM), decided 0.95 (probability of the lead)]"
+    ),
+    "transitions": _optional(whole, "T", "Transitions of a supervision step. [default: the checkpoint's]"),
+    "low_level_updates": _optional(whole, "K", "Low-level updates of a transition. [default: the checkpoint's]"),
     "seed": Annotated[int, typer.Option(parser=whole, metavar="S", help="Key of all noise.")],
-    "launch": Annotated[
-        int | None,
-        typer.Option(
-            parser=whole, metavar="B", help="Trajectories run at once, at least 8. [default: by the model's size]"
-        ),
-    ],
+    "slots": _optional(whole, "S", "Trajectories advanced side by side; changes no result. [default: by the device]"),
+    "launch": _optional(whole, "B", "Trajectories of one launch, at least 8. [default: by the model's size]"),
 }
 """One option for each field of `SamplerConfig`."""
+ADAPTIVE = ("resampler", "resample_threshold", "width_policy", "width_threshold")
+"""Fields that look at several trajectories of a puzzle."""
 
 OPENING: dict[str, Any] = {
     "checkpoint": Annotated[

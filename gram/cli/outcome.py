@@ -95,11 +95,12 @@ class Outcome:
 
 def outcome(task: Task, result: SampleResult, index: int) -> Outcome:
     """What `result` found for its puzzle number `index`."""
-    puzzle, candidates = result.puzzles[index], result.candidates[index]
+    width = int(result.widths[index])
+    puzzle, candidates = result.puzzles[index], result.candidates[index, :width]
     _, first, group = np.unique(task.canonical(candidates), axis=0, return_index=True, return_inverse=True)
     group = group.reshape(-1)
     conflicts = task.conflicts(np.repeat(puzzle[None], len(first), axis=0), candidates[first])
-    halt = 1 / (1 + np.exp(-result.halt[index].astype(np.float64)))
+    halt = 1 / (1 + np.exp(-result.halt[index, :width].astype(np.float64)))
     chosen = group[result.selected[index]]
     answers = []
     for label in sorted(range(len(first)), key=lambda label: (label != chosen, -(group == label).sum(), first[label])):
@@ -110,9 +111,9 @@ def outcome(task: Task, result: SampleResult, index: int) -> Outcome:
                 votes=int(members.sum()),
                 is_selected=bool(label == chosen),
                 conflicts=int(conflicts[label]),
-                lprm=float(result.lprm[index][members].mean()),
+                lprm=float(result.lprm[index, :width][members].mean()),
                 halt_probability=float(halt[members].mean()),
-                steps=float(result.steps[index][members].mean()),
+                steps=float(result.steps[index, :width][members].mean()),
             )
         )
     return Outcome(puzzle=puzzle, answers=answers, solutions=_count(task, puzzle))

@@ -67,7 +67,7 @@ def solve(
     from gram.cli.terminal import progress
 
     with progress(len(tokens) * settings.width, "trajectories") as advance:
-        result = sampler.sample(tokens, settings, on_launch=advance)
+        result = sampler.sample(tokens, settings, on_ended=advance)
     if as_json:
         _print_json(sampler, result)
     else:

@@ -144,6 +144,12 @@ def plural(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
+def tell(line: str) -> None:
+    """One line of news on stderr, for work that has no total; ends a run that was told to stop."""
+    raise_if_stopped()
+    print(line, file=sys.stderr)
+
+
 class _Rate(ProgressColumn):
     """Units done per second."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console, Group
@@ -41,7 +42,8 @@ def watching(
 
         def print_line(view: StepView) -> None:
             raise_if_stopped()
-            console.print(watcher.line(view))
+            watcher.take(view)
+            console.print(watcher.line())
 
         yield print_line
         return
@@ -49,11 +51,20 @@ def watching(
 
         def on_step(view: StepView) -> None:
             raise_if_stopped()
-            live.update(watcher.frame(view), refresh=True)
+            watcher.take(view)
+            live.update(watcher.frame(), refresh=True)
             time.sleep(pause_s)
 
         yield on_step
         time.sleep(LAST_FRAME_PAUSES * pause_s)
+
+
+class Seen(NamedTuple):
+    """One trajectory's last step."""
+
+    answer: Tokens
+    lprm: float
+    step: int
 
 
 class Watcher:
@@ -65,52 +76,68 @@ class Watcher:
         """Each trajectory's board of the step before."""
         self.halted_at: dict[int, int] = {}
         """Step at which a trajectory halted."""
+        self.last: dict[int, Seen] = {}
+        """What each trajectory showed last: those that have ended stay."""
 
-    def counters(self, view: StepView) -> str:
+    def take(self, view: StepView) -> None:
+        """Notes a step of some of the trajectories."""
+        for row, trajectory in enumerate(view.trajectory.tolist()):
+            self.last[trajectory] = Seen(view.answers[row], float(view.lprm[row]), int(view.step[row]))
+            if view.is_halted[row]:
+                self.halted_at[trajectory] = int(view.step[row])
+
+    @property
+    def trajectories(self) -> list[int]:
+        """Ids of those seen so far."""
+        return sorted(self.last)
+
+    @property
+    def answers(self) -> Tokens:
+        """Their last answers, in that order."""
+        return np.stack([self.last[trajectory].answer for trajectory in self.trajectories])
+
+    def counters(self) -> str:
         """Halted, distinct answers and distinct valid ones now."""
-        distinct = np.unique(self.task.canonical(view.answers), axis=0)
+        distinct = np.unique(self.task.canonical(self.answers), axis=0)
         valid = int(self._verify(distinct).sum())
-        halted = f"{int(view.is_halted.sum()):>2} of {len(view.trajectory)} halted"
+        halted = f"{len(self.halted_at):>2} of {len(self.last)} halted"
         return f"{halted}   {plural(len(distinct), 'distinct answer')}, {valid} valid"
 
-    def line(self, view: StepView) -> str:
+    def line(self) -> str:
         """A frame for a log."""
-        first, last = view.trajectory[0], view.trajectory[-1]
-        part = "" if len(view.trajectory) == self.settings.width else f"   trajectories {first} to {last}"
-        return f"{self.title}   {self._step(view)}   {self.counters(view)}{part}"
+        part = "" if len(self.last) == self.settings.width else f"   trajectories 0 to {max(self.last)}"
+        return f"{self.title}   {self._step()}   {self.counters()}{part}"
 
-    def frame(self, view: StepView) -> Group:
+    def frame(self) -> Group:
         """A frame for a terminal: counters, then as many boards as fit."""
         columns, lines = board_size(self.task.board(self.puzzle))
         width = max(columns, CAPTION)
         across = max((self.console.width + GAP) // (width + GAP), 1)
         down = max((self.console.height - HEADER_LINES + 1) // (lines + 2), 1)
-        count = min(across * down, MOST_BOARDS, len(view.trajectory))
-        is_valid = self._verify(view.answers[:count])
-        boards = [self._board(view, row, width, bool(is_valid[row])) for row in range(count)]
-        title = Text.assemble((f"{self.task.name}  {self.title}", "bold"), f"   {self._step(view)}")
-        part = f"   showing trajectories {view.trajectory[0]} to {view.trajectory[count - 1]}"
-        counters = Text.assemble(self.counters(view), ("" if count == len(view.trajectory) else part, "dim"))
+        count = min(across * down, MOST_BOARDS, len(self.last))
+        is_valid = self._verify(self.answers[:count])
+        shown = self.trajectories[:count]
+        boards = [self._board(each, width, bool(valid)) for each, valid in zip(shown, is_valid, strict=True)]
+        title = Text.assemble((f"{self.task.name}  {self.title}", "bold"), f"   {self._step()}")
+        part = f"   showing trajectories {shown[0]} to {shown[-1]}"
+        counters = Text.assemble(self.counters(), ("" if count == len(self.last) else part, "dim"))
         key = Text.assemble((KEY, "dim"), legend(marks=is_plain(self.console), has_new=True))
         return Group(title, counters, key, Text(), side_by_side(boards, across=across, gap=GAP))
 
-    def _step(self, view: StepView) -> str:
-        return f"step {view.step:>2} of {self.settings.depth}"
+    def _step(self) -> str:
+        return f"step {max(seen.step for seen in self.last.values()):>2} of {self.settings.depth}"
 
     def _verify(self, answers: Tokens) -> np.ndarray:
         return self.task.verify(np.repeat(self.puzzle[None], len(answers), axis=0), answers)
 
-    def _board(self, view: StepView, row: int, width: int, is_valid: bool) -> Group:
+    def _board(self, trajectory: int, width: int, is_valid: bool) -> Group:
         """One trajectory: caption and board, `width` columns and a blank line below."""
-        trajectory = int(view.trajectory[row])
-        if view.is_halted[row]:
-            self.halted_at.setdefault(trajectory, view.step)
-        halted_at = self.halted_at.get(trajectory)
-        board = self.task.board(self.puzzle, view.answers[row])
+        seen, halted_at = self.last[trajectory], self.halted_at.get(trajectory)
+        board = self.task.board(self.puzzle, seen.answer)
         before, self.before[trajectory] = self.before.get(trajectory), board
         state = "" if halted_at is None else f" halt {halted_at}"
         mark = ("\u2713", "bold green") if is_valid else (" ", "")
-        lprm = f"{view.lprm[row]:>6.2f} "
+        lprm = f"{seen.lprm:>6.2f} "
         caption = Text.assemble((f"{trajectory:>3}", "bold"), lprm, mark, (state, "dim"), no_wrap=True)
         caption.truncate(width, pad=True)
         return Group(caption, board_text(board, marks=is_plain(self.console), before=before), Text())

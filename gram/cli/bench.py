@@ -1,0 +1,83 @@
+"""`gram bench`: paired measurements against floors, with their spread."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gram.cli.options import Json, Quiet, at_least_one, whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gram.evals.sampler_benchmark import Row
+
+KINDS = ("sampler",)
+POLICIES: dict[str, dict[str, Any]] = {
+    "staged, LPRM above 0.9": {"width_policy": "staged"},
+    "decided, probability .95": {"width_policy": "decided"},
+    "decided, probability .9": {"width_policy": "decided", "width_threshold": 0.9},
+}
+
+
+def bench(
+    kind: Annotated[str, typer.Argument(metavar="|".join(KINDS), help="What to measure.")],
+    rounds: Annotated[int, typer.Option(parser=whole, metavar="R", help="Paired rounds.")] = 5,
+    limit: Annotated[int, typer.Option(parser=whole, metavar="P", help="Puzzles of a timed run.")] = 200,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON there too.")] = None,
+    as_json: Json = False,
+    is_quiet: Quiet = False,
+) -> None:
+    """Measure what the engine saves, paired in one run; leave the machine otherwise idle."""
+    if kind not in KINDS:
+        raise ValueError(f"benchmark must be one of {', '.join(KINDS)}, got {kind!r}")
+    at_least_one("rounds", rounds)
+    at_least_one("limit", limit)
+    from gram.cli import terminal
+    from gram.cli.versions import versions
+    from gram.evals.sampler_benchmark import to_json
+
+    rows: list[Row] = []
+    for row in _sampler_rows(rounds, limit):
+        rows.append(row)
+        if not is_quiet:
+            terminal.tell(f"{row.name}: {row.ratio:.2f}")
+    summary = to_json(rows) | {"versions": versions()}
+    if out is not None:
+        from gram.checkpoint import write_json
+
+        write_json(out, terminal.defined(summary))
+    if as_json:
+        terminal.print_json(summary)
+    else:
+        _show(rows)
+
+
+def _sampler_rows(rounds: int, limit: int) -> Iterator[Row]:
+    import gram
+    from gram.evals import sampler_benchmark
+
+    for name in ("nqueens8", "sudoku6"):
+        sampler = gram.load(name)
+        yield from sampler_benchmark.refill_rows(
+            sampler, sampler.task.split("test", limit=limit), width=20, rounds=rounds
+        )
+    sampler = gram.load("nqueens8")
+    everything = sampler.task.split("test")
+    yield from sampler_benchmark.adaptive_rows(sampler, everything, depth=2, width=20, policies=POLICIES)
+    yield sampler_benchmark.slot_row(sampler, sampler.task.split("test", limit=12), width=20)
+    yield sampler_benchmark.memory_row()
+
+
+def _show(rows: list[Row]) -> None:
+    from gram.cli import terminal
+
+    console = terminal.output()
+    made = terminal.table("", "value", "low", "high", "floor", "", left=1, wraps=0)
+    for row in rows:
+        verdict = {None: "", True: "met", False: "SHORT"}[row.is_met]
+        bound = "" if row.floor is None else f"{'<=' if row.is_ceiling else '>='} {row.floor:g}"
+        made.add_row(row.name, f"{row.ratio:.2f}", f"{row.low:.2f}", f"{row.high:.2f}", bound, verdict)
+    console.print(made)

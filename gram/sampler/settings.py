@@ -1,0 +1,72 @@
+"""A sampling run's settings with nothing left open: what the model decides where the user did not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gram.config import SamplerConfig
+from gram.kernels import dispatch
+from gram.kernels.dispatch import Injection, Spec
+from gram.model import Model
+
+HALT_THRESHOLDS = {"head": 0.95, "residual": 0.01, "unchanged": 2.0}
+WIDTH_THRESHOLDS = {"staged": 0.9, "decided": 0.95}
+GAUSSIAN_SIGMA = 0.3
+"""PTRM's scale on Sudoku (2605.19943)."""
+
+
+def resolve(config: SamplerConfig, model: Model) -> SamplerConfig:
+    """`config` with what it leaves open filled in. Raises `ValueError` where the model cannot do what it asks."""
+    injector = config.injector or model.config.injector
+    if injector == "prior" and model.config.guidance == "none":
+        raise ValueError("injector must be none, gaussian or path for a model without a prior, got prior")
+    sigma = config.sigma
+    if sigma is None and injector == "gaussian":
+        sigma = GAUSSIAN_SIGMA
+    if sigma is None and injector == "path":
+        sigma = model.config.path_noise
+        if not (sigma or model.config.initial_std):
+            raise ValueError("sigma must be given for injector path with a model trained without, got none")
+    halting, width_policy, spec = config.halting, config.width_policy, model.spec
+    launch = config.launch if config.launch is not None else dispatch.launch_size(spec)
+    return replace(
+        config,
+        depth=config.depth if config.depth is not None else model.config.depth,
+        injector=injector,
+        sigma=sigma,
+        halt_threshold=config.halt_threshold if config.halt_threshold is not None else HALT_THRESHOLDS.get(halting),
+        width_threshold=config.width_threshold
+        if config.width_threshold is not None
+        else WIDTH_THRESHOLDS.get(width_policy),
+        transitions=config.transitions if config.transitions is not None else spec.transitions,
+        low_level_updates=config.low_level_updates if config.low_level_updates is not None else spec.low_level_updates,
+        launch=launch,
+        slots=config.slots if config.slots is not None else dispatch.slot_count(model.device, launch),
+    )
+
+
+def injection_of(config: SamplerConfig) -> Injection:
+    """Where noise enters, from resolved settings."""
+    assert config.injector is not None
+    return Injection(
+        injector=config.injector,
+        temperature=config.temperature,
+        sigma=config.sigma or 0.0,
+        site=config.noise_site,
+    )
+
+
+def spec_of(config: SamplerConfig, model: Model) -> Spec:
+    """The model's spec with the run's own `T` and `K`, from resolved settings."""
+    assert config.transitions is not None
+    assert config.low_level_updates is not None
+    return replace(model.spec, transitions=config.transitions, low_level_updates=config.low_level_updates)
+
+
+def first_halt(config: SamplerConfig, model: Model) -> int:
+    """First supervision step after which a trajectory may halt.
+
+    Before the prior's first noise all trajectories of a puzzle are one: halting there would make width worthless.
+    """
+    is_random_later = config.injector == "prior" and model.config.guidance in ("full", "noise")
+    return 1 + (model.config.noise_free_steps if is_random_later else 0)

@@ -1,0 +1,147 @@
+"""Slots: the latent states of the trajectories that are advanced side by side. Tensors only; who sits where is decided
+in `engine.py`.
+
+Slots are advanced launch by launch, each of one fixed number of rows, the last one padded with rows that nobody reads.
+The first `n` slots are the occupied ones, so the number of launches follows the number of trajectories.
+
+Shapes: `S` slots (a whole number of launches), `B` rows of a launch, `L` tokens (registers included), `D` columns, `A`
+answer tokens, `k` some slots.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gram.config import SamplerConfig
+from gram.model import Model
+from gram.sampler.settings import injection_of, spec_of
+from gram.tasks.protocol import Tokens
+
+Rows = NDArray[np.int64]
+
+
+class Readout(NamedTuple):
+    """What a state says, `[k]` each."""
+
+    answers: Tokens
+    """Decoded answers `[k, A]`."""
+    margin: NDArray[np.float32]
+    residual: NDArray[np.float32]
+
+
+class Slots:
+    """Latent states, their puzzles and the counters that key their noise."""
+
+    def __init__(self, model: Model, config: SamplerConfig, *, is_unconditional: bool) -> None:
+        assert config.launch is not None
+        assert config.slots is not None
+        self.model, self.config, self.is_unconditional = model, config, is_unconditional
+        self.injection, self.spec = injection_of(config), spec_of(config, model)
+        self.is_random_start = config.injector == "path" and model.config.initial_std > 0
+        self.launch, self.count = config.launch, config.slots
+        rows = -(-self.count // self.launch) * self.launch
+        shape = (rows, self.spec.tokens, self.spec.dim)
+        self.h, self.l, self.e_x = (torch.zeros(shape, dtype=model.dtype, device=model.device) for _ in range(3))
+        self.h_before = torch.zeros_like(self.h)
+        """`h` before the last supervision step."""
+        self.hash, self.trajectory, self.step = (np.zeros(rows, dtype=np.int64) for _ in range(3))
+        """Puzzle hash, trajectory id and supervision steps taken of each slot."""
+
+    def start(self, rows: Rows, puzzles: Tokens, hashes: Rows, trajectories: Rows) -> None:
+        """Puts new trajectories at their initial state into slots `rows`; `puzzles [k, L]`."""
+        index = torch.from_numpy(rows).to(self.h.device)
+        self._place(index, rows, puzzles, hashes, trajectories)
+        self.step[rows] = 0
+        if self.is_random_start:
+            h, l = self.model.random_state(
+                seed=self.config.seed,
+                puzzle_hash_B=torch.from_numpy(hashes).to(self.h.device),
+                trajectory_B=torch.from_numpy(trajectories).to(self.h.device),
+            )
+        else:
+            h, l = self.model.initial_state(len(rows))
+        self.h[index], self.l[index] = h.to(self.h.dtype), l.to(self.l.dtype)
+
+    def resume(
+        self, rows: Rows, puzzles: Tokens, hashes: Rows, trajectories: Rows, steps: Rows, states: list[Tensor]
+    ) -> None:
+        """Puts trajectories back that were taken out: `states` are what `take_out` gave, one each."""
+        index = torch.from_numpy(rows).to(self.h.device)
+        self._place(index, rows, puzzles, hashes, trajectories)
+        self.step[rows] = steps
+        both = torch.stack(states)
+        self.h[index], self.l[index] = both[:, 0], both[:, 1]
+
+    def _place(self, index: Tensor, rows: Rows, puzzles: Tokens, hashes: Rows, trajectories: Rows) -> None:
+        if self.is_unconditional:
+            self.e_x[index] = self.model.embed_empty(len(rows))
+        else:
+            tokens = torch.from_numpy(puzzles.astype(np.int64)).to(self.h.device)
+            self.e_x[index] = self.model.embed(tokens)
+        self.hash[rows], self.trajectory[rows] = hashes, trajectories
+
+    def take_out(self, row: int) -> Tensor:
+        """A copy of one slot's state, `[2, L, D]`."""
+        return torch.stack([self.h[row], self.l[row]])
+
+    def move(self, source: Rows, target: Rows) -> None:
+        """Copies slots `source` over slots `target`."""
+        take, put = (torch.from_numpy(rows).to(self.h.device) for rows in (source, target))
+        for tensor in (self.h, self.h_before, self.l, self.e_x):
+            tensor[put] = tensor[take]
+        for array in (self.hash, self.trajectory, self.step):
+            array[target] = array[source]
+
+    def advance(self, occupied: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """One supervision step of the first `occupied` slots; their halt logits and LPRM, `[occupied]` each."""
+        halts, lprms = [], []
+        device = self.h.device
+        for first in range(0, occupied, self.launch):
+            rows = slice(first, first + self.launch)
+            state = self.model.step(
+                self.h[rows],
+                self.l[rows],
+                self.e_x[rows],
+                seed=self.config.seed,
+                puzzle_hash_B=torch.from_numpy(self.hash[rows]).to(device),
+                trajectory_B=torch.from_numpy(self.trajectory[rows]).to(device),
+                step_B=torch.from_numpy(self.step[rows]).to(device),
+                injection=self.injection,
+                spec=self.spec,
+            )
+            self.h_before[rows], self.l[rows] = state.h, state.l
+            halts.append(state.halt)
+            lprms.append(state.lprm)
+        self.h, self.h_before = self.h_before, self.h
+        self.step[:occupied] += 1
+        halt, lprm = (torch.cat(parts)[:occupied].cpu().numpy() for parts in (halts, lprms))
+        return halt, lprm
+
+    def read(self, rows: Rows) -> Readout:
+        """Answers, margins and residuals of slots `rows`, computed in launches of the fixed size."""
+        answers = np.empty((len(rows), self.spec.output_tokens), dtype=np.uint8)
+        margin, residual = np.empty(len(rows), np.float32), np.empty(len(rows), np.float32)
+        for first in range(0, len(rows), self.launch):
+            part = rows[first : first + self.launch]
+            padded = np.concatenate([part, np.repeat(part[:1], self.launch - len(part))])
+            index = torch.from_numpy(padded).to(self.h.device)
+            h, before = self.h[index], self.h_before[index]
+            logits = self.model.decode(h)
+            likeliest = logits.softmax(-1).topk(2, dim=-1).values
+            here = slice(first, first + len(part))
+            answers[here] = logits.argmax(-1).to(torch.uint8).cpu().numpy()[: len(part)]
+            margin[here] = (likeliest[..., 0] - likeliest[..., 1]).mean(1).cpu().numpy()[: len(part)]
+            residual[here] = relative_movement(h, before).cpu().numpy()[: len(part)]
+        return Readout(answers, margin, residual)
+
+
+def relative_movement(h: Tensor, before: Tensor) -> Tensor:
+    """Length of `h - before` over that of `h`, each over a trajectory's whole state: `[B]`, fp32."""
+    wide = h.to(torch.float32)
+    moved = (wide - before.to(torch.float32)).square().sum((1, 2))
+    return (moved / wide.square().sum((1, 2))).sqrt()

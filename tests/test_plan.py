@@ -1,0 +1,93 @@
+"""A run as shards: every trajectory in exactly one, the same shards for the same run, and a key that knows its run."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gram.config import SamplerConfig
+from gram.sampler.plan import make_plan, shards_of
+from gram.sampler.run import run_shard, sample
+from gram.sampler.settings import resolve
+from gram.tasks.registry import get_task
+from tests.models import tiny_model
+
+TASK = get_task("nqueens4")
+PUZZLES = TASK.split("train").puzzles
+
+
+@given(
+    puzzles=st.integers(0, 3000),
+    width=st.integers(1, 40),
+    policy=st.sampled_from(["fixed", "staged", "decided", "verified"]),
+    resampler=st.sampled_from(["none", "lprm"]),
+)
+def test_every_trajectory_is_in_exactly_one_shard(puzzles, width, policy, resampler):
+    config = SamplerConfig(width=width, width_policy=policy if resampler == "none" else "fixed", resampler=resampler)
+    shards = shards_of(puzzles, config)
+    covered = np.zeros((puzzles, width), int)
+    for shard in shards:
+        covered[
+            shard.first_puzzle : shard.first_puzzle + shard.puzzles,
+            shard.first_trajectory : shard.first_trajectory + shard.trajectories,
+        ] += 1
+    assert (covered == 1).all()
+    assert [shard.index for shard in shards] == list(range(len(shards)))
+    if config.width_policy != "fixed" or resampler != "none":
+        assert all(shard.trajectories == width for shard in shards)
+    firsts = [shard.first_trajectory for shard in shards]
+    assert firsts == sorted(firsts)  # all puzzles' first trajectories first
+
+
+def key(config=None, model=None, puzzles=PUZZLES, **facts):
+    model = model or tiny_model()
+    settings = resolve(config or SamplerConfig(), model)
+    facts = {"kernel": "eager", "is_unconditional": False, "is_traced": False, **facts}
+    return make_plan(model, TASK, puzzles, settings, **facts).key
+
+
+def test_the_key_knows_what_decides_a_result_and_nothing_else():
+    others = [
+        key(SamplerConfig(seed=1)),
+        key(SamplerConfig(width=21)),
+        key(SamplerConfig(temperature=0.5)),
+        key(SamplerConfig(halting="fixed")),
+        key(SamplerConfig(launch=8)),
+        key(model=tiny_model(seed=1)),
+        key(puzzles=PUZZLES[::-1].copy()),
+        key(kernel="fused"),
+        key(is_traced=True),
+    ]
+    assert len({key(), *others}) == 1 + len(others)
+    assert key(SamplerConfig(slots=3)) == key(SamplerConfig(selector="first")) == key()
+
+
+@pytest.mark.parametrize("settings", [{}, {"width_policy": "decided", "temperature": 0.1}, {"resampler": "halt"}])
+def test_shards_run_alone_give_what_they_give_together(settings):
+    model = tiny_model()
+    config = resolve(SamplerConfig(width=6, launch=8, **settings), model)
+    whole = sample(model, TASK, PUZZLES[:5], config)
+    for shard in shards_of(5, config):
+        for slots in (3, 64):
+            alone = run_shard(model, TASK, PUZZLES[:5], replace(config, slots=slots), shard)
+            rows = slice(shard.first_puzzle, shard.first_puzzle + shard.puzzles)
+            columns = slice(shard.first_trajectory, shard.first_trajectory + shard.trajectories)
+            for name in ("candidates", "steps", "halt", "lineage"):
+                counted = whole.is_counted[rows, columns]
+                assert np.array_equal(getattr(alone, name)[counted], getattr(whole, name)[rows, columns][counted])
+
+
+def test_a_shard_ends_between_two_steps_where_its_watcher_says_so():
+    model, steps = tiny_model(), []
+    config = resolve(SamplerConfig(width=4, launch=8, halting="fixed"), model)
+
+    def stop(view):
+        steps.append(int(view.step.max()))
+        if len(steps) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_shard(model, TASK, PUZZLES[:2], config, shards_of(2, config)[0], on_step=stop)
+    assert steps == [1, 2]
