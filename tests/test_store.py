@@ -35,6 +35,7 @@ ARRAYS = st.dictionaries(
 
 WRITER = """
 import sys
+import time
 from pathlib import Path
 import numpy as np
 from gram.sampler.store import Store
@@ -43,6 +44,7 @@ print("open", flush=True)
 for index in store.missing():
     store.append(index, {"x": np.full(2000, index), "y": np.arange(index % 7)}, 0.25)
     print(index, flush=True)
+time.sleep(600)
 """
 
 
@@ -70,6 +72,12 @@ def assert_same(found: Arrays, wanted: Arrays) -> None:
         assert found[name].dtype == array.dtype
         assert found[name].shape == array.shape
         assert found[name].tobytes() == array.tobytes()
+
+
+@pytest.fixture
+def no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of stores in one test: waiting for the disk would be most of its time."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
 @settings(deadline=None, max_examples=60)
@@ -106,7 +114,7 @@ def test_layout_and_byte_order_of_arrays_do_not_matter(tmp_path: Path) -> None:
             store.append(0, {"x": array.astype(np.int32)})
 
 
-def test_a_file_cut_at_every_byte_of_its_last_record_continues(tmp_path: Path) -> None:
+def test_a_file_cut_at_every_byte_of_its_last_record_continues(tmp_path: Path, no_sync: None) -> None:
     ends = filled(tmp_path)
     whole = (tmp_path / SHARDS_FILE).read_bytes()
     assert ends[-1] == len(whole)
@@ -135,7 +143,7 @@ def test_garbage_behind_the_records_is_cut(tmp_path: Path, tail: bytes) -> None:
     assert (tmp_path / SHARDS_FILE).read_bytes() == whole
 
 
-def test_a_flipped_byte_never_gives_a_wrong_array(tmp_path: Path) -> None:
+def test_a_flipped_byte_never_gives_a_wrong_array(tmp_path: Path, no_sync: None) -> None:
     ends = filled(tmp_path)
     whole = (tmp_path / SHARDS_FILE).read_bytes()
     for place in range(len(whole)):
@@ -357,6 +365,6 @@ def test_a_writer_killed_twenty_times_loses_nothing(tmp_path: Path) -> None:
         kill_writer(tmp_path, rng)
 
 
-def test_no_torch(tmp_path: Path) -> None:
+def test_no_torch() -> None:
     command = "import sys, gram.sampler.store, gram.sampler.trace; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", command], cwd=ROOT).returncode == 0
