@@ -2,14 +2,17 @@
 
 DIR is your checkout of TRM (SamsungSAILMontreal/TinyRecursiveModels), HRM (sapientinc/HRM) or EqR (locuslab/EqR). Its own
 model is built in fp32 with random weights, saved as its training does, imported, and both run side by side; the largest
-difference of the logits after 1 and after `--steps` supervision steps is printed as JSON. Exits 1 where step 1 differs
-by 1e-4 or more. Random weights move an answer more than trained ones, so this is the harder check. EqR's noise is drawn from our generator
-for both, so its noisy steps are compared too. Packages that its models import but a CPU does not need are replaced.
+difference of the logits after 1 and after `--steps` supervision steps is printed as JSON. Exits 1 where step 1, or any
+step that starts from the same state, differs by 1e-4 or more. Untrained attention is chaotic: rounding grows step by
+step until the runs part, as the official model's own does from a start moved by 1e-6 (printed beside). EqR's noise is
+drawn from our generator for both, so its noisy steps are compared too. Packages that the models import but a CPU does
+not need are replaced.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import sys
 import tempfile
@@ -25,7 +28,7 @@ from torch import Tensor, nn
 
 from gram.importers import import_checkpoint
 from gram.kernels.philox import Site, noise
-from gram.kernels.reference import Injection
+from gram.kernels.reference import Injection, Step
 from gram.model import Model
 
 SHARED = {"batch_size": 2, "halt_max_steps": 16, "halt_exploration_prob": 0.1, "expansion": 4, "forward_dtype": "float32"}
@@ -138,24 +141,41 @@ def run(model: nn.Module, ours: Model, family: str, config: dict[str, Any], step
         carry.z_H, carry.z_L = h.clone(), l.clone()
     else:
         carry = inner.reset_carry(torch.ones(rows, dtype=torch.bool), carry)
+    moved = copy.copy(carry)
+    moved.z_H = carry.z_H * (1 + 1e-6 * torch.randn(carry.z_H.shape, generator=generator))
     e_x = ours.embed(puzzles)
-    logits_by_step, halts_by_step, scale = [], [], 0.0
-    for index in range(steps):
-        carry, theirs, q = inner(carry, batch)
+    found: dict[str, list[float]] = {"logits": [], "halt": [], "same_state": [], "moved": [], "size": []}
+
+    def advance(h: Tensor, l: Tensor, index: int) -> tuple[Step, Tensor]:
         step = ours.step(h, l, e_x, step_B=torch.full((rows,), index), injection=injection, **keys)
+        return step, ours.decode(step.h)
+
+    for index in range(steps):
+        _, logits_of_theirs = advance(carry.z_H, carry.z_L, index)
+        step, logits = advance(h, l, index)
         h, l = step.h, step.l
-        halt = q[0] if isinstance(q, tuple) else q
-        logits_by_step.append((theirs - ours.decode(h)).abs().max().item())
-        halts_by_step.append((halt - step.halt).abs().max().item())
-        scale = max(scale, theirs.abs().max().item())
+        carry, theirs, q = inner(carry, batch)
+        if family != "eqr":
+            moved, theirs_moved, _ = inner(moved, batch)
+            found["moved"].append(largest(theirs - theirs_moved))
+        found["logits"].append(largest(theirs - logits))
+        found["same_state"].append(largest(theirs - logits_of_theirs))
+        found["halt"].append(largest((q[0] if isinstance(q, tuple) else q) - step.halt))
+        found["size"].append(largest(theirs))
     return {
-        "after_1": logits_by_step[0],
-        f"after_{steps}": logits_by_step[-1],
-        "largest": max(logits_by_step),
-        "halt_after_1": halts_by_step[0],
-        "halt_largest": max(halts_by_step),
-        "largest_logit": scale,
+        "after_1": found["logits"][0],
+        f"after_{steps}": found["logits"][-1],
+        "any_step_from_the_same_state": max(found["same_state"]),
+        f"theirs_after_{steps}_from_a_start_moved_by_1e-6": found["moved"][-1] if found["moved"] else None,
+        "halt_after_1": found["halt"][0],
+        f"halt_after_{steps}": found["halt"][-1],
+        "largest_logit": max(found["size"]),
     }
+
+
+def largest(x: Tensor) -> float:
+    """The largest size of any element."""
+    return x.abs().max().item()
 
 
 def our_normals(ours: Model, keys: dict[str, Any]) -> Callable[[Tensor], Tensor]:
@@ -181,7 +201,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     family = family_of(options.peer_repo)
-    rows, drawn = [], torch.randn_like
+    rows: list[dict[str, Any]] = []
+    drawn = torch.randn_like
     for name in options.variant or VARIANTS[family]:
         config = SHARED | {"num_puzzle_identifiers": 1} | VARIANTS[family][name]
         if family == "eqr":
@@ -192,7 +213,7 @@ def main() -> int:
         torch.randn_like = drawn
         rows.append({"family": family, "variant": name, **found, "elapsed_s": round(time.perf_counter() - started, 1)})
         print(json.dumps(rows[-1]), flush=True)
-    return int(any(row["after_1"] >= LIMIT for row in rows))
+    return int(any(max(row["after_1"], row["any_step_from_the_same_state"]) >= LIMIT for row in rows))
 
 
 if __name__ == "__main__":
