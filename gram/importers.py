@@ -56,7 +56,15 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 COMMON = {"num_heads": 8, "rope_theta": 10000.0, "rms_norm_eps": 1e-5, "halt_max_steps": 16}
 PASSED_OVER = {
     *("name", "short_name", "loss", "halt_exploration_prob", "expansion", "puzzle_emb_ndim", "forward_dtype"),
-    *("no_ACT_continue", "board_height", "board_width", "batch_size", "num_puzzle_identifiers", "H_layers"),
+    *(
+        "no_ACT_continue",
+        "puzzle_emb_len",
+        "board_height",
+        "board_width",
+        "batch_size",
+        "num_puzzle_identifiers",
+        "H_layers",
+    ),
     *("disable_act_halt", "act_inference", "halt_threshold", "halt_confirm_steps", "halt_confirm_mode"),
 }
 """Settings that change no logit, or that the tensors' shapes tell."""
@@ -144,7 +152,9 @@ def import_checkpoint(family: str, file: Path, *, settings: Path | None = None, 
     read = _read_settings(family, arch, str(settings or file))
     config, weights = _convert(family, tensors, read, task)
     if tensors.left:
-        raise CheckpointError(f"{file}: {min(tensors.left)} is not a tensor of a {family.upper()} model that ours computes")
+        raise CheckpointError(
+            f"{file}: {min(tensors.left)} is not a tensor of a {family.upper()} model that ours computes"
+        )
     model = Model(config)
     model.load_state_dict(weights, assign=True)
     card = {
@@ -214,7 +224,9 @@ def _convert(
     settings.agree("mlp_t", is_token_mixer)
 
     registers = _registers(tensors, settings, dim)
-    positions = tensors.take("embed_pos.embedding_weight", None, dim) if tensors.has("embed_pos.embedding_weight") else None
+    positions = (
+        tensors.take("embed_pos.embedding_weight", None, dim) if tensors.has("embed_pos.embedding_weight") else None
+    )
     tokens = _tokens(tensors, vocabulary, len(registers), positions, task)
     settings.agree("seq_len", tokens)
     blocks = tensors.layers("L_level")
@@ -281,9 +293,7 @@ def _convert(
     return config, weights
 
 
-def _swiglu(
-    tensors: _Tensors, theirs: str, weights: dict[str, Tensor], ours: str, width: int, hidden: int
-) -> int:
+def _swiglu(tensors: _Tensors, theirs: str, weights: dict[str, Tensor], ours: str, width: int, hidden: int) -> int:
     """Moves one SwiGLU; returns its hidden width, which all blocks must share (1: the first block decides)."""
     gate_up = tensors.take(theirs + "gate_up_proj.weight", None if hidden == 1 else 2 * hidden, width)
     weights[ours + "gate_up"] = gate_up
@@ -316,7 +326,9 @@ def _tokens(tensors: _Tensors, vocabulary: int, registers: int, positions: Tenso
     length = mixer.shape[-1] if mixer is not None else None if positions is None else positions.shape[0]
     if length is not None:
         if length <= registers:
-            raise CheckpointError(f"{tensors.where}: sequence must be longer than {registers} prefix tokens, got {length}")
+            raise CheckpointError(
+                f"{tensors.where}: sequence must be longer than {registers} prefix tokens, got {length}"
+            )
         return int(length) - registers
     if task is not None:
         return get_task(task).tokens
@@ -345,7 +357,9 @@ def _path(settings: _Settings) -> dict[str, Any]:
     """EqR's settings. Their `lambda_` is the share of the new state."""
     deviations = settings.number("H_init_std"), settings.number("L_init_std")
     if deviations[0] != deviations[1]:
-        raise CheckpointError(f"{settings.where}: L_init_std must equal H_init_std {deviations[0]}, got {deviations[1]}")
+        raise CheckpointError(
+            f"{settings.where}: L_init_std must equal H_init_std {deviations[0]}, got {deviations[1]}"
+        )
     return {
         "path_keep": 1 - settings.number("lambda_"),
         "path_noise": settings.number("noise_scale"),

@@ -316,4 +316,5 @@ def truncated(normal: Tensor) -> Tensor:
     """Standard normal numbers as numbers of the normal truncated at +-2, scaled to deviation 1: by its quantiles."""
     share = math.erf(2**0.5)
     deviation = math.sqrt(1 - 4 * math.exp(-2) / math.sqrt(2 * math.pi) / share)
-    return torch.special.erfinv(share * torch.special.erf(normal * 0.5**0.5)) * (2**0.5 / deviation)
+    drawn: Tensor = torch.special.erfinv(share * torch.special.erf(normal * 0.5**0.5)) * (2**0.5 / deviation)
+    return drawn

@@ -31,7 +31,13 @@ from gram.kernels.philox import Site, noise
 from gram.kernels.reference import Injection, Step
 from gram.model import Model
 
-SHARED = {"batch_size": 2, "halt_max_steps": 16, "halt_exploration_prob": 0.1, "expansion": 4, "forward_dtype": "float32"}
+SHARED = {
+    "batch_size": 2,
+    "halt_max_steps": 16,
+    "halt_exploration_prob": 0.1,
+    "expansion": 4,
+    "forward_dtype": "float32",
+}
 SUDOKU = {"seq_len": 81, "vocab_size": 11}
 MAZE = {"seq_len": 900, "vocab_size": 6}
 TRM = {"H_cycles": 3, "H_layers": 0, "L_layers": 2, "hidden_size": 512, "num_heads": 8, "puzzle_emb_ndim": 512}

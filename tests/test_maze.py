@@ -151,7 +151,9 @@ def test_published_rows(gram_data):
 
 def test_published_columns_of_hugging_face(tmp_path):
     path = tmp_path / "test.csv"
-    path.write_text("source,question,answer,rating\nx,S              G,SoooooooooooooG,7\n".replace("ooooooooooooo", "oo"))
+    path.write_text(
+        "source,question,answer,rating\nx,S              G,SoooooooooooooG,7\n".replace("ooooooooooooo", "oo")
+    )
     with pytest.raises(PuzzleError, match="test.csv:2: maze4 answer must have 16 symbols, got 4"):
         SMALL.load(path)
     path.write_text("source,question,answer,rating\nx,S              G,Sooo   o   o   G,7\n")

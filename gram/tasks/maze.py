@@ -54,9 +54,7 @@ class Maze:
         self.least_steps = max(3, 110 * n * n // 900)
         self.summary = f"{n}x{n} maze, a shortest path of at least {self.least_steps} steps; any shortest one is right"
         place = np.arange(n * n).reshape(n, n)
-        self._symmetries = np.stack(
-            [np.rot90(turned, k).reshape(-1) for turned in (place, place.T) for k in range(4)]
-        )
+        self._symmetries = np.stack([np.rot90(turned, k).reshape(-1) for turned in (place, place.T) for k in range(4)])
         self._made: dict[str, dict[int, tuple[Tokens, Tokens, int]]] = {"train": {}, "test": {}}
 
     def _make(self, split: str, index: int) -> tuple[Tokens, Tokens, int]:

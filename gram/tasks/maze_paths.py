@@ -48,9 +48,7 @@ def distances(is_open: NDArray[np.bool_], start: int, n: int) -> Cells:
     return np.array(found, dtype=np.int64).reshape(width, width)[1:-1, 1:-1].reshape(-1)
 
 
-def levels_of(
-    mazes: NDArray[np.uint8], n: int, wall: int, start: int, goal: int
-) -> tuple[Cells, NDArray[np.int64]]:
+def levels_of(mazes: NDArray[np.uint8], n: int, wall: int, start: int, goal: int) -> tuple[Cells, NDArray[np.int64]]:
     """Levels `[P, L]` of mazes `[P, L]` and the steps of their shortest paths `[P]`.
 
     -1 steps (and no levels) where no way leads from start to goal, or the grid has not one of each.
