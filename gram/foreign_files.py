@@ -49,14 +49,14 @@ def read_archive(path: Path) -> dict[str, Any]:
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
     except Exception as error:
-        raise CheckpointError(f"{path}: must be a file of torch.save, got one that cannot be read ({_short(error)})")
+        raise CheckpointError(f"{path}: must be a torch.save file, but cannot be read ({_short(error)})") from None
     if refused := sorted(name for name in names if not BLANKS.fullmatch(name)):
         raise CheckpointError(f"{path}: must hold tensors and plain values, got {refused[0]}, which would run code")
     try:
         with torch.serialization.safe_globals([(Blank, name) for name in names]):
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise CheckpointError(f"{path}: must be a file of torch.save, got one that cannot be read ({_short(error)})")
+        raise CheckpointError(f"{path}: must be a torch.save file, but cannot be read ({_short(error)})") from None
     if not isinstance(found, dict):
         raise CheckpointError(f"{path}: must hold a dictionary of tensors, got {type(found).__name__}")
     return found

@@ -13,7 +13,7 @@ transitions of `L_cycles` low-level updates. What becomes of their tensors (D co
     inner.lm_head.weight [V, D]                  decoder
     inner.q_head.weight [2, D], bias [2]         halt: row 0. Row 1, the logit to continue, is dropped
 
-The LPRM is zero. What shapes do not tell (cycles, heads, rotary base) is in the project's settings (`all_config.yaml`, or
+The LPRM is zero. What shapes do not tell (cycles, heads, rotary base) is in the run's settings (`all_config.yaml`, or
 the file itself for EqR); without them stand the published runs' values, and the card says which were assumed.
 """
 
@@ -72,8 +72,8 @@ HALF_VARIANCE = 0.707106781
 """Their factor on embedding + learned positions."""
 NOTES = {
     "trm": "halt logit: output 0 of q_head; TRM's training halts where it is above 0 (probability .5)",
-    "hrm": "halt logit: output 0 of q_head (halt); HRM's own rule, halt above continue, needs output 1, which is dropped",
-    "eqr": "halt logit: output 0 of q_head on the first token; EqR picks by the residual and takes its noise at evaluation",
+    "hrm": "halt logit: output 0 of q_head (halt); HRM's rule, halt above continue, needs output 1, which is dropped",
+    "eqr": "halt logit: output 0 of q_head on the first token; EqR picks by residual, and its noise stays on",
 }
 
 
@@ -309,13 +309,13 @@ def _registers(tensors: _Tensors, settings: _Settings, dim: int) -> Tensor:
     if table.shape[0] != 1:
         raise CheckpointError(
             f"{tensors.where}: inner.puzzle_emb.weights must hold 1 puzzle identifier (Sudoku, mazes), got "
-            f"{table.shape[0]:,}: an ARC checkpoint needs its data set's identifiers.json and a model conditioned on it, "
+            f"{table.shape[0]:,}: an ARC checkpoint needs its data set's identifiers.json and a model that reads it, "
             "which is not supported"
         )
     length = settings.number("puzzle_emb_len") or -(-table.shape[1] // dim)
     if table.shape[1] > length * dim:
         raise CheckpointError(
-            f"{tensors.where}: inner.puzzle_emb.weights must fill {length} tokens of {dim}, got {table.shape[1]} columns"
+            f"{tensors.where}: inner.puzzle_emb.weights must fill {length} x {dim} columns, got {table.shape[1]}"
         )
     return torch.nn.functional.pad(table[0], (0, length * dim - table.shape[1])).view(length, dim)
 

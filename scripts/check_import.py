@@ -1,6 +1,6 @@
 """Holds an imported model against the official code: `python scripts/check_import.py --peer-repo DIR [--variant NAME]`.
 
-DIR is your checkout of TRM (SamsungSAILMontreal/TinyRecursiveModels), HRM (sapientinc/HRM) or EqR (locuslab/EqR). Its own
+DIR is your checkout of TRM (SamsungSAILMontreal/TinyRecursiveModels), HRM (sapientinc/HRM) or EqR (locuslab/EqR). Its
 model is built in fp32 with random weights, saved as its training does, imported, and both run side by side; the largest
 difference of the logits after 1 and after `--steps` supervision steps is printed as JSON. Exits 1 where step 1, or any
 step that starts from the same state, differs by 1e-4 or more. Untrained attention is chaotic: rounding grows step by

@@ -265,7 +265,7 @@ class Malice:
         ("trm", changed(H_init=torch.zeros(DIM, dtype=torch.int8)), {}, "must be dense floating point"),
         ("trm", changed(H_init="text"), {}, "inner.H_init must be a tensor, got str"),
         ("trm", changed(puzzle_emb__weights=torch.zeros(1200, DIM)), {}, "got 1,200: an ARC checkpoint needs"),
-        ("trm", changed(puzzle_emb__weights=torch.zeros(1, 99)), {}, "must fill 3 tokens of 16, got 99"),
+        ("trm", changed(puzzle_emb__weights=torch.zeros(1, 99)), {}, "must fill 3 x 16 columns, got 99"),
         ("trm", state_dict("trm"), {"puzzle_emb_len": 4}, "task must be named (--task), got 80 tokens"),
         ("trm", state_dict("trm", vocabulary=9), {}, "task must be named (--task), got 81 tokens of vocabulary 9"),
         ("trm", state_dict("trm", "self_attn", vocabulary=9), {}, "for a vocabulary other than 11, 6, 12, got 9"),

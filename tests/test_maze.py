@@ -154,7 +154,7 @@ def test_published_columns_of_hugging_face(tmp_path):
     path.write_text(
         "source,question,answer,rating\nx,S              G,SoooooooooooooG,7\n".replace("ooooooooooooo", "oo")
     )
-    with pytest.raises(PuzzleError, match="test.csv:2: maze4 answer must have 16 symbols, got 4"):
+    with pytest.raises(PuzzleError, match=r"test\.csv:2: maze4 answer must have 16 symbols, got 4"):
         SMALL.load(path)
     path.write_text("source,question,answer,rating\nx,S              G,Sooo   o   o   G,7\n")
     assert SMALL.load(path).ratings.tolist() == [7]

@@ -1,10 +1,10 @@
 """ARC-AGI test inputs as tokens: grids on a 30x30 canvas, in the tokens and order of HRM's and TRM's data set.
 
-Shapes: `L = A = 900` tokens row by row, `P` puzzles. Tokens: 0 padding, 1 end, 2 .. 11 the colours 0 .. 9. A grid stands
-at the top left, end tokens below its last row and beside its last column.
+Shapes: `L = A = 900` tokens row by row, `P` puzzles. Tokens: 0 padding, 1 end, 2 .. 11 the colours 0 .. 9. A grid
+stands at the top left, end tokens below its last row and beside its last column.
 
-What this is not: ARC has no rules to check, so there is no verifier. `verify` is a checker: equality with the outputs of
-the files that this task has loaded; it refuses puzzles of any other origin. There are no puzzles of its own, no
+What this is not: ARC has no rules to check, so there is no verifier. `verify` is a checker: equality with the outputs
+of the files that this task has loaded; it refuses puzzles of any other origin. There are no puzzles of its own, no
 generator. A model of ours sees one grid, not the demonstrations; TRM learns each task as an identifier instead.
 Augmentation, voting and the two attempts stand in `gram/tasks/arc_augment.py`.
 """

@@ -1,8 +1,8 @@
 """Mazes on an n x n grid: mark a shortest path from S to G. `maze30` is the published 30x30-hard data set's task.
 
-Shapes: `n` side, `L = A = n * n` tokens, `P` puzzles, `S` solutions. Tokens, in the order of HRM's and TRM's data set: 0
-padding, then `#` wall, space, `S`, `G`, `o` path as 1 .. 5. The answer is the grid with the cells between S and G marked
-`o`. Published mazes have many shortest paths (up to 10^12), so any of them is right, not only the stored one.
+Shapes: `n` side, `L = A = n * n` tokens, `P` puzzles, `S` solutions. Tokens, in the order of HRM's and TRM's data set:
+0 padding, then `#` wall, space, `S`, `G`, `o` path as 1 .. 5. The answer is the grid with the cells between S and G
+marked `o`. Published mazes have many shortest paths (up to 10^12), so any of them is right, not only the stored one.
 Generated mazes are walls at random with a shortest path as long as the published ones' (110 steps at n = 30); a maze
 belongs to the test split by a hash that its eight symmetries share.
 """
