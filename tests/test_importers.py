@@ -3,6 +3,8 @@
 `scripts/check_import.py` holds them against the official code, which the project does not carry.
 """
 
+import csv
+import gzip
 import json
 import os
 import subprocess
@@ -22,6 +24,7 @@ from gram.importers import import_checkpoint, write
 from gram.kernels import reference
 from gram.kernels.philox import Site, noise
 from gram.kernels.reference import Injection
+from gram.tasks.registry import get_task
 
 DIM, HEADS, TOKENS = 16, 2, 81
 ROOT = Path(__file__).parent.parent
@@ -353,6 +356,17 @@ torch.save({"model": state, "carry": carry, "numpy": np.random.get_state(), "pyt
     assert "models.eqr.ModelCarry" in torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
     assert import_checkpoint("eqr", path).model.config.tokens == TOKENS
     assert not any("Blank" in str(known) for known in torch.serialization.get_safe_globals())
+
+
+def test_sudoku_tokens_are_the_published_ones(gram_data):
+    path = gram_data / "sudoku_extreme_1k" / "public_800.csv.gz"
+    with gzip.open(path, "rt", newline="") as file:
+        rows = list(csv.DictReader(file))
+    loaded = get_task("sudoku9").load(path)
+    for row, puzzle, answer in zip(rows, loaded.puzzles, loaded.answers, strict=True):
+        # HRM's and TRM's: 0 for a blank, plus 1.
+        assert puzzle.tolist() == [int(symbol) + 1 for symbol in row["question"].replace(".", "0")]
+        assert answer.tolist() == [int(symbol) + 1 for symbol in row["answer"]]
 
 
 @pytest.mark.slow
