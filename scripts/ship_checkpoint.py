@@ -141,7 +141,8 @@ halting by the halt head; means over {seeds} sampling seed{"s" if seeds > 1 else
 ## Heads
 
 Against full depth on the same puzzles (`{full["command"]}`: single accuracy
-{full["single_accuracy"]:.4f}), halting costs {full["cost_of_halting_points"]:.2f} points of single accuracy and takes {share:.0f} % of the steps.
+{full["single_accuracy"]:.4f}), halting costs {full["cost_of_halting_points"]:.2f} points of single accuracy
+and takes {share:.0f} % of the steps.
 
 {few_steps}{notes}"""
 
