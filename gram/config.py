@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, TypeVar, get_args
 
 Mixer = Literal["token", "attention"]
+MixerNorm = Literal["columns", "tokens"]
 NoiseOrder = Literal["before", "after"]
 Guidance = Literal["full", "mean", "noise", "none"]
 Positions = Literal["learned", "rotary", "both", "none"]
-HeadReadout = Literal["mean", "register"]
+HeadReadout = Literal["mean", "register", "first"]
 Injector = Literal["none", "prior", "gaussian", "path"]
 NoiseSite = Literal["h", "l", "both"]
 Resampler = Literal["none", "lprm", "halt", "lprm-increment", "halt-increment"]
@@ -68,6 +69,9 @@ class ModelConfig:
     """Post-norm blocks in one core (`f_L` or `f_H`)."""
     mixer: Mixer = "token"
     """What mixes tokens: `token` (SwiGLU over the token axis) or `attention` (non-causal)."""
+    mixer_norm: MixerNorm = "columns"
+    """What the RMSNorm after the mixer runs over: every token's columns, or every column's tokens (TRM and EqR where
+    a SwiGLU mixes tokens: their code norms what it has transposed)."""
     mixer_hidden: int = 128
     """Hidden width of the token mixer; unused by attention."""
     heads: int = 4
@@ -107,7 +111,7 @@ class ModelConfig:
     log_sigma_range: float = 1.25
     """Half-width of the interval that bounds `log sigma`."""
     head_readout: HeadReadout = "mean"
-    """What halt head and LPRM read: the mean over tokens or the first register."""
+    """What halt head and LPRM read: the mean over tokens, the first register, or the first of all tokens (EqR)."""
     head_hidden: int = 0
     """Hidden width of the heads' position-wise SwiGLU, applied before the readout; 0 is one linear map of the
     readout."""
@@ -125,6 +129,7 @@ class ModelConfig:
             _at_least(name, getattr(self, name), 0)
         for name, choices in (
             ("mixer", get_args(Mixer)),
+            ("mixer_norm", get_args(MixerNorm)),
             ("positions", get_args(Positions)),
             ("guidance", get_args(Guidance)),
             ("noise_order", get_args(NoiseOrder)),

@@ -33,6 +33,7 @@ def spec_of(config: ModelConfig) -> Spec:
         dim=config.dim,
         blocks=config.blocks,
         mixer=config.mixer,
+        mixer_norm=config.mixer_norm,
         heads=config.heads,
         is_rotary=config.positions in ("rotary", "both"),
         rope_theta=config.rope_theta,

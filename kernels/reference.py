@@ -18,6 +18,7 @@ vocabulary. Weights are stored `[out, in]`, as `torch.nn.functional.linear` take
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -44,6 +45,7 @@ class Spec:
     dim: int
     blocks: int
     mixer: str
+    mixer_norm: str
     heads: int
     is_rotary: bool
     rope_theta: float
@@ -94,10 +96,10 @@ class Step(NamedTuple):
     """Predicted final accuracy `[B]`, fp32."""
 
 
-def rmsnorm(x: Tensor, eps: float) -> Tensor:
-    """`x / rms(x)` over the last axis, without weight; computed in fp32, returned in `x`'s dtype."""
+def rmsnorm(x: Tensor, eps: float, axis: int = -1) -> Tensor:
+    """`x / rms(x)` over one axis, without weight; computed in fp32, returned in `x`'s dtype."""
     wide = x.to(torch.float32)
-    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+    return (wide * torch.rsqrt(wide.square().mean(axis, keepdim=True) + eps)).to(x.dtype)
 
 
 def swiglu(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
@@ -149,7 +151,7 @@ def core(weights: Weights, name: str, x_BLD: Tensor, spec: Spec) -> Tensor:
             mixed = mix_tokens(x_BLD, weights[mixer + "gate_up"], weights[mixer + "down"])
         else:
             mixed = attend(x_BLD, weights[mixer + "qkv"], weights[mixer + "out"], spec)
-        x_BLD = rmsnorm(x_BLD + mixed, spec.norm_eps)
+        x_BLD = rmsnorm(x_BLD + mixed, spec.norm_eps, axis=1 if spec.mixer_norm == "tokens" else -1)
         x_BLD = rmsnorm(x_BLD + swiglu(x_BLD, weights[channel + "gate_up"], weights[channel + "down"]), spec.norm_eps)
     return x_BLD
 
@@ -215,7 +217,7 @@ def read_head(weights: Weights, name: str, h: Tensor, spec: Spec) -> Tensor:
     if name + ".gate_up" in weights:
         gate, up = linear(h, weights[name + ".gate_up"]).chunk(2, dim=-1)
         h = silu(gate) * up  # a SwiGLU whose last layer comes after the readout
-    readout = h[:, 0] if spec.head_readout == "register" else h.to(torch.float32).mean(1).to(h.dtype)
+    readout = h.to(torch.float32).mean(1).to(h.dtype) if spec.head_readout == "mean" else h[:, 0]
     return linear(readout, weights[name + ".weight"], weights[name + ".bias"]).squeeze(-1).to(torch.float32)
 
 
@@ -289,17 +291,30 @@ def supervision_step(
 def initial_noise(
     spec: Spec, *, seed: int, puzzle_hash_B: Tensor, trajectory_B: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Random initial `h` and `l`, fp32 `[B, L, D]`, of deviation `scale` (EqR draws one for every trajectory)."""
+    """Random initial `h` and `l`, fp32 `[B, L, D]`, of deviation `scale` (EqR draws one for every trajectory).
+
+    EqR's code draws them from the normal distribution truncated at two deviations, widened to deviation 1 again.
+    """
     h, l = (
         scale
-        * noise(
-            (spec.tokens, spec.dim),
-            seed=seed,
-            site=Site.INITIAL_STATE,
-            transition_B=torch.full_like(trajectory_B, state),
-            trajectory_B=trajectory_B,
-            puzzle_hash_B=puzzle_hash_B,
+        * truncated(
+            noise(
+                (spec.tokens, spec.dim),
+                seed=seed,
+                site=Site.INITIAL_STATE,
+                transition_B=torch.full_like(trajectory_B, state),
+                trajectory_B=trajectory_B,
+                puzzle_hash_B=puzzle_hash_B,
+            )
         )
         for state in (0, 1)
     )
     return h, l
+
+
+def truncated(normal: Tensor) -> Tensor:
+    """Standard normal numbers as numbers of the normal truncated at +-2, scaled to deviation 1: by its quantiles."""
+    share = math.erf(2**0.5)
+    deviation = math.sqrt(1 - 4 * math.exp(-2) / math.sqrt(2 * math.pi) / share)
+    drawn: Tensor = torch.special.erfinv(share * torch.special.erf(normal * 0.5**0.5)) * (2**0.5 / deviation)
+    return drawn

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import statistics
 import subprocess
@@ -20,6 +21,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = (0, 1, 2)
 FEW_STEPS = (2, 3)
+FEW_PUZZLES = ("--limit", "300")
+"""Of the runs that compare halting with full depth, and few steps with each other."""
 SHOWN = (
     "single_accuracy",
     "accuracy",
@@ -56,18 +59,19 @@ def measure(task: str, name: str, *, is_stochastic: bool) -> dict[str, Any]:
     figures["commands"] = [command for command, _ in runs]
     figures["versions"] = runs[0][1]["versions"]
 
-    command, full = evaluate(*common, "--halting", "fixed")
+    command, full = evaluate(*common, "--halting", "fixed", *FEW_PUZZLES)
+    _, halted = evaluate(*common, *FEW_PUZZLES)
     figures["full_depth"] = {
         "command": command,
         "single_accuracy": full["single_accuracy"],
         "accuracy": full["accuracy"],
         "mean_steps": full["mean_steps"],
-        "cost_of_halting_points": round(100 * (full["single_accuracy"] - runs[0][1]["single_accuracy"]), 3),
-        "share_of_steps": round(runs[0][1]["mean_steps"] / full["mean_steps"], 4),
+        "cost_of_halting_points": round(100 * (full["single_accuracy"] - halted["single_accuracy"]), 3),
+        "share_of_steps": round(halted["mean_steps"] / full["mean_steps"], 4),
     }
     figures["few_steps"] = []
     for depth in FEW_STEPS if is_stochastic else ():
-        command, few = evaluate(*common, "--halting", "fixed", "--depth", str(depth), "--limit", "300")
+        command, few = evaluate(*common, "--halting", "fixed", "--depth", str(depth), *FEW_PUZZLES)
         keys = ("single_accuracy", "accuracy", "pass_at_width", "lprm_auroc", "halt_auroc", "auroc_puzzles")
         figures["few_steps"].append({"command": command, "depth": depth, **{key: few[key] for key in keys}})
     return figures
@@ -105,6 +109,8 @@ trajectories):
     full, low_high = figures["full_depth"], figures["single_accuracy_interval"]
     share = 100 * full["share_of_steps"]
     commands = "\n".join(f"    {command}" for command in figures["commands"])
+    scale = card.get("noise_scale", 1.0)
+    scaled = f"| deviation of the prior's noise, scaled after training by | {scale:g} |\n" if scale != 1 else ""
     return f"""# {name}
 
 {card["description"]}.
@@ -119,7 +125,7 @@ trajectories):
 | optimiser steps a second, median | {card["steps_per_s"]:.2f}, so {steps_minutes:.1f} minutes |
 | parameters | {card["parameters"]:,} |
 | log | `log.jsonl` |
-
+{scaled}
 ## Held-out figures
 
 {figures["puzzles"]:,} puzzles, {figures["width"]} trajectories each, at most {figures["depth"]} supervision steps,
@@ -134,8 +140,9 @@ halting by the halt head; means over {seeds} sampling seed{"s" if seeds > 1 else
 
 ## Heads
 
-Against full depth (`{full["command"]}`: single accuracy {full["single_accuracy"]:.4f}), halting costs
-{full["cost_of_halting_points"]:.2f} points of single accuracy and takes {share:.0f} % of the steps.
+Against full depth on the same puzzles (`{full["command"]}`: single accuracy
+{full["single_accuracy"]:.4f}), halting costs {full["cost_of_halting_points"]:.2f} points of single accuracy
+and takes {share:.0f} % of the steps.
 
 {few_steps}{notes}"""
 
@@ -150,12 +157,22 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of a finished `gram train`")
     parser.add_argument("name", help="name to ship it under")
     parser.add_argument("--card-only", action="store_true", help="keep the figures measured before")
+    parser.add_argument(
+        "--noise-scale",
+        type=float,
+        default=1.0,
+        help="factor on the deviation of the prior's noise, folded into log_sigma_center; choose on training puzzles",
+    )
     arguments = parser.parse_args()
     target = ROOT / "gram" / "weights" / arguments.name
     target.mkdir(parents=True, exist_ok=True)
     for file in ("config.json", "model.safetensors", "log.jsonl"):
         shutil.copyfile(arguments.run / file, target / file)
     card = json.loads((arguments.run / "card.json").read_text())
+    card["noise_scale"] = arguments.noise_scale
+    config = json.loads((target / "config.json").read_text())
+    config["log_sigma_center"] += math.log(arguments.noise_scale)
+    (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     card["steps_per_s"] = round(typical_speed(target / "log.jsonl"), 3)
     is_stochastic = card["recipe"]["model"]["guidance"] in ("full", "noise")
     if arguments.card_only:

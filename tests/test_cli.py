@@ -162,7 +162,12 @@ def test_generate_counts_valid_and_distinct(gram: Command, trained: str) -> None
 def test_eval_writes_what_it_prints(gram: Command, tmp_path: Path) -> None:
     folder = tmp_path / "new" / "out"
     report = gram.json("eval", "--limit", "3", "--out", str(folder))
-    assert sorted(path.name for path in folder.iterdir()) == ["predictions.jsonl", "results.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "plan.json",
+        "predictions.jsonl",
+        "results.json",
+        "shards.bin",
+    ]
     assert json.loads((folder / "results.json").read_text()) == report
     lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     assert len(lines) == report["puzzles"] == 3
@@ -190,10 +195,9 @@ def test_eval_on_screen_and_its_progress(gram: Command, trained: str, monkeypatc
 
 def test_limit_takes_the_first_of_one_permutation(gram: Command, tmp_path: Path) -> None:
     def puzzles(*arguments: str) -> list[str]:
-        gram.json("eval", "--out", str(tmp_path / "out"), "--width", "1", *arguments)
-        return [
-            json.loads(line)["puzzle"] for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
-        ]
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        gram.json("eval", "--out", str(folder), "--width", "1", *arguments)
+        return [json.loads(line)["puzzle"] for line in (folder / "predictions.jsonl").read_text().splitlines()]
 
     assert puzzles("--limit", "4")[:2] == puzzles("--limit", "2")
     file = tmp_path / "puzzles.txt"
@@ -254,3 +258,68 @@ def test_a_signal_ends_a_run_with_one_line_and_no_files(trained: str, tmp_path: 
     assert len(err.splitlines()) == 1
     assert "SIGTERM" in err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_killed_evaluation_goes_on_and_ends_alike(gram: Command, tmp_path: Path) -> None:
+    """The log cut at several places, as a kill leaves it: the same command gives the same figures and files."""
+    whole = gram.json("eval", "--out", str(tmp_path / "whole"))
+    log = (tmp_path / "whole" / "shards.bin").read_bytes()
+    for size in (0, 10, len(log) // 2, len(log) - 1):
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        (folder / "plan.json").write_bytes((tmp_path / "whole" / "plan.json").read_bytes())
+        (folder / "shards.bin").write_bytes(log[:size])
+        again = gram.json("eval", "--out", str(folder))
+        timed = ("elapsed_s", "trajectories_per_s", "command")
+        assert {key: again[key] for key in again if key not in timed} == {
+            key: whole[key] for key in whole if key not in timed
+        }
+        predictions = [
+            path.read_text() for path in (folder / "predictions.jsonl", tmp_path / "whole" / "predictions.jsonl")
+        ]
+        assert predictions[0] == predictions[1]
+
+
+def test_a_folder_of_another_run_is_refused(gram: Command, tmp_path: Path) -> None:
+    gram.sample("eval", "--out", str(tmp_path))
+    before = (tmp_path / "shards.bin").read_bytes()
+    code, _, err = gram("eval", TASK, "--checkpoint", gram.directory, "--width", "3", "--out", str(tmp_path))
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "width" in err
+    assert (tmp_path / "shards.bin").read_bytes() == before
+
+
+def test_a_trace_holds_every_step(gram: Command, tmp_path: Path) -> None:
+    from gram.sampler.trace import Traces
+
+    summary = gram.json("sample", "--trace", str(tmp_path), "--halting", "fixed")
+    with Traces.open(tmp_path) as traces:
+        blocks = list(traces.blocks())
+        assert (traces.width, traces.depth, traces.about["checkpoint"]) == (4, 3, gram.directory)
+    steps = sum(int(block.steps.sum()) for block in blocks)
+    assert steps == summary["supervision_steps"] == summary["trajectories"] * 3
+    evaluated = gram.json("eval", "--halting", "fixed")
+    right = sum(int(block.is_right[:, :, -1].sum()) for block in blocks)
+    assert right / summary["trajectories"] == pytest.approx(evaluated["single_accuracy"])
+    assert summary["trajectories_sha256"] == evaluated["trajectories_sha256"]
+
+
+def test_an_interrupted_run_keeps_what_was_finished(trained: str, tmp_path: Path) -> None:
+    """Ctrl-C in the middle: exit code 130, one line that names the folder, and the same command finishes."""
+    arguments = [
+        "sample", TASK, "--checkpoint", trained, "--out", str(tmp_path / "run"), "--width", "4000", "--launch", "8",
+        "--slots", "8", "--quiet",
+    ]  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-m", "gram", *arguments], stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "run" / "shards.bin"
+    deadline = time.monotonic() + 120
+    while not (log.is_file() and log.stat().st_size) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "holds what was finished" in err
+    from gram.sampler.store import Store
+
+    with Store.read_only(tmp_path / "run") as store:
+        assert 0 < len(store.done()) < store.shard_count

@@ -14,7 +14,7 @@ from gram.tasks.identity import puzzle_hash
 from gram.tasks.protocol import PuzzleError, Task
 from gram.tasks.registry import get_task, task_names
 
-NAMES = ["nqueens5", "nqueens8", "sudoku4", "sudoku6", "sudoku9", "colouring6", "colouring8"]
+NAMES = ["nqueens5", "nqueens8", "sudoku4", "sudoku6", "sudoku9", "colouring6", "colouring8", "maze6"]
 
 
 @pytest.fixture(params=NAMES)

@@ -24,6 +24,10 @@ POLICIES: dict[str, dict[str, Any]] = {
 
 def bench(
     kind: Annotated[str, typer.Argument(metavar="|".join(KINDS), help="What to measure.")],
+    peer_repo: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Your checkout of the official TRM code: adds rows against its own loop."),
+    ] = None,
     rounds: Annotated[int, typer.Option(parser=whole, metavar="R", help="Paired rounds.")] = 5,
     limit: Annotated[int, typer.Option(parser=whole, metavar="P", help="Puzzles of a timed run.")] = 200,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON there too.")] = None,
@@ -40,7 +44,7 @@ def bench(
     from gram.evals.sampler_benchmark import to_json
 
     rows: list[Row] = []
-    for row in _sampler_rows(rounds, limit):
+    for row in _sampler_rows(rounds, limit, peer_repo):
         rows.append(row)
         if not is_quiet:
             terminal.tell(f"{row.name}: {row.ratio:.2f}")
@@ -55,10 +59,12 @@ def bench(
         _show(rows)
 
 
-def _sampler_rows(rounds: int, limit: int) -> Iterator[Row]:
+def _sampler_rows(rounds: int, limit: int, peer_repo: Path | None) -> Iterator[Row]:
     import gram
-    from gram.evals import sampler_benchmark
+    from gram.evals import peer_benchmark, sampler_benchmark
 
+    if peer_repo is not None:
+        yield from peer_benchmark.rows(peer_repo, rounds=rounds)
     for name in ("nqueens8", "sudoku6"):
         sampler = gram.load(name)
         yield from sampler_benchmark.refill_rows(

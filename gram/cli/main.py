@@ -29,6 +29,7 @@ COMMANDS = {
     "eval": ("gram.cli.eval:evaluate_task", "Accuracy, coverage and speed on many puzzles, with intervals."),
     "train": ("gram.cli.train:train", "Train a checkpoint from a recipe; repeat the command to continue."),
     "bench": ("gram.cli.bench:bench", "Benchmarks: what the engine saves, paired in one run."),
+    "import": ("gram.cli.import_checkpoint:import_foreign", "Convert a checkpoint of TRM, EqR or HRM to ours."),
     "doctor": ("gram.cli.doctor:doctor", "What is installed, which device and kernel path, and why."),
 }
 """Name of each command: its function, as `module:function`, and its line of help."""

@@ -1,115 +1,332 @@
-"""Where finished shards are kept: an append log that survives a kill at any byte. No torch here.
+"""The one result store: what local runs, Ray, resume and traces write shard by shard, and what reports read.
 
-A folder holds `plan.json` (version, plan key, number of shards, facts about the run) and `shards.bin`, records one
-after another, each a header and a payload:
+Not the plan (`gram/sampler/plan.py`) and not what the arrays mean (`gram/sampler/trace.py`). No torch here.
 
-    magic 4 bytes "GRMS", version u16, zero u16, shard index u32, elapsed microseconds u64, payload length u64,
-    BLAKE2b-128 digest of the payload (16 bytes), CRC-32 of the header before it u32      (little-endian, 48 bytes)
-    payload: the shard's arrays in the safetensors format, names sorted
+A store is a folder with two files.
 
-The digest depends on the arrays alone. On opening, records are scanned: one whose payload does not fit its digest
-counts as missing; where no header can be read, everything from there on is cut off (or passed over when only reading).
-Missing shards are run again. The first result of a shard wins; another one with the same digest is passed over, one
-with another digest is an error. Writes reach the disk in groups, at most half a second apart.
+`plan.json`, written atomically before the first record: `version` (1), `plan_key`, `shards` (their number) and `about`
+(what the caller wants a reader to know).
+
+`shards.bin`, a log of records (`gram/sampler/record.py` has their bytes).
+
+A process may be killed, or the machine lose power, at any byte. Opening reads the whole log once, in pieces:
+
+- a record that ends behind the end of the file, or the last one if its payload fails its digest, is a torn tail: it is
+  cut off and its shard is missing;
+- a record whose header is whole and whose payload fails its digest, with more behind it, is skipped: its shard is
+  missing and is appended again;
+- where no header stands (bad magic or CRC), lengths cannot be trusted any more: everything from there on is cut off.
+
+A reader does the same but cuts nothing: it ignores. Of two good records of a shard with one digest the first counts;
+two with different digests are an error.
+
+One process writes: it holds a lock (`flock`) on `shards.bin`, which goes with the process. Records reach the disk in
+groups: at most `SYNC_EVERY_S` apart while records arrive, and at `sync` and `close`. A store is not for several
+threads.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
-import struct
 import time
-import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load as load_arrays
-from safetensors.numpy import save as save_arrays
 
-from gram.checkpoint import write_json
+from gram.sampler.record import HEADER_BYTES, Record, StoreError, digest_of, header_of, payload_of, read_payload, scan
+
+__all__ = ["Store", "StoreError"]
 
 PLAN_FILE = "plan.json"
 SHARDS_FILE = "shards.bin"
 VERSION = 1
 SYNC_EVERY_S = 0.5
-_MAGIC = b"GRMS"
-_FIELDS = struct.Struct("<4sHHIQQ16s")
-_HEADER_BYTES = _FIELDS.size + 4
-_CHUNK = 1 << 20
+"""Longest time between two fsyncs while records arrive: what a power cut can cost; a killed process loses nothing."""
+_LONGEST_VALUE = 60
 
 
-class StoreError(ValueError):
-    """A folder that cannot be used; the message is one line."""
+def _differences(theirs: Any, ours: Any, name: str = "") -> Iterator[str]:
+    """What differs between two JSON values, one phrase each."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for key in dict.fromkeys([*theirs, *ours]):
+            yield from _differences(theirs.get(key), ours.get(key), f"{name}.{key}" if name else key)
+    elif theirs != ours:
+        there, here = json.dumps(theirs), json.dumps(ours)
+        is_short = max(len(there), len(here)) <= _LONGEST_VALUE
+        yield f"{name} is {there} there and {here} here" if is_short else f"{name} differs"
 
 
-class _Record(NamedTuple):
-    """Where a whole record lies."""
-
-    start: int
-    """Of its payload."""
-    length: int
-    digest: bytes
-    elapsed_s: float
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 class Store:
-    """One run's folder. Use `open` or `read_only`, and close it (or use it in a `with`)."""
+    """Results of a plan's shards on disk; made by `open` (one writer) or `read_only` (any number)."""
 
-    def __init__(self, folder: Path, plan: dict[str, Any], file: BinaryIO, *, is_writing: bool) -> None:
-        self.folder, self.plan_key, self.shard_count = folder, str(plan["plan_key"]), int(plan["shards"])
-        self.about: dict[str, Any] = plan["about"]
-        """Facts about the run: task, checkpoint, settings, shards."""
-        self._file, self._is_writing = file, is_writing
-        self._records, self._end = _scan(file, self.shard_count)
-        self._synced_at, self._is_dirty = time.monotonic(), False
-        if is_writing and self._end < file.seek(0, os.SEEK_END):
-            file.truncate(self._end)
-            self._is_dirty = True
-            self.sync()
+    def __init__(self, folder: Path, handle: int, plan: dict[str, Any], *, is_writable: bool) -> None:
+        """For `open` and `read_only` alone."""
+        self._folder, self._path = folder, folder / SHARDS_FILE
+        self._handle, self._plan, self._is_writable = handle, plan, is_writable
+        self._records: dict[int, Record] = {}
+        self._end = self._synced_end = 0
+        self._synced_at_s = time.monotonic()
 
     @classmethod
-    def open(cls, folder: Path, plan_key: str, shards: int, about: Mapping[str, Any]) -> Store:
-        """Starts a run in `folder`, or continues it. Raises `StoreError` where the folder holds another run, is a file
-        or is being written by another process."""
-        if folder.exists() and not folder.is_dir():
-            raise StoreError(f"folder must be a directory, got the file {folder}")
-        path = folder / PLAN_FILE
-        mine = {"version": VERSION, "plan_key": plan_key, "shards": shards, "about": dict(about)}
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / SHARDS_FILE).open("a+b")
+    def open(cls, folder: Path, plan_key: str, shards: int, about: dict[str, Any]) -> Store:
+        """A writer: creates the store in `folder`, or continues the one that is there.
+
+        The `about` of an existing store stays. Raises `StoreError` where the folder holds another plan, another process
+        writes, or nothing can be written.
+        """
+        plan = {"version": VERSION, "plan_key": plan_key, "shards": shards, "about": about}
         try:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise StoreError(f"{folder}: another process is writing there, expected to be the only one") from None
-            if path.is_file():
-                _check(folder, _read_plan(path), mine)
-            elif file.seek(0, os.SEEK_END):
-                raise StoreError(f"{path}: is missing beside {SHARDS_FILE}, expected both or neither")
+            plan = json.loads(json.dumps(plan, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise StoreError(f"about must be JSON, got {error}") from None
+        if folder.exists() and not folder.is_dir():
+            raise StoreError(f"{folder} must be a folder, got a file")
+        if (folder / PLAN_FILE).exists():
+            cls._check_plan(folder, cls._read_plan(folder), plan)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(folder / SHARDS_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StoreError(f"{folder / SHARDS_FILE} cannot be written: {error.strerror}") from None
+        try:
+            cls._lock(folder, handle)
+            if (folder / PLAN_FILE).exists():
+                stored = cls._read_plan(folder)
+                cls._check_plan(folder, stored, plan)
+                plan = stored
+            elif os.fstat(handle).st_size:
+                raise StoreError(f"{folder} holds {SHARDS_FILE} without {PLAN_FILE}: not a store to continue")
             else:
-                write_json(path, mine)
-                _sync_folder(folder)
-            return cls(folder, mine, file, is_writing=True)
+                cls._write_plan(folder, handle, plan)
+            store = cls(folder, handle, plan, is_writable=True)
+            store._fill_index()
+            if os.fstat(handle).st_size > store._end:
+                os.ftruncate(handle, store._end)
+                os.fsync(handle)
+            return store
+        except OSError as error:
+            os.close(handle)
+            raise StoreError(f"{folder} cannot be written: {error.strerror}") from None
         except BaseException:
-            file.close()
+            os.close(handle)
             raise
 
     @classmethod
     def read_only(cls, folder: Path) -> Store:
-        """A finished or running run, to read what it has so far. Raises `StoreError`."""
-        path = folder / PLAN_FILE
-        if not path.is_file():
-            raise StoreError(f"folder must hold a run ({PLAN_FILE}), got {folder}")
+        """A reader of what is stored now, of a finished or a running run; it locks and writes nothing."""
+        if not (folder / PLAN_FILE).is_file():
+            raise StoreError(f"{folder} must be the folder of a run with {PLAN_FILE}, got none")
+        plan = cls._read_plan(folder)
         try:
-            return cls(folder, _read_plan(path), (folder / SHARDS_FILE).open("rb"), is_writing=False)
+            handle = os.open(folder / SHARDS_FILE, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise StoreError(f"{folder / SHARDS_FILE}: {error.strerror}") from None
+            raise StoreError(f"{folder / SHARDS_FILE} cannot be read: {error.strerror}") from None
+        store = cls(folder, handle, plan, is_writable=False)
+        try:
+            store._fill_index()
+        except OSError as error:
+            os.close(handle)
+            raise StoreError(f"{store._path} cannot be read: {error.strerror}") from None
+        except BaseException:
+            os.close(handle)
+            raise
+        return store
+
+    @staticmethod
+    def _read_plan(folder: Path) -> dict[str, Any]:
+        path = folder / PLAN_FILE
+        try:
+            plan = json.loads(path.read_bytes())
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read: {error.strerror}") from None
+        except ValueError as error:
+            raise StoreError(f"{path}: not JSON ({error})") from None
+        if not isinstance(plan, dict) or plan.get("version") != VERSION:
+            version = plan.get("version") if isinstance(plan, dict) else None
+            raise StoreError(f"{path}: version must be {VERSION}, got {version!r}")
+        for name, kind in (("plan_key", str), ("shards", int), ("about", dict)):
+            if not isinstance(plan.get(name), kind):
+                raise StoreError(f"{path}: {name} must be of type {kind.__name__}, got {plan.get(name)!r}")
+        return plan
+
+    @staticmethod
+    def _check_plan(folder: Path, stored: dict[str, Any], plan: dict[str, Any]) -> None:
+        if (stored["plan_key"], stored["shards"]) != (plan["plan_key"], plan["shards"]):
+            found = list(_differences(stored["about"], plan["about"]))
+            if stored["shards"] != plan["shards"]:
+                found.append(f"shards are {stored['shards']} there and {plan['shards']} here")
+            found = found or [f"plan_key is {stored['plan_key'][:12]} there and {plan['plan_key'][:12]} here"]
+            raise StoreError(f"{folder} holds another run: {'; '.join(found)}")
+
+    @staticmethod
+    def _lock(folder: Path, handle: int) -> None:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(f"{folder} is being written by another process") from None
+        except OSError as error:
+            raise StoreError(f"{folder / SHARDS_FILE} cannot be locked: {error.strerror}") from None
+
+    @staticmethod
+    def _write_plan(folder: Path, handle: int, plan: dict[str, Any]) -> None:
+        """Under the lock, so the temporary name needs no number and one left by a killed process is overwritten.
+
+        `gram.checkpoint.write_atomically` would import torch here and does not fsync the folder.
+        """
+        temporary = folder / f".{PLAN_FILE}.new"
+        with temporary.open("wb") as file:
+            file.write((json.dumps(plan, indent=2) + "\n").encode())
+            file.flush()
+            os.fsync(file.fileno())
+        os.fsync(handle)
+        os.replace(temporary, folder / PLAN_FILE)
+        _sync_folder(folder)
+        _sync_folder(folder.absolute().parent)
+
+    def _fill_index(self) -> None:
+        for record, is_whole in scan(self._handle, self._plan["shards"]):
+            self._end = self._synced_end = record.offset + record.size
+            if is_whole and self._records.setdefault(record.index, record).digest != record.digest:
+                raise StoreError(f"{self._path}: shard {record.index} is stored twice with different results")
+
+    @property
+    def plan_key(self) -> str:
+        """Key of the plan whose results these are."""
+        return str(self._plan["plan_key"])
+
+    @property
+    def shard_count(self) -> int:
+        """Shards of the plan, done or not."""
+        return int(self._plan["shards"])
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the run said about itself when it began."""
+        about: dict[str, Any] = self._plan["about"]
+        return about
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds that the stored shards took, summed."""
+        return sum(record.elapsed_us for record in self._records.values()) / 1e6
+
+    def done(self) -> frozenset[int]:
+        """Indices of the shards with a whole record."""
+        return frozenset(self._records)
+
+    def missing(self) -> list[int]:
+        """Indices of the other shards, ascending."""
+        return [index for index in range(self.shard_count) if index not in self._records]
+
+    def append(self, index: int, arrays: Mapping[str, NDArray[Any]], elapsed_s: float = 0.0) -> bool:
+        """Stores the result of a shard; False where it is there already (the first one stays).
+
+        Raises `StoreError` for another result than the stored one, an index outside the plan, or a failed write: then
+        the record is cut off again and the store can go on once there is room.
+        """
+        self._must_be_writable()
+        if not 0 <= index < self.shard_count:
+            raise StoreError(f"shard index must be in [0, {self.shard_count}), got {index}")
+        payload = payload_of(arrays)
+        digest = digest_of(payload)
+        if (stored := self._records.get(index)) is not None:
+            if stored.digest != digest:
+                raise StoreError(f"{self._path}: shard {index} is stored already with another result")
+            return False
+        elapsed_us = max(0, round(elapsed_s * 1e6))
+        record = Record(index, elapsed_us, self._end + HEADER_BYTES, len(payload), digest)
+        try:
+            self._write(header_of(index, elapsed_us, len(payload), digest) + payload)
+        except BaseException as error:
+            self._cut()
+            if isinstance(error, OSError):
+                raise StoreError(f"{self._path} cannot be written: {error.strerror}") from None
+            raise
+        self._records[index] = record
+        self._end = record.offset + record.size
+        if time.monotonic() - self._synced_at_s >= SYNC_EVERY_S:
+            self.sync()
+        return True
+
+    def _write(self, content: bytes) -> None:
+        rest, offset = memoryview(content), self._end
+        while rest:
+            written = os.pwrite(self._handle, rest, offset)
+            rest, offset = rest[written:], offset + written
+
+    def _cut(self) -> None:
+        """Cuts what lies behind the last record. Where even that fails, the next record is written over it."""
+        try:
+            os.ftruncate(self._handle, self._end)
+        except OSError:
+            return
+
+    def read(self, index: int) -> dict[str, NDArray[Any]]:
+        """The arrays of a stored shard, read and checked now. Raises `StoreError` where missing or damaged."""
+        self._must_be_open()
+        if (record := self._records.get(index)) is None:
+            raise StoreError(f"{self._path} holds no result of shard {index}")
+        try:
+            payload = read_payload(self._handle, record)
+        except OSError as error:
+            raise StoreError(f"{self._path} cannot be read: {error.strerror}") from None
+        if payload is None:
+            raise StoreError(f"{self._path}: the result of shard {index} is damaged")
+        arrays: dict[str, NDArray[Any]] = load_arrays(payload)
+        return arrays
+
+    def sync(self) -> None:
+        """Brings everything appended to the disk.
+
+        Raises `StoreError` where that fails; the kernel may then have dropped any of it, so all records since the last
+        sync are given up and their shards are missing again.
+        """
+        self._must_be_writable()
+        self._synced_at_s = time.monotonic()
+        if self._end == self._synced_end:
+            return
+        try:
+            os.fsync(self._handle)
+        except OSError as error:
+            self._records = {i: r for i, r in self._records.items() if r.offset < self._synced_end}
+            self._end = self._synced_end
+            self._cut()
+            raise StoreError(f"{self._path} cannot be written: {error.strerror}") from None
+        self._synced_end = self._end
+
+    def close(self) -> None:
+        """Syncs a writer, frees the lock and the file; a second call does nothing."""
+        if self._handle < 0:
+            return
+        try:
+            if self._is_writable:
+                self.sync()
+        finally:
+            os.close(self._handle)
+            self._handle = -1
+
+    def _must_be_open(self) -> None:
+        if self._handle < 0:
+            raise StoreError(f"{self._folder}: the store is closed")
+
+    def _must_be_writable(self) -> None:
+        self._must_be_open()
+        if not self._is_writable:
+            raise StoreError(f"{self._folder}: the store is open for reading only")
 
     def __enter__(self) -> Store:
         return self
@@ -118,128 +335,3 @@ class Store:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def done(self) -> frozenset[int]:
-        """Shards that are kept whole."""
-        return frozenset(self._records)
-
-    def missing(self) -> list[int]:
-        """Shards that are not, in order."""
-        return [index for index in range(self.shard_count) if index not in self._records]
-
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds that the kept shards took, as told to `append`."""
-        return sum(record.elapsed_s for record in self._records.values())
-
-    def append(self, index: int, arrays: Mapping[str, NDArray[Any]], elapsed_s: float = 0.0) -> bool:
-        """Keeps a shard; False where it is kept already. Raises `StoreError` for an index out of range, another result
-        of a kept shard, or a disk that refuses: the store is then as it was."""
-        if not 0 <= index < self.shard_count:
-            raise StoreError(f"shard must be within 0 and {self.shard_count - 1}, got {index}")
-        payload = save_arrays({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)})
-        digest = hashlib.blake2b(payload, digest_size=16).digest()
-        if (kept := self._records.get(index)) is not None:
-            if kept.digest != digest:
-                raise StoreError(f"{self.folder}: shard {index} came twice with different results, expected the same")
-            return False
-        fields = _FIELDS.pack(_MAGIC, VERSION, 0, index, round(elapsed_s * 1e6), len(payload), digest)
-        try:
-            self._write(fields + struct.pack("<I", zlib.crc32(fields)) + payload)
-        except OSError as error:
-            self._file.truncate(self._end)
-            reason = error.strerror or error
-            raise StoreError(f"{self.folder / SHARDS_FILE}: {reason}; what was kept is intact") from None
-        self._records[index] = _Record(self._end + _HEADER_BYTES, len(payload), digest, round(elapsed_s * 1e6) / 1e6)
-        self._end += _HEADER_BYTES + len(payload)
-        self._is_dirty = True
-        if time.monotonic() - self._synced_at >= SYNC_EVERY_S:
-            self.sync()
-        return True
-
-    def read(self, index: int) -> dict[str, NDArray[Any]]:
-        """A kept shard's arrays. Raises `StoreError` where it is missing or no longer fits its digest."""
-        record = self._records.get(index)
-        if record is None:
-            kept = f"{len(self._records)} of {self.shard_count} kept"
-            raise StoreError(f"{self.folder}: shard {index} is missing ({kept})")
-        payload = os.pread(self._file.fileno(), record.length, record.start)
-        if hashlib.blake2b(payload, digest_size=16).digest() != record.digest:
-            raise StoreError(f"{self.folder / SHARDS_FILE}: shard {index} has changed on disk, expected its digest")
-        return load_arrays(payload)
-
-    def sync(self) -> None:
-        """Waits until everything kept so far has reached the disk."""
-        if self._is_dirty:
-            os.fsync(self._file.fileno())
-        self._synced_at, self._is_dirty = time.monotonic(), False
-
-    def close(self) -> None:
-        """Syncs and lets go of the folder."""
-        if self._file.closed:
-            return
-        try:
-            if self._is_writing:
-                self.sync()
-        finally:
-            self._file.close()
-
-    def _write(self, record: bytes) -> None:
-        view = memoryview(record)
-        while view:
-            view = view[os.write(self._file.fileno(), view) :]
-
-
-def _scan(file: BinaryIO, shards: int) -> tuple[dict[int, _Record], int]:
-    """The whole records of a log and where its readable part ends."""
-    records: dict[int, _Record] = {}
-    size = os.fstat(file.fileno()).st_size
-    position = 0
-    while position + _HEADER_BYTES <= size:
-        header = os.pread(file.fileno(), _HEADER_BYTES, position)
-        fields, (checksum,) = header[: _FIELDS.size], struct.unpack("<I", header[_FIELDS.size :])
-        magic, version, _, index, elapsed_us, length, digest = _FIELDS.unpack(fields)
-        start = position + _HEADER_BYTES
-        if zlib.crc32(fields) != checksum or magic != _MAGIC or version != VERSION or start + length > size:
-            break
-        if index < shards and index not in records and _digest(file, start, length) == digest:
-            records[index] = _Record(start, length, digest, elapsed_us / 1e6)
-        position = start + length
-    return records, position
-
-
-def _digest(file: BinaryIO, start: int, length: int) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
-    for place in range(start, start + length, _CHUNK):
-        digest.update(os.pread(file.fileno(), min(_CHUNK, start + length - place), place))
-    return digest.digest()
-
-
-def _read_plan(path: Path) -> dict[str, Any]:
-    try:
-        plan = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        raise StoreError(f"{path}: must be a run's plan ({error})") from None
-    if not isinstance(plan, dict) or not {"version", "plan_key", "shards", "about"} <= set(plan):
-        raise StoreError(f"{path}: must be a run's plan, got other JSON")
-    if plan["version"] != VERSION:
-        raise StoreError(f"{path}: version must be {VERSION}, got {plan['version']}")
-    return plan
-
-
-def _check(folder: Path, theirs: dict[str, Any], mine: dict[str, Any]) -> None:
-    """Raises `StoreError` naming what differs where the folder holds another run."""
-    if theirs["plan_key"] == mine["plan_key"]:
-        return
-    old, new = ({**plan["about"], **plan["about"].get("config", {})} for plan in (theirs, mine))
-    keys = [key for key in new if key not in ("config", "shards", "slots", "selector") and old.get(key) != new[key]]
-    what = f"{keys[0]} {old.get(keys[0])!r}, expected {new[keys[0]]!r}" if keys else "other weights, puzzles or code"
-    raise StoreError(f"folder {folder} must be empty or hold the same run, got one with {what}")
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,16 +1,21 @@
-"""Traces: every supervision step of every trajectory, compact, and read block by block.
+"""What a traced run keeps of every supervision step, and its reader. Not the engine, which fills the floats.
 
-A traced run keeps beside each shard (`p` puzzles, `n` trajectories, `M` steps):
+Few of the answers along a trajectory are distinct, so each puzzle has a table of its distinct canonical answers and a
+step keeps an index into it. Beside what every shard of `p` puzzles times `n` trajectories has (`puzzles` uint8
+`[p, L]`, `steps` int64 `[p, n]`), a traced one has
 
-    trace_answer      u16 or u32 [p, n, M]  decoded answer, an index into its puzzle's table
-    trace_table       u8 [sum of k, A]      the puzzles' tables one after another: canonical answers, distinct
-    trace_table_size  i64 [p]               k of each puzzle
-    trace_right       bool [sum of k]       the verifier's verdict on each
-    trace_halt, trace_lprm, trace_residual, trace_margin   f32 [p, n, M]
+    trace_answer      [p, n, M]  uint16 (uint32 where a table needs it): row in the puzzle's table
+    trace_table       [K, A]     uint8: canonical answers, the puzzles' tables one behind the other
+    trace_table_size  [p]        int64: rows of each, so K is their sum
+    trace_right       [K]        bool: the verifier's verdict on the answer as it was first written
+    trace_halt, trace_lprm, trace_residual, trace_margin   [p, n, M]  float32, from the engine
 
-Steps after a trajectory's end repeat its last one. `residual` is the relative movement of `h` in that step.
+Rows stand in the order of their first appearance by (trajectory, step). Tables hold canonical forms, so that tables of
+several shards can be merged without the task. Steps behind `steps` repeat the last answer. A trajectory of 0 steps has
+no answer: the largest value of the type on disk, -1 in memory.
 
-Shapes: `P` puzzles of a block, `N` width, `M` depth, `A` answer tokens, `L` puzzle tokens.
+Shapes: `P` puzzles of a block, `N` width, `M` depth, `L` puzzle tokens, `A` answer tokens, `K` rows of all tables,
+`R` rows.
 """
 
 from __future__ import annotations
@@ -18,135 +23,221 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gram.sampler.plan import Shard
 from gram.sampler.store import Store, StoreError
 from gram.tasks.protocol import Tokens
 
-SCORES = ("halt", "lprm", "residual", "margin")
+Index = NDArray[np.int64]
+FLOATS = ("halt", "lprm", "residual", "margin")
+NO_ANSWER = -1
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_SHIFT = np.uint64(29)
+
+
+def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    product = words * _MULTIPLIER
+    return product ^ (product >> _SHIFT)
+
+
+def _distinct(owner: Index, rows: Tokens) -> tuple[Index, Index]:
+    """First place of every distinct pair of an owner `[R]` (ascending) and a row `[R, A]`, and each row's pair.
+
+    Pairs are numbered by first appearance. Rows are sorted by a 64-bit hash; every row is then compared with the first
+    of its hash, and sorted in full should two ever share one.
+    """
+    padded = np.zeros((len(rows), -(-rows.shape[1] // 8) * 8), dtype=np.uint8)
+    padded[:, : rows.shape[1]] = rows
+    words = padded.view(np.uint64)
+    hashes = _mixed(owner.astype(np.uint64) + np.uint64(1))
+    for column in range(words.shape[1]):
+        hashes = _mixed(hashes ^ words[:, column])
+    _, first, pair = np.unique(hashes, return_index=True, return_inverse=True)
+    stands_for = first[pair]
+    if not (np.array_equal(owner[stands_for], owner) and np.array_equal(words[stands_for], words)):
+        whole = np.concatenate([owner[:, None].astype(np.uint64), words], axis=1)
+        _, first, pair = np.unique(whole, axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return first[order], rank[pair.reshape(-1)]
+
+
+def _offsets(sizes: Index) -> Index:
+    return np.cumsum(sizes) - sizes
 
 
 def encode(
     answers: Tokens,
     canonical: Callable[[Tokens], Tokens],
     verify: Callable[[Tokens, Tokens], NDArray[np.bool_]],
-    *,
     puzzles: Tokens,
+    steps: Index,
 ) -> dict[str, NDArray[Any]]:
-    """What to keep of decoded answers `[p, n, M, A]` of `puzzles [p, L]`; the verifier sees each distinct one once."""
+    """The arrays of a shard's answers `[p, n, M, A]` to puzzles `[p, L]`; `steps` `[p, n]` in [0, M] were taken.
+
+    What `answers` holds behind `steps` does not matter. The verifier is called once, on distinct answers.
+    """
     count, width, depth, tokens = answers.shape
-    index = np.zeros((count, width, depth), np.int64)
-    tables, sizes = [], np.zeros(count, np.int64)
-    for place in range(count):
-        distinct, inverse = _distinct(canonical(answers[place].reshape(-1, tokens)))
-        tables.append(distinct)
-        sizes[place] = len(distinct)
-        index[place] = inverse.reshape(width, depth)
-    table = np.concatenate(tables) if tables else np.zeros((0, tokens), np.uint8)
-    right = verify(np.repeat(puzzles, sizes, axis=0), table) if len(table) else np.zeros(0, bool)
-    small = np.uint16 if sizes.max(initial=0) <= np.iinfo(np.uint16).max else np.uint32
+    if steps.shape != (count, width) or (steps.size and not (steps.min() >= 0 and steps.max() <= depth)):
+        found = f"{list(steps.shape)} in [{steps.min(initial=0)}, {steps.max(initial=0)}]"
+        raise ValueError(f"steps must be [{count}, {width}] in [0, {depth}], got {found}")
+    is_taken = np.arange(depth) < steps[:, :, None]
+    owner = np.nonzero(is_taken)[0].astype(np.int64)
+    rows = answers[is_taken]
+    first_written, written = _distinct(owner, rows)
+    forms = canonical(rows[first_written]) if len(rows) else rows[:0]
+    first_form, form = _distinct(owner[first_written], forms)
+    first = first_written[first_form]
+    right = verify(puzzles[owner[first]], rows[first]) if len(rows) else np.zeros(0, dtype=np.bool_)
+    sizes = np.bincount(owner[first], minlength=count).astype(np.int64)
+    kind: type[np.unsignedinteger[Any]] = np.uint16 if sizes.max(initial=0) < np.iinfo(np.uint16).max else np.uint32
+    answer = np.full((count, width, depth), np.iinfo(kind).max, dtype=kind)
+    answer[is_taken] = form[written] - _offsets(sizes)[owner]
+    last = np.minimum(np.arange(depth), np.maximum(steps, 1)[:, :, None] - 1)
     return {
-        "trace_answer": index.astype(small),
-        "trace_table": table.astype(np.uint8),
+        "trace_answer": np.take_along_axis(answer, last, axis=2) if depth else answer,
+        "trace_table": np.ascontiguousarray(forms[first_form]).reshape(-1, tokens),
         "trace_table_size": sizes,
-        "trace_right": np.asarray(right, dtype=bool),
+        "trace_right": np.asarray(right, dtype=np.bool_),
     }
 
 
-def _distinct(rows: Tokens) -> tuple[Tokens, NDArray[np.int64]]:
-    """Distinct rows in the order of their first appearance, and each row's place among them."""
-    rows = np.ascontiguousarray(rows)
-    keys = rows.view(np.dtype((np.void, rows.shape[1] * rows.itemsize))).reshape(-1)
-    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(len(order))
-    return rows[first[order]], rank[inverse.reshape(-1)]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class TraceBlock:
-    """All trajectories of a run of puzzles."""
+    """All trajectories of some puzzles that follow each other in the run's set."""
 
-    puzzle: NDArray[np.int64]
-    """Place of each puzzle in the run's set, `[P]`."""
+    puzzle: Index
+    """Place in the run's set, `[P]`."""
     puzzles: Tokens
     """`[P, L]`."""
     answer: NDArray[np.int32]
-    """Answer after each supervision step, an index into the puzzle's table, `[P, N, M]`."""
+    """Row in the puzzle's table after each step, `[P, N, M]`; -1 for a trajectory of 0 steps."""
     is_right: NDArray[np.bool_]
-    """The verifier's verdict on it, `[P, N, M]`."""
+    """The verifier's verdict on that answer, `[P, N, M]`; False where there is none."""
     halt: NDArray[np.float32]
+    """Halt logit, `[P, N, M]`."""
     lprm: NDArray[np.float32]
+    """Value the process reward head gives, `[P, N, M]`."""
     residual: NDArray[np.float32]
+    """Relative movement of the high-level state, `[P, N, M]`."""
     margin: NDArray[np.float32]
-    steps: NDArray[np.int64]
-    """Supervision steps taken, `[P, N]`; later ones repeat the last."""
+    """Margin of the decoded tokens, `[P, N, M]`."""
+    steps: Index
+    """Supervision steps taken, `[P, N]`."""
     tables: list[Tokens]
-    """Distinct canonical answers of each puzzle, `[k, A]`, in the order of their first appearance by shard."""
+    """Distinct canonical answers of each puzzle, `[k, A]`, by first appearance in (trajectory, step)."""
 
 
 class Traces:
-    """A traced run on disk."""
+    """Reader of the traces of a finished run; holds one block in memory."""
 
     def __init__(self, store: Store) -> None:
-        self.store, self.about = store, store.about
-        if not self.about.get("is_traced"):
-            raise StoreError(f"{store.folder}: must be a traced run (--trace), got one without steps")
+        """For `open` alone."""
+        self._store = store
+        try:
+            self.about = store.about
+            """What the run said about itself."""
+            self.width, self.depth = int(self.about["config"]["width"]), int(self.about["config"]["depth"])
+            """`N` and `M`."""
+            self.puzzle_count = int(self.about["puzzles"])
+            shards = [tuple(map(int, shard)) for shard in self.about["shards"]]
+            self._groups: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
+            for index, first, puzzles, first_trajectory, trajectories in shards:
+                self._groups.setdefault((first, puzzles), []).append((first_trajectory, trajectories, index))
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"about must hold config, puzzles and shards of a run, got {error!r}") from None
         if missing := store.missing():
-            raise StoreError(f"{store.folder}: {len(missing)} of {store.shard_count} shards are missing, expected none")
-        self.shards = [Shard(*numbers) for numbers in self.about["shards"]]
-        self.width, self.depth = int(self.about["config"]["width"]), int(self.about["config"]["depth"])
-        self.puzzle_count = int(self.about["puzzles"])
+            raise StoreError(f"the run is not finished: {len(missing)} of {store.shard_count} shards are missing")
+        self._check_cover()
 
     @classmethod
     def open(cls, folder: Path) -> Traces:
-        """The traces in a folder. Raises `StoreError` where they are not complete."""
-        return cls(Store.read_only(folder))
+        """The traces in a run's folder. Raises `StoreError` where shards are missing or there are no traces."""
+        store = Store.read_only(folder)
+        try:
+            return cls(store)
+        except BaseException:
+            store.close()
+            raise
+
+    def _check_cover(self) -> None:
+        """That the shards have every trajectory of every puzzle once."""
+        puzzle = 0
+        for (first, puzzles), parts in sorted(self._groups.items()):
+            parts.sort()
+            trajectory = 0
+            for first_trajectory, trajectories, _ in parts:
+                if first_trajectory == trajectory:
+                    trajectory += trajectories
+            if first != puzzle or trajectory != self.width or sum(part[1] for part in parts) != self.width:
+                raise StoreError(f"shards must cover puzzle {puzzle} and width {self.width} once, got {first}, {parts}")
+            puzzle += puzzles
+        if puzzle != self.puzzle_count:
+            raise StoreError(f"shards must cover {self.puzzle_count} puzzles, got {puzzle}")
 
     def blocks(self) -> Iterator[TraceBlock]:
-        """Blocks of puzzles in order, each with all of its trajectories; one is in memory at a time."""
-        for first in sorted({shard.first_puzzle for shard in self.shards}):
-            yield self._block([shard for shard in self.shards if shard.first_puzzle == first])
+        """The run's puzzles in order, as many at a time as its shards have. Raises `StoreError` for a damaged shard."""
+        for (first, puzzles), parts in sorted(self._groups.items()):
+            yield self._merge(first, puzzles, [self._read(index) for _, _, index in parts])
 
-    def _block(self, shards: list[Shard]) -> TraceBlock:
-        count = shards[0].puzzles
-        shape = (count, self.width, self.depth)
-        answer, is_right = np.zeros(shape, np.int32), np.zeros(shape, bool)
-        scores = {name: np.zeros(shape, np.float32) for name in SCORES}
-        steps = np.zeros(shape[:2], np.int64)
-        tables: list[list[Tokens]] = [[] for _ in range(count)]
-        puzzles = np.zeros((count, 0), np.uint8)
-        for shard in sorted(shards, key=lambda one: one.first_trajectory):
-            arrays = self.store.read(shard.index)
-            puzzles = arrays["puzzles"]
-            columns = slice(shard.first_trajectory, shard.first_trajectory + shard.trajectories)
-            steps[:, columns] = arrays["steps"]
-            for name, values in scores.items():
-                values[:, columns] = arrays[f"trace_{name}"]
-            sizes = arrays["trace_table_size"]
-            starts = np.cumsum(sizes) - sizes
-            flat = arrays["trace_answer"].astype(np.int64)
-            is_right[:, columns] = arrays["trace_right"][flat + starts[:, None, None]]
-            before = np.array([sum(map(len, table)) for table in tables])
-            answer[:, columns] = flat + before[:, None, None]
-            for table, start, size in zip(tables, starts.tolist(), sizes.tolist(), strict=True):
-                table.append(arrays["trace_table"][start : start + size])
-        merged = []
-        for place, parts in enumerate(tables):
-            distinct, rank = _distinct(np.concatenate(parts))
-            merged.append(distinct)
-            answer[place] = rank[answer[place]]
+    def _read(self, index: int) -> dict[str, NDArray[Any]]:
+        arrays = self._store.read(index)
+        names = ("puzzles", "steps", "trace_answer", "trace_table", "trace_table_size", "trace_right")
+        for name in (*names, *(f"trace_{name}" for name in FLOATS)):
+            if name not in arrays:
+                raise StoreError(f"shard {index} must hold {name} of a traced run, got {', '.join(sorted(arrays))}")
+        return arrays
+
+    def _merge(self, first: int, puzzles: int, shards: list[dict[str, NDArray[Any]]]) -> TraceBlock:
+        owners = [np.repeat(np.arange(puzzles), shard["trace_table_size"]) for shard in shards]
+        by_puzzle = np.argsort(np.concatenate(owners), kind="stable")
+        owner = np.concatenate(owners)[by_puzzle]
+        rows = np.concatenate([shard["trace_table"] for shard in shards])[by_puzzle]
+        firsts, row = _distinct(owner, rows)
+        right = np.concatenate([shard["trace_right"] for shard in shards])[by_puzzle][firsts]
+        sizes = np.bincount(owner[firsts], minlength=puzzles).astype(np.int64)
+        starts = _offsets(sizes)
+        merged = np.empty_like(row)
+        merged[by_puzzle] = row
+        answers, verdicts, seen = [], [], 0
+        for shard, shard_owner in zip(shards, owners, strict=True):
+            has_answer = shard["trace_answer"] != np.iinfo(shard["trace_answer"].dtype).max
+            of_shard = _offsets(shard["trace_table_size"])[:, None, None] + seen
+            place = np.where(has_answer, shard["trace_answer"] + of_shard, 0)
+            everywhere = merged[place] if len(merged) else np.zeros_like(place)
+            answers.append(np.where(has_answer, everywhere - starts[:, None, None], NO_ANSWER).astype(np.int32))
+            verdicts.append(has_answer & (right[everywhere] if len(right) else False))
+            seen += len(shard_owner)
+
+        def joined(name: str) -> NDArray[Any]:
+            return np.concatenate([shard[name] for shard in shards], axis=1)
+
         return TraceBlock(
-            puzzle=np.arange(shards[0].first_puzzle, shards[0].first_puzzle + count),
-            puzzles=puzzles,
-            answer=answer,
-            is_right=is_right,
-            steps=steps,
-            tables=merged,
-            **scores,
+            puzzle=np.arange(first, first + puzzles, dtype=np.int64),
+            puzzles=shards[0]["puzzles"],
+            answer=np.concatenate(answers, axis=1),
+            is_right=np.concatenate(verdicts, axis=1),
+            halt=joined("trace_halt"),
+            lprm=joined("trace_lprm"),
+            residual=joined("trace_residual"),
+            margin=joined("trace_margin"),
+            steps=joined("steps"),
+            tables=np.split(rows[firsts], starts[1:]),
         )
+
+    def close(self) -> None:
+        """Frees the file."""
+        self._store.close()
+
+    def __enter__(self) -> Traces:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -139,7 +139,7 @@ class Tracker:
             for name, values in self.trace_values.items():
                 values[beyond] = 0
                 traced[f"trace_{name}"] = values
-            traced |= trace.encode(self.trace_answers, self.task.canonical, self.task.verify, puzzles=self.puzzles)
+            traced |= trace.encode(self.trace_answers, self.task.canonical, self.task.verify, self.puzzles, self.steps)
         return ShardResult(
             puzzles=self.puzzles,
             candidates=self.candidates,

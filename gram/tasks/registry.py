@@ -13,8 +13,8 @@ from typing import Any
 
 from gram.tasks.protocol import Task
 
-STANDARD = ("nqueens8", "nqueens10", "sudoku4", "sudoku6", "sudoku9", "colouring8", "colouring10")
-FAMILIES = "nqueensN (N of 4 to 12), sudoku4, sudoku6, sudoku9, colouringN (N of 3 to 12)"
+STANDARD = ("nqueens8", "nqueens10", "sudoku4", "sudoku6", "sudoku9", "colouring8", "colouring10", "maze30", "arc")
+FAMILIES = "nqueensN (N of 4 to 12), sudoku4, sudoku6, sudoku9, colouringN (N of 3 to 12), mazeN (N of 4 to 30), arc"
 
 
 def task_names() -> tuple[str, ...]:
@@ -29,7 +29,7 @@ def get_task(name: str, module: Path | None = None) -> Task:
 
 @cache
 def _builtin(name: str) -> Task:
-    match = re.fullmatch(r"(nqueens|sudoku|colouring)(\d{1,2})", name)
+    match = re.fullmatch(r"(nqueens|sudoku|colouring|maze)(\d{1,2})", name)
     if match:
         family, size = match[1], int(match[2])
         if family == "nqueens" and 4 <= size <= 12:
@@ -44,6 +44,14 @@ def _builtin(name: str) -> Task:
             from gram.tasks.colouring import Colouring
 
             return Colouring(size)
+        if family == "maze" and 4 <= size <= 30:
+            from gram.tasks.maze import Maze
+
+            return Maze(size)
+    if name == "arc":
+        from gram.tasks.arc import Arc
+
+        return Arc()
     raise ValueError(f"task must be one of {FAMILIES}, got {name!r}")
 
 

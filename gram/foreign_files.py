@@ -1,0 +1,108 @@
+"""Reading what other projects wrote: `torch.save` archives and YAML settings, as plain dictionaries.
+
+Not their meaning (`gram/importers.py`). Nothing in a file is executed: tensors and plain values are read with
+`weights_only=True`, and the few training objects that EqR's files hold are read as blanks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from gram.checkpoint import CheckpointError
+
+BLANKS = re.compile(
+    r"models\.(eqr|trm)\.(ModelCarry|LatentCarry)"
+    r"|numpy\._?core\.multiarray\.(_reconstruct|scalar)"
+    r"|numpy\.(ndarray|dtype)|numpy\.dtypes\.\w+DType"
+)
+"""Names of objects beside the weights that EqR saves (carry, state of numpy's generator) and nobody needs."""
+
+
+class Blank:
+    """Stands for a training object of a file; takes whatever the file says and keeps nothing."""
+
+    def __new__(cls, *_: Any) -> Blank:
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+def read_archive(path: Path) -> dict[str, Any]:
+    """The dictionary of a `torch.save` file, tensors on the CPU. Raises `CheckpointError`, `FileNotFoundError`."""
+    if path.is_dir():
+        raise CheckpointError(f"{path}: must be a file, got a folder")
+    with path.open("rb") as file:
+        if not zipfile.is_zipfile(file):
+            raise CheckpointError(f"{path}: must be a whole file of torch.save (a zip archive), got something else")
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+    except Exception as error:
+        raise CheckpointError(f"{path}: must be a torch.save file, but cannot be read ({_short(error)})") from None
+    if refused := sorted(name for name in names if not BLANKS.fullmatch(name)):
+        raise CheckpointError(f"{path}: must hold tensors and plain values, got {refused[0]}, which would run code")
+    try:
+        with torch.serialization.safe_globals([(Blank, name) for name in names]):
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{path}: must be a torch.save file, but cannot be read ({_short(error)})") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: must hold a dictionary of tensors, got {type(found).__name__}")
+    return found
+
+
+def tensors_of(found: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    """Tensors by canonical name: of a state dictionary, or of `model` with `ema.shadow` laid over it.
+
+    `_orig_mod` (left by torch.compile) and a leading `model` are dropped. Raises `CheckpointError`.
+    """
+    layers = [found]
+    if isinstance(found.get("model"), dict):
+        ema = found.get("ema") or {}
+        shadow = ema.get("shadow") if isinstance(ema, dict) else None
+        layers = [found["model"], shadow if isinstance(shadow, dict) else {}]
+    tensors: dict[str, Tensor] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            if not isinstance(value, Tensor):
+                raise CheckpointError(f"{path}: {key} must be a tensor, got {type(value).__name__}")
+            if not value.is_floating_point() or value.layout != torch.strided:
+                raise CheckpointError(f"{path}: {key} must be dense floating point, got {value.dtype}, {value.layout}")
+            if not bool(value.isfinite().all()):
+                raise CheckpointError(f"{path}: {key} must be finite, got NaN or infinity")
+            name = ".".join(part for part in str(key).split(".") if part != "_orig_mod").removeprefix("model.")
+            tensors[name] = value.detach().to(torch.float32)
+    return tensors
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The mapping of a YAML file. Raises `CheckpointError`, `FileNotFoundError`."""
+    try:
+        found = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: not YAML ({_short(error)})") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: must be a YAML mapping, got {type(found).__name__}")
+    return found
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _short(error: Exception) -> str:
+    """The first sentence of a message that may run over many lines."""
+    return " ".join(str(error).split())[:100] or type(error).__name__

@@ -1,0 +1,242 @@
+"""ARC-AGI test inputs as tokens: grids on a 30x30 canvas, in the tokens and order of HRM's and TRM's data set.
+
+Shapes: `L = A = 900` tokens row by row, `P` puzzles. Tokens: 0 padding, 1 end, 2 .. 11 the colours 0 .. 9. A grid
+stands at the top left, end tokens below its last row and beside its last column.
+
+What this is not: ARC has no rules to check, so there is no verifier. `verify` is a checker: equality with the outputs
+of the files that this task has loaded; it refuses puzzles of any other origin. There are no puzzles of its own, no
+generator. A model of ours sees one grid, not the demonstrations; TRM learns each task as an identifier instead.
+Augmentation, voting and the two attempts stand in `gram/tasks/arc_augment.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gram.tasks.parsing import read_text
+from gram.tasks.protocol import Board, Cell, CellKind, PuzzleError, PuzzleSet, Tokens
+
+SIDE = 30
+PAD, END, FIRST_COLOUR, COLOURS = 0, 1, 2, 10
+Grid = NDArray[np.uint8]
+"""Colours 0 .. 9, `[rows, columns]`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pair:
+    """One example of a task."""
+
+    input: Grid
+    output: Grid | None
+    """None where the file keeps it secret."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ArcTask:
+    """One ARC task: demonstrations and tests."""
+
+    name: str
+    train: tuple[Pair, ...]
+    test: tuple[Pair, ...]
+
+
+def encode(grid: Grid, *, row: int = 0, column: int = 0) -> Tokens:
+    """A grid's tokens `[900]`, its corner at (`row`, `column`); an empty grid is padding alone."""
+    height, width = grid.shape
+    canvas = np.full((SIDE, SIDE), PAD, dtype=np.uint8)
+    canvas[row : row + height, column : column + width] = grid + FIRST_COLOUR
+    if grid.size and row + height < SIDE:
+        canvas[row + height, column : column + width] = END
+    if grid.size and column + width < SIDE:
+        canvas[row : row + height, column + width] = END
+    return canvas.reshape(-1)
+
+
+def grid_sizes(answers: Tokens) -> NDArray[np.int64]:
+    """Rows and columns `[P, 2]` of the largest rectangle of colours at the top left of each answer `[P, 900]`."""
+    is_colour = (answers >= FIRST_COLOUR) & (answers < FIRST_COLOUR + COLOURS)
+    # Leading colours of every row, then the narrowest row so far.
+    lengths = np.logical_and.accumulate(is_colour.reshape(-1, SIDE, SIDE), axis=2).sum(2)
+    widths = np.minimum.accumulate(lengths, axis=1)
+    rows = (widths * np.arange(1, SIDE + 1)).argmax(1)
+    columns = widths[np.arange(len(widths)), rows]
+    return np.stack([np.where(columns > 0, rows + 1, 0), columns], axis=1).astype(np.int64)
+
+
+def decode(answer: Tokens) -> Grid:
+    """The grid of one answer `[900]`, `[rows, columns]`, both 0 where there is none."""
+    rows, columns = grid_sizes(answer[None])[0].tolist()
+    return np.asarray(answer.reshape(SIDE, SIDE)[:rows, :columns] - FIRST_COLOUR, dtype=np.uint8)
+
+
+class Arc:
+    """The task `arc`; see `gram.tasks.protocol.Task` for what each member means."""
+
+    name = "arc"
+    summary = "ARC-AGI outputs from your files (JSON); checked against the stored output, never by rules"
+    vocabulary = FIRST_COLOUR + COLOURS
+    tokens = output_tokens = SIDE * SIDE
+    output_start = 0
+    is_multi_solution = False
+    splits: tuple[str, ...] = ("train", "test")
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, set[bytes]] = {}
+
+    def split(self, name: str = "test", *, limit: int | None = None) -> PuzzleSet:
+        """Raises `ValueError`: there are no puzzles but those of `load`."""
+        self._check_split(name)
+        raise ValueError("arc puzzles must come from your files (ARC JSON, --puzzles), got none")
+
+    def split_size(self, name: str = "test") -> int | None:
+        self._check_split(name)
+        return 0
+
+    def _check_split(self, name: str) -> None:
+        if name not in self.splits:
+            raise ValueError(f"split must be one of {', '.join(self.splits)}, got {name!r}")
+
+    def training_batch(self, rng: np.random.Generator, count: int, *, split: str = "train") -> tuple[Tokens, Tokens]:
+        """Raises `ValueError`, as `split`."""
+        self.split(split)
+        raise AssertionError
+
+    def _outputs(self, puzzle: Tokens) -> set[bytes]:
+        found = self._known.get(puzzle.tobytes())
+        if not found:
+            raise PuzzleError("arc puzzle must be of a loaded file with its output to be checked, got another")
+        return found
+
+    def verify(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.bool_]:
+        """Whether the grid of each answer equals the stored output. Raises `PuzzleError` where none is known."""
+        return np.asarray(self.conflicts(puzzles, answers) == 0)
+
+    def conflicts(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.int64]:
+        """Cells that differ from the stored output, the nearest where equal inputs have several."""
+        plain = self.canonical(answers)
+        found = np.zeros(len(puzzles), dtype=np.int64)
+        for row, puzzle in enumerate(puzzles):
+            outputs = (np.frombuffer(output, dtype=np.uint8) for output in self._outputs(puzzle))
+            found[row] = min(int((output != plain[row]).sum()) for output in outputs)
+        return found
+
+    def canonical(self, answers: Tokens) -> Tokens:
+        """Each answer's grid alone, written anew: what lies outside its rectangle means nothing."""
+        return np.array([encode(decode(answer)) for answer in answers], dtype=np.uint8).reshape(-1, self.tokens)
+
+    def solutions(self, puzzle: Tokens) -> Tokens:
+        """The stored outputs. Raises `PuzzleError` where none is known."""
+        return np.stack([np.frombuffer(output, dtype=np.uint8) for output in sorted(self._outputs(puzzle))])
+
+    def count_solutions(self, puzzle: Tokens) -> int:
+        """Number of stored outputs. Raises `PuzzleError` where none is known."""
+        return len(self._outputs(puzzle))
+
+    def parse(self, text: str) -> Tokens:
+        """Rows of digits, parted by `/` or line breaks: `012/345`."""
+        rows = [row.strip() for row in text.strip().replace("\n", "/").split("/")]
+        if not text.strip() or any(not (row.isascii() and row.isdigit()) for row in rows):
+            raise PuzzleError(f"arc puzzle must be rows of digits parted by '/', got {text[:40]!r}")
+        return encode(_grid([[int(digit) for digit in row] for row in rows], "arc puzzle"))
+
+    def format(self, puzzle: Tokens, answer: Tokens | None = None) -> str:
+        grid = decode(puzzle if answer is None else answer)
+        return "/".join("".join(map(str, row)) for row in grid.tolist())
+
+    def load(self, path: Path) -> PuzzleSet:
+        """The test inputs of a file or folder that `read_tasks` reads, and their outputs where all are known.
+
+        Outputs are remembered for `verify`. Groups are tasks: tests of one stand and fall together.
+        """
+        pairs = [(index, pair) for index, task in enumerate(read_tasks(path)) for pair in task.test]
+        if not pairs:
+            raise PuzzleError(f"{path}: must hold at least one test input, got none")
+        puzzles = np.stack([encode(pair.input) for _, pair in pairs])
+        outputs = [encode(pair.output) for _, pair in pairs if pair.output is not None]
+        is_known = len(outputs) == len(pairs)
+        for puzzle, (_, pair) in zip(puzzles, pairs, strict=True):
+            if pair.output is not None:
+                self._known.setdefault(puzzle.tobytes(), set()).add(encode(pair.output).tobytes())
+        return PuzzleSet(
+            puzzles=puzzles,
+            answers=np.stack(outputs) if is_known else None,
+            groups=np.array([index for index, _ in pairs], dtype=np.int64),
+        )
+
+    def board(self, puzzle: Tokens, answer: Tokens | None = None) -> Board:
+        shown = puzzle if answer is None else answer
+        kind: CellKind = "given" if answer is None else "filled"
+        grid = decode(shown)
+        if not grid.size:
+            return [[Cell("no grid", "conflict")]]
+        return [[Cell(str(colour), kind) for colour in row] for row in grid.tolist()]
+
+
+def read_tasks(path: Path) -> list[ArcTask]:
+    """The tasks of a JSON file (one task, or task id -> task; `.gz` too) or of all JSON files of a folder.
+
+    Raises `PuzzleError` in one line, `FileNotFoundError`.
+    """
+    if not path.is_dir():
+        return list(_tasks_of_file(path))
+    files = sorted(file for file in path.rglob("*.json*") if file.name.endswith((".json", ".json.gz")))
+    if not files:
+        raise PuzzleError(f"{path}: must hold JSON files of ARC tasks, got none")
+    return [task for file in files for task in _tasks_of_file(file)]
+
+
+def _tasks_of_file(path: Path) -> Iterator[ArcTask]:
+    try:
+        values = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise PuzzleError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
+    except (ValueError, RecursionError):
+        raise PuzzleError(f"{path}: not JSON (number too long or nested too deep)") from None
+    if not isinstance(values, dict) or not values:
+        raise PuzzleError(f"{path}: must be a JSON object of ARC tasks, got {str(values)[:40]!r}")
+    if "test" in values and isinstance(values["test"], list):
+        values = {path.name.split(".")[0]: values}
+    for name, task in values.items():
+        where = f"{path}: task {name[:40]!r}"
+        if not isinstance(task, dict) or not isinstance(task.get("test"), list):
+            raise PuzzleError(f"{where} must be an object with 'train' and 'test', got {str(task)[:40]!r}")
+        train = task.get("train") or []
+        if not isinstance(train, list):
+            raise PuzzleError(f"{where} must have a list 'train', got {str(train)[:40]!r}")
+        yield ArcTask(
+            name=str(name),
+            train=tuple(_pair(example, f"{where} train {index}") for index, example in enumerate(train)),
+            test=tuple(_pair(example, f"{where} test {index}") for index, example in enumerate(task["test"])),
+        )
+
+
+def _pair(example: Any, where: str) -> Pair:
+    if not isinstance(example, dict) or "input" not in example:
+        raise PuzzleError(f"{where} must be an object with 'input', got {str(example)[:40]!r}")
+    output = example.get("output")
+    return Pair(
+        input=_grid(example["input"], f"{where} input"),
+        output=None if output is None else _grid(output, f"{where} output"),
+    )
+
+
+def _grid(rows: Any, where: str) -> Grid:
+    """A grid of 1x1 to 30x30 colours. Raises `PuzzleError`."""
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, list) and row for row in rows):
+        raise PuzzleError(f"{where} must be rows of colours, got {str(rows)[:40]!r}")
+    if len({len(row) for row in rows}) != 1:
+        raise PuzzleError(f"{where} must have rows of one length, got {sorted({len(row) for row in rows})}")
+    if max(len(rows), len(rows[0])) > SIDE:
+        raise PuzzleError(f"{where} must be at most {SIDE}x{SIDE}, got {len(rows)}x{len(rows[0])}")
+    for row in rows:
+        for colour in row:
+            if not isinstance(colour, int) or isinstance(colour, bool) or not 0 <= colour < COLOURS:
+                raise PuzzleError(f"{where} must be of colours 0 to 9, got {str(colour)[:40]!r}")
+    return np.array(rows, dtype=np.uint8)

@@ -1,0 +1,236 @@
+"""Mazes on an n x n grid: mark a shortest path from S to G. `maze30` is the published 30x30-hard data set's task.
+
+Shapes: `n` side, `L = A = n * n` tokens, `P` puzzles, `S` solutions. Tokens, in the order of HRM's and TRM's data set:
+0 padding, then `#` wall, space, `S`, `G`, `o` path as 1 .. 5. The answer is the grid with the cells between S and G
+marked `o`. Published mazes have many shortest paths (up to 10^12), so any of them is right, not only the stored one.
+Generated mazes are walls at random with a shortest path as long as the published ones' (110 steps at n = 30); a maze
+belongs to the test split by a hash that its eight symmetries share.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gram.tasks import parsing
+from gram.tasks.maze_paths import count_paths, distances, first_path, levels_of, list_paths
+from gram.tasks.protocol import Board, Cell, CellKind, PuzzleError, PuzzleSet, Tokens
+
+WALL, OPEN, START, GOAL, PATH = 1, 2, 3, 4, 5
+SYMBOLS = "?# SGo"
+BLANK = "."
+"""Stands for a space in our own text: lines of a file are read without their outer blanks. `parse` takes both."""
+SIZES = range(4, 31)
+TEST_PUZZLES = 500
+POOL = 2000
+"""Mazes of training; each is shown under random symmetries."""
+TEST_PER_CENT = 15
+WALL_SHARES = (0.35, 0.4)
+SEED = 0
+MOST_SOLUTIONS = 20_000
+MOST_COUNTED = 2**63 - 1
+BLOCK = 512
+"""Puzzles whose distances are found at once."""
+
+
+class Maze:
+    """The task `mazeN`; see `gram.tasks.protocol.Task` for what each member means."""
+
+    vocabulary = 6
+    output_start = 0
+    is_multi_solution = True
+    splits: tuple[str, ...] = ("train", "test")
+
+    def __init__(self, n: int) -> None:
+        if n not in SIZES:
+            raise ValueError(f"maze side must be {SIZES.start} to {SIZES.stop - 1}, got {n}")
+        self.n = n
+        self.name = f"maze{n}"
+        self.tokens = self.output_tokens = n * n
+        self.least_steps = max(3, 110 * n * n // 900)
+        self.summary = f"{n}x{n} maze, a shortest path of at least {self.least_steps} steps; any shortest one is right"
+        place = np.arange(n * n).reshape(n, n)
+        self._symmetries = np.stack([np.rot90(turned, k).reshape(-1) for turned in (place, place.T) for k in range(4)])
+        self._made: dict[str, dict[int, tuple[Tokens, Tokens, int]]] = {"train": {}, "test": {}}
+
+    def _make(self, split: str, index: int) -> tuple[Tokens, Tokens, int]:
+        """Maze number `index` of a split, an answer and its steps: a function of these two alone."""
+        rng = np.random.default_rng([SEED, self.n, self.splits.index(split), index])
+        n = self.n
+        while True:
+            puzzle = np.where(rng.random(n * n) < rng.uniform(*WALL_SHARES), WALL, OPEN).astype(np.uint8)
+            is_open = puzzle == OPEN
+            if not is_open.any():
+                continue
+            somewhere = distances(is_open, int(rng.choice(np.flatnonzero(is_open))), n)
+            start = int(somewhere.argmax())
+            reached = distances(is_open, start, n)
+            far = np.flatnonzero(reached >= self.least_steps)
+            if not len(far):
+                continue
+            goal = int(rng.choice(far))
+            puzzle[start], puzzle[goal] = START, GOAL
+            if self.is_test_maze(puzzle) == (split == "test"):
+                answer = puzzle.copy()
+                answer[first_path(reached, goal, n)[1:-1]] = PATH
+                return puzzle, answer, int(reached[goal])
+
+    def is_test_maze(self, puzzle: Tokens) -> bool:
+        """Whether a maze `[L]` belongs to the test split, by a hash that its symmetries share."""
+        least = min(puzzle[cells].tobytes() for cells in self._symmetries)
+        return int.from_bytes(hashlib.blake2b(least, digest_size=4).digest(), "little") % 100 < TEST_PER_CENT
+
+    def _take(self, split: str, indices: Iterable[int]) -> tuple[Tokens, Tokens, NDArray[np.float64]]:
+        """Mazes of a split, answers and steps; each is made when first asked for."""
+        made = self._made[split]
+        found = []
+        for index in indices:
+            if index not in made:
+                made[index] = self._make(split, index)
+            found.append(made[index])
+        shape = (len(found), self.tokens)
+        puzzles = np.array([maze for maze, _, _ in found], dtype=np.uint8).reshape(shape)
+        answers = np.array([answer for _, answer, _ in found], dtype=np.uint8).reshape(shape)
+        return puzzles, answers, np.array([steps for _, _, steps in found], dtype=np.float64)
+
+    def split_size(self, name: str = "test") -> int | None:
+        self._check_split(name)
+        return TEST_PUZZLES if name == "test" else None
+
+    def _check_split(self, name: str) -> None:
+        if name not in self.splits:
+            raise ValueError(f"split must be one of {', '.join(self.splits)}, got {name!r}")
+
+    def split(self, name: str = "test", *, limit: int | None = None) -> PuzzleSet:
+        """`test`: held-out mazes; `train`: the pool of training before its symmetries. Ratings are steps."""
+        self._check_split(name)
+        size = TEST_PUZZLES if name == "test" else POOL
+        puzzles, answers, ratings = self._take(name, range(size)[:limit])
+        return PuzzleSet(puzzles=puzzles, answers=answers, ratings=ratings, groups=np.arange(len(puzzles)))
+
+    def training_batch(self, rng: np.random.Generator, count: int, *, split: str = "train") -> tuple[Tokens, Tokens]:
+        if split != "train":
+            raise ValueError(f"training split must be train, got {split!r}")
+        puzzles, answers, _ = self._take("train", rng.integers(0, POOL, count).tolist())
+        cells = self._symmetries[rng.integers(0, len(self._symmetries), count)]
+        row = np.arange(count)[:, None]
+        return puzzles[row, cells], answers[row, cells]
+
+    def conflicts(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.int64]:
+        """Cells changed other than from open to path, path cells on no shortest path, steps with no path cell or with
+        several, and steps that do not touch."""
+        found = np.zeros(len(puzzles), dtype=np.int64)
+        if not len(puzzles):
+            return found
+        mazes, maze_of = np.unique(np.ascontiguousarray(puzzles), axis=0, return_inverse=True)
+        maze_of = maze_of.reshape(-1)
+        for first in range(0, len(mazes), BLOCK):
+            rows = np.flatnonzero((maze_of >= first) & (maze_of < first + BLOCK))
+            levels, steps = levels_of(mazes[first : first + BLOCK], self.n, WALL, START, GOAL)
+            mine = maze_of[rows] - first
+            found[rows] = self._path_faults(puzzles[rows], answers[rows], levels[mine], steps[mine])
+        return found
+
+    def _path_faults(
+        self, puzzles: Tokens, answers: Tokens, levels: NDArray[np.int64], steps: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """`conflicts` of answers whose mazes' levels `[P, L]` (-1: on no shortest path) and steps `[P]` are known."""
+        marked = (answers == PATH) & (puzzles == OPEN)
+        changed = ((answers != puzzles) & ~marked).sum(1)
+        astray = (marked & (levels < 0)).sum(1)
+        on_way = (marked | (puzzles == START) | (puzzles == GOAL)) & (levels >= 0)
+        row, cell = np.nonzero(on_way)
+        width = int(steps.max(initial=0)) + 1
+        slot = row * width + levels[row, cell]
+        shape = (len(puzzles), width)
+        count = np.bincount(slot, minlength=shape[0] * width).reshape(shape)
+        y = np.bincount(slot, weights=cell // self.n, minlength=shape[0] * width).reshape(shape)
+        x = np.bincount(slot, weights=cell % self.n, minlength=shape[0] * width).reshape(shape)
+        is_step = np.arange(width) <= steps[:, None]
+        wrong = (np.abs(count - 1) * is_step).sum(1)
+        is_pair = (count[:, 1:] == 1) & (count[:, :-1] == 1) & is_step[:, 1:]
+        apart = (is_pair & (np.abs(np.diff(y)) + np.abs(np.diff(x)) != 1)).sum(1)
+        return np.asarray(changed + astray + wrong + apart + (steps < 0), dtype=np.int64)
+
+    def verify(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.bool_]:
+        return np.asarray(self.conflicts(puzzles, answers) == 0)
+
+    def canonical(self, answers: Tokens) -> Tokens:
+        return answers
+
+    def _levels(self, puzzle: Tokens) -> tuple[NDArray[np.int64], int]:
+        levels, steps = levels_of(puzzle[None], self.n, WALL, START, GOAL)
+        return levels[0], int(steps[0])
+
+    def solutions(self, puzzle: Tokens) -> Tokens:
+        """All shortest paths `[S, A]`. Raises `PuzzleError` above 20,000."""
+        if (count := self.count_solutions(puzzle)) > MOST_SOLUTIONS:
+            raise PuzzleError(f"{self.name} puzzle must have at most {MOST_SOLUTIONS:,} shortest paths, got {count:,}")
+        paths = list_paths(*self._levels(puzzle), self.n)
+        found = np.repeat(puzzle[None], len(paths), axis=0)
+        for answer, path in zip(found, paths, strict=True):
+            answer[path[1:-1]] = PATH
+        return found
+
+    def count_solutions(self, puzzle: Tokens) -> int:
+        """Exact number of shortest paths. Raises `PuzzleError` above 2^63 - 1."""
+        count = count_paths(*self._levels(puzzle), self.n)
+        if count > MOST_COUNTED:
+            raise PuzzleError(f"{self.name} puzzle must have at most 2^63 - 1 shortest paths to count, got {count}")
+        return count
+
+    def _read(self, text: str, what: str, symbols: str) -> Tokens:
+        """Tokens of a grid's symbols; `what` names the text in errors."""
+        grid = text.translate({ord(mark): None for mark in "\r\n\t"}).replace(BLANK, " ")
+        if len(grid) != self.tokens:
+            raise PuzzleError(f"{self.name} {what} must have {self.tokens} symbols, got {len(grid)}")
+        for place, symbol in enumerate(grid):
+            if symbol not in symbols:
+                shown = " ".join(symbols.replace(" ", BLANK))
+                raise PuzzleError(f"{self.name} {what} must be of {shown}, got {symbol!r} at symbol {place + 1}")
+        return np.array([SYMBOLS.index(symbol) for symbol in grid], dtype=np.uint8)
+
+    def _read_puzzle(self, text: str) -> Tokens:
+        puzzle = self._read(text, "puzzle", "# SG")
+        for token in (START, GOAL):
+            if (count := int((puzzle == token).sum())) != 1:
+                raise PuzzleError(f"{self.name} puzzle must have one {SYMBOLS[token]}, got {count}")
+        return puzzle
+
+    def _read_answer(self, text: str) -> Tokens:
+        return self._read(text, "answer", "# SGo")
+
+    def parse(self, text: str) -> Tokens:
+        """`n * n` symbols row by row: `#`, space or `.`, `S`, `G`; line breaks are ignored."""
+        puzzle = self._read_puzzle(text)
+        if self._levels(puzzle)[1] < 0:
+            raise PuzzleError(f"{self.name} puzzle must have a path from S to G, got one without")
+        return puzzle
+
+    def load(self, path: Path) -> PuzzleSet:
+        """Also the published CSV (`source,question,answer,rating`); a stored answer must be a shortest path."""
+        return parsing.load_puzzles(
+            self, path, parse=self.parse, parse_solved=self._read_puzzle, parse_answer=self._read_answer
+        )
+
+    def format(self, puzzle: Tokens, answer: Tokens | None = None) -> str:
+        shown = puzzle if answer is None else answer
+        return "".join(SYMBOLS[token] if token < len(SYMBOLS) else "?" for token in shown.tolist()).replace(" ", BLANK)
+
+    def board(self, puzzle: Tokens, answer: Tokens | None = None) -> Board:
+        shown = puzzle if answer is None else answer
+        levels, _ = self._levels(puzzle)
+        cells = [self._cell(int(puzzle[at]), int(shown[at]), bool(levels[at] >= 0)) for at in range(self.tokens)]
+        return [cells[first : first + self.n] for first in range(0, self.tokens, self.n)]
+
+    def _cell(self, given: int, shown: int, is_on_way: bool) -> Cell:
+        text = {WALL: "█", OPEN: "·", PATH: "o", START: "S", GOAL: "G"}.get(shown, "?")
+        is_mark = given == OPEN and shown == PATH
+        if (given != shown and not is_mark) or (is_mark and not is_on_way):
+            return Cell(text, "conflict")
+        kind: CellKind = "filled" if is_mark else "blank" if shown in (WALL, OPEN) else "given"
+        return Cell(text, kind)

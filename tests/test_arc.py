@@ -1,0 +1,183 @@
+"""ARC: tokens of the published data set, files, the checker, views and voting."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from gram.tasks.arc import Arc, decode, encode, grid_sizes, read_tasks
+from gram.tasks.arc_augment import View, is_solved, turn, views, vote
+from gram.tasks.protocol import PuzzleError, Task
+from gram.tasks.registry import get_task
+
+GRIDS = st.tuples(st.integers(1, 30), st.integers(1, 30)).flatmap(
+    lambda shape: arrays(np.uint8, shape, elements=st.integers(0, 9))
+)
+ONE = {"train": [{"input": [[1]], "output": [[2]]}], "test": [{"input": [[1, 2], [3, 4]], "output": [[5, 6, 7]]}]}
+
+
+def test_tokens_by_hand():
+    canvas = encode(np.array([[0, 9], [1, 2], [3, 4]], dtype=np.uint8)).reshape(30, 30)
+    assert canvas[:5, :4].tolist() == [[2, 11, 1, 0], [3, 4, 1, 0], [5, 6, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0]]
+    assert np.count_nonzero(canvas) == 11
+    full = encode(np.zeros((30, 30), dtype=np.uint8))
+    assert (full == 2).all()
+    moved = encode(np.array([[7]], dtype=np.uint8), row=2, column=3).reshape(30, 30)
+    assert moved[2, 3:5].tolist() == [9, 1]
+    assert moved[3, 3] == 1
+
+
+@given(GRIDS)
+def test_decode_undoes_encode(grid):
+    assert np.array_equal(decode(encode(grid)), grid)
+
+
+@given(arrays(np.uint8, (30, 30), elements=st.sampled_from([0, 1, 2, 3, 11])), st.integers(1, 6), st.integers(1, 6))
+def test_grid_is_the_first_largest_rectangle_of_colours(canvas, rows, columns):
+    canvas = canvas.copy()
+    canvas[:rows, :columns] = 5
+    best, best_size = 0, (0, 0)
+    width = 30
+    for row in range(30):
+        run = 0
+        while run < width and canvas[row, run] >= 2:
+            run += 1
+        width = run
+        if (row + 1) * width > best:
+            best, best_size = (row + 1) * width, (row + 1, width)
+    assert tuple(grid_sizes(canvas.reshape(1, -1))[0]) == best_size
+
+
+def test_the_checker_knows_loaded_outputs_only(tmp_path):
+    arc = Arc()
+    path = tmp_path / "one.json"
+    path.write_text(json.dumps(ONE))
+    loaded = arc.load(path)
+    assert isinstance(arc, Task)
+    assert arc.format(loaded.puzzles[0]) == "12/34"
+    assert arc.format(loaded.puzzles[0], loaded.answers[0]) == "567"
+    assert np.array_equal(arc.parse("12/34"), loaded.puzzles[0])
+    assert arc.verify(loaded.puzzles, loaded.answers).all()
+    assert arc.count_solutions(loaded.puzzles[0]) == 1
+    assert np.array_equal(arc.solutions(loaded.puzzles[0]), loaded.answers)
+    rubbish = loaded.answers.copy()
+    rubbish[0, 500] = 7  # outside the grid
+    assert arc.verify(loaded.puzzles, rubbish).all()
+    assert np.array_equal(arc.canonical(rubbish), loaded.answers)
+    wrong = loaded.answers.copy()
+    wrong[0, 1] = 2
+    assert arc.conflicts(loaded.puzzles, wrong).tolist() == [1]
+    assert not arc.verify(loaded.puzzles, np.zeros_like(wrong)).any()
+    assert [cell.text for cell in arc.board(loaded.puzzles[0])[1]] == ["3", "4"]
+    assert arc.board(loaded.puzzles[0], np.zeros(900, np.uint8))[0][0].kind == "conflict"
+    with pytest.raises(PuzzleError, match="must be of a loaded file"):
+        Arc().verify(loaded.puzzles, loaded.answers)
+
+
+def test_there_are_no_puzzles_of_its_own():
+    arc = get_task("arc")
+    assert (arc.tokens, arc.vocabulary, arc.split_size("test")) == (900, 12, 0)
+    for call in (arc.split, lambda: arc.training_batch(np.random.default_rng(0), 1)):
+        with pytest.raises(ValueError, match="must come from your files"):
+            call()
+    with pytest.raises(ValueError, match="split must be one of"):
+        arc.split("evaluation")
+
+
+def test_folders_and_secret_outputs(tmp_path):
+    (tmp_path / "training").mkdir()
+    for name in ("b", "a"):
+        (tmp_path / "training" / f"{name}.json").write_text(json.dumps(ONE))
+    assert [task.name for task in read_tasks(tmp_path)] == ["a", "b"]
+    assert Arc().load(tmp_path).groups.tolist() == [0, 1]
+    secret = {"x": {"train": ONE["train"], "test": [{"input": [[1]]}]}}
+    (tmp_path / "secret.json.gz").write_bytes(gzip.compress(json.dumps(secret).encode()))
+    assert Arc().load(tmp_path / "secret.json.gz").answers is None
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "not JSON"),
+        ("[]", "must be a JSON object of ARC tasks"),
+        ('{"a": 1}', "task 'a' must be an object with 'train' and 'test'"),
+        ('{"a": {"test": [3]}}', "task 'a' test 0 must be an object with 'input'"),
+        ('{"a": {"test": [{"input": []}]}}', "must be rows of colours"),
+        ('{"a": {"test": [{"input": [[1], [1, 2]]}]}}', "must have rows of one length"),
+        ('{"a": {"test": [{"input": [[10]]}]}}', "colours 0 to 9, got '10'"),
+        ('{"a": {"test": [{"input": [[true]]}]}}', "colours 0 to 9, got 'True'"),
+        (json.dumps({"a": {"test": [{"input": [[1] * 31]}]}}), "at most 30x30, got 1x31"),
+        ('{"a": {"test": []}}', "at least one test input"),
+    ],
+)
+def test_bad_files_are_one_line(tmp_path, content, words):
+    path = tmp_path / "bad.json"
+    path.write_text(content)
+    with pytest.raises(PuzzleError) as error:
+        Arc().load(path)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "x", "12/3", "1//2", "1" * 31])
+def test_bad_text_is_one_line(text):
+    with pytest.raises(PuzzleError, match="arc puzzle"):
+        Arc().parse(text)
+
+
+@given(GRIDS, st.integers(0, 7), st.permutations(range(1, 10)))
+def test_a_view_is_undone(grid, symmetry, colours):
+    view = View(symmetry, (0, *colours))
+    assert np.array_equal(view.undo(view.apply(grid)), grid)
+
+
+def test_symmetries_are_eight_and_the_published_ones():
+    grid = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    assert len({(turned.shape, turned.tobytes()) for turned in (turn(grid, k) for k in range(8))}) == 8
+    assert turn(grid, 1).tolist() == [[2, 5], [1, 4], [0, 3]]
+    assert turn(grid, 4).tolist() == [[2, 1, 0], [5, 4, 3]]
+    assert turn(grid, 6).tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert turn(grid, 7).tolist() == [[5, 2], [4, 1], [3, 0]]
+    with pytest.raises(ValueError, match="symmetry must be within 0 and 7, got 8"):
+        turn(grid, 8)
+    with pytest.raises(ValueError, match="keeps 0"):
+        View(0, (1, 0, 2, 3, 4, 5, 6, 7, 8, 9))
+
+
+def test_views_are_different_and_follow_their_generator():
+    found = views(np.random.default_rng(0), 50)
+    assert found[0] == View()
+    assert len(set(found)) == 50
+    assert found == views(np.random.default_rng(0), 50)
+    with pytest.raises(ValueError, match="views must be within"):
+        views(np.random.default_rng(0), 0)
+
+
+def test_vote_counts_then_trusts():
+    a, b, c = (np.full((1, 2), colour, dtype=np.uint8) for colour in (1, 2, 3))
+    ranked = vote([(a, 0.9), (b, 0.2), (b, 0.3), (c, 0.95), (b.T, 1.0)])
+    assert [grid.tolist() for grid in ranked] == [b.tolist(), b.T.tolist(), c.tolist(), a.tolist()]
+    assert is_solved(ranked, b.T)
+    assert not is_solved(ranked, c)
+    assert is_solved(ranked, c, attempts=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "tasks", "tests"),
+    [("arc1_training400", 400, 416), ("arc2_training_clean624", 624, 681), ("conceptarc", 176, 528)],
+)
+def test_published_tasks(gram_data, name, tasks, tests):
+    path = gram_data / "arc_agi" / f"public_{name}.json.gz"
+    arc = Arc()
+    loaded = arc.load(path)
+    assert len(read_tasks(path)) == tasks == len(set(loaded.groups.tolist()))
+    assert len(loaded) == tests
+    assert arc.verify(loaded.puzzles, loaded.answers).all()
+    view = views(np.random.default_rng(1), 2)[1]
+    for task in read_tasks(path)[:50]:
+        for pair in task.test:
+            assert np.array_equal(view.undo(decode(encode(view.apply(pair.output)))), pair.output)
