@@ -101,10 +101,12 @@ class Judge:
         new = [pair for pair in dict.fromkeys(pairs) if pair not in self._compared]
         scores = ~self.chooses
         values, groups = self.part.values[scores], self.part.groups[scores]
-        sides = (np.stack([values[:, *pair[side]] for pair in new], axis=1) for side in (0, 1)) if new else ()
-        found = paired_differences(*sides, groups, seed=self.seed, resamples=self.resamples) if new else None
+        first, second = (
+            np.stack([values[:, *pair[side]] for pair in new], axis=1) if new else np.zeros((len(values), 0))
+            for side in (0, 1)
+        )
+        found = paired_differences(first, second, groups, seed=self.seed, resamples=self.resamples)
         for place, (a, b) in enumerate(new):
-            assert found is not None
             one: dict[str, Any] = {
                 "difference": float(found.estimate[place]),
                 "low": float(found.low[place]),
@@ -133,13 +135,13 @@ def halves(groups: NDArray[np.int64], seed: int = 0) -> NDArray[np.bool_]:
 def family_mask(grid: Grid, family: str) -> NDArray[np.bool_]:
     """Cells `[M, N]` of a family. Raises `ValueError` for an unknown one."""
     depth, width = np.array(grid.depths)[:, None], np.array(grid.widths)[None]
-    every = np.ones((len(grid.depths), len(grid.widths)), dtype=bool)
-    if family == "depth":
-        return every & (width == 1)
-    if family == "width":
-        return every & (depth == grid.trained_depth)
-    if family == "mixed":
-        return (width > 1) & (depth != grid.trained_depth)
+    masks: dict[str, NDArray[np.bool_]] = {
+        "depth": (width == 1) & (depth > 0),
+        "width": (depth == grid.trained_depth) & (width > 0),
+        "mixed": (width > 1) & (depth != grid.trained_depth),
+    }
+    if family in masks:
+        return masks[family]
     raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {family!r}")
 
 

@@ -32,15 +32,24 @@ _TRAJECTORIES = 1 << 16
 class Block(Protocol):
     """Some puzzles of a trace; see `gram/sampler/trace.py`."""
 
-    puzzle: NDArray[np.int64]
-    puzzles: NDArray[np.uint8]
-    answer: NDArray[np.int32]
-    is_right: NDArray[np.bool_]
-    halt: NDArray[np.float32]
-    lprm: NDArray[np.float32]
-    residual: NDArray[np.float32]
-    margin: NDArray[np.float32]
-    tables: Sequence[NDArray[np.uint8]]
+    @property
+    def puzzle(self) -> NDArray[np.int64]: ...
+    @property
+    def puzzles(self) -> NDArray[np.uint8]: ...
+    @property
+    def answer(self) -> NDArray[np.int32]: ...
+    @property
+    def is_right(self) -> NDArray[np.bool_]: ...
+    @property
+    def halt(self) -> NDArray[np.float32]: ...
+    @property
+    def lprm(self) -> NDArray[np.float32]: ...
+    @property
+    def residual(self) -> NDArray[np.float32]: ...
+    @property
+    def margin(self) -> NDArray[np.float32]: ...
+    @property
+    def tables(self) -> Sequence[NDArray[np.uint8]]: ...
 
 
 class Trace(Protocol):
@@ -134,7 +143,8 @@ def stop_steps(block: Block, halting: str, threshold: float, first_halt: int, ro
             stops[..., :back] = False
             stops[..., back:] &= answer[..., back:] == answer[..., :-back]
     stops[..., : first_halt - 1] = False
-    return np.where(stops.any(-1), stops.argmax(-1) + 1, steps + 1).astype(np.int32)
+    step: NDArray[np.int32] = np.where(stops.any(-1), stops.argmax(-1) + 1, steps + 1).astype(np.int32)
+    return step
 
 
 def group_votes(answer: NDArray[np.int32], width: int) -> NDArray[np.int32]:

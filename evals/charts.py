@@ -76,13 +76,17 @@ class Chart:
         floor = self.height - self.bottom
         for value in y_ticks:
             y = self.y(value)
-            self.parts.append(f'<line class="grid" x1="{self.left}" x2="{self.width - self.right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+            self.parts.append(
+                f'<line class="grid" x1="{self.left}" x2="{self.width - self.right}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            )
             self.text(self.left - 8, y + 4, y_format(value), "tick end")
         for value in x_ticks:
             x = self.x(value)
             self.parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{floor}" y2="{floor + 5}"/>')
             self.text(x, floor + 20, x_format(value), "tick middle")
-        self.parts.append(f'<line class="axis" x1="{self.left}" x2="{self.width - self.right}" y1="{floor}" y2="{floor}"/>')
+        self.parts.append(
+            f'<line class="axis" x1="{self.left}" x2="{self.width - self.right}" y1="{floor}" y2="{floor}"/>'
+        )
         self.text((self.left + self.width - self.right) / 2, self.height - 8, x_label, "label middle")
         middle = (self.top + floor) / 2
         self.parts.append(
@@ -104,7 +108,9 @@ class Chart:
         """A line through points; stepped: it keeps its height until the next point."""
         there = [(self.x(a), self.y(b)) for a, b in points]
         if is_stepped:
-            there = [each for (a, b), (c, _) in zip(there, [*there[1:], there[-1]], strict=True) for each in ((a, b), (c, b))]
+            there = [
+                each for (a, b), (c, _) in zip(there, [*there[1:], there[-1]], strict=True) for each in ((a, b), (c, b))
+            ]
         if len(there) > 1:
             path = " ".join(f"{a:.1f},{b:.1f}" for a, b in there)
             self.parts.append(f'<polyline class="line {colour}" points="{path}"/>')
@@ -161,7 +167,9 @@ def heat_map(
     parts = []
     for r, row in enumerate(values):
         y = top + (len(rows) - 1 - r) * cell_h
-        parts.append(f'<text class="tick end" x="{left - 8}" y="{y + cell_h / 2 + 4:.1f}">{html.escape(rows[r])}</text>')
+        parts.append(
+            f'<text class="tick end" x="{left - 8}" y="{y + cell_h / 2 + 4:.1f}">{html.escape(rows[r])}</text>'
+        )
         for c, value in enumerate(row):
             x = left + c * cell_w
             if value is None:
@@ -186,12 +194,16 @@ def heat_map(
             (a, b), (c_, d) = place(start), place(end)
             parts.append(f'<line class="contour" x1="{a:.1f}" y1="{b:.1f}" x2="{c_:.1f}" y2="{d:.1f}"/>')
         if segments:
-            a, b = place(max((point for segment in segments for point in segment), key=lambda point: (point[0], point[1])))
+            a, b = place(
+                max((point for segment in segments for point in segment), key=lambda point: (point[0], point[1]))
+            )
             parts.append(f'<text class="contour-label" x="{a + 5:.1f}" y="{b + 4:.1f}">{html.escape(name)}</text>')
     middle = left + cell_w * len(columns) / 2
     parts.append(f'<text class="label middle" x="{middle:.1f}" y="{height - 8:.1f}">{html.escape(x_label)}</text>')
     upright = top + cell_h * len(rows) / 2
-    parts.append(f'<text class="label middle" transform="translate(14 {upright:.0f}) rotate(-90)">{html.escape(y_label)}</text>')
+    parts.append(
+        f'<text class="label middle" transform="translate(14 {upright:.0f}) rotate(-90)">{html.escape(y_label)}</text>'
+    )
     size = f"0 0 {width:.0f} {height:.0f}"
     return f'<svg viewBox="{size}" role="img" aria-label="{html.escape(title)}">{"".join(parts)}</svg>'
 

@@ -112,9 +112,10 @@ def sign_flip_p_values(sums: Floats, *, seed: int = 0, flips: int = 10_000) -> F
         chunk = max(1, _CHUNK // len(sums))
         for start in range(0, flips, chunk):
             rows = min(chunk, flips - start)
-            bits = np.unpackbits(rng.integers(0, 256, (rows, -(-len(sums) // 8)), np.uint8), axis=1, count=len(sums))
+            drawn = rng.integers(0, 256, (rows, -(-len(sums) // 8)), np.uint8)
+            keeps = np.unpackbits(drawn, axis=1, count=len(sums)).astype(np.float64)
             # The sum under random signs is twice the sum of what keeps its sign, less the whole.
-            extreme += (np.abs(2 * (bits.astype(np.float64) @ chosen) - total) >= np.abs(total) - 1e-7).sum(axis=0)
+            extreme += (np.abs(2 * (keeps @ chosen) - total) >= np.abs(total) - 1e-7).sum(axis=0)
         p_values[many] = (extreme + 1) / (flips + 1)
     return p_values
 

@@ -44,9 +44,11 @@ def analyse(
     *,
     timings: Mapping[str, Any],
     about: Mapping[str, Any],
+    budgets: list[float] | None = None,
 ) -> dict[str, Any]:
     """Everything a report needs. `traces`: one per seed, of the puzzles of `puzzle_set`; `timings`: what
-    `latency.measure` returned, or an empty mapping; `about`: provenance, copied.
+    `latency.measure` returned, or an empty mapping; `about`: provenance, copied;
+    `budgets`: latencies in ms to match instead of doublings of one trajectory's.
 
     Raises `ValueError` where traces and puzzles do not fit.
     """
@@ -65,10 +67,10 @@ def analyse(
     table = Table(outcomes, real, grid, groups, solutions)
     latencies = list(timings.get("latencies", []))
     macs = price_in_macs(table, model)
-    budgets = _budgets(table, macs, latencies)
+    rows = _budgets(table, macs, latencies, budgets)
     measure = table.measures[0]
     primary = {"halting": grid.haltings[0], "measure": measure}
-    by_latency = _rows(budgets, matched_by="latency interactive", **primary)
+    by_latency = _rows(rows, matched_by="latency interactive", **primary)
     main = verdict(by_latency, measure=measure, unit="ms")
     price = price_table(latencies, "interactive", grid.haltings[0], grid.widths, grid.depths)
     trained = grid.depths.index(grid.trained_depth)
@@ -80,14 +82,14 @@ def analyse(
         "gaps": _gaps(table),
     }
     also = [
-        {"measure": name, "halting": halting, "matched_by": by, **_short(budgets, name, halting, by)}
+        {"measure": name, "halting": halting, "matched_by": by, **_short(rows, name, halting, by)}
         for name in table.measures
         for halting in grid.haltings
         for by in ("latency interactive", "latency throughput", "macs")
         if (name, halting, by) != (measure, grid.haltings[0], "latency interactive")
-        and _rows(budgets, measure=name, halting=halting, matched_by=by)
+        and _rows(rows, measure=name, halting=halting, matched_by=by)
     ]
-    return defined(
+    made: dict[str, Any] = defined(
         {
             "version": VERSION,
             "about": {**about, "puzzles": len(real), "bases": len(np.unique(groups)), "seeds": len(traces)},
@@ -95,13 +97,14 @@ def analyse(
             "verdict": main,
             "verdicts_beside": also,
             "cells": _cells(table, macs, latencies),
-            "budgets": budgets,
+            "budgets": rows,
             "heads": heads.summary(),
             "difficulty": _difficulty(table, known, main),
             "latency": {key: value for key, value in timings.items() if key != "latencies"},
             "cost": {"step": cost.step_macs(model), "decode": cost.decode_macs(model)},
         }
     )
+    return made
 
 
 class Table:
@@ -117,17 +120,10 @@ class Table:
     ) -> None:
         self.grid, self.groups, self.solutions = grid, groups, solutions
         self.conflicts = outcomes.conflicts
-        is_all = len(real) == len(outcomes.puzzles)
-        self.accuracy, self.direct, self.passes, self.distinct, self.steps = (
-            array if is_all else array[real]
-            for array in (
-                outcomes.accuracy,
-                outcomes.is_right_directly,
-                outcomes.passes,
-                outcomes.distinct,
-                outcomes.steps,
-            )
-        )
+        rows: slice | NDArray[np.int64] = slice(None) if len(real) == len(outcomes.puzzles) else real
+        self.accuracy, self.direct = outcomes.accuracy[rows], outcomes.is_right_directly[rows]
+        self.passes, self.distinct = outcomes.passes[rows], outcomes.distinct[rows]
+        self.steps = outcomes.steps[rows]
         self.coverage: NDArray[np.float32] | None = None
         if solutions is not None:
             share = np.where(solutions > 0, solutions, np.nan)[:, None, None, None]
@@ -145,8 +141,8 @@ class Table:
     def best(self, measure: str, halting: int = 0) -> Floats:
         """Mean measure `[M, N]` of the best selector, over all puzzles."""
         values = self.slice(measure, halting).values
-        means: Floats = values.mean(axis=0, dtype=np.float64) if len(values) else np.full(values.shape[1:], np.nan)
-        return means.max(axis=-1)
+        best: Floats = _column_means(values).max(axis=-1)
+        return best
 
 
 def bases(known: PuzzleSet) -> NDArray[np.int64]:
@@ -197,7 +193,9 @@ def defined(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _budgets(table: Table, macs: Floats, latencies: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _budgets(
+    table: Table, macs: Floats, latencies: list[dict[str, Any]], wanted: list[float] | None
+) -> list[dict[str, Any]]:
     """Matched budgets of every measure, halting rule and price."""
     rows = []
     grid = table.grid
@@ -208,7 +206,8 @@ def _budgets(table: Table, macs: Floats, latencies: list[dict[str, Any]]) -> lis
                 f"latency {mode}": price_table(latencies, mode, halting, grid.widths, grid.depths) for mode in MODES
             }
             for by, price in {**prices, "macs": macs[h]}.items():
-                rows += [{"matched_by": by, "measure": measure, **row} for row in matched(judge, price)]
+                given = sorted(wanted) if wanted and by == "latency interactive" else None
+                rows += [{"matched_by": by, "measure": measure, **row} for row in matched(judge, price, given)]
     return rows
 
 

@@ -54,8 +54,8 @@ class HeadTally:
                         sums[place] += value
         stop = stop_steps(block, "head", grid.threshold("head"), grid.first_halt, slice(None))[real]
         last = np.take_along_axis(right, (np.minimum(stop, self.depth) - 1)[..., None], axis=2)[..., 0]
-        for verdict in (0, 1):
-            self.stops[verdict] += np.bincount(stop[last == verdict] - 1, minlength=self.depth + 1)
+        for place in (0, 1):
+            self.stops[place] += np.bincount(stop[last == place] - 1, minlength=self.depth + 1)
 
     def summary(self) -> dict[str, Any]:
         """Everything as JSON values; undefined figures are NaN."""

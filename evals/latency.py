@@ -76,7 +76,7 @@ def measure(
     rng = np.random.default_rng(seed)
     control = min(keys, key=lambda key: (key.mode != "interactive", key.width * key.depth, key.halting))
     missing = [key for key in keys if len(kept.get(_name(key), [])) < rounds]
-    for key in (missing + [control]) if missing else []:
+    for key in ([*missing, control]) if missing else []:
         run(key, _batch(key, 0, puzzles, batch))
     for number in range(rounds):
         order = rng.permutation(len(keys))
@@ -86,7 +86,7 @@ def measure(
                 on_timed(len(keys))
             continue
         machine = {"load": os.getloadavg()[0], "mhz": clock_mhz()}
-        lines = [{"cell": CONTROL, "ms": _timed(run, control, np.zeros(1, np.int64)), **machine}]
+        lines: list[dict[str, Any]] = [{"cell": CONTROL, "ms": _timed(run, control, np.zeros(1, np.int64)), **machine}]
         for key in wanted:
             index = _batch(key, number, puzzles, batch)
             lines.append({"cell": _name(key), "ms": _timed(run, key, index) / len(index)})

@@ -103,7 +103,7 @@ def render(frontier: Frontier) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{(PAGE / 'report.css').read_text()}</style></head><body>"
         f"{_head(frontier, title)}<main>{body}</main>"
-        f'<footer>Made by gram {escape(str(about.get("versions", {}).get("gram", "")))} from frontier.json.</footer>'
+        f"<footer>Made by gram {escape(str(about.get('versions', {}).get('gram', '')))} from frontier.json.</footer>"
         f'<div id="tip" role="status"></div><script>{(PAGE / "report.js").read_text()}</script></body></html>\n'
     )
 
@@ -213,9 +213,7 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[tuple[str, Any, str
         for row in rows
     )
     tall = " tall" if is_tall else ""
-    return (
-        f'<div class="scroll{tall}"><table class="sortable"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
+    return f'<div class="scroll{tall}"><table class="sortable"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def budget_table(frontier: Frontier, measure: str, halting: str, by: str) -> str:
@@ -270,7 +268,11 @@ def cell_table(frontier: Frontier) -> str:
             (cell["halting"], None, "text"),
             ("–" if cell["width"] == 1 else cell["selector"], None, "text"),
             (percent(cell["accuracy"]), _key(cell["accuracy"]), ""),
-            ("–" if cell["low"] is None else f"{100 * cell['low']:.1f} to {100 * cell['high']:.1f}", _key(cell["low"]), ""),
+            (
+                "–" if cell["low"] is None else f"{100 * cell['low']:.1f} to {100 * cell['high']:.1f}",
+                _key(cell["low"]),
+                "",
+            ),
             (percent(cell["pass_at_width"]), _key(cell["pass_at_width"]), ""),
         ]
         if is_multi:
@@ -290,7 +292,9 @@ def _key(value: float | None) -> Any:
 def _provenance(frontier: Frontier) -> str:
     """Where every figure comes from."""
     about, latency = frontier["about"], frontier["latency"]
-    facts: dict[str, Any] = {name: value for name, value in about.items() if name not in ("versions", "command", "bases")}
+    facts: dict[str, Any] = {
+        name: value for name, value in about.items() if name not in ("versions", "command", "bases")
+    }
     facts |= {f"{name} version": value for name, value in (about.get("versions") or {}).items()}
     facts |= {f"latency: {name}": value for name, value in latency.items() if name != "is_noisy"}
     rows = "".join(
@@ -299,9 +303,7 @@ def _provenance(frontier: Frontier) -> str:
         if value is not None
     )
     command = escape(about.get("command", ""))
-    return (
-        f'<section><h2>How these figures were made</h2><p><code>{command}</code></p><dl class="about">{rows}</dl></section>'
-    )
+    return f'<section><h2>How these figures were made</h2><p><code>{command}</code></p><dl class="about">{rows}</dl></section>'
 
 
 def _plain(value: Any) -> str:
