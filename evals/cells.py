@@ -1,12 +1,12 @@
 """Every cell of a width by depth grid, computed from traces: what each puzzle's outcome is in it. No figure, no test.
 
 A trace holds `n` trajectories of every puzzle to the largest depth, none halted. Since noise is keyed by puzzle,
-trajectory and transition, a direct run of width `N` and depth `M` has exactly the first `N` of them, each up to where its
-halting rule or `M` ends it. A cell's selected accuracy is the mean over all disjoint groups of `N` trajectories, never
-one lucky draw; pass@N and the number of distinct solutions are exact expectations over subsets of `N` of the `n`.
+trajectory and transition, a direct run of width `N` and depth `M` has exactly the first `N` of them, each up to where
+its halting rule or `M` ends it. A cell's selected accuracy is the mean over all disjoint groups of `N` trajectories,
+never one lucky draw; pass@N and the number of distinct solutions are exact expectations over subsets of `N` of the `n`.
 
-Shapes: `P` puzzles, `n` trajectories of the trace, `H` halting rules, `M` depths, `N` widths, `S` selectors of the grid;
-`G` groups. Halting `unchanged` compares canonical answers here, raw ones in the sampler.
+Shapes: `P` puzzles, `n` trajectories of the trace, `H` halting rules, `M` depths, `N` widths, `S` selectors; `G`
+groups. Halting `unchanged` compares canonical answers here, raw ones in the sampler.
 """
 
 from __future__ import annotations

@@ -88,10 +88,7 @@ class Chart:
             f'<line class="axis" x1="{self.left}" x2="{self.width - self.right}" y1="{floor}" y2="{floor}"/>'
         )
         self.text((self.left + self.width - self.right) / 2, self.height - 8, x_label, "label middle")
-        middle = (self.top + floor) / 2
-        self.parts.append(
-            f'<text class="label middle" transform="translate(14 {middle:.0f}) rotate(-90)">{html.escape(y_label)}</text>'
-        )
+        self.parts.append(_upright((self.top + floor) / 2, y_label))
 
     def text(self, x: float, y: float, words: str, kind: str) -> None:
         """Words at a place."""
@@ -117,26 +114,22 @@ class Chart:
 
     def dot(self, x: float, y: float, colour: str, tip: str, *, radius: float = 4.5) -> None:
         """A mark with a larger place to hit."""
-        a, b = self.x(x), self.y(y)
-        self.parts.append(
-            f'<g class="mark" tabindex="0" data-tip="{html.escape(tip)}"><circle class="hit" cx="{a:.1f}" cy="{b:.1f}" r="13"/>'
-            f'<circle class="dot {colour}" cx="{a:.1f}" cy="{b:.1f}" r="{radius}"/></g>'
-        )
+        centre = f'cx="{self.x(x):.1f}" cy="{self.y(y):.1f}"'
+        circles = f'<circle class="hit" {centre} r="13"/><circle class="dot {colour}" {centre} r="{radius}"/>'
+        self.parts.append(_mark(tip, circles))
 
     def whisker(self, x: float, low: float, high: float, colour: str) -> None:
         """An interval, upright."""
-        self.parts.append(
-            f'<line class="whisker {colour}" x1="{self.x(x):.1f}" x2="{self.x(x):.1f}" y1="{self.y(low):.1f}" y2="{self.y(high):.1f}"/>'
-        )
+        a, top, bottom = self.x(x), self.y(high), self.y(low)
+        ends = f'x1="{a:.1f}" x2="{a:.1f}" y1="{top:.1f}" y2="{bottom:.1f}"'
+        self.parts.append(f'<line class="whisker {colour}" {ends}/>')
 
     def bar(self, x: float, low: float, high: float, width: float, colour: str, tip: str) -> None:
         """An upright bar of a width in view-box units."""
         a, top, bottom = self.x(x) - width / 2, self.y(high), self.y(low)
         if bottom - top > 0.05:
-            self.parts.append(
-                f'<rect class="mark bar {colour}" tabindex="0" data-tip="{html.escape(tip)}" x="{a:.1f}" y="{top:.1f}" '
-                f'width="{width:.1f}" height="{max(bottom - top - 1, 0.6):.1f}" rx="1.5"/>'
-            )
+            size = f'x="{a:.1f}" y="{top:.1f}" width="{width:.1f}" height="{max(bottom - top - 1, 0.6):.1f}"'
+            self.parts.append(_mark(tip, f'<rect class="bar {colour}" {size} rx="1.5"/>'))
 
     def svg(self) -> str:
         """The picture."""
@@ -147,69 +140,97 @@ class Chart:
         )
 
 
-def heat_map(
-    columns: Sequence[str],
-    rows: Sequence[str],
-    values: Sequence[Sequence[float | None]],
-    tips: Sequence[Sequence[str]],
-    *,
-    title: str,
-    x_label: str,
-    y_label: str,
-    contours: Sequence[tuple[str, Sequence[tuple[Point, Point]]]] = (),
-) -> str:
-    """Cells `values[row][column]` in [0, 1], first row at the bottom; contours in cell units, (0, 0) the first cell's
-    middle. The colour scale runs from the smallest to the largest value."""
-    known = [value for row in values for value in row if value is not None]
-    low, high = (min(known), max(known)) if known else (0.0, 1.0)
-    left, top, cell_w, cell_h = 62, 10, min(96, 520 / len(columns)), min(54, 330 / len(rows))
-    width, height = left + cell_w * len(columns) + 58, top + cell_h * len(rows) + 52
-    parts = []
-    for r, row in enumerate(values):
-        y = top + (len(rows) - 1 - r) * cell_h
-        parts.append(
-            f'<text class="tick end" x="{left - 8}" y="{y + cell_h / 2 + 4:.1f}">{html.escape(rows[r])}</text>'
-        )
-        for c, value in enumerate(row):
-            x = left + c * cell_w
-            if value is None:
-                continue
-            share = (value - low) / (high - low) if high > low else 0.5
-            ink = "ink-high" if share > 0.55 else "ink-low"
-            parts.append(
-                f'<g class="mark" tabindex="0" data-tip="{html.escape(tips[r][c])}"><rect class="heat" style="--v:{100 * share:.0f}%" '
-                f'x="{x + 1:.1f}" y="{y + 1:.1f}" width="{cell_w - 2:.1f}" height="{cell_h - 2:.1f}" rx="2"/>'
-                f'<text class="cell middle {ink}" x="{x + cell_w / 2:.1f}" y="{y + cell_h / 2 + 4.5:.1f}">{100 * value:.1f}</text></g>'
-            )
-    for c, name in enumerate(columns):
-        parts.append(
-            f'<text class="tick middle" x="{left + (c + 0.5) * cell_w:.1f}" y="{height - 34:.1f}">{html.escape(name)}</text>'
-        )
+def _mark(tip: str, shapes: str) -> str:
+    """Shapes that show figures on hover, tap and focus."""
+    return f'<g class="mark" tabindex="0" data-tip="{html.escape(tip)}">{shapes}</g>'
 
-    def place(point: Point) -> tuple[float, float]:
-        return left + (point[0] + 0.5) * cell_w, top + (len(rows) - 0.5 - point[1]) * cell_h
 
-    for name, segments in contours:
+def _words(x: float, y: float, words: str, kind: str) -> str:
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}">{html.escape(words)}</text>'
+
+
+def _upright(y: float, words: str) -> str:
+    """The label of an upright axis."""
+    place = f"translate(14 {y:.0f}) rotate(-90)"
+    return f'<text class="label middle upright" transform="{place}">{html.escape(words)}</text>'
+
+
+@dataclass
+class HeatMap:
+    """Cells `values[row][column]` in [0, 1], the first row at the bottom, coloured from the smallest to the largest."""
+
+    columns: Sequence[str]
+    rows: Sequence[str]
+    values: Sequence[Sequence[float | None]]
+    notes: Sequence[Sequence[str]]
+    """Small print under each value."""
+    tips: Sequence[Sequence[str]]
+    title: str
+    left: int = 62
+    top: int = 26
+
+    def __post_init__(self) -> None:
+        self.cell_w, self.cell_h = min(110.0, 528 / len(self.columns)), min(56.0, 340 / len(self.rows))
+        self.right, self.floor = self.left + self.cell_w * len(self.columns), self.top + self.cell_h * len(self.rows)
+
+    def place(self, point: Point) -> Point:
+        """Where a point in units of cells is; (0, 0) is the middle of the first cell."""
+        return self.left + (point[0] + 0.5) * self.cell_w, self.floor - (point[1] + 0.5) * self.cell_h
+
+    def svg(
+        self, *, x_label: str, y_label: str, contours: Sequence[tuple[str, Sequence[tuple[Point, Point]]]] = ()
+    ) -> str:
+        """The picture, with named contours in units of cells."""
+        parts = [
+            _words(self.place((c, 0))[0], self.floor + 20, name, "tick middle") for c, name in enumerate(self.columns)
+        ]
+        parts += [
+            _words(self.left - 8, self.place((0, r))[1] + 4, name, "tick end") for r, name in enumerate(self.rows)
+        ]
+        known = [value for row in self.values for value in row if value is not None]
+        low, high = (min(known), max(known)) if known else (0.0, 1.0)
+        for r, row in enumerate(self.values):
+            for c, value in enumerate(row):
+                if value is not None:
+                    share = (value - low) / (high - low) if high > low else 0.5
+                    parts.append(self._cell(c, r, value, share))
+        for name, segments in contours:
+            parts += self._contour(name, segments)
+        parts.append(_words((self.left + self.right) / 2, self.floor + 44, x_label, "label middle"))
+        parts.append(_upright((self.top + self.floor) / 2, y_label))
+        size = f"0 0 {self.right + 50:.0f} {self.floor + 52:.0f}"
+        return f'<svg viewBox="{size}" role="img" aria-label="{html.escape(self.title)}">{"".join(parts)}</svg>'
+
+    def _cell(self, c: int, r: int, value: float, share: float) -> str:
+        x, y = self.place((c, r))
+        ink = "ink-high" if share > 0.55 else "ink-low"
+        size = f'width="{self.cell_w - 2:.1f}" height="{self.cell_h - 2:.1f}" rx="2"'
+        corner = f'x="{x - self.cell_w / 2 + 1:.1f}" y="{y - self.cell_h / 2 + 1:.1f}"'
+        shapes = f'<rect class="heat" style="--v:{100 * share:.0f}%" {corner} {size}/>'
+        shapes += _words(x, y - 1, f"{100 * value:.1f}", f"cell middle {ink}")
+        return _mark(self.tips[r][c], shapes + _words(x, y + 14, self.notes[r][c], f"note middle {ink}"))
+
+    def _contour(self, name: str, segments: Sequence[tuple[Point, Point]]) -> list[str]:
+        """Dashes, and the name where they leave the map: at its right edge, else above it."""
+        parts = []
         for start, end in segments:
-            (a, b), (c_, d) = place(start), place(end)
-            parts.append(f'<line class="contour" x1="{a:.1f}" y1="{b:.1f}" x2="{c_:.1f}" y2="{d:.1f}"/>')
+            (a, b), (c, d) = self.place(start), self.place(end)
+            parts.append(f'<line class="contour" x1="{a:.1f}" y1="{b:.1f}" x2="{c:.1f}" y2="{d:.1f}"/>')
         if segments:
-            a, b = place(
-                max((point for segment in segments for point in segment), key=lambda point: (point[0], point[1]))
-            )
-            parts.append(f'<text class="contour-label" x="{a + 5:.1f}" y="{b + 4:.1f}">{html.escape(name)}</text>')
-    middle = left + cell_w * len(columns) / 2
-    parts.append(f'<text class="label middle" x="{middle:.1f}" y="{height - 8:.1f}">{html.escape(x_label)}</text>')
-    upright = top + cell_h * len(rows) / 2
-    parts.append(
-        f'<text class="label middle" transform="translate(14 {upright:.0f}) rotate(-90)">{html.escape(y_label)}</text>'
-    )
-    size = f"0 0 {width:.0f} {height:.0f}"
-    return f'<svg viewBox="{size}" role="img" aria-label="{html.escape(title)}">{"".join(parts)}</svg>'
+            last = max(point for segment in segments for point in segment)
+            x, y = self.place(last)
+            if last[0] >= len(self.columns) - 1:
+                parts.append(f'<line class="contour" x1="{x:.1f}" y1="{y:.1f}" x2="{self.right:.1f}" y2="{y:.1f}"/>')
+                parts.append(_words(self.right + 5, y + 4, name, "contour-label"))
+            else:
+                x, y = self.place(max((point for segment in segments for point in segment), key=lambda p: p[1]))
+                parts.append(f'<line class="contour" x1="{x:.1f}" y1="{y:.1f}" x2="{x:.1f}" y2="{self.top - 4:.1f}"/>')
+                parts.append(_words(x, self.top - 9, name, "contour-label middle"))
+        return parts
 
 
 def contour_segments(values: Sequence[Sequence[float | None]], level: float) -> list[tuple[Point, Point]]:
-    """Segments along which the logarithm of `values[row][column]`, linear between cells' middles, is that of `level`."""
+    """Segments along which the logarithm of `values[row][column]`, linear between middles, is that of `level`."""
     segments = []
     for r in range(len(values) - 1):
         for c in range(len(values[0]) - 1):

@@ -1,7 +1,7 @@
 """Intervals and tests of many cells at once, which share their random draws: one matrix product for all of them.
 
-The methods are those of `statistics.py`, which serves where a bootstrap fails. Shapes: `P` puzzles, `C` columns (cells, or
-pairs of cells), `G` groups of puzzles that share a base, `R` resamples.
+The methods are those of `statistics.py`, which serves where a bootstrap fails. Shapes: `P` puzzles, `C` columns (cells,
+or pairs of cells), `G` groups of puzzles that share a base, `R` resamples.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class _Sums(NamedTuple):
 def clustered_intervals(
     values: ArrayLike, groups: ArrayLike | None = None, *, seed: int = 0, resamples: int = 2_000
 ) -> Floats:
-    """`statistics.clustered_interval` of columns of values in [0, 1], `[P, C]`: `[C, 2]`. A column with NaN has none."""
+    """`statistics.clustered_interval` of columns of values in [0, 1], `[P, C]`: `[C, 2]`. With NaN: none."""
     table = np.asarray(values)
     found = np.full((table.shape[1], 2), np.nan)
     if not len(table):

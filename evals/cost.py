@@ -18,7 +18,7 @@ TRACE_BYTES = 21
 POWER_DIFFERENCES = (0.01, 0.02, 0.05, 0.1)
 """Differences for which the pre-flight says how many puzzles tell them apart."""
 DISCORDANCE = 2.0
-"""Share of puzzles that only one of two cells has right, as a multiple of the difference: what cells of one model show."""
+"""Share of puzzles that only one of two cells has right, as a multiple of the difference: as in cells of one model."""
 
 
 def step_macs(

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from gram.evals.charts import Chart, contour_segments, heat_map, linear_ticks, log_ticks
+from gram.evals.charts import Chart, HeatMap, contour_segments, linear_ticks, log_ticks
 
 Frontier = Mapping[str, Any]
 Cell = dict[str, Any]
@@ -19,20 +19,20 @@ FAMILY_WORDS = {"depth": "depth only (one trajectory)", "width": "width only (tr
 
 def percent(value: float | None, digits: int = 1) -> str:
     """A share as per cent; a dash where undefined."""
-    return "–" if value is None else f"{100 * value:.{digits}f} %"
+    return "-" if value is None else f"{100 * value:.{digits}f} %"
 
 
 def milliseconds(value: float | None) -> str:
     """A time; a dash where undefined."""
     if value is None:
-        return "–"
+        return "-"
     return f"{value / 1000:.3g} s" if value >= 1000 else f"{value:.3g} ms"
 
 
 def count(value: float | None) -> str:
     """A count of operations in short; a dash where undefined."""
     if value is None:
-        return "–"
+        return "-"
     for factor, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= factor:
             return f"{value / factor:.3g} {letter}"
@@ -82,7 +82,8 @@ def value_range(values: Sequence[float]) -> tuple[float, float]:
     return max(0.0, low - air), min(1.0, high + air)
 
 
-def _shares(chart: Chart, x_ticks: Sequence[float], **labels: Any) -> None:
+def shares(chart: Chart, x_ticks: Sequence[float], **labels: Any) -> None:
+    """Axes of a chart whose upright axis is a share, in per cent."""
     ticks = linear_ticks(*chart.y_range)
     digits = 0 if all(abs(100 * tick - round(100 * tick)) < 1e-6 for tick in ticks) else 1
     chart.axes(x_ticks, ticks, y_format=lambda value: f"{100 * value:.{digits}f} %", **labels)
@@ -106,7 +107,7 @@ def family_curves(frontier: Frontier, measure: str, halting: str, price: str = "
         (min(prices) * 0.9, max(prices) * 1.15), value_range(shown), f"{measure} against {price}", is_log_x=True
     )
     form = milliseconds if is_time else count
-    _shares(
+    shares(
         chart,
         log_ticks(*chart.x_range),
         x_label="latency of a puzzle (median)" if is_time else "multiply-accumulates of a puzzle",
@@ -153,16 +154,10 @@ def heat(frontier: Frontier, measure: str, halting: str) -> str:
         if (row["matched_by"], row["halting"], row["measure"]) == ("latency interactive", halting, measure)
     ]
     contours = [(milliseconds(level), contour_segments(latency, level)) for level in budgets]
-    return heat_map(
-        [str(width) for width in grid["widths"]],
-        [str(depth) for depth in grid["depths"]],
-        values,
-        tips,
-        title=f"{measure} by width and depth",
-        x_label="width (trajectories)",
-        y_label="depth (supervision steps)",
-        contours=contours,
-    )
+    notes = [[milliseconds(value) if value else "" for value in row] for row in latency]
+    columns, rows = ([str(number) for number in grid[name]] for name in ("widths", "depths"))
+    drawn = HeatMap(columns, rows, values, notes, tips, f"{measure} by width and depth")
+    return drawn.svg(x_label="width (trajectories)", y_label="depth (supervision steps)", contours=contours)
 
 
 def pareto(frontier: Frontier, measure: str, halting: str) -> str:
@@ -173,7 +168,7 @@ def pareto(frontier: Frontier, measure: str, halting: str) -> str:
     trained = frontier["grid"]["trained_depth"]
     prices, values = [cell["latency_ms_p50"] for cell in cells], [cell["value"] for cell in cells]
     chart = Chart((min(prices) * 0.9, max(prices) * 1.15), value_range(values), "Pareto frontier", is_log_x=True)
-    _shares(
+    shares(
         chart,
         log_ticks(*chart.x_range),
         x_label="latency of a puzzle (median)",
@@ -208,7 +203,7 @@ def selector_gap(frontier: Frontier, halting: str) -> str:
             lines["pass@N"].append((cell["width"], cell["pass_at_width"]))
     shown = [value for points in lines.values() for _, value in points]
     chart = Chart((0.92, grid["widths"][-1] * 1.09), value_range(shown), "Selectors against pass@N", is_log_x=True)
-    _shares(chart, grid["widths"], x_label="width (trajectories)", y_label="accuracy", x_format=lambda x: f"{x:.0f}")
+    shares(chart, grid["widths"], x_label="width (trajectories)", y_label="accuracy", x_format=lambda x: f"{x:.0f}")
     names = []
     for place, (name, points) in enumerate(lines.items()):
         colour = "pass" if place == 0 else f"s{(place - 1) % 7 + 1}"
@@ -235,9 +230,7 @@ def stop_histogram(frontier: Frontier) -> str:
     def name(place: float) -> str:
         return "never" if place == len(columns) else f"{place:.0f}"
 
-    _shares(
-        chart, [*ticks, len(columns)], x_label="supervision step of the halt", y_label="trajectories", x_format=name
-    )
+    shares(chart, [*ticks, len(columns)], x_label="supervision step of the halt", y_label="trajectories", x_format=name)
     for place, (step, right, wrong) in enumerate(columns, start=1):
         start = "never halts" if step is None else f"halts after step {step}"
         words = f"{start}\n{percent((right + wrong) / total)} of trajectories\n{right:,} right, {wrong:,} wrong"
@@ -253,7 +246,7 @@ def calibration(frontier: Frontier) -> str:
         return ""
     left = Chart((0, 1), (0, 1), "Calibration of the halt head", width=360, height=330, left=58)
     tens = [0, 0.25, 0.5, 0.75, 1]
-    _shares(left, tens, x_label="predicted", y_label="right", x_format=lambda value: f"{100 * value:.0f} %")
+    shares(left, tens, x_label="predicted", y_label="right", x_format=lambda value: f"{100 * value:.0f} %")
     left.line([(0, 0), (1, 1)], "neutral")
     chosen = [step for step in steps if step["step"] in frontier["grid"]["depths"]][:7]
     names = []
@@ -269,7 +262,7 @@ def calibration(frontier: Frontier) -> str:
     right = Chart((0.5, steps[-1]["step"] + 0.5), (0, 1), "AUROC and calibration error by step", width=360, height=330)
     right.left = 58
     ticks = [step["step"] for step in steps if (step["step"] - 1) % max(1, math.ceil(len(steps) / 6)) == 0]
-    _shares(right, ticks, x_label="supervision step", y_label="", x_format=lambda value: f"{value:.0f}")
+    shares(right, ticks, x_label="supervision step", y_label="", x_format=lambda value: f"{value:.0f}")
     for name, label, colour, some in (
         ("halt_auroc", "AUROC", "s1", known),
         ("ece", "calibration error", "s2", steps),
@@ -298,7 +291,7 @@ def difficulty(frontier: Frontier) -> str:
 
     unit = "solutions of the puzzle" if found["by"] == "solutions" else "rating of the puzzle"
     ticks = [float(place) for place in range(1, len(ranges) + 1)]
-    _shares(chart, ticks, x_label=unit, y_label=frontier["verdict"]["measure"], x_format=name)
+    shares(chart, ticks, x_label=unit, y_label=frontier["verdict"]["measure"], x_format=name)
     for row in rows:
         colour = row["cells"] if row["cells"] in FAMILY_WORDS else "neutral"
         place = ranges.index((row["from"], row["to"])) + 1 + 0.14 * (labels.index(row["cells"]) - (len(labels) - 1) / 2)

@@ -1,8 +1,8 @@
 """Latency of cells on this machine: from tokens in to answer out. It is given a function that samples; it times it.
 
-`interactive`: one puzzle at a time, another one each round. `throughput`: a batch that fills a launch, per puzzle. Every
-cell is run once before anything counts (compilation, allocation), then cells are interleaved in random order, round by
-round, so that a slow minute of the machine hits all alike. A control (the narrowest cell, always the same puzzle) is
+`interactive`: one puzzle at a time, another one each round. `throughput`: a batch that fills a launch, per puzzle.
+Every cell is run once before anything counts (compilation, allocation), then cells are interleaved in random order,
+round by round, so that a slow minute of the machine hits all alike. A control (the narrowest cell, always the same puzzle) is
 timed every round: where it spreads, the machine was too noisy, and the report says so. Rounds are kept as they end.
 """
 
@@ -69,8 +69,8 @@ def measure(
     """Times every cell `rounds` times: `latencies` and what is known of the machine meanwhile.
 
     `batch` is the number of trajectories that fill the device (a launch): the throughput mode runs `batch / width`
-    puzzles at once, at least one. `file` keeps the timings; a run that was killed goes on with it. `on_timed(n)` is told
-    how many timings are done.
+    puzzles at once, at least one. `file` keeps the timings; a run that was killed goes on with it. `on_timed(n)` is
+    told how many timings are done.
     """
     kept = _read(file)
     rng = np.random.default_rng(seed)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Frontier = Mapping[str, Any]
 COLOURS = {"depth": "#2568c8", "width": "#c9540f", "mixed": "#12805c", "neutral": "#77736a"}
-STYLE = {
+STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -30,16 +30,16 @@ STYLE = {
 
 def draw(frontier: Frontier, folder: Path) -> list[Path]:
     """Writes each figure that has numbers as `<name>.png` and `<name>.svg`; returns the files."""
-    import matplotlib
+    import matplotlib as mpl
 
-    matplotlib.use("agg")
-    from matplotlib import pyplot
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
 
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, painter in FIGURES.items():
-        with pyplot.rc_context(STYLE):
-            figure, axes = pyplot.subplots(figsize=(6.4, 3.8), layout="constrained")
+        with plt.rc_context(STYLE):
+            figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
             try:
                 if painter(frontier, axes):
                     for kind in ("png", "svg"):
@@ -48,7 +48,7 @@ def draw(frontier: Frontier, folder: Path) -> list[Path]:
                         figure.savefig(path, dpi=160, metadata=metadata)
                         written.append(path)
             finally:
-                pyplot.close(figure)
+                plt.close(figure)
     return written
 
 
@@ -104,8 +104,8 @@ def curves(frontier: Frontier, axes: Axes) -> bool:
         prices = [cell["latency_ms_p50"] for cell in line]
         axes.plot(prices, [cell["value"] for cell in line], "o-", ms=3.5, color=COLOURS[family], label=family)
         if all(cell["value_low"] is not None for cell in line):
-            bounds = ([cell[name] for cell in line] for name in ("value_low", "value_high"))
-            axes.fill_between(prices, *bounds, color=COLOURS[family], alpha=0.15, lw=0)
+            low, high = ([cell[name] for cell in line] for name in ("value_low", "value_high"))
+            axes.fill_between(prices, low, high, color=COLOURS[family], alpha=0.15, lw=0)
     axes.set(xscale="log", xlabel="latency of a puzzle, ms", ylabel=frontier["verdict"]["measure"])
     axes.legend()
     return True

@@ -12,6 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from gram import __version__
 from gram.evals import figures
 from gram.evals.figures import count, milliseconds, percent
 
@@ -31,7 +32,7 @@ def render(frontier: Frontier) -> str:
     command = about.get("command", "")
     trained = frontier["grid"]["trained_depth"]
     sections = [
-        _section(
+        section(
             f"What {measure} each millisecond buys",
             "",
             figures.family_curves(frontier, measure, halting),
@@ -39,38 +40,38 @@ def render(frontier: Frontier) -> str:
             f"{halting}. Bands: 95 % intervals. Width-only cells have the trained depth of {trained} steps.",
             command,
         ),
-        _section(
+        section(
             "Matched budgets",
-            "Each budget is spent by the best cell of each family that fits it, chosen on one half of the puzzles and scored "
-            "on the other. Differences are paired by puzzle; bases of puzzles are kept together.",
+            "Each budget is spent by the best cell of each family that fits it, chosen on one half of the puzzles and "
+            "scored on the other. Differences are paired by puzzle; bases of puzzles are kept together.",
             budget_table(frontier, measure, halting, "latency interactive"),
-            "Intervals: bootstrap of 10,000 resamples; a difference counts where its interval leaves out zero and its p-value, "
-            "corrected over the budgets by Holm's method, is below .05.",
+            "Intervals: bootstrap of 10,000 resamples; a difference counts where its interval leaves out zero and its "
+            "p-value, corrected over the budgets by Holm's method, is below .05.",
             command,
         ),
-        _section(
+        section(
             "Matched arithmetic",
-            "The same choice where a budget is a number of multiply-accumulates instead of measured time: what an ideal "
-            "machine would see.",
+            "The same choice where a budget is a number of multiply-accumulates instead of measured time: what an "
+            "ideal machine would see.",
             budget_table(frontier, measure, halting, "macs"),
             "Counted from the model's shape and the supervision steps that trajectories took.",
             command,
         ),
-        _section(
+        section(
             "Every width and depth",
             "",
             figures.heat(frontier, measure, halting),
             f"{measure.capitalize()} in per cent. Dashed: cells of equal latency, at the budgets above.",
             command,
         ),
-        _section(
+        section(
             "Which cells are worth their time",
             "",
             figures.pareto(frontier, measure, halting),
             "Every cell by latency; the line joins those that no cheaper cell reaches.",
             command,
         ),
-        _section(
+        section(
             "What a better selector could win",
             "",
             figures.selector_gap(frontier, halting),
@@ -78,33 +79,37 @@ def render(frontier: Frontier) -> str:
             "trajectory.",
             command,
         ),
-        _section(
+        section(
             "When trajectories halt",
             "",
             figures.stop_histogram(frontier),
             f"First step at which the halt head says more than {frontier['heads']['threshold']:g}.",
             command,
         ),
-        _section(
+        section(
             "Whether the halt head can be believed",
             "",
             figures.calibration(frontier),
-            "Left: share of right answers against the predicted one, after some steps. Right: how well the logit ranks right "
-            "trajectories above wrong ones (all puzzles together), and the mean gap between predicted and actual.",
+            "Left: share of right answers against the predicted one, after some steps. Right: how well the logit "
+            "ranks right trajectories above wrong ones (all puzzles together), and the mean gap of predicted and actual.",
             command,
         ),
-        _section("By difficulty", "", figures.difficulty(frontier), "Bars: 95 % intervals.", command),
-        _section("All cells", "", cell_table(frontier), "", command),
-        _provenance(frontier),
+        section("By difficulty", "", figures.difficulty(frontier), "Bars: 95 % intervals.", command),
+        section("All cells", "", cell_table(frontier), "", command),
+        provenance(about, frontier["latency"]),
     ]
     body = "".join(sections)
+    return page(title, f"{_head(frontier, title)}<main>{body}</main>")
+
+
+def page(title: str, body: str) -> str:
+    """A self-contained page."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{(PAGE / 'report.css').read_text()}</style></head><body>"
-        f"{_head(frontier, title)}<main>{body}</main>"
-        f"<footer>Made by gram {escape(str(about.get('versions', {}).get('gram', '')))} from frontier.json.</footer>"
-        f'<div id="tip" role="status"></div><script>{(PAGE / "report.js").read_text()}</script></body></html>\n'
+        f"<title>{escape(title)}</title><style>{(PAGE / 'report.css').read_text()}</style></head><body>{body}"
+        f'<footer>Made by gram {escape(__version__)}.</footer><div id="tip" role="status"></div>'
+        f"<script>{(PAGE / 'report.js').read_text()}</script></body></html>\n"
     )
 
 
@@ -127,8 +132,9 @@ def _head(frontier: Frontier, title: str) -> str:
     if frontier["latency"].get("is_noisy"):
         spread = frontier["latency"]["control_spread"]
         noise = (
-            f'<p class="warn">The machine was too noisy to tell cells of similar latency apart: a control that was timed every '
-            f"round spread by {100 * spread:.0f} % (p95 less p5, over the median). Run it again on an idle machine.</p>"
+            '<p class="warn">The machine was too noisy to tell cells of similar latency apart: a control timed '
+            f"every round spread by {100 * spread:.0f} % (p95 less p5, over the median). "
+            "Run it again on an idle machine.</p>"
         )
     facts = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(words)}</small></dd></div>"
@@ -136,8 +142,8 @@ def _head(frontier: Frontier, title: str) -> str:
     )
     return (
         f'<header><p class="kicker">Width against depth at matched latency</p><h1>{escape(title.split(":")[0])}</h1>'
-        f'<p class="meta">{escape(meta)}</p><div class="verdict {verdict["winner"] or ""}"><p>{escape(verdict["sentence"])}</p>'
-        f'{also}</div>{noise}<dl class="facts">{facts}</dl></header>'
+        f'<p class="meta">{escape(meta)}</p><div class="verdict {verdict["winner"] or ""}">'
+        f'<p>{escape(verdict["sentence"])}</p>{also}</div>{noise}<dl class="facts">{facts}</dl></header>'
     )
 
 
@@ -164,12 +170,12 @@ def _facts(frontier: Frontier) -> list[tuple[str, str, str]]:
         ("Exchange rate", *_exchange(rates[0] if rates else None)),
         (
             "Saturation width",
-            f"{saturation:.1f}" if saturation is not None else (f"> {grid['widths'][-1]}" if timed else "–"),
+            f"{saturation:.1f}" if saturation is not None else (f"> {grid['widths'][-1]}" if timed else "-"),
             "trajectories that take twice the latency of one",
         ),
         (
             "Selector gap",
-            "–" if widest is None or widest["gap"] is None else f"{100 * widest['gap']:.1f} points",
+            "-" if widest is None or widest["gap"] is None else f"{100 * widest['gap']:.1f} points",
             "" if widest is None else f"pass@{widest['width']} less {widest['selector']}, {trained} steps",
         ),
     ]
@@ -177,7 +183,7 @@ def _facts(frontier: Frontier) -> list[tuple[str, str, str]]:
 
 def _exchange(rate: Mapping[str, Any] | None) -> tuple[str, str]:
     if rate is None:
-        return "–", "the grid has no width 2"
+        return "-", "the grid has no width 2"
     start = f"from 1 x {rate['depth']}"
     if rate["doublings"] is None:
         return "∞", f"no depth of the grid buys what one doubling of width does, {start}"
@@ -186,7 +192,8 @@ def _exchange(rate: Mapping[str, Any] | None) -> tuple[str, str]:
     return f"{rate['doublings']:.1f}", f"doublings of depth for one of width, {start}"
 
 
-def _section(heading: str, lead: str, content: str, caption: str, command: str) -> str:
+def section(heading: str, lead: str, content: str, caption: str, command: str) -> str:
+    """A heading with a figure, its caption and the command that made it; nothing where there is no content."""
     if not content:
         return ""
     first = f'<p class="lead">{escape(lead)}</p>' if lead else ""
@@ -213,7 +220,8 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[tuple[str, Any, str
         for row in rows
     )
     tall = " tall" if is_tall else ""
-    return f'<div class="scroll{tall}"><table class="sortable"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    inner = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+    return f'<div class="scroll{tall}"><table class="sortable">{inner}</table></div>'
 
 
 def budget_table(frontier: Frontier, measure: str, halting: str, by: str) -> str:
@@ -229,20 +237,21 @@ def budget_table(frontier: Frontier, measure: str, halting: str, by: str) -> str
         for family in ("depth", "width", "mixed"):
             cell = row[family]
             if cell is None:
-                line.append(("–", "", ""))
+                line.append(("-", "", ""))
                 continue
             chosen = f", {cell['selector']}" if cell["selector"] else ""
             size = f"{cell['width']} x {cell['depth']}{chosen}"
             line.append((f"{percent(cell['value'])}<br><small>{escape(size)}</small>", cell["value"], family))
         found = row["contrasts"]["width-depth"]
         if found.get("difference") is None:
-            line += [("–", "", ""), ("–", "", "")]
+            line += [("-", "", ""), ("-", "", "")]
         else:
-            points = f"{100 * found['difference']:+.1f}<br><small>{100 * found['low']:+.1f} to {100 * found['high']:+.1f}</small>"
+            interval = f"{100 * found['low']:+.1f} to {100 * found['high']:+.1f}"
+            points = f"{100 * found['difference']:+.1f}<br><small>{interval}</small>"
             p_value = found["p_holm"]
             line += [
                 (points, found["difference"], ""),
-                ("–" if p_value is None else f"{p_value:.3f}" if p_value >= 0.001 else "&lt; .001", p_value, ""),
+                ("-" if p_value is None else f"{p_value:.3f}" if p_value >= 0.001 else "&lt; .001", p_value, ""),
             ]
         winner = found["verdict"]
         line.append((escape(winner), winner, f"text {winner} win" if winner in figures.FAMILY_WORDS else "text"))
@@ -266,10 +275,10 @@ def cell_table(frontier: Frontier) -> str:
             (str(cell["width"]), None, ""),
             (str(cell["depth"]), None, ""),
             (cell["halting"], None, "text"),
-            ("–" if cell["width"] == 1 else cell["selector"], None, "text"),
+            ("-" if cell["width"] == 1 else cell["selector"], None, "text"),
             (percent(cell["accuracy"]), _key(cell["accuracy"]), ""),
             (
-                "–" if cell["low"] is None else f"{100 * cell['low']:.1f} to {100 * cell['high']:.1f}",
+                "-" if cell["low"] is None else f"{100 * cell['low']:.1f} to {100 * cell['high']:.1f}",
                 _key(cell["low"]),
                 "",
             ),
@@ -278,23 +287,24 @@ def cell_table(frontier: Frontier) -> str:
         if is_multi:
             row.append((percent(cell["coverage"]), _key(cell["coverage"]), ""))
         for name in ("latency_ms_p50", "throughput_ms_p50"):
-            row.append((milliseconds(cell[name]), _key(cell[name]), ""))
+            row += [(milliseconds(cell[name]), _key(cell[name]), "")]
         row += [(count(cell["macs"]), _key(cell["macs"]), "")]
-        row += [("–" if cell["steps"] is None else f"{cell['steps']:.1f}", _key(cell["steps"]), "")]
+        row += [("-" if cell["steps"] is None else f"{cell['steps']:.1f}", _key(cell["steps"]), "")]
         rows.append(row)
     return table(columns, rows, is_tall=True)
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "-" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}"
 
 
 def _key(value: float | None) -> Any:
     return "" if value is None else value
 
 
-def _provenance(frontier: Frontier) -> str:
+def provenance(about: Mapping[str, Any], latency: Mapping[str, Any]) -> str:
     """Where every figure comes from."""
-    about, latency = frontier["about"], frontier["latency"]
-    facts: dict[str, Any] = {
-        name: value for name, value in about.items() if name not in ("versions", "command", "bases")
-    }
+    facts = {name: value for name, value in about.items() if name not in ("versions", "command", "bases")}
     facts |= {f"{name} version": value for name, value in (about.get("versions") or {}).items()}
     facts |= {f"latency: {name}": value for name, value in latency.items() if name != "is_noisy"}
     rows = "".join(
@@ -302,8 +312,8 @@ def _provenance(frontier: Frontier) -> str:
         for name, value in facts.items()
         if value is not None
     )
-    command = escape(about.get("command", ""))
-    return f'<section><h2>How these figures were made</h2><p><code>{command}</code></p><dl class="about">{rows}</dl></section>'
+    command = f"<p><code>{escape(about.get('command', ''))}</code></p>"
+    return f'<section><h2>How these figures were made</h2>{command}<dl class="about">{rows}</dl></section>'
 
 
 def _plain(value: Any) -> str:

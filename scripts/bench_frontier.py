@@ -1,7 +1,7 @@
 """Times the offline analysis of a generated trace: `python scripts/bench_frontier.py [PUZZLES WIDTH DEPTH]`.
 
-The default is the floor's: 10,000 puzzles x 64 trajectories x 32 steps, under 60 s and 2 GB. Making the numbers is timed
-apart. Prints one JSON object.
+The default is the floor's: 10,000 puzzles x 64 trajectories x 32 steps, under 60 s and 2 GB. Making the numbers is
+timed apart. Prints one JSON object.
 """
 
 from __future__ import annotations

@@ -84,11 +84,11 @@ def frontier(
         raise ValueError(f"--out must be a folder, got the file {out}")
     family = sampling.task(task)
     chosen = choose_puzzles(family, puzzles, split, limit)
-    names = [None] if sampling.checkpoint is None else sampling.checkpoint.split(",")
+    names: list[str | None] = [None] if sampling.checkpoint is None else [*sampling.checkpoint.split(",")]
     wanted_budgets = None if budgets == "auto" else numbers("budgets", budgets, float)
     found: dict[str, Any] = {}
-    for name in names:
-        sampler = replace(sampling, checkpoint=name).sampler(family)
+    for checkpoint in names:
+        sampler = replace(sampling, checkpoint=checkpoint).sampler(family)
         grid = make_grid(sampler, sampling.config, widths, depths, selectors, haltings)
         keys = grid_keys(modes.split(","), grid.haltings, grid.widths, grid.depths)
         label = Path(sampler.name).name
@@ -132,21 +132,21 @@ class Study:
         self.launch = self.config.launch
 
     def settings(self, key: Key) -> SamplerConfig:
-        """Settings of a timed cell. One puzzle at a time takes the smallest launch that holds its trajectories: a launch
-        is padded, and width would else be free up to its size."""
+        """Settings of a timed cell. One puzzle at a time takes the smallest launch that holds its trajectories: a
+        launch is padded, and width would else be free up to its size."""
         launch = self.launch
         if key.mode == "interactive":
             launch = min(launch, max(SMALLEST_LAUNCH, 1 << (key.width - 1).bit_length()))
         is_first = key.halting == self.grid.haltings[0]
+        varied: dict[str, Any] = {"halting": key.halting, "selector": self.grid.selectors[0]}
         return replace(
             self.config,
             width=key.width,
             depth=key.depth,
-            halting=key.halting,
             halt_threshold=self.grid.halt_threshold if is_first and key.halting != "fixed" else None,
-            selector=self.grid.selectors[0],
             launch=launch,
             slots=None if launch != self.launch else self.config.slots,
+            **varied,
         )
 
     def estimate(self) -> dict[str, Any]:
@@ -164,7 +164,7 @@ class Study:
             self.grid,
             puzzles=len(self.chosen),
             seeds=self.seeds,
-            rounds={mode: self.rounds for mode in {key.mode for key in self.keys}},
+            rounds=dict.fromkeys({key.mode for key in self.keys}, self.rounds),
             batch=self.launch,
             steps_per_s=speed,
         )
@@ -241,7 +241,7 @@ class Study:
         """Digest of what latencies depend on besides the machine."""
         from gram.config import config_to_json
 
-        parts = [config_to_json(self.config), self.sampler.model.digest(), str(self.sampler.model.device)]
+        parts: list[Any] = [config_to_json(self.config), self.sampler.model.digest(), str(self.sampler.model.device)]
         parts += [self.grid.halt_threshold, hashlib.sha256(self.chosen.puzzles.tobytes()).hexdigest()]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -304,11 +304,10 @@ def show_estimate(estimate: dict[str, Any]) -> None:
     needed = ", ".join(
         f"{each['puzzles']:,.0f} for {100 * each['difference']:g} points" for each in estimate["puzzles_needed"]
     )
-    for line in (
-        f"{estimate['cells']:,} cells from {estimate['steps_of_trace']:,} supervision steps "
-        f"({estimate['saving']:.1f} times fewer than cell by cell), {estimate['macs'] / 1e12:.2f} TMACs",
-        f"about {minutes:.1f} minutes ({estimate['trace_s'] / 60:.1f} traces, {estimate['latency_s'] / 60:.1f} latency), "
-        f"{estimate['disk_bytes'] / 2**20:,.0f} MiB on disk, {estimate['memory_bytes'] / 2**20:,.0f} MiB of memory",
-        f"puzzles that tell a difference apart with 80 % power: {needed} (here {estimate['puzzles']:,})",
-    ):
-        terminal.tell(line)
+    work = f"{estimate['cells']:,} cells from {estimate['steps_of_trace']:,} supervision steps"
+    saving = f"{estimate['saving']:.1f} times fewer than cell by cell"
+    terminal.tell(f"{work} ({saving}), {estimate['macs'] / 1e12:.2f} TMACs")
+    parts = f"{estimate['trace_s'] / 60:.1f} traces, {estimate['latency_s'] / 60:.1f} latency"
+    disk, memory = (f"{estimate[name] / 2**20:,.0f} MiB" for name in ("disk_bytes", "memory_bytes"))
+    terminal.tell(f"about {minutes:.1f} minutes ({parts}), {disk} on disk, {memory} of memory")
+    terminal.tell(f"puzzles that tell a difference apart, power 80 %: {needed} (here {estimate['puzzles']:,})")

@@ -27,7 +27,10 @@ COMMANDS = {
     "generate": ("gram.cli.generate:generate", "Sample boards from nothing (unconditional generation)."),
     "sample": ("gram.cli.sample:sample", "Sample trajectories into a folder; --trace keeps every supervision step."),
     "eval": ("gram.cli.eval:evaluate_task", "Accuracy, coverage and speed on many puzzles, with intervals."),
-    "frontier": ("gram.cli.frontier:frontier", "Width against depth at matched, measured latency: report with a verdict."),
+    "frontier": (
+        "gram.cli.frontier:frontier",
+        "Width against depth at matched, measured latency: a verdict.",
+    ),
     "report": ("gram.cli.report:report", "Render a frontier's or an ablation's page again, without running anything."),
     "ablate": ("gram.cli.ablate:ablate", "A grid over any setting, cells cached; a page with a sortable table."),
     "compare": ("gram.cli.compare:compare", "Two runs puzzle by puzzle: difference, interval, McNemar's test."),

@@ -1,0 +1,103 @@
+"""Two evaluations of the same puzzles, paired: how much one is ahead, how sure that is, and who won which puzzles.
+
+An evaluation is a folder that `gram eval --out` or `gram ablate` wrote: `results.json` and `predictions.jsonl`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gram.evals import statistics
+from gram.evals.columns import paired_differences
+
+RESULTS_FILE, PREDICTIONS_FILE = "results.json", "predictions.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What one evaluation says of each puzzle."""
+
+    name: str
+    results: dict[str, Any]
+    puzzles: list[str]
+    """Puzzles as text `[P]`."""
+    index: NDArray[np.int64]
+    """Place of each in its set, `[P]`."""
+    is_right: NDArray[np.bool_]
+    """Verdict on the selected answer, `[P]`."""
+    single: NDArray[np.float64]
+    """Share of right trajectories, `[P]`."""
+    distinct: NDArray[np.float64]
+    """Distinct valid solutions found, `[P]`."""
+
+
+def read(folder: Path) -> Judged:
+    """The evaluation in a folder. Raises `FileNotFoundError`, and `ValueError` for a file that is no evaluation."""
+    results = json.loads((folder / RESULTS_FILE).read_text())
+    lines = [json.loads(line) for line in (folder / PREDICTIONS_FILE).read_text().splitlines() if line]
+    try:
+        return Judged(
+            name=str(folder),
+            results=results,
+            puzzles=[line["puzzle"] for line in lines],
+            index=np.array([line["index"] for line in lines], dtype=np.int64),
+            is_right=np.array([line["is_right"] for line in lines], dtype=bool),
+            single=np.array([np.mean([one["is_right"] for one in line["candidates"]]) for line in lines], dtype=float),
+            distinct=np.array([line["distinct_valid"] for line in lines], dtype=float),
+        )
+    except (KeyError, TypeError):
+        raise ValueError(
+            f"{folder}: must hold an evaluation (gram eval --out), got another {PREDICTIONS_FILE}"
+        ) from None
+
+
+def compare(a: Judged, b: Judged, groups: NDArray[np.int64] | None = None) -> dict[str, Any]:
+    """`a` less `b` on the puzzles of both, as JSON values. `groups`: base of each puzzle of `a`; None: equal puzzles.
+
+    Raises `ValueError` where they are not of the same puzzles.
+    """
+    if a.puzzles != b.puzzles:
+        raise ValueError(
+            f"runs must be of the same puzzles in the same order, got {len(a.puzzles)} of {a.name} "
+            f"and {len(b.puzzles)} others of {b.name}"
+        )
+    if groups is None:
+        known: dict[str, int] = {}
+        groups = np.array([known.setdefault(puzzle, len(known)) for puzzle in a.puzzles], dtype=np.int64)
+    test = statistics.mcnemar(a.is_right, b.is_right)
+    pairs = np.stack([a.is_right, a.single], axis=1), np.stack([b.is_right, b.single], axis=1)
+    found = paired_differences(*pairs, groups=groups)
+    names = ("accuracy", "single_accuracy")
+    means = {
+        name: (float(side_a.mean()), float(side_b.mean())) if len(a.puzzles) else (float("nan"), float("nan"))
+        for name, side_a, side_b in ((names[0], a.is_right, b.is_right), (names[1], a.single, b.single))
+    }
+    return {
+        "a": a.name,
+        "b": b.name,
+        "puzzles": len(a.puzzles),
+        "bases": len(np.unique(groups)),
+        "differences": [
+            {
+                "measure": name,
+                "a": means[name][0],
+                "b": means[name][1],
+                "difference": float(found.estimate[place]),
+                "low": float(found.low[place]),
+                "high": float(found.high[place]),
+                "p_value": float(found.p_value[place]),
+                "is_told_apart": bool(found.low[place] > 0 or found.high[place] < 0),
+            }
+            for place, name in enumerate(names)
+        ],
+        "mcnemar": {"p_value": test.p_value, "only_a": test.only_a, "only_b": test.only_b},
+        "both_right": int((a.is_right & b.is_right).sum()),
+        "both_wrong": int((~a.is_right & ~b.is_right).sum()),
+        "distinct_valid": [float(a.distinct.sum()), float(b.distinct.sum())],
+    }

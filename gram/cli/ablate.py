@@ -1,0 +1,200 @@
+"""`gram ablate`: a grid over any setting of sampling and the checkpoint. Cells are cached by content and resumed."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gram.cli.errors import keeping
+from gram.cli.frontier import REPORT_FILE
+from gram.cli.options import Json, Quiet, at_least_one, whole
+from gram.cli.report import ABLATION_FILE
+
+if TYPE_CHECKING:
+    from gram.api import Sampler
+    from gram.evals.ablation import Cell, Study
+    from gram.tasks.protocol import PuzzleSet
+
+
+def ablate(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="A TOML file, or the name of a shipped study.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Results and cached cells; a killed run goes on there.")],
+    limit: Annotated[
+        int | None, typer.Option(parser=whole, metavar="P", help="First P puzzles. [default: the study's]")
+    ] = None,
+    jobs: Annotated[int, typer.Option(parser=whole, metavar="J", help="Cells run side by side.")] = 1,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to run.")] = "auto",
+    dtype: Annotated[str, typer.Option(metavar="auto|bfloat16|float32", help="Type to compute in.")] = "auto",
+    is_dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and stop.")] = False,
+    as_json: Json = False,
+    is_quiet: Quiet = False,
+) -> None:
+    """Run a study's cells, compare each with the first, and write a page with a sortable table."""
+    from gram.cli import terminal
+    from gram.evals import ablation, comparison
+
+    at_least_one("limit", limit)
+    at_least_one("jobs", jobs)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out must be a folder, got the file {out}")
+    path = ablation.find(study)
+    plan = ablation.read(path)
+    count = limit or plan.limit
+    if is_dry_run:
+        for number, cell in enumerate(plan.cells, start=1):
+            terminal.output().print(f"{number}  {cell.checkpoint}: {cell.label}")
+        return
+    with keeping(out):
+        folders = run_cells(plan, path, out, count, jobs, device, dtype, is_quiet)
+    judged = [comparison.read(folder) for folder in folders]
+    from gram.cli.compare import known_groups
+    from gram.cli.versions import versions
+
+    first = judged[0].results
+    about = {name: first.get(name) for name in ("task", "split", "puzzles", "device", "dtype", "kernel")}
+    about |= {"study": path.name, "versions": versions(), "command": shlex.join(["gram", *sys.argv[1:]])}
+    made = terminal.defined(ablation.summarise(plan, judged, known_groups(judged[0]), about=about))
+    _write(out, made)
+    if as_json:
+        terminal.print_json(made)
+    else:
+        _show(made, out)
+
+
+def run_cells(
+    plan: Study, path: Path, out: Path, limit: int | None, jobs: int, device: str, dtype: str, is_quiet: bool
+) -> list[Path]:
+    """Runs the cells that have no results yet; the folder of each cell."""
+    from gram.cli import terminal
+
+    numbers = range(len(plan.cells))
+    arguments = [(path, number, out, limit, device, dtype) for number in numbers]
+    with terminal.progress(len(plan.cells), "cells", is_quiet=is_quiet) as advance:
+        if jobs == 1:
+            opened: dict[str, Any] = {}
+            folders = []
+            for each in arguments:
+                folders.append(run_cell(*each, opened=opened, tell=lambda _: advance(0)))
+                advance(1)
+            return folders
+        from concurrent.futures import ProcessPoolExecutor, as_completed
+        from multiprocessing import get_context
+
+        with ProcessPoolExecutor(jobs, get_context("spawn"), _one_share, (jobs,)) as pool:
+            waiting = {pool.submit(run_cell, *each): number for number, each in enumerate(arguments)}
+            done: dict[int, Path] = {}
+            for future in as_completed(waiting):
+                done[waiting[future]] = future.result()
+                advance(1)
+        return [done[number] for number in numbers]
+
+
+def run_cell(
+    path: Path,
+    number: int,
+    out: Path,
+    limit: int | None,
+    device: str,
+    dtype: str,
+    *,
+    opened: dict[str, Any] | None = None,
+    tell: Callable[[int], None] | None = None,
+) -> Path:
+    """One cell to its folder, unless that holds it already. Cells that differ in selector share trajectories."""
+    from gram.cli.eval import PREDICTIONS_FILE, RESULTS_FILE, write_results
+    from gram.cli.versions import versions
+    from gram.evals import ablation
+    from gram.evals.evaluate import evaluate, predictions, to_json
+
+    plan = ablation.read(path)
+    cell = plan.cells[number]
+    sampler, chosen = _open(plan, cell, limit, device, dtype, opened if opened is not None else {})
+    settings = sampler.settings(cell.config)
+    own, shared = _keys(sampler, chosen, settings)
+    folder = out / "cells" / own
+    if (folder / RESULTS_FILE).is_file() and (folder / PREDICTIONS_FILE).is_file():
+        return folder
+    result = sampler.sample(chosen, settings, out=out / "trajectories" / shared, on_ended=tell)
+    summary = to_json(evaluate(sampler.task, chosen, result, checkpoint=sampler.name, versions=versions()))
+    write_results(folder, summary | {"split": plan.split}, predictions(sampler.task, chosen, result))
+    return folder
+
+
+def _open(
+    plan: Study, cell: Cell, limit: int | None, device: str, dtype: str, opened: dict[str, Any]
+) -> tuple[Sampler, PuzzleSet]:
+    """The cell's sampler and puzzles, opened once."""
+    from gram import api
+
+    if cell.checkpoint not in opened:
+        opened[cell.checkpoint] = api.load(cell.checkpoint, device=device, dtype=dtype)
+    sampler = opened[cell.checkpoint]
+    if sampler.task.name != plan.task:
+        raise ValueError(f"checkpoint {cell.checkpoint!r} must be one of task {plan.task!r}, got {sampler.task.name!r}")
+    key = "puzzles of the study"
+    if key not in opened:
+        opened[key] = sampler.task.split(plan.split, limit=limit)
+    return sampler, opened[key]
+
+
+def _keys(sampler: Sampler, chosen: PuzzleSet, settings: Any) -> tuple[str, str]:
+    """Digests of what decides a cell's results, and its trajectories alone."""
+    import hashlib
+
+    from gram import __version__
+    from gram.config import config_to_json
+    from gram.evals.ablation import content_key
+    from gram.kernels import dispatch
+
+    values = {name: value for name, value in config_to_json(settings).items() if name != "slots"}
+    model = sampler.model
+    parts = {
+        "model": model.digest(),
+        "shape": json.dumps(config_to_json(model.config), sort_keys=True),
+        "puzzles": hashlib.sha256(chosen.puzzles.tobytes()).hexdigest(),
+        "where": f"{model.device.type} {model.dtype} {dispatch.choose(model.device).kernel}",
+        "gram": __version__,
+    }
+    without = {name: value for name, value in values.items() if name != "selector"}
+    return content_key({**parts, "settings": values}), content_key({**parts, "settings": without})
+
+
+def _one_share(jobs: int) -> None:
+    """Each of several processes takes its share of the processors."""
+    import os
+
+    import torch
+
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
+
+
+def _write(out: Path, made: dict[str, Any]) -> None:
+    from gram.checkpoint import write_atomically, write_json
+    from gram.evals.ablation_page import render
+
+    write_json(out / ABLATION_FILE, made)
+    write_atomically(out / REPORT_FILE, render(made).encode())
+
+
+def _show(made: dict[str, Any], out: Path) -> None:
+    from gram.cli import terminal
+
+    console = terminal.output()
+    console.print(made["name"], style="bold")
+    table = terminal.table("cell", "accuracy", "less baseline, points", "won", "lost", "coverage", "steps", wraps=0)
+    for cell in made["cells"]:
+        found = cell.get("less_baseline")
+        difference, won, lost = "baseline", "", ""
+        if found is not None:
+            difference = f"{100 * found['difference']:+.1f} ({100 * found['low']:+.1f} to {100 * found['high']:+.1f})"
+            won, lost = str(found["mcnemar"]["only_a"]), str(found["mcnemar"]["only_b"])
+        figures = terminal.percent(cell["coverage"]), terminal.number(cell["mean_steps"])
+        table.add_row(cell["label"], terminal.percent(cell["accuracy"]), difference, won, lost, *figures)
+    console.print(table)
+    console.print(f"\n{out / REPORT_FILE}", soft_wrap=True)
