@@ -2,8 +2,9 @@
 
 `interactive`: one puzzle at a time, another one each round. `throughput`: a batch that fills a launch, per puzzle.
 Every cell is run once before anything counts (compilation, allocation), then cells are interleaved in random order,
-round by round, so that a slow minute of the machine hits all alike. A control (the narrowest cell, always the same puzzle) is
-timed every round: where it spreads, the machine was too noisy, and the report says so. Rounds are kept as they end.
+round by round, so that a slow minute of the machine hits all alike. A control (the narrowest cell, always the same
+puzzle) is timed every round: where it spreads, the machine was too noisy, and the report says so. Rounds are kept as
+they end.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def render(frontier: Frontier) -> str:
         section(
             "Matched budgets",
             "Each budget is spent by the best cell of each family that fits it, chosen on one half of the puzzles and "
-            "scored on the other. Differences are paired by puzzle; bases of puzzles are kept together.",
+            "scored on the other. Cells are width x depth. Differences are paired by puzzle; bases are kept together.",
             budget_table(frontier, measure, halting, "latency interactive"),
             "Intervals: bootstrap of 10,000 resamples; a difference counts where its interval leaves out zero and its "
             "p-value, corrected over the budgets by Holm's method, is below .05.",
@@ -91,7 +91,7 @@ def render(frontier: Frontier) -> str:
             "",
             figures.calibration(frontier),
             "Left: share of right answers against the predicted one, after some steps. Right: how well the logit "
-            "ranks right trajectories above wrong ones (all puzzles together), and the mean gap of predicted and actual.",
+            "ranks right trajectories above wrong ones (all puzzles together), and the mean gap of both.",
             command,
         ),
         section("By difficulty", "", figures.difficulty(frontier), "Bars: 95 % intervals.", command),
@@ -243,7 +243,7 @@ def budget_table(frontier: Frontier, measure: str, halting: str, by: str) -> str
             size = f"{cell['width']} x {cell['depth']}{chosen}"
             line.append((f"{percent(cell['value'])}<br><small>{escape(size)}</small>", cell["value"], family))
         found = row["contrasts"]["width-depth"]
-        if found.get("difference") is None:
+        if found.get("difference") is None or found["is_same_cell"]:
             line += [("-", "", ""), ("-", "", "")]
         else:
             interval = f"{100 * found['low']:+.1f} to {100 * found['high']:+.1f}"

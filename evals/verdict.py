@@ -127,7 +127,7 @@ def _claim(row: dict[str, Any], found: dict[str, Any], rows: Sequence[dict[str, 
         return f"{start}, nothing can be compared."
     width, depth = row["width"], row["depth"]
     if found["verdict"] == "same cell":
-        return f"{start}, the best width-only and depth-only cells are the same ({_cell(width)})."
+        return f"{start}, the best width-only and depth-only cells are the same: {_cell(width)}."
     points = f"{100 * abs(found['difference']):.1f} points"
     low, high = 100 * found["low"], 100 * found["high"]
     if found["verdict"] == "not told apart":
@@ -147,16 +147,19 @@ def _claim(row: dict[str, Any], found: dict[str, Any], rows: Sequence[dict[str, 
 
 def _tally(counts: dict[str, int], rows: int) -> str:
     """The sentence's second part: all budgets."""
-    undecided = rows - counts["width"] - counts["depth"]
     parts = [f"width is ahead at {counts['width']}", f"depth at {counts['depth']}"]
-    if undecided:
-        parts.append(f"{undecided} not told apart")
+    for verdict, words in (("not told apart", "not told apart at"), ("same cell", "the same cell at")):
+        if counts[verdict]:
+            parts.append(f"{words} {counts[verdict]}")
     return f"Of {rows} budget{'s' if rows != 1 else ''}: {', '.join(parts)}."
 
 
 def _cell(cell: dict[str, Any]) -> str:
-    chosen = f", {cell['selector']}" if cell["selector"] else ""
-    return f"{cell['width']} x {cell['depth']}{chosen}"
+    steps = f"{cell['depth']} step{'s' if cell['depth'] != 1 else ''}"
+    if cell["width"] == 1:
+        return f"one trajectory of {steps}"
+    chosen = f" ({cell['selector']})" if cell["selector"] else ""
+    return f"{cell['width']} trajectories of {steps}{chosen}"
 
 
 def _amount(value: float, unit: str) -> str:
