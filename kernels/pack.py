@@ -26,8 +26,8 @@ from gram.kernels.reference import Spec, Weights, rotary_tables
 
 TILE = 32
 """Hidden units of the channel SwiGLU, prior and heads worked on at once."""
-TOKEN_TILE = 64
-"""Hidden units of the token SwiGLU worked on at once; `wgmma` wants 64 rows."""
+TOKEN_TILE = 32
+"""Hidden units of the token SwiGLU worked on at once."""
 LONGEST = 128
 """Token rows that the fused kernel may hold."""
 

@@ -84,16 +84,15 @@ def attended(
 
 
 @triton.jit
-def token_mixed(x, tokens, row, HM: tl.constexpr, TT: tl.constexpr, D: tl.constexpr):
-    """`x` plus the SwiGLU over its tokens, fp32."""
-    acc = x.to(tl.float32)
-    blank = tl.zeros((TT, D), tl.float32)
+def token_mixed(x, tokens, row, HM: tl.constexpr, TT: tl.constexpr, LP: tl.constexpr, D: tl.constexpr):
+    """`x` plus the SwiGLU over its tokens, fp32. Worked on transposed: `D` rows fill eight warps where `L` would not."""
+    turned = tl.trans(x)
+    acc = tl.zeros((D, LP), tl.float32)
     for tile in tl.range(0, HM // TT, num_stages=1):
         first = row + tile * 3 * TT
-        gate = product(tokens.load([first, 0]), x, blank)
-        up = product(tokens.load([first + TT, 0]), x, blank)
-        acc = product(tl.trans(tokens.load([first + 2 * TT, 0])), gated(gate, up).to(x.dtype), acc)
-    return acc
+        act = hidden_tile(turned, tokens, first, D, TT)
+        acc = product(act, tokens.load([first + 2 * TT, 0]), acc)
+    return x.to(tl.float32) + tl.trans(acc)
 
 
 @triton.jit
@@ -223,7 +222,7 @@ def supervision_step_kernel(
             for _ in tl.range(0, BLOCKS, num_stages=1):
                 channel_row = row
                 if IS_TOKEN:
-                    acc = token_mixed(x, tokens, token_row, HM, TT, D)
+                    acc = token_mixed(x, tokens, token_row, HM, TT, LP, D)
                 else:
                     acc = attended(x, heads, row, cos_ptr, sin_ptr, L, LP, D, W, IS_ROTARY)
                     channel_row = row + 4 * D
