@@ -1,7 +1,7 @@
 """What the fused kernel takes of a device, read from ahead-of-time compilation: no GPU is needed. Not its speed.
 
-Registers and stack come from the compiled binary (`cuobjdump` of the triton wheel), shared memory from the compiler. Run
-as a module, it reads one request as JSON from standard input and prints one answer: a process of its own, since a
+Registers and stack come from the compiled binary (`cuobjdump` of the triton wheel), shared memory from the compiler.
+Run as a module, it reads one request as JSON from standard input and prints one answer: a process of its own, since a
 process that interprets kernels cannot compile them.
 """
 

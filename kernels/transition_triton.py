@@ -85,7 +85,7 @@ def attended(
 
 @triton.jit
 def token_mixed(x, tokens, row, HM: tl.constexpr, TT: tl.constexpr, LP: tl.constexpr, D: tl.constexpr):
-    """`x` plus the SwiGLU over its tokens, fp32. Worked on transposed: `D` rows fill eight warps where `L` would not."""
+    """`x` plus the SwiGLU over its tokens, fp32. Transposed: `D` rows fill eight warps where `L` would not."""
     turned = tl.trans(x)
     acc = tl.zeros((D, LP), tl.float32)
     for tile in tl.range(0, HM // TT, num_stages=1):
