@@ -121,12 +121,14 @@ def _tiled(parts: list[Tensor], hidden: int, tile: int, columns: int) -> Tensor:
     padded = torch.zeros(len(parts), hidden, columns, dtype=parts[0].dtype, device=parts[0].device)
     for index, part in enumerate(parts):
         padded[index, : part.shape[0], : part.shape[1]] = part
-    return padded.unflatten(1, (-1, tile)).transpose(0, 1).reshape(-1, columns)
+    tiles: Tensor = padded.unflatten(1, (-1, tile)).transpose(0, 1).reshape(-1, columns)
+    return tiles
 
 
 def _interleaved(rows_WD: Tensor) -> Tensor:
     """Rows of one head with each rotary pair, `i` and `i + W/2`, side by side."""
-    return rows_WD.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
+    paired: Tensor = rows_WD.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
+    return paired
 
 
 def _attention(qkv: Tensor, out: Tensor, spec: Spec) -> Tensor:
