@@ -73,6 +73,8 @@ def misfit(spec: Spec) -> str | None:
         return f"the fused kernel holds dim 16, 32, 64 or 128, got {spec.dim}"
     if spec.tokens > LONGEST:
         return f"the fused kernel holds at most {LONGEST} tokens, registers included, got {spec.tokens}"
+    if spec.mixer_norm != "columns":
+        return f"the fused kernel norms over columns after the mixer, got {spec.mixer_norm}"
     width = spec.dim // spec.heads
     if spec.mixer == "attention" and (width < 16 or width & (width - 1)):
         return f"the fused kernel holds heads of 16, 32, 64 or 128 columns, got {width}"

@@ -57,7 +57,7 @@ def constants(spec: Spec, layout: Layout, injection: Injection, *, has_active: b
         "DISTURBS_L": is_gaussian and injection.site in ("l", "both"),
         "KEEP": spec.path_keep,
         "HAS_PATH": injection.injector == "path" and injection.sigma != 0,
-        "READS_REGISTER": spec.head_readout == "register",
+        "READS_REGISTER": spec.head_readout != "mean",
         "HAS_ACTIVE": has_active,
     }
 

@@ -28,6 +28,9 @@ def test_a_gpu_takes_the_fused_kernel_where_the_model_fits():
     wide = dispatch.choose(GPU, replace(spec, dim=512))
     assert wide.kernel == "eager"
     assert "512" in wide.reason
+    foreign = dispatch.choose(GPU, replace(spec, mixer_norm="tokens"))
+    assert foreign.kernel == "eager"
+    assert "tokens" in foreign.reason
 
 
 @pytest.mark.parametrize(
