@@ -6,7 +6,7 @@ strings say meaning, unit and range; `__post_init__` refuses what is out of rang
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypeVar, get_args
 
 Mixer = Literal["token", "attention"]
@@ -115,6 +115,9 @@ class ModelConfig:
     head_hidden: int = 0
     """Hidden width of the heads' position-wise SwiGLU, applied before the readout; 0 is one linear map of the
     readout."""
+    halt_threshold: float = 0.95
+    """Probability of the halt head above which a trajectory stops where the user names none, in (0, 1). The papers take
+    .5; a stricter one costs few steps and keeps accuracy."""
     is_conditional: bool = True
     """Whether puzzles condition the model; False: it only samples `p(x)` from the empty condition."""
     has_empty_condition: bool = False
@@ -136,6 +139,7 @@ class ModelConfig:
             ("head_readout", get_args(HeadReadout)),
         ):
             _one_of(name, getattr(self, name), choices)
+        _check_halt_threshold("head", self.halt_threshold)
         for name in ("path_noise", "initial_std"):
             _at_least(name, getattr(self, name), 0)
         if not 0 <= self.path_keep < 1:
@@ -192,9 +196,9 @@ class SamplerConfig:
     """When a trajectory stops: by its halt head (never before it has met noise), at a fixed depth, when its latent
     state hardly moves (`residual`), or when its answer has not changed (`unchanged`)."""
     halt_threshold: float | None = None
-    """`head`: probability above which a trajectory stops, in (0, 1) (None: .95; the papers take .5, a stricter one
-    costs few steps and keeps accuracy). `residual`: relative movement of `h` below which it stops (None: .01).
-    `unchanged`: steps without a change after which it stops (None: 2)."""
+    """`head`: probability above which a trajectory stops, in (0, 1) (None: the checkpoint's). `residual`: relative
+    movement of `h` below which it stops (None: .01). `unchanged`: steps without a change after which it stops
+    (None: 2)."""
     width_policy: WidthPolicy = "fixed"
     """How many trajectories a puzzle gets: `width` of them (`fixed`), 1, 4, 16 ... until one is trusted (`staged`),
     until the vote is decided (`decided`), or until the verifier accepts one (`verified`)."""
@@ -382,19 +386,3 @@ def _coerce(value: Any, declared: str, where: str) -> Any:
     elif isinstance(value, str) and not declared.startswith(("int", "float", "bool")):
         return value
     raise ValueError(f"{where} must be {declared}, got {value!r}")
-
-
-__all__ = [
-    "HALTINGS",
-    "INJECTORS",
-    "NOISE_SITES",
-    "RESAMPLERS",
-    "SELECTORS",
-    "WIDTH_POLICIES",
-    "ModelConfig",
-    "SamplerConfig",
-    "TrainConfig",
-    "config_from_json",
-    "config_to_json",
-    "replace",
-]

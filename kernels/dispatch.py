@@ -1,16 +1,18 @@
 """The one door to the mathematics: chooses how a supervision step is computed, and says why.
 
-One path for now: the eager reference. `gram/model.py` calls this module and nothing else of `kernels`.
+`eager` is the PyTorch reference, on any device. `fused` is one Triton launch for a whole supervision step
+(`transition.py`), on a GPU; before its first use with a model it is compared with the reference on the same device and
+input, and refused where they differ. Nothing falls back in silence: what cannot run raises, `auto` says what it chose.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from gram.kernels import reference
+from gram.kernels import pack, reference
 from gram.kernels.reference import LEARNED, Injection, Spec, Step, Weights
 
 __all__ = [
@@ -27,8 +29,10 @@ __all__ = [
     "supervision_step",
 ]
 
-KERNELS = ("eager",)
+KERNELS = ("eager", "fused")
 """Names of the kernel paths; part of a result's identity."""
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
+"""Largest relative difference of the states (root of mean squares) that the first-use check allows, by type."""
 
 
 class Path(NamedTuple):
@@ -38,9 +42,87 @@ class Path(NamedTuple):
     reason: str
 
 
-def choose(device: torch.device) -> Path:
-    """The kernel path for a device."""
-    return Path("eager", f"the PyTorch reference runs on {device.type}; it is the only path so far")
+def choose(
+    device: torch.device, spec: Spec | None = None, dtype: torch.dtype = torch.float32, wanted: str = "auto"
+) -> Path:
+    """The kernel path for a device, a model's spec (None: not known yet) and type.
+
+    `wanted` forces a path; `auto` takes the fused kernel where it runs. Raises `ValueError` where `wanted` is
+    unknown or cannot run.
+    """
+    if wanted not in ("auto", *KERNELS):
+        raise ValueError(f"kernel must be one of auto, {', '.join(KERNELS)}, got {wanted!r}")
+    if wanted == "eager":
+        return Path("eager", "asked for")
+    obstacle = _obstacle(device, spec, dtype)
+    if obstacle is None:
+        return Path(
+            "fused", "asked for" if wanted == "fused" else f"one launch for a supervision step on {device.type}"
+        )
+    if wanted == "fused":
+        raise ValueError(f"kernel fused cannot run: {obstacle}")
+    return Path("eager", f"the PyTorch reference runs on {device.type}: {obstacle}")
+
+
+def _obstacle(device: torch.device, spec: Spec | None, dtype: torch.dtype) -> str | None:
+    """Why the fused kernel cannot run, or None."""
+    if device.type != "cuda":
+        return f"the fused kernel needs a GPU, got {device.type}"
+    if dtype not in TOLERANCE:
+        return f"the fused kernel takes float32 or bfloat16, got {dtype}"
+    return "no model is given yet" if spec is None else pack.misfit(spec)
+
+
+class _Ready(NamedTuple):
+    """Packed weights, and what they were packed from."""
+
+    sources: dict[str, Tensor]
+    versions: tuple[tuple[int, int], ...]
+    packed: pack.Packed
+
+
+_READY: dict[tuple[Spec, torch.dtype], _Ready] = {}
+"""The last model of each spec and type; keeping its tensors keeps their identities from being given to others."""
+
+
+def _packed(weights: Weights, spec: Spec, dtype: torch.dtype) -> tuple[pack.Packed, bool]:
+    """Packed weights, and whether they are new; packed anew when a tensor was replaced or changed in place."""
+    if any(tensor.is_inference() for tensor in weights.values()):
+        return pack.pack(weights, spec, dtype), True  # these do not count their changes
+    versions = tuple((id(tensor), tensor._version) for tensor in weights.values())
+    known = _READY.get((spec, dtype))
+    if known is not None and known.versions == versions:
+        return known.packed, False
+    _READY[spec, dtype] = _Ready(dict(weights), versions, pack.pack(weights, spec, dtype))
+    return _READY[spec, dtype].packed, True
+
+
+def _disagreement(actual: Step, expected: Step) -> float:
+    """Largest relative difference of two steps' states; infinite where one is not finite."""
+    worst = 0.0
+    for one, other in ((actual.h, expected.h), (actual.l, expected.l)):
+        gap, size = ((x.float().square().mean().sqrt()).item() for x in (one.float() - other.float(), other))
+        ratio = gap / max(size, 1e-12)
+        worst = max(worst, ratio) if ratio == ratio else float("inf")
+    return worst
+
+
+def _fused_step(weights: Weights, spec: Spec, h: Tensor, l: Tensor, e_x: Tensor, **rows: Any) -> Step:
+    """One launch. Raises `RuntimeError` where a model's first one disagrees with the reference."""
+    from gram.kernels import transition  # triton is slow to import, and eager does without
+
+    choose(h.device, spec, h.dtype, "fused")
+    packed, is_new = _packed(weights, spec, h.dtype)
+    made = transition.supervision_step(packed, spec, h, l, e_x, **rows)
+    if is_new:
+        gap = _disagreement(made, reference.supervision_step(weights, spec, h, l, e_x, **rows))
+        if not gap <= TOLERANCE[h.dtype]:
+            _READY.pop((spec, h.dtype), None)
+            raise RuntimeError(
+                f"kernel fused must agree with the reference within {TOLERANCE[h.dtype]:g} on its first use, "
+                f"got {gap:.3g}; take --kernel eager"
+            )
+    return made
 
 
 def launch_size(spec: Spec) -> int:
@@ -65,9 +147,13 @@ def supervision_step(
     trajectory_B: Tensor,
     step_B: Tensor,
     injection: Injection = LEARNED,
+    kernel: str = "eager",
 ) -> Step:
-    """See `reference.supervision_step`."""
-    return reference.supervision_step(
+    """See `reference.supervision_step`; `kernel` is the path that `choose` named."""
+    if kernel not in KERNELS:
+        raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, got {kernel!r}")
+    run = _fused_step if kernel == "fused" else reference.supervision_step
+    return run(
         weights,
         spec,
         h,

@@ -111,6 +111,8 @@ trajectories):
     commands = "\n".join(f"    {command}" for command in figures["commands"])
     scale = card.get("noise_scale", 1.0)
     scaled = f"| deviation of the prior's noise, scaled after training by | {scale:g} |\n" if scale != 1 else ""
+    if "halt_threshold" in card:
+        scaled += f"| halt threshold, chosen after training | {card['halt_threshold']:g} |\n"
     return f"""# {name}
 
 {card["description"]}.
@@ -163,6 +165,9 @@ def main() -> None:
         default=1.0,
         help="factor on the deviation of the prior's noise, folded into log_sigma_center; choose on training puzzles",
     )
+    parser.add_argument(
+        "--halt-threshold", type=float, help="default of the checkpoint's sampling; choose on training puzzles"
+    )
     arguments = parser.parse_args()
     target = ROOT / "gram" / "weights" / arguments.name
     target.mkdir(parents=True, exist_ok=True)
@@ -172,6 +177,8 @@ def main() -> None:
     card["noise_scale"] = arguments.noise_scale
     config = json.loads((target / "config.json").read_text())
     config["log_sigma_center"] += math.log(arguments.noise_scale)
+    if arguments.halt_threshold is not None:
+        config["halt_threshold"] = card["halt_threshold"] = arguments.halt_threshold
     (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     card["steps_per_s"] = round(typical_speed(target / "log.jsonl"), 3)
     is_stochastic = card["recipe"]["model"]["guidance"] in ("full", "noise")

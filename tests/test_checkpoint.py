@@ -139,7 +139,9 @@ def test_shipped_checkpoints_come_from_the_published_recipes():
         center = recipe.model.log_sigma_center + math.log(card.get("noise_scale", 1.0))
         shipped = checkpoint.read_config(checkpoint.find(name))
         assert shipped.log_sigma_center == pytest.approx(center)
-        assert replace(shipped, log_sigma_center=recipe.model.log_sigma_center) == recipe.model
+        assert shipped.halt_threshold == card.get("halt_threshold", recipe.model.halt_threshold)
+        chosen = {"log_sigma_center": recipe.model.log_sigma_center, "halt_threshold": recipe.model.halt_threshold}
+        assert replace(shipped, **chosen) == recipe.model
         assert card["optimiser_steps"] == recipe.training.steps
 
 

@@ -91,7 +91,9 @@ SETTINGS: dict[str, Any] = {
     ],
     "halting": _choice(HALTINGS, "When a trajectory stops."),
     "halt_threshold": _optional(
-        real, "P", "Of the halting rule. [default: head 0.95 (probability), residual 0.01, unchanged 2 (steps)]"
+        real,
+        "P",
+        "Of the halting rule. [default: head as the checkpoint says (probability), residual 0.01, unchanged 2 (steps)]",
     ),
     "width_policy": _choice(WIDTH_POLICIES, "When a puzzle has enough trajectories."),
     "width_threshold": _optional(

@@ -9,7 +9,7 @@ from gram.kernels import dispatch
 from gram.kernels.dispatch import Injection, Spec
 from gram.model import Model
 
-HALT_THRESHOLDS = {"head": 0.95, "residual": 0.01, "unchanged": 2.0}
+HALT_THRESHOLDS = {"residual": 0.01, "unchanged": 2.0}
 WIDTH_THRESHOLDS = {"staged": 0.9, "decided": 0.95}
 GAUSSIAN_SIGMA = 0.3
 """PTRM's scale on Sudoku (2605.19943)."""
@@ -28,13 +28,14 @@ def resolve(config: SamplerConfig, model: Model) -> SamplerConfig:
         if not (sigma or model.config.initial_std):
             raise ValueError("sigma must be given for injector path with a model trained without, got none")
     halting, width_policy, spec = config.halting, config.width_policy, model.spec
+    thresholds = HALT_THRESHOLDS | {"head": model.config.halt_threshold}
     launch = config.launch if config.launch is not None else dispatch.launch_size(spec)
     return replace(
         config,
         depth=config.depth if config.depth is not None else model.config.depth,
         injector=injector,
         sigma=sigma,
-        halt_threshold=config.halt_threshold if config.halt_threshold is not None else HALT_THRESHOLDS.get(halting),
+        halt_threshold=config.halt_threshold if config.halt_threshold is not None else thresholds.get(halting),
         width_threshold=config.width_threshold
         if config.width_threshold is not None
         else WIDTH_THRESHOLDS.get(width_policy),

@@ -1,0 +1,187 @@
+"""Weights packed once for the fused kernel: where each tile stands, in which order and type. Not the kernel itself.
+
+Everything that multiplies the `D` columns of a state stands in one matrix of rows of length `D`, so that one descriptor
+reads every tile of it; what multiplies the `L` tokens stands in a second one. Hidden widths are padded with zeros to
+whole tiles (a SwiGLU of zeros adds nothing), tokens to `token_rows`.
+
+    matrix [rows, D]   per core and block: attention (per head: query, key, value, output, `W` rows each), then the
+                       channel SwiGLU (per tile: gate, up, down transposed); then the prior (per tile: gate, up, and
+                       `mu` and raw log sigma transposed); then the heads' SwiGLUs (per tile: gate, up), halt first
+    tokens [rows, Lp]  per core and block: the token SwiGLU (per tile: gate, up, down transposed)
+    vector [2, Hh + 1] last layer and bias of halt head and LPRM, fp32
+    cos, sin [L, W/2]  rotary tables, fp32
+
+Rotary pairs stand side by side: queries' and keys' rows are permuted once here, which leaves every score as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gram.kernels.reference import Spec, Weights, rotary_tables
+
+TILE = 32
+"""Hidden units of the channel SwiGLU, prior and heads worked on at once."""
+TOKEN_TILE = 32
+"""Hidden units of the token SwiGLU worked on at once."""
+LONGEST = 128
+"""Token rows that the fused kernel may hold."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """Sizes of a packed model: what the kernel is compiled for, beside the spec."""
+
+    token_rows: int
+    """`Lp`: tokens padded to 16, 32, 64 or 128."""
+    hidden: int
+    """Channel SwiGLU, padded; so are the three below."""
+    mixer_hidden: int
+    guidance_hidden: int
+    head_hidden: int
+    """0 where the heads are one linear map."""
+    tile: int
+    token_tile: int
+    core_rows: int
+    """Rows of one block in `matrix`."""
+    high_row: int
+    """First row of `f_H` in `matrix`; `f_L` starts at 0, and so does a shared core."""
+    high_token_row: int
+    """The same in `tokens`."""
+    prior_row: int
+    head_row: int
+
+
+class Packed(NamedTuple):
+    """Weights as the fused kernel reads them."""
+
+    matrix: Tensor
+    tokens: Tensor
+    vector: Tensor
+    cos: Tensor
+    sin: Tensor
+    layout: Layout
+
+
+def misfit(spec: Spec) -> str | None:
+    """Why the fused kernel cannot take a spec, or None where it can."""
+    if spec.dim not in (16, 32, 64, 128):
+        return f"the fused kernel holds dim 16, 32, 64 or 128, got {spec.dim}"
+    if spec.tokens > LONGEST:
+        return f"the fused kernel holds at most {LONGEST} tokens, registers included, got {spec.tokens}"
+    if spec.mixer_norm != "columns":
+        return f"the fused kernel norms over columns after the mixer, got {spec.mixer_norm}"
+    width = spec.dim // spec.heads
+    if spec.mixer == "attention" and (width < 16 or width & (width - 1)):
+        return f"the fused kernel holds heads of 16, 32, 64 or 128 columns, got {width}"
+    return None
+
+
+def _whole(size: int, tile: int) -> int:
+    return -(-size // tile) * tile
+
+
+def _power(size: int) -> int:
+    """The least power of two from 16 on that holds `size`."""
+    return max(16, 1 << (size - 1).bit_length())
+
+
+def layout_of(weights: Weights, spec: Spec, *, tile: int = TILE, token_tile: int = TOKEN_TILE) -> Layout:
+    """Sizes that a model packs to. Raises `ValueError` where the fused kernel cannot take it."""
+    if reason := misfit(spec):
+        raise ValueError(reason)
+    hidden = _whole(weights["low.0.channel.down"].shape[1], tile)
+    is_token = spec.mixer == "token"
+    mixer_hidden = _whole(weights["low.0.mixer.down"].shape[1], token_tile) if is_token else 0
+    guidance_hidden = _whole(weights["prior.down"].shape[1], tile) if spec.guidance != "none" else 0
+    head_hidden = _whole(weights["halt.weight"].shape[1], tile) if "halt.gate_up" in weights else 0
+    core_rows = (0 if is_token else 4 * spec.dim) + 3 * hidden
+    cores = 1 if spec.is_core_shared else 2
+    prior_row = cores * spec.blocks * core_rows
+    return Layout(
+        token_rows=_power(spec.tokens),
+        hidden=hidden,
+        mixer_hidden=mixer_hidden,
+        guidance_hidden=guidance_hidden,
+        head_hidden=head_hidden,
+        tile=tile,
+        token_tile=token_tile,
+        core_rows=core_rows,
+        high_row=(cores - 1) * spec.blocks * core_rows,
+        high_token_row=(cores - 1) * spec.blocks * 3 * mixer_hidden,
+        prior_row=prior_row,
+        head_row=prior_row + 4 * guidance_hidden,
+    )
+
+
+def _tiled(parts: list[Tensor], hidden: int, tile: int, columns: int) -> Tensor:
+    """Matrices `[hidden, columns]`, padded with zeros, tile by tile: all parts' first tile, then their second ..."""
+    padded = torch.zeros(len(parts), hidden, columns, dtype=parts[0].dtype, device=parts[0].device)
+    for index, part in enumerate(parts):
+        padded[index, : part.shape[0], : part.shape[1]] = part
+    tiles: Tensor = padded.unflatten(1, (-1, tile)).transpose(0, 1).reshape(-1, columns)
+    return tiles
+
+
+def _interleaved(rows_WD: Tensor) -> Tensor:
+    """Rows of one head with each rotary pair, `i` and `i + W/2`, side by side."""
+    paired: Tensor = rows_WD.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
+    return paired
+
+
+def _attention(qkv: Tensor, out: Tensor, spec: Spec) -> Tensor:
+    """Query, key, value and output rows `[4D, D]`, head by head."""
+    width = spec.dim // spec.heads
+    query, key, value = qkv.unflatten(0, (3, spec.heads, width))
+    rows = []
+    for head in range(spec.heads):
+        q, k = query[head], key[head]
+        if spec.is_rotary:
+            q, k = _interleaved(q), _interleaved(k)
+        rows += [q, k, value[head], out[:, head * width : (head + 1) * width].T]
+    return torch.cat(rows)
+
+
+@torch.no_grad()
+def pack(weights: Weights, spec: Spec, dtype: torch.dtype, *, tile: int = TILE, token_tile: int = TOKEN_TILE) -> Packed:
+    """Packs weights for a spec in the type that the kernel multiplies in.
+
+    Raises `ValueError` where the fused kernel cannot take the spec.
+    """
+    layout = layout_of(weights, spec, tile=tile, token_tile=token_tile)
+    matrix: list[Tensor] = []
+    tokens: list[Tensor] = []
+    for name in ("low",) if spec.is_core_shared else ("low", "high"):
+        for block in range(spec.blocks):
+            mixer, channel = f"{name}.{block}.mixer.", f"{name}.{block}.channel."
+            if spec.mixer == "token":
+                gate, up = weights[mixer + "gate_up"].chunk(2)
+                parts = [gate, up, weights[mixer + "down"].T]
+                tokens.append(_tiled(parts, layout.mixer_hidden, token_tile, layout.token_rows))
+            else:
+                matrix.append(_attention(weights[mixer + "qkv"], weights[mixer + "out"], spec))
+            gate, up = weights[channel + "gate_up"].chunk(2)
+            matrix.append(_tiled([gate, up, weights[channel + "down"].T], layout.hidden, tile, spec.dim))
+    if spec.guidance != "none":
+        parts = [*weights["prior.gate_up"].chunk(2), *(part.T for part in weights["prior.down"].chunk(2))]
+        matrix.append(_tiled(parts, layout.guidance_hidden, tile, spec.dim))
+    width = layout.head_hidden or spec.dim
+    vector = torch.zeros(2, width + 1, dtype=torch.float32, device=matrix[0].device)
+    for index, name in enumerate(("halt", "lprm")):
+        if layout.head_hidden:
+            matrix.append(_tiled([*weights[name + ".gate_up"].chunk(2)], layout.head_hidden, tile, spec.dim))
+        last = weights[name + ".weight"][0]
+        vector[index, : len(last)] = last.to(torch.float32)
+        vector[index, width] = weights[name + ".bias"][0].to(torch.float32)
+    if spec.mixer == "attention" and spec.is_rotary:
+        head = spec.dim // spec.heads
+        tables = rotary_tables(spec.tokens, head, spec.rope_theta, vector.device)
+        cos, sin = (table[:, : head // 2].contiguous() for table in tables)
+    else:
+        cos = sin = torch.zeros(1, 1, device=vector.device)
+    together = torch.cat(tokens) if tokens else torch.zeros(token_tile, layout.token_rows, device=vector.device)
+    return Packed(torch.cat(matrix).to(dtype).contiguous(), together.to(dtype).contiguous(), vector, cos, sin, layout)

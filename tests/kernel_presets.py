@@ -1,0 +1,29 @@
+"""Shipped models by name: their specs and the shapes of their tensors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import gram
+from gram.config import ModelConfig
+from gram.kernels.reference import Spec
+from gram.kernels.resources import shapes_of
+from gram.model import Model
+
+WEIGHTS = Path(gram.__file__).parent / "weights"
+SHIPPED = sorted(path.parent.name for path in WEIGHTS.glob("*/config.json"))
+
+
+def shipped_config(name: str) -> ModelConfig:
+    """The shape of a shipped model."""
+    known = {field.name for field in fields(ModelConfig)}
+    stored = json.loads((WEIGHTS / name / "config.json").read_text())
+    return ModelConfig(**{key: value for key, value in stored.items() if key in known})
+
+
+def spec_and_shapes(config: ModelConfig) -> tuple[Spec, dict[str, list[int]]]:
+    """What compiling needs of a model."""
+    model = Model(config)
+    return model.spec, shapes_of(model.weights())

@@ -1,0 +1,81 @@
+"""The benchmark of the engine: what its rows say, on a tiny model. No speed is judged here."""
+
+import pytest
+
+from gram.api import Sampler
+from gram.evals import sampler_benchmark
+from gram.evals.sampler_benchmark import Row, adaptive_rows, paired, ratios, refill_rows, slot_row, to_json
+from gram.tasks.registry import get_task
+from tests.models import tiny_model
+
+
+@pytest.fixture(scope="module")
+def sampler():
+    model = tiny_model(depth=6)
+    model.halt.weight.mul_(40)
+    return Sampler(model, get_task("nqueens4"), name="tiny")
+
+
+def test_refill_runs_fewer_steps_for_the_same_trajectories(sampler):
+    puzzles = sampler.task.split("train", limit=8)
+    steps, seconds = refill_rows(sampler, puzzles, width=8, rounds=2)
+    runs = steps.facts["steps_run"]
+    assert steps.ratio == runs["rectangular"] / runs["refill"] > 1
+    assert steps.low == steps.high == steps.ratio
+    assert seconds.low <= seconds.ratio <= seconds.high
+    assert all(len(each) == 2 for each in seconds.facts["seconds"].values())
+
+
+def test_no_ratio_is_given_where_results_differ(sampler, monkeypatch):
+    real = sampler_benchmark.Engine
+
+    def broken(*arguments, is_rectangular):
+        engine = real(*arguments, is_rectangular=is_rectangular)
+        if is_rectangular:
+            engine.depth -= 1
+        return engine
+
+    monkeypatch.setattr(sampler_benchmark, "Engine", broken)
+    with pytest.raises(AssertionError, match="must give the rectangular sampler's trajectories"):
+        list(refill_rows(sampler, sampler.task.split("train", limit=8), width=4, rounds=1))
+
+
+def test_adaptive_rows_count_cancelled_steps_and_compare_answers(sampler):
+    puzzles = sampler.task.split("train", limit=8)
+    rows = list(adaptive_rows(sampler, puzzles, depth=3, width=9, policies={"staged": {"width_policy": "staged"}}))
+    steps, points = rows
+    assert steps.ratio == steps.facts["steps_run"]["fixed"] / steps.facts["steps_run"]["adaptive"]
+    difference = steps.facts["accuracy"]["adaptive"] - steps.facts["accuracy"]["fixed"]
+    assert points.ratio == pytest.approx(100 * difference)
+    assert points.low <= points.ratio <= points.high
+
+
+def test_slots_give_one_digest(sampler):
+    row = slot_row(sampler, sampler.task.split("train", limit=4), width=6)
+    assert row.ratio == 1
+    assert row.is_met
+    assert len(row.facts) == len(sampler_benchmark.SLOT_COUNTS) + 1
+
+
+def test_rows_know_whether_they_hold():
+    def row(value, floor, **more):
+        return Row(name="x", ratio=value, low=value, high=value, floor=floor, **more)
+
+    assert [row(2.0, 2.0).is_met, row(1.9, 2.0).is_met, row(1.9, None).is_met] == [True, False, None]
+    assert [row(60, 64, is_ceiling=True).is_met, row(65, 64, is_ceiling=True).is_met] == [True, False]
+    assert to_json([row(1.0, 2.0)])["rows"][0]["is_met"] is False
+
+
+def test_rounds_are_paired_after_a_warm_up():
+    calls = []
+    seconds = paired({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=4)
+    assert calls.count("a") == calls.count("b") == 5
+    assert {name: len(each) for name, each in seconds.items()} == {"a": 4, "b": 4}
+    assert ratios([2.0, 4.0, 9.0], [1.0, 1.0, 3.0]) == (3.0, 2.0, 4.0)
+
+
+@pytest.mark.slow
+def test_memory_grows_with_slots_not_with_trajectories(monkeypatch):
+    monkeypatch.setattr(sampler_benchmark, "MEMORY_RUNS", (1_000, 20_000))
+    row = sampler_benchmark.memory_row()
+    assert row.is_met, row
