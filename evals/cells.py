@@ -80,8 +80,8 @@ class Grid:
     """Depth that the checkpoint was trained for; the depth of width-only cells."""
     first_halt: int = 1
     """First supervision step after which a trajectory may halt."""
-    halt_threshold: float | None = None
-    """Threshold of the first halting rule; None is the sampler's default."""
+    thresholds: tuple[float | None, ...] = ()
+    """Threshold of each halting rule; left out, or None: the sampler's default."""
 
     def __post_init__(self) -> None:
         for name in ("widths", "depths"):
@@ -101,7 +101,7 @@ class Grid:
 
     def threshold(self, halting: str) -> float:
         """The threshold of a halting rule."""
-        given = self.halt_threshold if halting == self.haltings[0] else None
+        given = dict(zip(self.haltings, self.thresholds, strict=False)).get(halting)
         return given if given is not None else THRESHOLDS.get(halting, math.nan)
 
 

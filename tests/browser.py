@@ -94,7 +94,9 @@ class Browser:
         text, _, self.buffer = self.buffer.partition(b"\0")
         return json.loads(text)
 
-    def open(self, path: Path, *, width: int = 900, height: int = 900, is_dark: bool = False, is_phone: bool = False) -> None:
+    def open(
+        self, path: Path, *, width: int = 900, height: int = 900, is_dark: bool = False, is_phone: bool = False
+    ) -> None:
         """Opens a file as a window of some size shows it."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=is_phone

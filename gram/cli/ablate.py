@@ -48,7 +48,7 @@ def ablate(
     count = limit or plan.limit
     if is_dry_run:
         for number, cell in enumerate(plan.cells, start=1):
-            terminal.output().print(f"{number}  {cell.checkpoint}: {cell.label}")
+            terminal.output().print(f"{number}  {cell.checkpoint}: {cell.label}", soft_wrap=True)
         return
     with keeping(out):
         folders = run_cells(plan, path, out, count, jobs, device, dtype, is_quiet)

@@ -130,6 +130,9 @@ class Study:
         self.config = sampler.settings(config, width=grid.widths[-1], depth=grid.depths[-1])
         assert self.config.launch is not None
         self.launch = self.config.launch
+        turns = {name: getattr(self.config, name) for name in ("transitions", "low_level_updates")}
+        self.model = replace(sampler.model.config, **turns)
+        """The model's shape, with the run's own `T` and `K`."""
 
     def settings(self, key: Key) -> SamplerConfig:
         """Settings of a timed cell. One puzzle at a time takes the smallest launch that holds its trajectories: a
@@ -137,13 +140,12 @@ class Study:
         launch = self.launch
         if key.mode == "interactive":
             launch = min(launch, max(SMALLEST_LAUNCH, 1 << (key.width - 1).bit_length()))
-        is_first = key.halting == self.grid.haltings[0]
         varied: dict[str, Any] = {"halting": key.halting, "selector": self.grid.selectors[0]}
         return replace(
             self.config,
             width=key.width,
             depth=key.depth,
-            halt_threshold=self.grid.halt_threshold if is_first and key.halting != "fixed" else None,
+            halt_threshold=None if key.halting == "fixed" else self.grid.threshold(key.halting),
             launch=launch,
             slots=None if launch != self.launch else self.config.slots,
             **varied,
@@ -160,7 +162,7 @@ class Study:
             self.sampler.sample(self.chosen.puzzles[:1], probe)
             speed = max(speed, self.launch * PROBE_STEPS / (time.perf_counter() - started))
         return preflight(
-            self.sampler.model.config,
+            self.model,
             self.grid,
             puzzles=len(self.chosen),
             seeds=self.seeds,
@@ -224,7 +226,7 @@ class Study:
             self.chosen,
             traces,
             self.grid,
-            self.sampler.model.config,
+            self.model,
             timings=timings,
             about=about,
             budgets=budgets,
@@ -242,7 +244,7 @@ class Study:
         from gram.config import config_to_json
 
         parts: list[Any] = [config_to_json(self.config), self.sampler.model.digest(), str(self.sampler.model.device)]
-        parts += [self.grid.halt_threshold, hashlib.sha256(self.chosen.puzzles.tobytes()).hexdigest()]
+        parts += [list(self.grid.thresholds), hashlib.sha256(self.chosen.puzzles.tobytes()).hexdigest()]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def reason(self) -> str:
@@ -261,14 +263,19 @@ def make_grid(
 
     trained = sampler.model.config.depth
     wanted = numbers("depths", depths, int) if depths else [2**power for power in range((2 * trained).bit_length())]
+    rules = tuple(haltings.split(","))
+    thresholds = []
+    for place, rule in enumerate(rules):
+        setting: Any = {"halting": rule, "halt_threshold": None if place else config.halt_threshold}
+        thresholds.append(sampler.settings(replace(config, **setting)).halt_threshold)
     return Grid(
         widths=tuple(sorted({1, *numbers("widths", widths, int)})),
         depths=tuple(sorted({trained, *wanted})),
         selectors=tuple(selectors.split(",")),
-        haltings=tuple(haltings.split(",")),
+        haltings=rules,
         trained_depth=trained,
         first_halt=first_halt(sampler.settings(config), sampler.model),
-        halt_threshold=config.halt_threshold,
+        thresholds=tuple(thresholds),
     )
 
 

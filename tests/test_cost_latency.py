@@ -1,0 +1,154 @@
+"""Counted arithmetic against what PyTorch counts; timings that are interleaved, kept and taken up again."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from gram.evals import cost, latency
+from gram.evals.cells import Grid
+from gram.evals.latency import Key, grid_keys, measure, price_table
+from gram.evals.statistics import puzzles_for_power
+from gram.kernels import reference
+from tests.models import tiny_config, tiny_model
+
+SHAPES = [
+    {},
+    {"mixer": "attention", "positions": "both"},
+    {"guidance": "none", "head_hidden": 4},
+    {"transitions": 2, "low_level_updates": 3, "registers": 2, "is_core_shared": False, "blocks": 1},
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_macs_are_half_of_pytorchs_flops(shape):
+    model = tiny_model(**shape)
+    rows = 5
+    h, l = model.initial_state(rows)
+    ids = torch.arange(rows)
+    e_x = model.embed(torch.ones(rows, model.config.tokens, dtype=torch.long))
+    with FlopCounterMode(display=False) as counter:
+        step = reference.supervision_step(
+            model.weights(), model.spec, h, l, e_x, seed=0, puzzle_hash_B=ids, trajectory_B=ids, step_B=ids + 5
+        )
+    assert counter.get_total_flops() == 2 * rows * cost.step_macs(model.config)["total"]
+    with FlopCounterMode(display=False) as counter:
+        reference.decode(model.weights(), model.spec, step.h)
+    assert counter.get_total_flops() == 2 * rows * cost.decode_macs(model.config)
+
+
+def test_steps_may_have_other_turns():
+    config = tiny_config()
+    more = cost.step_macs(config, transitions=3, low_level_updates=5)
+    assert more["core"] == cost.step_macs(config)["core"] * 3 * 6 / (config.transitions * 3)
+
+
+def test_preflight_by_hand():
+    grid = Grid(widths=(1, 2, 4), depths=(1, 2), trained_depth=2, selectors=("vote",), haltings=("fixed",))
+    found = cost.preflight(
+        tiny_config(), grid, puzzles=10, seeds=2, rounds={"interactive": 3}, batch=8, steps_per_s=100.0
+    )
+    assert found["steps_of_trace"] == 10 * 2 * 4 * 2
+    assert found["steps_cell_by_cell"] == 10 * 2 * 7 * 3
+    assert found["steps_of_latency"] == 3 * 7 * 3
+    assert found["saving"] == pytest.approx(21 / 8)
+    assert found["trace_s"] == pytest.approx(1.6)
+    assert found["macs"] == (160 + 63) * cost.step_macs(tiny_config())["total"]
+
+
+def test_the_saving_of_the_full_grid():
+    grid = Grid(widths=tuple(2**n for n in range(7)), depths=tuple(2**m for m in range(6)), trained_depth=8)
+    found = cost.preflight(tiny_config(), grid, puzzles=1, seeds=1, rounds={}, batch=8)
+    assert found["saving"] >= 3.5
+    assert found["trace_s"] is None
+
+
+def test_power_is_what_a_simulation_finds():
+    needed = puzzles_for_power(0.05, 0.1)
+    rng = np.random.default_rng(0)
+    won, lost = rng.multinomial(int(needed), [0.075, 0.025, 0.9], size=4_000)[:, :2].T
+    z = (won - lost) / np.sqrt(won + lost)
+    assert (np.abs(z) > 1.96).mean() == pytest.approx(0.8, abs=0.03)
+    assert puzzles_for_power(0.0, 0.1) == math.inf
+    with pytest.raises(ValueError, match="discordant must be within"):
+        puzzles_for_power(0.2, 0.1)
+
+
+class Clock:
+    """A stand-in for time: every run takes as long as the cell says."""
+
+    def __init__(self, monkeypatch, cost_of):
+        self.now, self.runs = 0.0, []
+        self.cost_of = cost_of
+        monkeypatch.setattr(latency.time, "perf_counter", lambda: self.now)
+
+    def run(self, key, index):
+        self.runs.append((key, tuple(index.tolist())))
+        self.now += self.cost_of(key, len(index))
+
+
+KEYS = grid_keys(("interactive", "throughput"), ("head", "fixed"), (1, 4), (1, 2))
+
+
+def test_every_cell_is_timed_in_every_round(monkeypatch, tmp_path):
+    clock = Clock(monkeypatch, lambda key, puzzles: 1e-3 * key.depth * puzzles)
+    told = []
+    found = measure(KEYS, clock.run, puzzles=5, batch=8, rounds=6, on_timed=told.append)
+    assert sum(told) == 6 * len(KEYS)
+    assert len(found["latencies"]) == len(KEYS) == 16
+    for each in found["latencies"]:
+        assert each["rounds"] == 6
+        assert (each["p5_ms"], each["p95_ms"]) == pytest.approx((each["depth"],) * 2)
+    assert not found["is_noisy"]
+    timed = clock.runs[len(KEYS) + 1 :]
+    rounds = [timed[n * 17 : (n + 1) * 17] for n in range(6)]
+    orders = {tuple(key for key, _ in each[1:]) for each in rounds}
+    assert len(orders) == 6
+    assert all(set(order) == set(KEYS) for order in orders)
+    for number, each in enumerate(rounds):
+        interactive = {index for key, index in each[1:] if key.mode == "interactive"}
+        assert interactive == {(number % 5,)}
+        assert {len(index) for key, index in each[1:] if key.mode == "throughput"} == {5, 2}
+
+
+def test_timings_are_kept_and_taken_up(monkeypatch, tmp_path):
+    file = tmp_path / "latency.jsonl"
+    clock = Clock(monkeypatch, lambda key, puzzles: 1e-3 * puzzles)
+    measure(KEYS, clock.run, puzzles=5, batch=8, rounds=2, file=file)
+    with file.open("a") as stream:
+        stream.write('{"cell": "interactive head 1x1", "ms"')  # torn by a kill
+    before = len(clock.runs)
+    told = []
+    found = measure(KEYS, clock.run, puzzles=5, batch=8, rounds=3, file=file, on_timed=told.append)
+    assert len(clock.runs) - before == 17 + 17
+    assert sum(told) == 3 * len(KEYS)
+    assert all(each["rounds"] == 3 for each in found["latencies"])
+    again = len(clock.runs)
+    assert measure(KEYS, clock.run, puzzles=5, batch=8, rounds=3, file=file) == found
+    assert len(clock.runs) == again
+    json.dumps(found)
+
+
+def test_a_noisy_machine_is_told(monkeypatch):
+    rng = np.random.default_rng(0)
+    clock = Clock(monkeypatch, lambda key, puzzles: 1e-3 * puzzles * rng.uniform(1, 3))
+    found = measure(KEYS[:2], clock.run, puzzles=5, batch=8, rounds=20)
+    assert found["is_noisy"]
+    assert found["control_spread"] > 0.3
+
+
+def test_prices_by_depth_and_width():
+    latencies = [{"mode": "interactive", "halting": "head", "width": 4, "depth": 2, "p50_ms": 3.0}]
+    price = price_table(latencies, "interactive", "head", (1, 4), (1, 2))
+    assert price[1, 1] == 3.0
+    assert np.isnan(price).sum() == 3
+    assert np.isnan(price_table(latencies, "throughput", "head", (1, 4), (1, 2))).all()
+
+
+def test_unknown_mode_is_refused():
+    with pytest.raises(ValueError, match="mode must be one of"):
+        grid_keys(("quick",), ("head",), (1,), (1,))
+    assert Key("interactive", "head", 1, 2) in KEYS

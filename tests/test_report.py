@@ -1,0 +1,195 @@
+"""The page: what it says, that it needs nothing from outside, and that a browser draws all of it."""
+
+import json
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from gram.evals import charts, figures, plots
+from gram.evals.cells import Grid
+from gram.evals.report import render
+from tests.browser import Browser, chromium
+from tests.test_frontier import fake_timings, made
+
+GRID = Grid(widths=(1, 2, 4, 8), depths=(1, 2, 4), selectors=("vote", "lprm", "halt"), trained_depth=2)
+
+
+@pytest.fixture(scope="module")
+def frontier():
+    return made(grid=GRID)
+
+
+@pytest.fixture(scope="module")
+def page(frontier, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(render(frontier))
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser():
+    chromium()
+    opened = Browser()
+    yield opened
+    opened.close()
+
+
+def test_the_verdict_comes_first(frontier):
+    html = render(frontier)
+    sentence = frontier["verdict"]["sentence"].replace("'", "&#x27;")
+    assert html.index(sentence) < html.index("<h2>")
+    assert html.count(frontier["about"]["command"]) >= 10
+
+
+def test_the_page_needs_nothing_from_outside(frontier):
+    html = render(frontier)
+    assert not re.search(r"(src|href)=|url\(|@import|https?://", html)
+    for picture in re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL):
+        ET.fromstring(picture)
+    assert html.count("<svg") == 8
+
+
+def test_noise_is_told(frontier):
+    assert "too noisy" not in render(frontier)
+    noisy = frontier | {"latency": {"is_noisy": True, "control_spread": 0.5}}
+    assert "spread by 50 %" in render(noisy)
+
+
+def test_missing_numbers_leave_figures_out():
+    html = render(made(timings={}, is_multi_solution=False, ratings=False, grid=GRID))
+    assert "Matched budgets" not in html
+    assert "By difficulty" not in html
+    assert "Matched arithmetic" in html
+    body = html.split("<script>")[0]
+    assert "nan" not in body.lower().split("</style>")[1]
+    assert ">None" not in body
+
+
+def test_text_is_escaped(frontier):
+    about = frontier["about"] | {"task": "<b>x</b>", "command": 'gram "<i>"'}
+    html = render(frontier | {"about": about})
+    assert "<b>x" not in html
+    assert "<i>" not in html.replace('<i class="block">', "").replace("<i></i>", "")
+
+
+def test_another_version_is_refused(frontier):
+    with pytest.raises(ValueError, match="frontier must be of version 1, got 2"):
+        render(frontier | {"version": 2})
+
+
+@pytest.mark.parametrize("is_dark", [False, True])
+@pytest.mark.parametrize("width", [390, 900])
+def test_a_browser_draws_it(browser, page, width, is_dark):
+    browser.events.clear()
+    browser.open(page, width=width, is_dark=is_dark, is_phone=width == 390)
+    assert browser.faults() == []
+    sizes = browser.evaluate(
+        "[...document.querySelectorAll('svg')].map(s => { const b = s.getBoundingClientRect();"
+        "return [b.width, b.height, s.querySelectorAll('polyline, rect, circle').length]; })"
+    )
+    assert len(sizes) == 8
+    assert all(wide > 100 and high > 100 and marks for wide, high, marks in sizes)
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    smallest = browser.evaluate(
+        "Math.min(...[...document.querySelectorAll('svg text:not(.note)')].filter(t => t.getClientRects().length)"
+        ".map(t => parseFloat(getComputedStyle(t).fontSize) * t.getScreenCTM().d || 99))"
+    )
+    assert smallest > 8.5
+    page_ink = browser.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (page_ink == "rgb(22, 22, 20)") == is_dark
+
+
+def place(browser, selector):
+    return browser.evaluate(
+        f"(() => {{ const m = document.querySelector('{selector}'); m.scrollIntoView({{block: 'center'}});"
+        "const b = m.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
+    )
+
+
+@pytest.mark.parametrize("how", ["hover", "tap", "focus"])
+def test_a_mark_shows_its_figures(browser, page, how):
+    browser.open(page)
+    x, y = place(browser, ".heat")
+    browser.evaluate("new Promise(done => setTimeout(done, 200))")
+    if how == "focus":
+        browser.evaluate("document.querySelector('.heat').closest('.mark').focus()")
+    else:
+        getattr(browser, how)(x, y)
+    assert browser.evaluate("document.getElementById('tip').className") == "is-shown"
+    shown = browser.evaluate("document.getElementById('tip').textContent")
+    assert shown.startswith("1 trajectory x 1 steps")
+    assert "latency" in shown
+    assert "MACs" in shown
+    box = browser.evaluate(
+        "(() => { const b = document.getElementById('tip').getBoundingClientRect();"
+        "return [b.left, b.top, b.right, b.bottom]; })()"
+    )
+    assert box[0] >= 0
+    assert box[1] >= 0
+    assert box[2] <= 900
+    assert box[3] <= 900
+    if how == "hover":
+        browser.hover(2, 2)
+        assert browser.evaluate("document.getElementById('tip').className") == ""
+
+
+def test_tables_sort_by_number(browser, page):
+    browser.open(page)
+    script = (
+        "(() => { const t = [...document.querySelectorAll('table.sortable')].at(-1);"
+        "const c = [...t.tHead.rows[0].cells].findIndex(h => h.textContent === 'accuracy');"
+        "t.tHead.rows[0].cells[c].querySelector('button').click();"
+        "return [...t.tBodies[0].rows].map(r => Number(r.cells[c].dataset.value)); })()"
+    )
+    falling = browser.evaluate(script)
+    assert falling == sorted(falling, reverse=True)
+    assert browser.evaluate(script) == sorted(falling)
+
+
+def test_pictures_as_files(frontier, tmp_path):
+    files = plots.draw(frontier, tmp_path)
+    assert {path.name for path in files} == {f"{name}.{kind}" for name in plots.FIGURES for kind in ("png", "svg")}
+    assert all(path.stat().st_size > 2_000 for path in files)
+    again = {path.name: path.read_bytes() for path in files if path.suffix == ".svg"}
+    plots.draw(frontier, tmp_path)
+    assert again == {name: (tmp_path / name).read_bytes() for name in again}
+
+
+def test_pictures_without_numbers_are_not_drawn(tmp_path):
+    files = plots.draw(made(timings={}, ratings=False, is_multi_solution=False, grid=GRID), tmp_path)
+    assert {path.stem for path in files} == {"heat_map", "selector_gap", "steps_to_halt"}
+
+
+def test_contours_cross_where_the_level_is():
+    grid = [[1.0, 4.0], [4.0, 16.0]]
+    ((start, end),) = charts.contour_segments(grid, 2.0)
+    assert {start, end} == {(0.5, 0), (0, 0.5)}
+    assert charts.contour_segments(grid, 99.0) == []
+    assert charts.contour_segments([[1.0, None], [4.0, 16.0]], 2.0) == []
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.9, 1.2), (2.7, 97.0), (0.001, 5000.0), (3.1, 3.2)])
+def test_ticks_lie_within_the_range(low, high):
+    ticks = charts.log_ticks(low, high)
+    assert 1 <= len(ticks) <= 9
+    assert all(low <= tick <= high for tick in ticks)
+    assert charts.linear_ticks(0, 0.013)
+    assert len(charts.linear_ticks(low, high)) <= 7
+
+
+def test_figures_in_words():
+    assert figures.milliseconds(12.34) == "12.3 ms"
+    assert figures.milliseconds(12345.0) == "12.3 s"
+    assert figures.count(1.5e9) == "1.5 G"
+    assert figures.percent(None) == figures.milliseconds(None) == figures.count(None) == "-"
+
+
+def test_json_of_a_frontier_is_what_the_page_reads(frontier):
+    assert render(json.loads(json.dumps(frontier))) == render(frontier)
+
+
+def test_timings_cover_every_cell(frontier):
+    wanted = {(cell["halting"], cell["width"], cell["depth"]) for cell in frontier["cells"]}
+    timed = fake_timings(GRID)["latencies"]
+    assert {(each["halting"], each["width"], each["depth"]) for each in timed} == wanted
