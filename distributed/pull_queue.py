@@ -102,6 +102,10 @@ class PullQueue:
         """Shards that have used up their attempts, with the reason of each."""
         return {shard: tuple(self._states[shard].attempts) for shard in sorted(self._poison)}
 
+    def names(self) -> tuple[str, ...]:
+        """Workers that are there, in the order in which they came."""
+        return tuple(self._held)
+
     def holds(self, worker: str) -> tuple[int, ...]:
         """Shards of a worker, the running one first; empty for one that is not there."""
         return tuple(self._held.get(worker, ()))
