@@ -7,6 +7,7 @@ been given up still count when they arrive (a removed node's actors answer for a
 from __future__ import annotations
 
 import queue
+import re
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -33,6 +34,8 @@ FAILED_STARTS = 3
 """Workers in a row that die before they are ready, until the run gives up (or, with others running, waits a while)."""
 PAUSE_S = 10.0
 CPUS_PER_WORKER = 1
+NODE_DEATH = re.compile(r"node has died|node was (preempted|terminated)")
+"""In Ray's message; it names a node for every actor that has died."""
 
 
 class ClusterError(ValueError):
@@ -248,7 +251,9 @@ def _room_text() -> str:
 
 def is_nodes_fault(error: BaseException) -> bool:
     """Whether a worker was lost with its node, which says nothing against the shard it ran."""
-    return isinstance(error, NodeDiedError) or (isinstance(error, ActorDiedError) and "node" in str(error).lower())
+    return isinstance(error, NodeDiedError) or (
+        isinstance(error, ActorDiedError) and NODE_DEATH.search(str(error)) is not None
+    )
 
 
 def reason_of(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """Workers that die, fail, dawdle or lie, for tests of what the driver makes of it.
 
-The classes are made in functions, so that Ray sends them by value and no cluster needs the tests' folder.
+They answer with recorded results, so that starting one does not import torch; classes and faults are made in functions,
+so that Ray sends them by value and no worker imports the tests.
 """
 
 from __future__ import annotations
@@ -8,71 +9,84 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from gram.distributed.worker import Worker
+Fault = Callable[[int], bytes | str | None]
+"""What goes wrong with a shard: another result, an error, or nothing that is told."""
 
 
-def dies_once(folder: Path, shards: Collection[int]) -> type:
-    """Killed in the middle of each of these shards, the first time."""
+def recorded(folder: Path, facts: tuple[str, ...], fault: Fault) -> type:
+    """A worker that reads its results from `folder`, after `fault`."""
 
-    class DiesOnce(Worker):
-        def run(self, shard: tuple[int, ...]) -> Any:
-            mark = folder / str(shard[0])
-            if shard[0] in shards and not mark.exists():
-                mark.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-            return super().run(shard)
+    class Recorded:
+        def __init__(self, parcel: Any) -> None:
+            assert parcel
 
-    return DiesOnce
+        def ready(self) -> tuple[Any, ...]:
+            import ray
+
+            return (*facts, ray.get_runtime_context().get_node_id(), os.getpid())
+
+        def run(self, shard: tuple[int, ...]) -> tuple[bytes, str, float]:
+            told = fault(shard[0])
+            if isinstance(told, str):
+                return b"", told, 0.0
+            return told or (folder / str(shard[0])).read_bytes(), "", 0.0
+
+    return Recorded
 
 
-def cannot(raises: Collection[int], dies: Collection[int] = ()) -> type:
+def dies_once(folder: Path, shards: Collection[int]) -> Fault:
+    """Killed by each of these shards, the first time."""
+
+    def fault(shard: int) -> None:
+        mark = folder / f"died{shard}"
+        if shard in shards and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return fault
+
+
+def cannot(*, raises: Collection[int], dies: Collection[int]) -> Fault:
     """Raises an error on some shards and is killed by others, always."""
 
-    class Cannot(Worker):
-        def run(self, shard: tuple[int, ...]) -> Any:
-            if shard[0] in dies:
-                os.kill(os.getpid(), signal.SIGKILL)
-            if shard[0] in raises:
-                return b"", f"ValueError: shard {shard[0]} is ill", 0.0
-            return super().run(shard)
+    def fault(shard: int) -> str | None:
+        if shard in dies:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return f"ValueError: shard {shard} is ill" if shard in raises else None
 
-    return Cannot
+    return fault
 
 
-def dawdles(seconds: float, claim: Path | None = None, slow_seconds: float = 0.0) -> type:
-    """Takes so long for a shard; with `claim`, the first worker that makes that folder takes `slow_seconds`."""
+def dawdles(seconds: float, claim: Path | None = None, slow_seconds: float = 0.0) -> Fault:
+    """Takes so long for a shard; with `claim`, the first worker to make that folder takes `slow_seconds`."""
 
-    class Dawdles(Worker):
-        def __init__(self, parcel: Any) -> None:
-            super().__init__(parcel)
-            self.seconds = seconds
-            if claim is not None:
-                try:
-                    claim.mkdir()
-                    self.seconds = slow_seconds
-                except FileExistsError:
-                    pass
+    def fault(shard: int) -> None:
+        is_slow = False
+        if claim is not None:
+            mine = claim / str(os.getpid())
+            try:
+                claim.mkdir()
+                mine.touch()
+            except FileExistsError:
+                pass
+            is_slow = mine.exists()
+        time.sleep(slow_seconds if is_slow else seconds)
 
-        def run(self, shard: tuple[int, ...]) -> Any:
-            time.sleep(self.seconds)
-            return super().run(shard)
-
-    return Dawdles
+    return fault
 
 
-def lies(folder: Path) -> type:
+def lies(folder: Path, other: bytes) -> Fault:
     """Gives another result for shard 0 when it runs it the second time."""
 
-    class Lies(Worker):
-        def run(self, shard: tuple[int, ...]) -> Any:
-            mark = folder / "told"
-            if shard[0] == 0 and mark.exists():
-                self.runner.puzzles = self.runner.puzzles[::-1].copy()
-            mark.touch()
-            return super().run(shard)
+    def fault(shard: int) -> bytes | None:
+        mark = folder / f"told{shard}"
+        if shard == 0 and mark.exists():
+            return other
+        mark.touch()
+        return None
 
-    return Lies
+    return fault

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from gram.cli.main import main
 from gram.distributed.simulation import DRIVER_S, simulate
+from tests.test_cli import TASK, tiny
 
 
 @pytest.mark.slow
@@ -40,3 +44,52 @@ def test_values_out_of_range_are_refused():
         simulate(workers=0, shards=1)
     with pytest.raises(ValueError, match="spread must be within 0 and 1, got 1"):
         simulate(workers=1, shards=1, spread=1.0)
+
+
+PLAN = ["plan", "nqueens8", "--nodes", "64", "--gpus", "8", "--puzzles", "100000", "--width", "20"]
+
+
+def test_plan_predicts_a_run_and_names_its_limit(capsys):
+    assert main([*PLAN, "--rate", "200", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["workers"] == 512
+    assert made["trajectories"] == 2_000_000
+    assert made["elapsed_s"] >= 2_000_000 / 200 / 512
+    assert made["elapsed_s"] == pytest.approx(2_000_000 / 200 / 512 / made["busy"], rel=0.01)
+    assert made["largest_useful_workers"] == 1955
+    assert made["limit"].startswith("the end of the run: 3.8 shards a worker")
+    assert main([*PLAN, "--rate", "1000000"]) == 0
+    assert "limit: the driver: longer shards, or" in capsys.readouterr().out
+
+
+def test_plan_takes_the_rate_of_a_run(capsys, tmp_path):
+    run = [
+        "sample",
+        TASK,
+        "--checkpoint",
+        tiny(tmp_path / "c"),
+        "--width",
+        "4",
+        "--out",
+        str(tmp_path / "run"),
+        "--quiet",
+    ]
+    assert main([*run, "--json"]) == 0
+    rate = json.loads(capsys.readouterr().out)["trajectories_per_s"]
+    assert main([*PLAN, "--run", str(tmp_path / "run"), "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["trajectories"] / made["shards"] / made["shard_s"] == pytest.approx(rate, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ([], "rate must come from --rate or --run, got neither"),
+        (["--rate", "0"], "trajectories per second must be more than 0, got 0"),
+        (["--rate", "1", "--nodes", "0"], "nodes must be at least 1, got 0"),
+        (["--rate", "1", "--gpus-per-worker", "9"], "gpus per worker must be more than 0 and at most 8, got 9"),
+    ],
+)
+def test_plan_refuses_in_one_line(options, line, capsys):
+    assert main([*PLAN, *options]) == 2
+    assert capsys.readouterr().err == f"gram: {line}\n"

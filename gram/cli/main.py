@@ -27,6 +27,7 @@ COMMANDS = {
     "generate": ("gram.cli.generate:generate", "Sample boards from nothing (unconditional generation)."),
     "sample": ("gram.cli.sample:sample", "Sample trajectories into a folder; --trace keeps every supervision step."),
     "eval": ("gram.cli.eval:evaluate_task", "Accuracy, coverage and speed on many puzzles, with intervals."),
+    "plan": ("gram.cli.plan:plan", "Predict time, memory, network and limits of a run on many nodes."),
     "train": ("gram.cli.train:train", "Train a checkpoint from a recipe; repeat the command to continue."),
     "bench": ("gram.cli.bench:bench", "Benchmarks: what the engine saves, paired in one run."),
     "doctor": ("gram.cli.doctor:doctor", "What is installed, which device and kernel path, and why."),
