@@ -127,6 +127,9 @@ def _start(arguments: dict[str, Any]) -> None:
     """Connects, at the third try at the latest, and leaves the handling of signals as it was."""
     import ray
 
+    # Ray prints its news of dead workers on stdout, where only figures stand; the pool tells them in a line of its own.
+    if hasattr(talker := sys.modules["ray._private.worker"], "print_to_stdstream"):
+        talker.print_to_stdstream = lambda *_, **__: None  # type: ignore[attr-defined]
     for attempt in range(1, STARTS + 1):
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import ray
 import torch
 from numpy.typing import NDArray
-from ray.exceptions import ActorDiedError, NodeDiedError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, NodeDiedError
 
 from gram.distributed.pull_queue import ATTEMPTS, Attempt, PullQueue
 from gram.distributed.worker import Facts, Outcome, Worker, pack, unpack, wanted_facts
@@ -267,6 +267,8 @@ def reason_of(error: BaseException) -> str:
         return "its node is gone"
     if isinstance(error, ActorDiedError):
         return "its process died"
+    if isinstance(error, ActorUnavailableError):
+        return "it does not answer"
     return text[:300] or type(error).__name__
 
 
@@ -277,10 +279,9 @@ def poison_text(poison: Mapping[int, tuple[Attempt, ...]], shards: Mapping[int, 
     what = f"puzzles {shard.first_puzzle} to {shard.first_puzzle + shard.puzzles - 1}"
     what += f", trajectories {shard.first_trajectory} to {shard.first_trajectory + shard.trajectories - 1}"
     why = "; ".join(f"{worker}: {reason}" for worker, reason in attempts)
-    more = (
-        f" (and {len(poison) - 1} more shards: {', '.join(map(str, sorted(poison)[1:9]))})" if len(poison) > 1 else ""
-    )
-    return f"shard {index} ({what}) failed {len(attempts)} times: {why}{more}; all others are done"
+    others = ", ".join(map(str, sorted(poison)[1:9])) + (" ..." if len(poison) > 9 else "")
+    more = f"; so did {len(poison) - 1} more: {others}" if len(poison) > 1 else ""
+    return f"shard {index} ({what}) failed {len(attempts)} times: {why}{more}; every other shard was run"
 
 
 def print_line(line: str) -> None:

@@ -90,3 +90,15 @@ def lies(folder: Path, other: bytes) -> Fault:
         return None
 
     return fault
+
+
+def waits(folder: Path, last_of: int, most_s: float = 90.0) -> Fault:
+    """Waits for the file `first` in `folder`, and from shard `last_of` on for the file `last`."""
+
+    def fault(shard: int) -> None:
+        mark = folder / ("first" if shard < last_of else "last")
+        until = time.monotonic() + most_s
+        while not mark.exists() and time.monotonic() < until:
+            time.sleep(0.1)
+
+    return fault

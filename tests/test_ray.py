@@ -142,7 +142,7 @@ def test_poison_shards_are_named_and_the_others_kept(nodes, sampler, local, ill,
 
     told: list[str] = []
     class_ = ill(ill_workers.cannot(raises={5}, dies={2}))
-    with pytest.raises(PoisonError, match=r"shard 2 \(puzzles 0 to .*its process died.*so did 1 others: 5; every"):
+    with pytest.raises(PoisonError, match=r"shard 2 \(puzzles 0 to .*its process died.*so did 1 more: 5; every other"):
         spread(sampler, {"worker_class": class_, "tell": told.append}, out=tmp_path)
     assert any("shard 5 failed: ValueError: shard 5 is ill" in line for line in told)
     with Store.read_only(tmp_path) as store:
@@ -204,26 +204,34 @@ def test_a_full_disk_ends_the_run_with_one_line(nodes, sampler, ill, tmp_path, m
         assert len(store.done()) == 3
 
 
-def test_nodes_come_and_go(nodes, sampler, local, ill):
-    """The only other node is removed in mid-run, then one is added: workers follow."""
-    second = nodes.add_node(num_cpus=1, **HERE)
+def test_nodes_come_and_go(nodes, sampler, local, ill, tmp_path):
+    """A node is removed in mid-run, then one is added: workers follow. Shards wait for them."""
+    from gram.distributed.pool import Pool
+
+    second, told = nodes.add_node(num_cpus=1, **HERE), []
+    pool = Pool(worker_class=ill(ill_workers.waits(tmp_path, last_of=4)), tell=told.append)
     ended: list[int] = []
 
-    def change() -> None:
-        while sum(ended) < local.trajectories // 4:
-            time.sleep(0.05)
-        nodes.remove_node(second, allow_graceful=False)
-        nodes.add_node(num_cpus=1, **HERE)
+    def change(count: int) -> None:
+        if not ended:
+            nodes.remove_node(second, allow_graceful=False)
+            nodes.add_node(num_cpus=1, **HERE)
+        ended.append(count)
 
-    changing = threading.Thread(target=change)
-    changing.start()
-    pool = {"workers": None, "worker_class": ill(ill_workers.dawdles(2.0))}
-    result, pool = spread(sampler, pool, on_ended=ended.append)
-    changing.join()
+    def watch() -> None:
+        until = time.monotonic() + 90
+        for wanted, mark in ((2, "first"), (3, "last")):
+            while pool.account()["nodes"] < wanted and time.monotonic() < until:
+                time.sleep(0.1)
+            (tmp_path / mark).touch()
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    result = sampler.sample(PUZZLES, CONFIG, backend=pool, on_ended=change)
+    watching.join()
     assert_same(result, local)
-    account = pool.account()
-    assert account["nodes"] == 3, "the first node, the removed one and the added one"
-    assert account["workers"] == 4
+    assert pool.account()["nodes"] == 3, "the first node, the removed one and the added one"
+    assert told, "the driver tells of the lost worker"
 
 
 def command(folder: Path, checkpoint: str, where: str) -> list[str]:
