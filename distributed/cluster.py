@@ -48,6 +48,7 @@ def connected(where: str, *, cpus: int | None = None) -> Iterator[None]:
     if where == NEW:
         prepare_new()
         arguments: dict[str, Any] = {
+            "address": "local",
             "num_cpus": max(cpus or 1, os.cpu_count() or 1),
             "object_store_memory": OBJECT_STORE_BYTES,
             "include_dashboard": False,
@@ -61,7 +62,9 @@ def connected(where: str, *, cpus: int | None = None) -> Iterator[None]:
         arguments = {"address": where}
     import ray
 
-    _start(arguments)
+    if ray.is_initialized():
+        raise ValueError("ray must not be connected yet, got a process that is")
+    _start(arguments, tries=STARTS if where == NEW else 1)
     try:
         yield
     finally:
@@ -123,23 +126,23 @@ def _ask_for_token() -> None:
         raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
-def _start(arguments: dict[str, Any]) -> None:
-    """Connects, at the third try at the latest, and leaves the handling of signals as it was."""
+def _start(arguments: dict[str, Any], *, tries: int) -> None:
+    """Connects, with the last of `tries` at the latest, and leaves the handling of signals as it was."""
     import ray
 
     # Ray prints its news of dead workers on stdout, where only figures stand; the pool tells them in a line of its own.
     if hasattr(talker := sys.modules["ray._private.worker"], "print_to_stdstream"):
         talker.print_to_stdstream = lambda *_, **__: None  # type: ignore[attr-defined]
-    for attempt in range(1, STARTS + 1):
+    for attempt in range(1, tries + 1):
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             ray.init(**arguments, configure_logging=True, logging_level=logging.ERROR, log_to_driver=False)
             return
         except Exception as error:
             ray.shutdown()
-            if attempt == STARTS or isinstance(error, ValueError):
+            if attempt == tries or isinstance(error, ValueError):
                 reason = " ".join(str(error).split())[:300]
-                raise ValueError(f"ray must start or answer, got {STARTS} failures ({reason})") from error
+                raise ValueError(f"ray must start or answer, got {reason}") from error
             time.sleep(attempt)
         finally:
             for number, handler in handlers.items():

@@ -204,6 +204,20 @@ def test_a_full_disk_ends_the_run_with_one_line(nodes, sampler, ill, tmp_path, m
         assert len(store.done()) == 3
 
 
+def test_workers_that_differ_are_turned_away_by_name(nodes, sampler, records):
+    other = ill_workers.recorded(records, (__version__, "cpu", "eager", "others"), ill_workers.dawdles(0.0))
+    with pytest.raises(ValueError, match=r"no worker could start: weights must be \w+ on every node, got others"):
+        spread(sampler, {"worker_class": other})
+
+
+def test_a_second_connection_is_refused_and_the_first_one_kept(nodes):
+    import ray
+
+    with pytest.raises(ValueError, match="ray must not be connected yet"), cluster.connected("new"):
+        pass
+    assert ray.is_initialized()
+
+
 def test_nodes_come_and_go(nodes, sampler, local, ill, tmp_path):
     """A node is removed in mid-run, then one is added: workers follow. Shards wait for them."""
     from gram.distributed.pool import Pool
