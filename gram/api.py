@@ -18,7 +18,7 @@ from gram.config import SamplerConfig
 from gram.model import Model
 from gram.sampler.engine import StepView
 from gram.sampler.result import SampleResult
-from gram.sampler.run import sample
+from gram.sampler.run import Backend, sample
 from gram.sampler.settings import resolve
 from gram.tasks.protocol import PuzzleSet, Task, Tokens
 from gram.tasks.registry import get_task
@@ -95,6 +95,7 @@ class Sampler:
         is_traced: bool = False,
         on_ended: Callable[[int], None] | None = None,
         on_step: Callable[[StepView], None] | None = None,
+        backend: Backend | None = None,
         **overrides: Any,
     ) -> SampleResult:
         """Samples trajectories of every puzzle and selects an answer for each.
@@ -102,8 +103,9 @@ class Sampler:
         `puzzles`: texts, tokens `[P, L]` or a `PuzzleSet`. Settings: `config`, or fields of `SamplerConfig` by keyword
         (`width=`, `depth=`, `selector=`, `seed=` ...). `on_ended(n)` is called when `n` trajectories have come to
         their end, `on_step(view)` after every supervision step. With `out`, a folder, finished shards are kept and the
-        same call goes on after a kill; `is_traced` keeps every supervision step there (`gram.sampler.trace`). Raises
-        `PuzzleError`, `StoreError` and `ValueError` for bad input.
+        same call goes on after a kill; `is_traced` keeps every supervision step there (`gram.sampler.trace`). `backend`
+        runs the shards elsewhere (`gram.distributed.pool.Pool`). Raises `PuzzleError`, `StoreError` and `ValueError`
+        for bad input.
         """
         return sample(
             self.model,
@@ -115,6 +117,7 @@ class Sampler:
             about={"checkpoint": self.name},
             on_ended=on_ended,
             on_step=on_step,
+            backend=backend,
         )
 
     def generate(

@@ -33,7 +33,7 @@ RESULTS_FILE = "results.json"
 PREDICTIONS_FILE = "predictions.jsonl"
 
 
-@with_sampling_options()
+@with_sampling_options(is_spread=True)
 def evaluate_task(
     task: TaskName,
     puzzles: PuzzleFile = None,
@@ -63,14 +63,20 @@ def evaluate_task(
     chosen = choose_puzzles(family, puzzles, split, limit)
     sampler = sampling.sampler(family)
     settings = sampler.settings(sampling.config)
-    with keeping(out), terminal.progress(len(chosen) * settings.width, "trajectories", is_quiet=is_quiet) as advance:
-        result = sampler.sample(chosen, settings, out=out, on_ended=advance)
+    total = len(chosen) * settings.width
+    with (
+        keeping(out),
+        sampling.backend(sampler, is_quiet=is_quiet) as backend,
+        terminal.progress(total, "trajectories", is_quiet=is_quiet) as advance,
+    ):
+        result = sampler.sample(chosen, settings, out=out, on_ended=advance, backend=backend)
 
     from gram.cli.versions import versions
     from gram.evals.evaluate import evaluate, predictions, to_json
 
     summary = to_json(evaluate(family, chosen, result, checkpoint=sampler.name, versions=versions()))
     summary |= {"split": split} if puzzles is None else {"puzzle_file": str(puzzles)}
+    summary |= backend.account() if backend is not None else {}
     summary["command"] = shlex.join(["gram", *sys.argv[1:]])
     if out is not None:
         write_results(out, summary, predictions(family, chosen, result))

@@ -34,6 +34,7 @@ COMMANDS = {
     "report": ("gram.cli.report:report", "Render a frontier's or an ablation's page again, without running anything."),
     "ablate": ("gram.cli.ablate:ablate", "A grid over any setting, cells cached; a page with a sortable table."),
     "compare": ("gram.cli.compare:compare", "Two runs puzzle by puzzle: difference, interval, McNemar's test."),
+    "plan": ("gram.cli.plan:plan", "Predict time, memory, network and limits of a run on many nodes."),
     "train": ("gram.cli.train:train", "Train a checkpoint from a recipe; repeat the command to continue."),
     "bench": ("gram.cli.bench:bench", "Benchmarks: what the engine saves, paired in one run."),
     "import": ("gram.cli.import_checkpoint:import_foreign", "Convert a checkpoint of TRM, EqR or HRM to ours."),

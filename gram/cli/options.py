@@ -7,7 +7,8 @@ gives the same line.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields
 from functools import wraps
 from pathlib import Path
@@ -27,6 +28,7 @@ from gram.config import (
 
 if TYPE_CHECKING:
     from gram.api import Sampler
+    from gram.distributed.pool import Pool
     from gram.tasks.protocol import PuzzleSet, Task
 
 
@@ -120,6 +122,15 @@ OPENING: dict[str, Any] = {
 }
 OPENING_DEFAULTS: dict[str, Any] = {"checkpoint": None, "task_module": None, "device": "auto", "dtype": "auto"}
 
+SPREADING: dict[str, Any] = {
+    "ray": Annotated[
+        str, typer.Option(metavar="off|new|ADDRESS", help="Spread over a Ray cluster: a new one here, or HOST:PORT.")
+    ],
+    "workers": _optional(whole, "W", "Workers on it. [default: what it has room for]"),
+    "gpus_per_worker": _optional(real, "G", "GPUs of each worker. [default: 1 where the device is a GPU, else 0]"),
+}
+SPREADING_DEFAULTS: dict[str, Any] = {"ray": "off", "workers": None, "gpus_per_worker": None}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
@@ -130,6 +141,9 @@ class Sampling:
     device: str
     dtype: str
     config: SamplerConfig
+    ray: str = "off"
+    workers: int | None = None
+    gpus_per_worker: float | None = None
 
     def task(self, name: str) -> Task:
         """The task called `name`. Raises `ValueError` for an unknown one."""
@@ -153,13 +167,45 @@ class Sampling:
         trained_for = checkpoint.read_config(checkpoint.find(name)).task
         if trained_for != task.name:
             raise ValueError(f"checkpoint {name!r} must be one of task {task.name!r}, got one of {trained_for!r}")
-        return api.load(name, device=self.device, dtype=self.dtype, task_module=self.task_module)
+        is_on_gpus = self.ray != "off" and bool(self.gpus_per_worker)
+        dtype = "bfloat16" if is_on_gpus and self.dtype == "auto" else self.dtype
+        return api.load(name, device=self.device, dtype=dtype, task_module=self.task_module)
+
+    @contextmanager
+    def backend(self, sampler: Sampler, *, is_quiet: bool) -> Iterator[Pool | None]:
+        """The cluster named by `--ray` for as long as it is needed; None where it is off, without importing Ray.
+
+        Raises `ValueError` for an address that is none or that cannot be used.
+        """
+        if self.ray == "off":
+            for name, value in (("workers", self.workers), ("gpus_per_worker", self.gpus_per_worker)):
+                if value is not None:
+                    raise ValueError(f"--{name.replace('_', '-')} must come with --ray, got {value:g} without")
+            yield None
+            return
+        from gram.distributed import cluster
+
+        at_least_one("workers", self.workers)
+        gpus = self.gpus_per_worker
+        if gpus is None:
+            gpus = 1.0 if sampler.model.device.type != "cpu" else 0.0
+        with cluster.connected(self.ray, cpus=self.workers):
+            from gram.distributed.pool import Pool, print_line
+
+            yield Pool(
+                workers=self.workers,
+                gpus_per_worker=gpus,
+                task_module=self.task_module,
+                tell=None if is_quiet else print_line,
+            )
 
 
-def with_sampling_options(*, without: Iterable[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_sampling_options(
+    *, without: Iterable[str] = (), is_spread: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Adds the shared options to a command, which receives them as its keyword `sampling`.
 
-    `without` names fields of `SamplerConfig` that this command does not offer.
+    `without` names fields of `SamplerConfig` that this command does not offer; `is_spread` offers a Ray cluster.
     """
     defaults = {
         field.name: field.default
@@ -167,19 +213,20 @@ def with_sampling_options(*, without: Iterable[str] = ()) -> Callable[[Callable[
         if field.name in SETTINGS and field.name not in without
     }
     assert MISSING not in defaults.values()
-    annotations = OPENING | {name: SETTINGS[name] for name in defaults}
+    openings = OPENING_DEFAULTS | (SPREADING_DEFAULTS if is_spread else {})
+    annotations = OPENING | SPREADING | {name: SETTINGS[name] for name in defaults}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
         def run(**values: Any) -> None:
             config = SamplerConfig(**{name: values.pop(name) for name in defaults})
-            opening = {name: values.pop(name) for name in OPENING}
+            opening = {name: values.pop(name) for name in openings}
             command(**values, sampling=Sampling(**opening, config=config))
 
         own = inspect.signature(command, eval_str=True).parameters
         shared = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotations[name])
-            for name, default in (OPENING_DEFAULTS | defaults).items()
+            for name, default in (openings | defaults).items()
         ]
         kept = [own[name].replace(kind=inspect.Parameter.KEYWORD_ONLY) for name in own if name != "sampling"]
         run.__signature__ = inspect.Signature([*kept, *shared])  # type: ignore[attr-defined]

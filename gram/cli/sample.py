@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gram.sampler.result import SampleResult
 
 
-@with_sampling_options()
+@with_sampling_options(is_spread=True)
 def sample(
     task: TaskName,
     puzzles: PuzzleFile = None,
@@ -61,9 +61,15 @@ def sample(
     sampler = sampling.sampler(family)
     settings = sampler.settings(sampling.config)
     total = len(chosen) * settings.width
-    with keeping(folder), terminal.progress(total, "trajectories", is_quiet=is_quiet) as advance:
-        result = sampler.sample(chosen, settings, out=folder, is_traced=trace is not None, on_ended=advance)
-    summary = _summary(sampler, result, folder)
+    with (
+        keeping(folder),
+        sampling.backend(sampler, is_quiet=is_quiet) as backend,
+        terminal.progress(total, "trajectories", is_quiet=is_quiet) as advance,
+    ):
+        result = sampler.sample(
+            chosen, settings, out=folder, is_traced=trace is not None, on_ended=advance, backend=backend
+        )
+    summary = _summary(sampler, result, folder) | (backend.account() if backend is not None else {})
     if as_json:
         terminal.print_json(summary)
     else:

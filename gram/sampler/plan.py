@@ -13,6 +13,8 @@ import hashlib
 import json
 from dataclasses import dataclass
 
+import torch
+
 from gram.config import SamplerConfig, config_to_json
 from gram.model import Model
 from gram.tasks.protocol import Task, Tokens
@@ -79,8 +81,12 @@ def make_plan(
     kernel: str,
     is_unconditional: bool,
     is_traced: bool,
+    device: torch.device | None = None,
 ) -> Plan:
-    """The plan of a run over puzzles `[P, L]`; `config` has depth and launch filled in."""
+    """The plan of a run over puzzles `[P, L]`; `config` has depth and launch filled in.
+
+    `device` is where it runs, if not where the model is.
+    """
     settings = {name: value for name, value in config_to_json(config).items() if name not in NO_IDENTITY}
     digest = hashlib.sha256()
     for part in (
@@ -89,7 +95,7 @@ def make_plan(
         model.digest(),
         task.name,
         hashlib.sha256(puzzles.tobytes()).hexdigest(),
-        f"{model.device.type} {model.dtype} {kernel} {is_unconditional} {is_traced} {puzzles.shape}",
+        f"{(device or model.device).type} {model.dtype} {kernel} {is_unconditional} {is_traced} {puzzles.shape}",
     ):
         digest.update(part.encode() + b"\0")
     return Plan(digest.hexdigest(), shards_of(len(puzzles), config))

@@ -6,12 +6,16 @@ Shapes: `P` puzzles, `N` width, `L` puzzle tokens, `A` answer tokens.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import astuple
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from gram.config import SamplerConfig, config_to_json
 from gram.kernels import dispatch
@@ -23,6 +27,39 @@ from gram.sampler.selectors import count_votes, select
 from gram.sampler.settings import resolve
 from gram.sampler.store import Store
 from gram.tasks.protocol import Task, Tokens
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What others need to run a plan's shards elsewhere."""
+
+    model: Model
+    task: Task
+    puzzles: Tokens
+    """`[P, L]`."""
+    config: SamplerConfig
+    """Resolved."""
+    is_unconditional: bool
+    is_traced: bool
+    kernel: str
+    """Kernel path that the plan counts on."""
+    device: torch.device
+    """Where the plan counts on running."""
+
+
+class Backend(Protocol):
+    """Runs shards somewhere else than here."""
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where its workers compute; None: as the model here."""
+
+    def start(self, job: Job, shards: int) -> None:
+        """Waits until there is somebody to run `shards` shards. Raises `ValueError`."""
+
+    def run(self, shards: Iterable[Shard]) -> Generator[tuple[Shard, Mapping[str, NDArray[Any]]], None, None]:
+        """Runs each of `shards` and yields its arrays; a shard may come twice. Raises `ValueError` at the end where
+        shards are left that cannot be run. Closing it stops everything."""
 
 
 def sample(
@@ -37,15 +74,16 @@ def sample(
     about: dict[str, Any] | None = None,
     on_ended: Callable[[int], None] | None = None,
     on_step: Callable[[StepView], None] | None = None,
+    backend: Backend | None = None,
 ) -> SampleResult:
     """Samples up to `config.width` trajectories of each puzzle `[P, L]` and selects an answer.
 
     `is_unconditional` shows the model the empty condition in place of the puzzles. With `out`, finished shards are kept
     in that folder and a run that was killed goes on from there; `is_traced` also keeps every supervision step, and
     `about` is written beside. `on_ended` is told how many trajectories have just come to their end; `on_step` sees
-    every step. Same seed, puzzles and launch size: the same trajectories, whatever the batch. Raises `ValueError` for
-    puzzles of another length, settings that the model does not fit or an untrained empty condition, `StoreError` for a
-    folder that holds another run.
+    every step. With `backend` the shards run there and `on_step` sees nothing. Same seed, puzzles and launch size: the
+    same trajectories, whatever the batch. Raises `ValueError` for puzzles of another length, settings that the model
+    does not fit or an untrained empty condition, `StoreError` for a folder that holds another run.
     """
     config = resolve(config, model)
     if puzzles.ndim != 2 or puzzles.shape[1] != model.config.tokens:
@@ -55,42 +93,68 @@ def sample(
     if is_unconditional:
         model.embed_empty(1)
     started = time.perf_counter()
-    kernel = dispatch.choose(model.device).kernel
+    device = (backend and backend.device) or model.device
+    kernel = dispatch.choose(device).kernel
     plan = make_plan(
-        model, task, puzzles, config, kernel=kernel, is_unconditional=is_unconditional, is_traced=is_traced
-    )
-    engine = Engine(
         model,
         task,
         puzzles,
         config,
+        kernel=kernel,
+        device=device,
         is_unconditional=is_unconditional,
         is_traced=is_traced,
-        on_ended=on_ended,
-        on_step=on_step,
     )
     facts = {
         "task": task.name,
         "puzzles": len(puzzles),
         "config": config_to_json(config),
         "is_traced": is_traced,
-        "device": str(model.device),
+        "device": str(device),
         "dtype": str(model.dtype).removeprefix("torch."),
         "kernel": kernel,
         "shards": [list(astuple(shard)) for shard in plan.shards],
         **(about or {}),
     }
     size = len(puzzles), config.width, model.config.output_tokens
-    if out is None:
-        merged = _together(puzzles, size, engine.run(plan.shards))
-        elapsed_s, steps_before = time.perf_counter() - started, 0
-    else:
-        with Store.open(out, plan.key, len(plan.shards), facts) as store:
-            before = store.done()
-            _run_into(store, engine, plan, started, on_ended)
+    if backend is not None:
+        job = Job(
+            model=model,
+            task=task,
+            puzzles=puzzles,
+            config=config,
+            is_unconditional=is_unconditional,
+            is_traced=is_traced,
+            kernel=kernel,
+            device=device,
+        )
+        with ExitStack() as stack:
+            folder = out or Path(stack.enter_context(TemporaryDirectory(prefix="gram-")))
+            store = stack.enter_context(Store.open(folder, plan.key, len(plan.shards), facts))
+            _run_elsewhere(store, backend, job, plan, on_ended)
             merged = _together(puzzles, size, _stored(store, plan))
-            elapsed_s = store.elapsed_s
-            steps_before = sum(int(store.read(index)["steps"].sum()) for index in before)
+            elapsed_s, steps_run = store.elapsed_s, int(merged.steps.sum())
+    else:
+        engine = Engine(
+            model,
+            task,
+            puzzles,
+            config,
+            is_unconditional=is_unconditional,
+            is_traced=is_traced,
+            on_ended=on_ended,
+            on_step=on_step,
+        )
+        if out is None:
+            merged = _together(puzzles, size, engine.run(plan.shards))
+            elapsed_s, steps_run = time.perf_counter() - started, engine.steps_run
+        else:
+            with Store.open(out, plan.key, len(plan.shards), facts) as store:
+                before = store.done()
+                _run_into(store, engine, plan, started, on_ended)
+                merged = _together(puzzles, size, _stored(store, plan))
+                elapsed_s = store.elapsed_s
+                steps_run = engine.steps_run + sum(int(store.read(index)["steps"].sum()) for index in before)
     votes = count_votes(task.canonical(merged.candidates), lineage=merged.lineage, widths=merged.widths)
     return SampleResult(
         **{name: value for name, value in merged.arrays().items() if not name.startswith("trace_")},
@@ -98,7 +162,7 @@ def sample(
         votes=votes,
         config=config,
         elapsed_s=elapsed_s,
-        steps_run=engine.steps_run + steps_before,
+        steps_run=steps_run,
         kernel=kernel,
         device=facts["device"],
         dtype=facts["dtype"],
@@ -127,14 +191,40 @@ def run_shard(
 
 def _run_into(store: Store, engine: Engine, plan: Plan, started: float, on_ended: Callable[[int], None] | None) -> None:
     """Runs the shards that the store lacks and keeps each as soon as it is finished."""
-    done = store.done()
-    if on_ended is not None and done:
-        on_ended(sum(shard.puzzles * shard.trajectories for shard in plan.shards if shard.index in done))
+    done = _tell_done(store, plan, on_ended)
     told = started
     for shard, result in engine.run(shard for shard in plan.shards if shard.index not in done):
         now = time.perf_counter()
         store.append(shard.index, result.arrays(), now - told)
         told = now
+
+
+def _run_elsewhere(
+    store: Store, backend: Backend, job: Job, plan: Plan, on_ended: Callable[[int], None] | None
+) -> None:
+    """As `_run_into`, by a backend; the time until it is ready is not counted."""
+    done = _tell_done(store, plan, on_ended)
+    missing = [shard for shard in plan.shards if shard.index not in done]
+    if not missing:
+        return
+    backend.start(job, len(missing))
+    told = time.perf_counter()
+    with closing(backend.run(missing)) as results:
+        for shard, arrays in results:
+            now = time.perf_counter()
+            if not store.append(shard.index, arrays, now - told):
+                continue
+            told = now
+            if on_ended is not None:
+                on_ended(shard.puzzles * shard.trajectories)
+
+
+def _tell_done(store: Store, plan: Plan, on_ended: Callable[[int], None] | None) -> frozenset[int]:
+    """The shards that the store has already; their trajectories are told at once."""
+    done = frozenset(store.done())
+    if on_ended is not None and done:
+        on_ended(sum(shard.puzzles * shard.trajectories for shard in plan.shards if shard.index in done))
+    return done
 
 
 def _stored(store: Store, plan: Plan) -> Iterator[tuple[Shard, ShardResult]]:

@@ -1,0 +1,289 @@
+"""The driver: starts workers, sends them what the queue says, replaces those that die, yields results as they come.
+
+It is the one that decides everything: Ray neither restarts an actor nor repeats a call. Results of workers that have
+been given up still count when they arrive (a removed node's actors answer for a while).
+"""
+
+from __future__ import annotations
+
+import queue
+import re
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ray
+import torch
+from numpy.typing import NDArray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, NodeDiedError
+
+from gram.distributed.pull_queue import ATTEMPTS, Attempt, PullQueue
+from gram.distributed.worker import Facts, Outcome, Worker, pack, unpack, wanted_facts
+from gram.sampler.plan import Shard
+from gram.sampler.run import Job
+
+LOOK_EVERY_S = 2.0
+"""How often the driver looks for nodes that have come or gone."""
+START_TIMEOUT_S = 180.0
+"""Until the first worker must be ready."""
+FAILED_STARTS = 3
+"""Workers in a row that die before they are ready, until the run gives up (or, with others running, waits a while)."""
+PAUSE_S = 10.0
+CPUS_PER_WORKER = 1
+NODE_DEATH = re.compile(r"node has died|node was (preempted|terminated)")
+"""In Ray's message; it names a node for every actor that has died."""
+
+
+class ClusterError(ValueError):
+    """A cluster that cannot do the work; the message is one line."""
+
+
+class PoisonError(ClusterError):
+    """Shards that failed on every try."""
+
+
+class _Event(NamedTuple):
+    """An answer that has come: to `ready` (no shard) or to `run`."""
+
+    worker: str
+    shard: int | None
+    answer: Future[Any]
+
+
+@dataclass(slots=True)
+class _Member:
+    """A worker as the driver knows it."""
+
+    actor: Any
+    is_ready: bool = False
+
+
+class Pool:
+    """Runs a job's shards on the Ray cluster that this process is connected to; a `gram.sampler.run.Backend`."""
+
+    def __init__(
+        self,
+        *,
+        workers: int | None = None,
+        gpus_per_worker: float = 0.0,
+        attempts: int = ATTEMPTS,
+        task_module: Path | None = None,
+        tell: Callable[[str], None] | None = None,
+        worker_class: type = Worker,
+    ) -> None:
+        """`workers` None takes what the cluster has room for, nodes that join later included. `tell` is given one line
+        when something goes wrong that the run survives. Raises `ValueError` for values out of range."""
+        if workers is not None and workers < 1:
+            raise ValueError(f"workers must be at least 1, got {workers}")
+        if gpus_per_worker < 0 or (gpus_per_worker > 1 and gpus_per_worker != int(gpus_per_worker)):
+            raise ValueError(f"gpus per worker must be within 0 and 1 or a whole number, got {gpus_per_worker:g}")
+        self.wanted, self.gpus, self.attempts = workers, gpus_per_worker, attempts
+        self.task_module, self.tell = task_module, tell or (lambda line: None)
+        self._class: Any = ray.remote(
+            num_cpus=CPUS_PER_WORKER, num_gpus=gpus_per_worker, max_restarts=0, max_task_retries=0
+        )(worker_class)
+        self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
+        self._members: dict[str, _Member] = {}
+        self._ever: dict[str, Facts] = {}
+        """Every worker that was ever ready."""
+        self._parcel: Any = None
+        self._facts: tuple[str, ...] = ()
+        self._queue = PullQueue([])
+        self._shards: dict[int, Shard] = {}
+        self._started = self._failed_starts = self._unfinished = self._target = 0
+        self._looked_at = self._paused_until = 0.0
+        self._last_failure = ""
+
+    @property
+    def device(self) -> torch.device | None:
+        """A GPU where workers are given one, else as the driver's model."""
+        return torch.device("cuda") if self.gpus else None
+
+    def account(self) -> dict[str, int]:
+        """Workers that were ready, nodes they were on, shards queued again."""
+        nodes = {facts.node for facts in self._ever.values()}
+        return {"workers": len(self._ever), "nodes": len(nodes), "retries": self._queue.retries}
+
+    def start(self, job: Job, shards: int) -> None:
+        """Starts workers for `shards` shards and waits for the first. Raises `ClusterError`."""
+        if not self.gpus and job.device.type != "cpu":
+            raise ClusterError(f"gpus per worker must be more than 0 for device {job.device.type}, got 0")
+        self._parcel = ray.put(pack(job, task_module=self.task_module))
+        self._facts, self._unfinished = wanted_facts(job), shards
+        until = time.monotonic() + START_TIMEOUT_S
+        try:
+            while not self._queue.workers:
+                self._recruit()
+                self._take(self._wait())
+                if time.monotonic() > until:
+                    raise ClusterError(
+                        f"a worker must be ready within {START_TIMEOUT_S:.0f} s, got none"
+                        f" ({self._last_failure or _room_text()})"
+                    )
+        except BaseException:
+            self.stop()
+            raise
+
+    def run(self, shards: Iterable[Shard]) -> Generator[tuple[Shard, Mapping[str, NDArray[Any]]], None, None]:
+        """Yields every shard's arrays as they come; a shard may come twice. Raises `PoisonError` at the end."""
+        self._shards = {shard.index: shard for shard in shards}
+        old, self._queue = self._queue, PullQueue(self._shards, attempts=self.attempts)
+        for worker in old.names():
+            self._queue.join(worker)
+        try:
+            while not self._queue.is_over:
+                self._unfinished = self._queue.unfinished - len(self._queue.poison)
+                self._recruit()
+                for worker, index in self._queue.assign():
+                    self._send(worker, index)
+                if (found := self._take(self._wait())) is not None:
+                    yield found
+        finally:
+            self.stop()
+        if self._queue.poison:
+            raise PoisonError(poison_text(self._queue.poison, self._shards))
+
+    def stop(self) -> None:
+        """Ends every worker at once: what they were doing counts for nothing."""
+        for member in self._members.values():
+            ray.kill(member.actor)
+        self._members.clear()
+
+    def _recruit(self) -> None:
+        """Keeps as many workers as are wanted and useful."""
+        now = time.monotonic()
+        if now - self._looked_at >= LOOK_EVERY_S:
+            self._looked_at = now
+            self._target = self.wanted or max(1, room(self.gpus))
+        if now < self._paused_until:
+            return
+        while len(self._members) < min(self._target, self._unfinished):
+            self._started += 1
+            name = f"worker {self._started}"
+            actor = self._class.remote(self._parcel)
+            self._members[name] = _Member(actor)
+            self._listen(actor.ready.remote(), name, None)
+
+    def _send(self, worker: str, index: int) -> None:
+        actor = self._members[worker].actor
+        self._listen(actor.run.remote(astuple(self._shards[index])), worker, index)
+
+    def _listen(self, answer: Any, worker: str, shard: int | None) -> None:
+        answer.future().add_done_callback(lambda done: self._events.put(_Event(worker, shard, done)))
+
+    def _wait(self) -> _Event | None:
+        """The next answer, or None where none comes soon."""
+        try:
+            return self._events.get(timeout=LOOK_EVERY_S / 4)
+        except queue.Empty:
+            return None
+
+    def _take(self, event: _Event | None) -> tuple[Shard, Mapping[str, NDArray[Any]]] | None:
+        """Tells the queue what has happened; a shard's arrays where they are what has come."""
+        if event is None:
+            return None
+        worker, index, answer = event
+        if (error := answer.exception()) is not None:
+            self._lose(worker, error)
+        elif index is None:
+            self._welcome(worker, Facts(*answer.result()))
+        else:
+            outcome = Outcome(*answer.result())
+            if not outcome.error:
+                self._queue.finish(worker, index)
+                return self._shards[index], unpack(outcome.arrays)
+            self.tell(f"{worker}: shard {index} failed: {outcome.error}")
+            self._queue.fail(worker, index, outcome.error)
+        return None
+
+    def _welcome(self, worker: str, facts: Facts) -> None:
+        """Lets a worker in whose results will belong to the plan."""
+        if worker not in self._members:
+            return
+        names = "version", "device", "kernel", "weights"
+        for name, mine, theirs in zip(names, self._facts, facts[:4], strict=True):
+            if mine != theirs:
+                self._lose(worker, ClusterError(f"{name} must be {mine} on every node, got {theirs}"))
+                return
+        self._members[worker].is_ready = True
+        self._ever[worker] = facts
+        self._failed_starts = 0
+        self._queue.join(worker)
+
+    def _lose(self, worker: str, error: BaseException) -> None:
+        """Gives a worker up; another takes its place with the next `_recruit`."""
+        member = self._members.pop(worker, None)
+        if member is None:
+            return
+        reason = reason_of(error)
+        ray.kill(member.actor)
+        self.tell(f"{worker}: {reason}")
+        if member.is_ready:
+            self._queue.leave(worker, reason, is_blamed=not is_nodes_fault(error))
+            return
+        self._last_failure = reason
+        self._failed_starts += 1
+        if self._failed_starts >= FAILED_STARTS:
+            if not self._queue.workers:
+                raise ClusterError(f"no worker could start: {reason}")
+            self._paused_until = time.monotonic() + PAUSE_S
+
+
+def room(gpus_per_worker: float) -> int:
+    """Workers that the cluster's living nodes have room for."""
+    total, nodes = 0, ray.nodes()  # type: ignore[no-untyped-call]
+    for node in nodes:
+        if node["Alive"]:
+            has = node["Resources"]
+            places = int(has.get("CPU", 0) // CPUS_PER_WORKER)
+            total += min(places, int(has.get("GPU", 0) / gpus_per_worker)) if gpus_per_worker else places
+    return total
+
+
+def _room_text() -> str:
+    has = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return f"the cluster has {has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs"
+
+
+def is_nodes_fault(error: BaseException) -> bool:
+    """Whether a worker was lost with its node, which says nothing against the shard it ran."""
+    return isinstance(error, NodeDiedError) or (
+        isinstance(error, ActorDiedError) and NODE_DEATH.search(str(error)) is not None
+    )
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a worker was lost, in a few words of one line."""
+    text = " ".join(str(error).split())
+    if "creation task" in text:
+        return f"could not start: {text[-300:]}"
+    if "OutOfMemory" in text or "low on memory" in text:
+        return "its process was killed for want of memory"
+    if is_nodes_fault(error):
+        return "its node is gone"
+    if isinstance(error, ActorDiedError):
+        return "its process died"
+    if isinstance(error, ActorUnavailableError):
+        return "it does not answer"
+    return text[:300] or type(error).__name__
+
+
+def poison_text(poison: Mapping[int, tuple[Attempt, ...]], shards: Mapping[int, Shard]) -> str:
+    """One line that names the first poison shard, what it holds and each attempt."""
+    index = min(poison)
+    shard, attempts = shards[index], poison[index]
+    what = f"puzzles {shard.first_puzzle} to {shard.first_puzzle + shard.puzzles - 1}"
+    what += f", trajectories {shard.first_trajectory} to {shard.first_trajectory + shard.trajectories - 1}"
+    why = "; ".join(f"{worker}: {reason}" for worker, reason in attempts)
+    others = ", ".join(map(str, sorted(poison)[1:9])) + (" ..." if len(poison) > 9 else "")
+    more = f"; so did {len(poison) - 1} more: {others}" if len(poison) > 1 else ""
+    return f"shard {index} ({what}) failed {len(attempts)} times: {why}{more}; every other shard was run"
+
+
+def print_line(line: str) -> None:
+    """One line of news on stderr."""
+    print(f"gram: {line}", file=sys.stderr)

@@ -1,0 +1,110 @@
+"""What a run on many nodes would take: time, what it holds and moves, and what would limit it. No Ray, no cluster.
+
+The time comes from the simulation of the real queue, the sizes from the plan's shards. `A` answer tokens, `L` puzzle
+tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gram.distributed.pull_queue import DEPTH
+from gram.distributed.simulation import DRIVER_S, simulate
+from gram.sampler.plan import Shard
+
+SIMULATED_SHARDS = 100_000
+"""A longer run is taken to go on at the pace of so many shards (or ten a worker)."""
+TRAJECTORY_BYTES = 8 + 4 * 4 + 1 + 8
+"""Of a trajectory's result, without its answer: steps, four scores, halted, lineage."""
+BUSY_DRIVER = 0.9
+"""Share of the driver's time from which on it is the limit."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """A run that has not been made."""
+
+    workers: int
+    shards: int
+    trajectories: int
+    shard_s: float
+    """Seconds of a worker for the mean shard."""
+    elapsed_s: float
+    """From the first ready worker to the last result; starting the cluster and loading models is not in it."""
+    trajectories_per_s: float
+    busy: float
+    """Share of the workers' time spent on results that count, within 0 and 1."""
+    driver_busy: float
+    """Share of the driver's time, within 0 and 1."""
+    driver_s: float
+    """The driver's seconds for one shard that were assumed."""
+    shards_in_flight: int
+    result_bytes: int
+    """Of the mean shard."""
+    network_bytes_per_s: float
+    """Into the driver."""
+    object_store_bytes: int
+    """On a node with one copy of the weights and the results under way."""
+    largest_useful_workers: int
+    """More workers than this wait for the driver, or for shards."""
+    limit: str
+    """What keeps more workers from being useful."""
+
+
+def predict(
+    shards: Sequence[Shard],
+    *,
+    workers: int,
+    nodes: int,
+    trajectories_per_s: float,
+    answer_tokens: int,
+    puzzle_tokens: int,
+    weights_bytes: int,
+    driver_s: float = DRIVER_S,
+) -> Prediction:
+    """A run of `shards` on `workers` workers on `nodes` nodes, of `trajectories_per_s` trajectories a second each.
+
+    Raises `ValueError` for values out of range.
+    """
+    for name, value in (("workers", workers), ("nodes", nodes), ("shards", len(shards))):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    for name, rate in (("trajectories per second", trajectories_per_s), ("driver seconds", driver_s)):
+        if not (rate > 0 and math.isfinite(rate)):
+            raise ValueError(f"{name} must be more than 0, got {rate:g}")
+    trajectories = sum(shard.puzzles * shard.trajectories for shard in shards)
+    shard_s = trajectories / len(shards) / trajectories_per_s
+    simulated = min(len(shards), max(SIMULATED_SHARDS, 10 * workers))
+    run = simulate(workers=workers, shards=simulated, shard_s=shard_s, driver_s=driver_s)
+    elapsed_s = run.elapsed_s * len(shards) / simulated
+    answers = trajectories * (answer_tokens + TRAJECTORY_BYTES)
+    result_bytes = math.ceil((answers + sum(shard.puzzles for shard in shards) * (puzzle_tokens + 8)) / len(shards))
+    in_flight = min(DEPTH * workers, len(shards))
+    by_driver = max(1, int(shard_s / driver_s))
+    if run.driver_busy >= BUSY_DRIVER:
+        limit = (
+            f"the driver: longer shards, or {math.ceil(workers / by_driver)} drivers with a part of the puzzles each"
+        )
+    elif len(shards) < 10 * workers:
+        limit = f"the end of the run: {len(shards) / workers:.1f} shards a worker, the last ones run alone"
+    else:
+        limit = "none yet: workers are busy and the driver keeps up"
+    return Prediction(
+        workers=workers,
+        shards=len(shards),
+        trajectories=trajectories,
+        shard_s=shard_s,
+        elapsed_s=elapsed_s,
+        trajectories_per_s=trajectories / elapsed_s,
+        busy=run.busy,
+        driver_busy=run.driver_busy,
+        driver_s=driver_s,
+        shards_in_flight=in_flight,
+        result_bytes=result_bytes,
+        network_bytes_per_s=len(shards) * result_bytes / elapsed_s,
+        object_store_bytes=weights_bytes + math.ceil(in_flight / nodes) * result_bytes,
+        largest_useful_workers=min(by_driver, len(shards)),
+        limit=limit,
+    )

@@ -1,0 +1,157 @@
+"""The worker: a process of a Ray cluster that holds one copy of the model and runs shards, one after the other.
+
+What travels is bytes: weights, puzzles and results in the safetensors format, everything else as JSON. An error of a
+shard comes back as text. So nothing of ours is pickled, and nobody needs the checkpoint's folder on their disk.
+
+Shapes: `P` puzzles, `L` puzzle tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from gram import __version__
+from gram.config import ModelConfig, SamplerConfig, config_from_json, config_to_json
+from gram.kernels import dispatch
+from gram.model import Model
+from gram.sampler.plan import Shard
+from gram.sampler.run import Job, run_shard
+from gram.sampler.settings import resolve
+from gram.tasks.registry import get_task
+
+PUZZLES = "puzzles"
+WEIGHT = "model."
+Parcel = tuple[bytes, str]
+"""What a worker is started with: tensors (weights and puzzles) and a JSON object of the rest."""
+
+
+class Facts(NamedTuple):
+    """What a worker says of itself when it is ready. The plan counts on the first four."""
+
+    version: str
+    device: str
+    kernel: str
+    weights: str
+    """Digest of the model's weights."""
+    node: str
+    process: int
+
+
+class Outcome(NamedTuple):
+    """What came of a shard: its arrays, or why there are none."""
+
+    arrays: bytes
+    error: str
+    elapsed_s: float
+
+
+def pack(job: Job, *, task_module: Path | None) -> Parcel:
+    """A job as bytes; a user's task file goes with it."""
+    tensors = {WEIGHT + name: tensor.detach().cpu().contiguous() for name, tensor in job.model.weights().items()}
+    tensors[PUZZLES] = torch.from_numpy(np.ascontiguousarray(job.puzzles))
+    is_elsewhere = job.device.type != job.model.device.type
+    request = {
+        "task": job.task.name,
+        "task_source": None if task_module is None else task_module.read_text(),
+        "device": job.device.type,
+        "model": config_to_json(job.model.config),
+        "config": config_to_json(replace(job.config, slots=None) if is_elsewhere else job.config),
+        "is_unconditional": job.is_unconditional,
+        "is_traced": job.is_traced,
+    }
+    return save_tensors(tensors), json.dumps(request)
+
+
+def wanted_facts(job: Job) -> tuple[str, str, str, str]:
+    """What a worker must say of itself for its results to belong to the plan."""
+    return __version__, job.device.type, job.kernel, job.model.digest()
+
+
+class Runner:
+    """What the actor does, without Ray."""
+
+    def __init__(self, parcel: Parcel) -> None:
+        packed, text = parcel
+        request: dict[str, Any] = json.loads(text)
+        tensors = load_tensors(packed)
+        self.puzzles: NDArray[np.uint8] = tensors.pop(PUZZLES).numpy()
+        self.task = _task(request["task"], request["task_source"])
+        device = torch.device(request["device"])
+        model = Model(config_from_json(ModelConfig, request["model"], where="model"))
+        model.load_state_dict({name.removeprefix(WEIGHT): tensor for name, tensor in tensors.items()}, assign=True)
+        self.model = model.to(device=device).eval().requires_grad_(False)
+        self.config = resolve(config_from_json(SamplerConfig, request["config"], where="config"), self.model)
+        self.is_unconditional, self.is_traced = bool(request["is_unconditional"]), bool(request["is_traced"])
+
+    def facts(self, node: str) -> Facts:
+        """What the driver checks before it sends work."""
+        device = self.model.device
+        kernel = dispatch.choose(device).kernel
+        return Facts(__version__, device.type, kernel, self.model.digest(), node, os.getpid())
+
+    def run(self, shard: Shard) -> Outcome:
+        """One shard's arrays, or the text of what it raised."""
+        started = time.perf_counter()
+        try:
+            result = run_shard(
+                self.model,
+                self.task,
+                self.puzzles,
+                self.config,
+                shard,
+                is_unconditional=self.is_unconditional,
+                is_traced=self.is_traced,
+            )
+        except Exception as error:
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            return Outcome(b"", text[:500], time.perf_counter() - started)
+        arrays = {name: np.ascontiguousarray(value) for name, value in result.arrays().items()}
+        return Outcome(save_arrays(arrays), "", time.perf_counter() - started)
+
+
+def unpack(arrays: bytes) -> dict[str, NDArray[Any]]:
+    """A shard's arrays by name."""
+    loaded: dict[str, NDArray[Any]] = load_arrays(arrays)
+    return loaded
+
+
+class Worker:
+    """The actor. Its methods speak in plain values, so that any version of Python on the way can read them."""
+
+    def __init__(self, parcel: Parcel) -> None:
+        self.runner = Runner(parcel)
+
+    def ready(self) -> tuple[Any, ...]:
+        """`Facts`, once the model is loaded."""
+        import ray
+
+        return tuple(self.runner.facts(ray.get_runtime_context().get_node_id()))
+
+    def run(self, shard: tuple[int, ...]) -> tuple[bytes, str, float]:
+        """`Outcome` of a shard given as its fields."""
+        arrays, error, elapsed_s = self.runner.run(Shard(*shard))
+        return arrays, error, elapsed_s
+
+
+def _task(name: str, source: str | None) -> Any:
+    """The task, a user's one from its source."""
+    if source is None:
+        return get_task(name)
+    with TemporaryDirectory(prefix="gram-") as folder:
+        file = Path(folder) / "task_module.py"
+        file.write_text(source)
+        return get_task(name, file)
