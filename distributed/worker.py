@@ -26,7 +26,6 @@ from safetensors.torch import save as save_tensors
 
 from gram import __version__
 from gram.config import ModelConfig, SamplerConfig, config_from_json, config_to_json
-from gram.kernels import dispatch
 from gram.model import Model
 from gram.sampler.plan import Shard
 from gram.sampler.run import Job, run_shard
@@ -100,8 +99,7 @@ class Runner:
     def facts(self, node: str) -> Facts:
         """What the driver checks before it sends work."""
         device = self.model.device
-        kernel = dispatch.choose(device).kernel
-        return Facts(__version__, device.type, kernel, self.model.digest(), node, os.getpid())
+        return Facts(__version__, device.type, self.config.kernel, self.model.digest(), node, os.getpid())
 
     def run(self, shard: Shard) -> Outcome:
         """One shard's arrays, or the text of what it raised."""

@@ -21,6 +21,7 @@ Resampler = Literal["none", "lprm", "halt", "lprm-increment", "halt-increment"]
 Halting = Literal["head", "fixed", "residual", "unchanged"]
 Selector = Literal["vote", "lprm", "halt", "residual", "margin", "first", "first-halt"]
 WidthPolicy = Literal["fixed", "staged", "decided", "verified"]
+Kernel = Literal["auto", "eager", "fused"]
 
 SELECTORS: tuple[str, ...] = get_args(Selector)
 HALTINGS: tuple[str, ...] = get_args(Halting)
@@ -28,6 +29,7 @@ INJECTORS: tuple[str, ...] = get_args(Injector)
 NOISE_SITES: tuple[str, ...] = get_args(NoiseSite)
 RESAMPLERS: tuple[str, ...] = get_args(Resampler)
 WIDTH_POLICIES: tuple[str, ...] = get_args(WidthPolicy)
+KERNELS: tuple[str, ...] = get_args(Kernel)
 
 T = TypeVar("T")
 
@@ -215,6 +217,8 @@ class SamplerConfig:
     """Trajectories advanced side by side; None lets the model's size decide. No part of a result's identity."""
     launch: int | None = None
     """Trajectories of one launch, at least 8; None lets the model's size decide. Part of a result's identity."""
+    kernel: Kernel = "auto"
+    """Kernel path: `eager`, `fused` (one launch for a whole step, on a GPU) or, `auto`, what is proven on the device."""
 
     def __post_init__(self) -> None:
         for name in ("width", "depth", "transitions", "slots"):
@@ -228,6 +232,7 @@ class SamplerConfig:
             ("noise_site", NOISE_SITES),
             ("resampler", RESAMPLERS),
             ("width_policy", WIDTH_POLICIES),
+            ("kernel", KERNELS),
         ):
             _one_of(name, getattr(self, name), choices)
         if self.injector is not None:

@@ -181,9 +181,10 @@ class Model(nn.Module):
         step_B: Tensor,
         injection: Injection = LEARNED,
         spec: Spec | None = None,
+        kernel: str = "eager",
     ) -> Step:
         """One supervision step of `B` trajectories; see `kernels/reference.py`. `spec` replaces the model's own, to
-        take another number of transitions or updates."""
+        take another number of transitions or updates; `kernel` is the path."""
         return dispatch.supervision_step(
             self.weights(),
             spec or self.spec,
@@ -195,6 +196,7 @@ class Model(nn.Module):
             trajectory_B=trajectory_B,
             step_B=step_B,
             injection=injection,
+            kernel=kernel,
         )
 
     def decode(self, h: Tensor) -> Tensor:

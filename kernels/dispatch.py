@@ -2,12 +2,13 @@
 
 `eager` is the PyTorch reference, on any device. `fused` is one Triton launch for a whole supervision step
 (`transition.py`), on a GPU; before its first use with a model it is compared with the reference on the same device and
-input, and refused where they differ. Nothing falls back in silence: what cannot run raises, `auto` says what it chose.
+input, and refused where they differ. Nothing falls back in silence: what cannot
+run raises, `auto` says what it chose, and why.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,10 +36,13 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 """Largest relative difference of the states (root of mean squares) that the first-use check allows, by type."""
 
 
+Kernel = Literal["eager", "fused"]
+
+
 class Path(NamedTuple):
     """A chosen kernel path and the reason, for `gram doctor` and results."""
 
-    kernel: str
+    kernel: Kernel
     reason: str
 
 
@@ -47,7 +51,8 @@ def choose(
 ) -> Path:
     """The kernel path for a device, a model's spec (None: not known yet) and type.
 
-    `wanted` forces a path; `auto` takes the fused kernel where it runs. Raises `ValueError` where `wanted` is
+    `wanted` forces a path; `auto` is the reference until the fused kernel has been proven on a GPU. Raises
+    `ValueError` where `wanted` is
     unknown or cannot run.
     """
     if wanted not in ("auto", *KERNELS):
@@ -55,13 +60,12 @@ def choose(
     if wanted == "eager":
         return Path("eager", "asked for")
     obstacle = _obstacle(device, spec, dtype)
-    if obstacle is None:
-        return Path(
-            "fused", "asked for" if wanted == "fused" else f"one launch for a supervision step on {device.type}"
-        )
-    if wanted == "fused":
+    if wanted == "auto":
+        why = obstacle or "the fused kernel has not been proven on a GPU yet, so it must be asked for"
+        return Path("eager", f"the PyTorch reference runs on {device.type}: {why}")
+    if obstacle is not None:
         raise ValueError(f"kernel fused cannot run: {obstacle}")
-    return Path("eager", f"the PyTorch reference runs on {device.type}: {obstacle}")
+    return Path("fused", "asked for")
 
 
 def _obstacle(device: torch.device, spec: Spec | None, dtype: torch.dtype) -> str | None:

@@ -89,6 +89,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (("eval", TASK, "--slots", "0"), ("slots", "0", "at least 1")),
         (("eval", TASK, "--transitions", "0"), ("transitions", "0", "at least 1")),
         (("eval", TASK, "--low-level-updates", "-1"), ("low_level_updates", "-1", "at least 0")),
+        (("eval", TASK, "--kernel", "fast"), ("kernel", "fast", "eager")),
+        (("eval", TASK, "--kernel", "fused", "--device", "cpu"), ("kernel", "fused", "GPU")),
         (("sample", TASK), ("--out", "--trace", "neither")),
         (("sample", TASK, "--out", "{folder}/a", "--trace", "{folder}/b"), ("--out", "--trace", "both")),
         (("sample", TASK, "--trace", "{folder}/empty.txt"), ("empty.txt",)),

@@ -21,16 +21,16 @@ def test_a_cpu_takes_the_reference_and_says_why():
     assert dispatch.choose(CPU).kernel == "eager"
 
 
-def test_a_gpu_takes_the_fused_kernel_where_the_model_fits():
+def test_a_gpu_takes_the_fused_kernel_where_asked_and_where_the_model_fits():
     spec = tiny_model().spec
-    assert dispatch.choose(GPU, spec, torch.bfloat16).kernel == "fused"
+    assert dispatch.choose(GPU, spec, torch.bfloat16, "fused").kernel == "fused"
     assert dispatch.choose(GPU, spec, wanted="eager") == ("eager", "asked for")
-    wide = dispatch.choose(GPU, replace(spec, dim=512))
-    assert wide.kernel == "eager"
-    assert "512" in wide.reason
-    foreign = dispatch.choose(GPU, replace(spec, mixer_norm="tokens"))
-    assert foreign.kernel == "eager"
-    assert "tokens" in foreign.reason
+    unproven = dispatch.choose(GPU, spec, torch.bfloat16)
+    assert unproven.kernel == "eager"
+    assert "proven" in unproven.reason
+    for overrides, word in (({"dim": 512}, "512"), ({"mixer_norm": "tokens"}, "tokens")):
+        with pytest.raises(ValueError, match=word):
+            dispatch.choose(GPU, replace(spec, **overrides), wanted="fused")
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import typer
 from gram.config import (
     HALTINGS,
     INJECTORS,
+    KERNELS,
     NOISE_SITES,
     RESAMPLERS,
     SELECTORS,
@@ -105,6 +106,7 @@ SETTINGS: dict[str, Any] = {
     "low_level_updates": _optional(whole, "K", "Low-level updates of a transition. [default: the checkpoint's]"),
     "seed": Annotated[int, typer.Option(parser=whole, metavar="S", help="Key of all noise.")],
     "slots": _optional(whole, "S", "Trajectories advanced side by side; changes no result. [default: by the device]"),
+    "kernel": _choice(KERNELS, "Kernel path; `gram doctor` says what runs here."),
     "launch": _optional(whole, "B", "Trajectories of one launch, at least 8. [default: by the model's size]"),
 }
 """One option for each field of `SamplerConfig`."""

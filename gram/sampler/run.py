@@ -18,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 
 from gram.config import SamplerConfig, config_to_json
-from gram.kernels import dispatch
 from gram.model import Model
 from gram.sampler.engine import Engine, StepView
 from gram.sampler.plan import Plan, Shard, make_plan
@@ -94,7 +93,7 @@ def sample(
         model.embed_empty(1)
     started = time.perf_counter()
     device = (backend and backend.device) or model.device
-    kernel = dispatch.choose(device).kernel
+    kernel = config.kernel
     plan = make_plan(
         model,
         task,

@@ -42,6 +42,7 @@ def resolve(config: SamplerConfig, model: Model) -> SamplerConfig:
         transitions=config.transitions if config.transitions is not None else spec.transitions,
         low_level_updates=config.low_level_updates if config.low_level_updates is not None else spec.low_level_updates,
         launch=launch,
+        kernel=dispatch.choose(model.device, spec, model.dtype, config.kernel).kernel,
         slots=config.slots if config.slots is not None else dispatch.slot_count(model.device, launch),
     )
 

@@ -113,6 +113,7 @@ class Slots:
                 step_B=torch.from_numpy(self.step[rows]).to(device),
                 injection=self.injection,
                 spec=self.spec,
+                kernel=self.config.kernel,
             )
             self.h_before[rows], self.l[rows] = state.h, state.l
             halts.append(state.halt)
