@@ -218,7 +218,7 @@ class SamplerConfig:
     launch: int | None = None
     """Trajectories of one launch, at least 8; None lets the model's size decide. Part of a result's identity."""
     kernel: Kernel = "auto"
-    """Kernel path: `eager`, `fused` (one launch for a whole step, on a GPU) or, `auto`, what is proven on the device."""
+    """Kernel path: `eager`, `fused` (one launch for a step, on a GPU) or, `auto`, what is proven on the device."""
 
     def __post_init__(self) -> None:
         for name in ("width", "depth", "transitions", "slots"):

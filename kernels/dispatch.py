@@ -52,8 +52,7 @@ def choose(
     """The kernel path for a device, a model's spec (None: not known yet) and type.
 
     `wanted` forces a path; `auto` is the reference until the fused kernel has been proven on a GPU. Raises
-    `ValueError` where `wanted` is
-    unknown or cannot run.
+    `ValueError` where `wanted` is unknown or cannot run.
     """
     if wanted not in ("auto", *KERNELS):
         raise ValueError(f"kernel must be one of auto, {', '.join(KERNELS)}, got {wanted!r}")
