@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from gram.config import RESAMPLERS, SELECTORS
 from gram.evals.evaluate import evaluate, judge
 from gram.evals.metrics import within_puzzle_auroc
 from gram.evals.statistics import clustered_interval, paired_difference
+from gram.sampler.result import scores_of
+from gram.sampler.selectors import select
 
 WIDTH = 20
 CASES: tuple[tuple[str, int, dict[str, Any]], ...] = (
@@ -69,7 +72,7 @@ def study(name: str, depth: int, settings: dict[str, Any], limit: int) -> str:
     lines += ["", "| selector | accuracy | 95 % interval | against vote, points |", "|---|---|---|---|"]
     verdicts = {}
     for selector in SELECTORS:
-        picked = sampler.sample(puzzles, selector=selector, **common) if selector != "vote" else plain
+        picked = replace(plain, selected=select(selector, scores_of(plain, plain.votes)))
         verdicts[selector] = task.verify(puzzles.puzzles, picked.answers).astype(float)
     for selector, right in verdicts.items():
         low, high = clustered_interval(right, puzzles.groups)

@@ -129,7 +129,7 @@ class SampleResult:
         return digest.hexdigest()
 
 
-def scores_of(result: ShardResult, votes: NDArray[np.int64]) -> Scores:
+def scores_of(result: ShardResult | SampleResult, votes: NDArray[np.int64]) -> Scores:
     """What selectors read."""
     return Scores(
         votes=votes,
