@@ -2,7 +2,7 @@
 
 Each study has 300 puzzles and two systems that find mostly the same ones hard. Prints a table in Markdown: accuracies
 .3 to .95, true differences of 0, 2, 5 and 10 points, 2,000 studies each unless told otherwise; and how often a
-difference is told apart. Half a minute a cell on one core.
+difference is told apart. A minute for each of the twenty on one core.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,25 +75,34 @@ def run_cells(
     from gram.cli import terminal
 
     numbers = range(len(plan.cells))
-    arguments = [(path, number, out, limit, device, dtype) for number in numbers]
+    where = out, limit, device, dtype
     with terminal.progress(len(plan.cells), "cells", is_quiet=is_quiet) as advance:
+        done: dict[int, Path] = {}
         if jobs == 1:
             opened: dict[str, Any] = {}
-            folders = []
-            for each in arguments:
-                folders.append(run_cell(*each, opened=opened, tell=lambda _: advance(0)))
+            for number in numbers:
+                done[number] = run_cell(path, number, *where, opened=opened, tell=lambda _: advance(0))
                 advance(1)
-            return folders
+            return [done[number] for number in numbers]
         from concurrent.futures import ProcessPoolExecutor, as_completed
         from multiprocessing import get_context
 
+        # Cells that share trajectories share their folder, which one process at a time writes.
+        shares: dict[Any, list[int]] = {}
+        for number, cell in enumerate(plan.cells):
+            shares.setdefault((cell.checkpoint, replace(cell.config, selector="first", slots=None)), []).append(number)
         with ProcessPoolExecutor(jobs, get_context("spawn"), _one_share, (jobs,)) as pool:
-            waiting = {pool.submit(run_cell, *each): number for number, each in enumerate(arguments)}
-            done: dict[int, Path] = {}
+            waiting = [pool.submit(run_share, path, share, *where) for share in shares.values()]
             for future in as_completed(waiting):
-                done[waiting[future]] = future.result()
-                advance(1)
+                done |= future.result()
+                advance(len(future.result()))
         return [done[number] for number in numbers]
+
+
+def run_share(path: Path, numbers: list[int], out: Path, limit: int | None, device: str, dtype: str) -> dict[int, Path]:
+    """Cells that share their trajectories, one after another; the folder of each."""
+    opened: dict[str, Any] = {}
+    return {number: run_cell(path, number, out, limit, device, dtype, opened=opened) for number in numbers}
 
 
 def run_cell(
