@@ -126,8 +126,9 @@ def test_a_folder_without_a_frontier_is_refused(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_a_killed_frontier_ends_the_same(folder, tmp_path):
-    """Killed twenty times at random moments: equal apart from latencies and times."""
+    """Killed at random moments (`GRAM_KILLS` times, 5 where it is not set): equal apart from latencies and times."""
     root = Path(__file__).parent.parent
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -150,7 +151,7 @@ def test_a_killed_frontier_ends_the_same(folder, tmp_path):
     whole_s = time.perf_counter() - started
     wanted = stable(json.loads((tmp_path / "whole" / "frontier.json").read_text()))
     rng = np.random.default_rng(0)
-    for number in range(20):
+    for number in range(int(os.environ.get("GRAM_KILLS", "5"))):
         out = tmp_path / f"killed-{number}"
         process = subprocess.Popen(
             command(str(out)), cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
