@@ -36,7 +36,7 @@ CASES: tuple[tuple[str, int, dict[str, Any]], ...] = (
 """Checkpoint, depth (few enough that trajectories still fail) and settings."""
 
 
-def study(name: str, depth: int, settings: dict[str, Any], limit: int) -> str:
+def study(name: str, depth: int, settings: dict[str, Any], limit: int, threshold: float) -> str:
     """The tables of one checkpoint, as markdown."""
     sampler = gram.load(name)
     task, puzzles = sampler.task, sampler.task.split("test", limit=limit)
@@ -88,7 +88,11 @@ def study(name: str, depth: int, settings: dict[str, Any], limit: int) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for resampler in RESAMPLERS:
-        result = sampler.sample(puzzles, resampler=resampler, **common) if resampler != "none" else plain
+        result = (
+            sampler.sample(puzzles, resampler=resampler, resample_threshold=threshold, **common)
+            if resampler != "none"
+            else plain
+        )
         figures = evaluate(task, puzzles, result, checkpoint=name, versions={})
         mine = task.verify(puzzles.puzzles, result.answers).astype(float)
         gap = paired_difference(mine, verdicts["vote"], puzzles.groups)
@@ -105,10 +109,13 @@ def main() -> None:
     """Measures every case and writes the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--limit", type=int, default=200, help="puzzles of each checkpoint")
+    parser.add_argument("--resample-threshold", type=float, default=0.5, help="effective share that calls for it")
     parser.add_argument("--out", type=Path, help="write the page there (default: print it)")
     arguments = parser.parse_args()
-    pages = [study(name, depth, settings, arguments.limit) for name, depth, settings in CASES]
-    command = f"python scripts/study_selection.py --limit {arguments.limit}"
+    pages = [
+        study(name, depth, settings, arguments.limit, arguments.resample_threshold) for name, depth, settings in CASES
+    ]
+    command = f"python scripts/study_selection.py --limit {arguments.limit} --resample-threshold {arguments.resample_threshold:g}"
     head = f"# Selectors and resamplers\n\nMade by `{command}`; intervals are 95 %, paired by puzzle.\n\n"
     text = head + "\n".join(pages)
     if arguments.out is None:
