@@ -115,7 +115,8 @@ def main() -> None:
     pages = [
         study(name, depth, settings, arguments.limit, arguments.resample_threshold) for name, depth, settings in CASES
     ]
-    command = f"python scripts/study_selection.py --limit {arguments.limit} --resample-threshold {arguments.resample_threshold:g}"
+    command = f"python scripts/study_selection.py --limit {arguments.limit}"
+    command += f" --resample-threshold {arguments.resample_threshold:g}"
     head = f"# Selectors and resamplers\n\nMade by `{command}`; intervals are 95 %, paired by puzzle.\n\n"
     text = head + "\n".join(pages)
     if arguments.out is None:

@@ -37,7 +37,7 @@ def show_run(console: Console, sampler: Sampler, settings: SamplerConfig) -> Non
 def show_timings(console: Console, timings: dict[str, Any], sampler: Sampler, result: SampleResult) -> None:
     """How long it took and on what."""
     model = sampler.model
-    path = dispatch.choose(model.device, model.spec, model.dtype, result.kernel)
+    path = dispatch.choose(model.device, model.spec, model.dtype, "auto" if result.kernel == "eager" else result.kernel)
     speed = f", {number(timings['trajectories_per_s'], 0)} trajectories/s"
     console.print(Text.assemble((f"{number(timings['ms_per_puzzle'], 1)} ms per puzzle", "bold"), speed))
     console.print(Text(f"{result.device}, {result.dtype}, kernel {path.kernel}: {path.reason}", "dim"))
