@@ -70,8 +70,8 @@ def preflight(
     width, depth, halted = grid.widths[-1], grid.depths[-1], len(grid.haltings)
     traced = puzzles * seeds * width * depth
     each = puzzles * seeds * sum(grid.widths) * sum(grid.depths)
-    timed = rounds.get("interactive", 0) * sum(grid.widths) * sum(grid.depths) * halted
-    timed += rounds.get("throughput", 0) * sum(grid.depths) * halted * sum(max(batch, width) for width in grid.widths)
+    timed = rounds.get("interactive", 0) * sum(grid.widths) * depth * halted
+    timed += rounds.get("throughput", 0) * batch * depth * halted
     per_step = step_macs(config)["total"]
     outcomes = puzzles * halted * len(grid.depths) * len(grid.widths) * (5 * len(grid.selectors) + 8)
     return {

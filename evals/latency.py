@@ -1,10 +1,11 @@
 """Latency of cells on this machine: from tokens in to answer out. It is given a function that samples; it times it.
 
-`interactive`: one puzzle at a time, another one each round. `throughput`: a batch that fills a launch, per puzzle.
-Every cell is run once before anything counts (compilation, allocation), then cells are interleaved in random order,
-round by round, so that a slow minute of the machine hits all alike. A control (the narrowest cell, always the same
-puzzle) is timed every round: where it spreads, the machine was too noisy, and the report says so. Rounds are kept as
-they end.
+`interactive`: one puzzle at a time, another one each round. `throughput`: one full launch, milliseconds a trajectory,
+times the cell's width. One run times all depths of a width (`laps.py`): a trajectory of depth 8 passes through depth 4,
+so the clock is read there. Every run is made once before anything counts (compilation, allocation), then runs are
+interleaved in random order, round by round, so that a slow minute of the machine hits all alike. A control (the
+narrowest cell, always the same puzzle) is timed every round: where it spreads, the machine was too noisy, and the
+report says so. Rounds are kept as they end.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 MODES = ("interactive", "throughput")
 ROUNDS = 20
@@ -44,16 +45,33 @@ class Latency:
     halting: str
     width: int
     depth: int
-    puzzles: int
-    """Puzzles at once."""
     rounds: int
     p5_ms: float
     p50_ms: float
     p95_ms: float
 
 
-Run = Callable[[Key, "np.ndarray[Any, np.dtype[np.int64]]"], None]
-"""Samples the puzzles of these indices in a cell, to the selected answers."""
+Indices = NDArray[np.int64]
+
+
+class Course(NamedTuple):
+    """What one run times: a width, at each of some depths."""
+
+    mode: str
+    halting: str
+    width: int
+    depths: tuple[int, ...]
+    widths: tuple[int, ...]
+    """Widths of the cells that learn from it: its own one, or in throughput mode all."""
+
+    def cells(self) -> list[Key]:
+        """Every cell that it times."""
+        return [Key(self.mode, self.halting, width, depth) for width in self.widths for depth in self.depths]
+
+
+Run = Callable[[Course, Indices], Sequence[float]]
+"""Samples the puzzles of these indices to the deepest of the course's depths; milliseconds from tokens in to selected
+answers out at each of its depths."""
 
 
 def measure(
@@ -69,34 +87,37 @@ def measure(
 ) -> dict[str, Any]:
     """Times every cell `rounds` times: `latencies` and what is known of the machine meanwhile.
 
-    `batch` is the number of trajectories that fill the device (a launch): the throughput mode runs `batch / width`
-    puzzles at once, at least one. `file` keeps the timings; a run that was killed goes on with it. `on_timed(n)` is
-    told how many timings are done.
+    `batch` is the number of trajectories that fill the device (a launch): what the throughput mode runs at once.
+    `file` keeps the timings; a run that was killed goes on with it. `on_timed(n)` is told how many timings are done.
     """
     kept = _read(file)
     rng = np.random.default_rng(seed)
-    control = min(keys, key=lambda key: (key.mode != "interactive", key.width * key.depth, key.halting))
-    missing = [key for key in keys if len(kept.get(_name(key), [])) < rounds]
-    for key in ([*missing, control]) if missing else []:
-        run(key, _batch(key, 0, puzzles, batch))
+    courses = _courses(keys, puzzles, batch)
+    narrowest = min(keys, key=lambda key: (key.mode != "interactive", key.width * key.depth, key.halting))
+    control = Course(*narrowest[:3], (narrowest.depth,), (narrowest.width,))
+    missing = [course for course in courses if _is_missing(course, kept, rounds)]
+    for course in ([*missing, control]) if missing else []:
+        run(course, _batch(course, 0, puzzles, batch))
     for number in range(rounds):
-        order = rng.permutation(len(keys))
-        wanted = [keys[index] for index in order if len(kept.get(_name(keys[index]), [])) <= number]
+        order = [courses[index] for index in rng.permutation(len(courses))]
+        wanted = [course for course in order if _is_missing(course, kept, number + 1)]
+        if on_timed is not None:
+            on_timed(sum(len(course.cells()) for course in order if course not in wanted))
         if not wanted:
-            if on_timed is not None:
-                on_timed(len(keys))
             continue
         machine = {"load": os.getloadavg()[0], "mhz": clock_mhz()}
-        lines: list[dict[str, Any]] = [{"cell": CONTROL, "ms": _timed(run, control, np.zeros(1, np.int64)), **machine}]
-        for key in wanted:
-            index = _batch(key, number, puzzles, batch)
-            lines.append({"cell": _name(key), "ms": _timed(run, key, index) / len(index)})
+        (waited,) = run(control, np.zeros(1, np.int64))
+        lines: list[dict[str, Any]] = [{"cell": CONTROL, "ms": waited, **machine}]
+        for course in wanted:
+            index = _batch(course, number, puzzles, batch)
+            times = run(course, index)
+            lines += [{"cell": _name(key), "ms": ms} for key, ms in _shared(course, times, len(index))]
             if on_timed is not None:
-                on_timed(1)
+                on_timed(len(course.cells()))
         for line in lines:
             kept.setdefault(line["cell"], []).append(line)
         _append(file, lines)
-    return {"latencies": [_summary(key, kept, batch) for key in keys], **_machine(kept, rounds)}
+    return {"latencies": [_summary(key, kept, rounds) for key in keys], **_machine(kept, rounds)}
 
 
 def grid_keys(modes: Iterable[str], haltings: Iterable[str], widths: Sequence[int], depths: Sequence[int]) -> list[Key]:
@@ -131,30 +152,43 @@ def clock_mhz() -> float | None:
     return round(sum(clocks) / len(clocks), 1) if clocks else None
 
 
-def _batch(key: Key, number: int, puzzles: int, batch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Which puzzles a round times: the same for all cells of one width."""
-    count = 1 if key.mode == "interactive" else min(max(1, batch // key.width), puzzles)
+def _courses(keys: Sequence[Key], puzzles: int, batch: int) -> list[Course]:
+    """The fewest runs that time all cells."""
+    found: dict[tuple[str, str, int], list[Key]] = {}
+    for key in keys:
+        width = key.width if key.mode == "interactive" else -(-batch // puzzles)
+        found.setdefault((key.mode, key.halting, width), []).append(key)
+    return [
+        Course(*place, tuple(sorted({key.depth for key in cells})), tuple(sorted({key.width for key in cells})))
+        for place, cells in found.items()
+    ]
+
+
+def _batch(course: Course, number: int, puzzles: int, batch: int) -> Indices:
+    """Which puzzles a round times."""
+    count = 1 if course.mode == "interactive" else max(1, batch // course.width)
     return (number * count + np.arange(count)) % puzzles
 
 
-def _timed(run: Run, key: Key, index: np.ndarray[Any, np.dtype[np.int64]]) -> float:
-    started = time.perf_counter()
-    run(key, index)
-    return (time.perf_counter() - started) * 1e3
+def _shared(course: Course, times: Sequence[float], puzzles: int) -> list[tuple[Key, float]]:
+    """Milliseconds a puzzle of every cell of a course."""
+    by_depth = dict(zip(course.depths, times, strict=True))
+    each = puzzles * course.width
+    return [(key, by_depth[key.depth] * key.width / each) for key in course.cells()]
+
+
+def _is_missing(course: Course, kept: dict[str, list[dict[str, Any]]], rounds: int) -> bool:
+    return any(len(kept.get(_name(key), [])) < rounds for key in course.cells())
 
 
 def _name(key: Key) -> str:
     return f"{key.mode} {key.halting} {key.width}x{key.depth}"
 
 
-def _summary(key: Key, kept: dict[str, list[dict[str, Any]]], batch: int) -> dict[str, Any]:
-    times = [line["ms"] for line in kept.get(_name(key), [])]
+def _summary(key: Key, kept: dict[str, list[dict[str, Any]]], rounds: int) -> dict[str, Any]:
+    times = [line["ms"] for line in kept.get(_name(key), [])[:rounds]]
     p5, p50, p95 = np.percentile(times, (5, 50, 95)) if times else (math.nan,) * 3
-    count = 1 if key.mode == "interactive" else max(1, batch // key.width)
-    found = Latency(
-        **key._asdict(), puzzles=count, rounds=len(times), p5_ms=float(p5), p50_ms=float(p50), p95_ms=float(p95)
-    )
-    return asdict(found)
+    return asdict(Latency(**key._asdict(), rounds=len(times), p5_ms=float(p5), p50_ms=float(p50), p95_ms=float(p95)))
 
 
 def _machine(kept: dict[str, list[dict[str, Any]]], rounds: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import torch
 from gram import checkpoint
 from gram.config import SamplerConfig
 from gram.model import Model
-from gram.sampler.engine import StepView
+from gram.sampler.engine import Engine, StepView
 from gram.sampler.result import SampleResult
 from gram.sampler.run import Backend, sample
 from gram.sampler.settings import resolve
@@ -95,6 +95,7 @@ class Sampler:
         is_traced: bool = False,
         on_ended: Callable[[int], None] | None = None,
         on_step: Callable[[StepView], None] | None = None,
+        on_advanced: Callable[[Engine], None] | None = None,
         backend: Backend | None = None,
         **overrides: Any,
     ) -> SampleResult:
@@ -102,10 +103,10 @@ class Sampler:
 
         `puzzles`: texts, tokens `[P, L]` or a `PuzzleSet`. Settings: `config`, or fields of `SamplerConfig` by keyword
         (`width=`, `depth=`, `selector=`, `seed=` ...). `on_ended(n)` is called when `n` trajectories have come to
-        their end, `on_step(view)` after every supervision step. With `out`, a folder, finished shards are kept and the
-        same call goes on after a kill; `is_traced` keeps every supervision step there (`gram.sampler.trace`). `backend`
-        runs the shards elsewhere (`gram.distributed.pool.Pool`). Raises `PuzzleError`, `StoreError` and `ValueError`
-        for bad input.
+        their end, `on_step(view)` and `on_advanced(engine)` after every supervision step. With `out`, a folder,
+        finished shards are kept and the same call goes on after a kill; `is_traced` keeps every supervision step there
+        (`gram.sampler.trace`). `backend` runs the shards elsewhere (`gram.distributed.pool.Pool`). Raises
+        `PuzzleError`, `StoreError` and `ValueError` for bad input.
         """
         return sample(
             self.model,
@@ -117,6 +118,7 @@ class Sampler:
             about={"checkpoint": self.name},
             on_ended=on_ended,
             on_step=on_step,
+            on_advanced=on_advanced,
             backend=backend,
         )
 

@@ -8,11 +8,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from gram.evals import cost, latency
+from gram.api import Sampler
+from gram.evals import cost, laps
 from gram.evals.cells import Grid
 from gram.evals.latency import Key, grid_keys, measure, price_table
 from gram.evals.statistics import puzzles_for_power
 from gram.kernels import reference
+from gram.sampler.slots import Slots
+from gram.tasks.registry import get_task
 from tests.models import tiny_config, tiny_model
 
 SHAPES = [
@@ -53,10 +56,10 @@ def test_preflight_by_hand():
     )
     assert found["steps_of_trace"] == 10 * 2 * 4 * 2
     assert found["steps_cell_by_cell"] == 10 * 2 * 7 * 3
-    assert found["steps_of_latency"] == 3 * 7 * 3
+    assert found["steps_of_latency"] == 3 * 7 * 2
     assert found["saving"] == pytest.approx(21 / 8)
     assert found["trace_s"] == pytest.approx(1.6)
-    assert found["macs"] == (160 + 63) * cost.step_macs(tiny_config())["total"]
+    assert found["macs"] == (160 + 42) * cost.step_macs(tiny_config())["total"]
 
 
 def test_the_saving_of_the_full_grid():
@@ -77,65 +80,111 @@ def test_power_is_what_a_simulation_finds():
         puzzles_for_power(0.2, 0.1)
 
 
-class Clock:
-    """A stand-in for time: every run takes as long as the cell says."""
+class Runs:
+    """A stand-in for the sampler: every run takes as long as it is told."""
 
-    def __init__(self, monkeypatch, cost_of):
-        self.now, self.runs = 0.0, []
-        self.cost_of = cost_of
-        monkeypatch.setattr(latency.time, "perf_counter", lambda: self.now)
+    def __init__(self, cost_of):
+        self.done, self.cost_of = [], cost_of
 
-    def run(self, key, index):
-        self.runs.append((key, tuple(index.tolist())))
-        self.now += self.cost_of(key, len(index))
+    def __call__(self, course, index):
+        self.done.append((course, tuple(index.tolist())))
+        return [self.cost_of(course, depth, len(index)) for depth in course.depths]
 
 
 KEYS = grid_keys(("interactive", "throughput"), ("head", "fixed"), (1, 4), (1, 2))
+COURSES = 2 * 2 + 2
+"""Two widths and two halting rules one puzzle at a time, and a full launch of each rule."""
 
 
-def test_every_cell_is_timed_in_every_round(monkeypatch, tmp_path):
-    clock = Clock(monkeypatch, lambda key, puzzles: 1e-3 * key.depth * puzzles)
-    told = []
-    found = measure(KEYS, clock.run, puzzles=5, batch=8, rounds=6, on_timed=told.append)
+def test_every_cell_is_timed_in_every_round():
+    runs, told = Runs(lambda course, depth, puzzles: depth * puzzles * course.width), []
+    found = measure(KEYS, runs, puzzles=10, batch=8, rounds=6, on_timed=told.append)
     assert sum(told) == 6 * len(KEYS)
     assert len(found["latencies"]) == len(KEYS) == 16
     for each in found["latencies"]:
         assert each["rounds"] == 6
-        assert (each["p5_ms"], each["p95_ms"]) == pytest.approx((each["depth"],) * 2)
+        assert (each["p5_ms"], each["p95_ms"]) == pytest.approx((each["depth"] * each["width"],) * 2)
     assert not found["is_noisy"]
-    timed = clock.runs[len(KEYS) + 1 :]
-    rounds = [timed[n * 17 : (n + 1) * 17] for n in range(6)]
-    orders = {tuple(key for key, _ in each[1:]) for each in rounds}
+    timed = runs.done[COURSES + 1 :]
+    rounds = [timed[n * (COURSES + 1) : (n + 1) * (COURSES + 1)] for n in range(6)]
+    assert all(control == rounds[0][0] for control, *_ in rounds)
+    orders = {tuple(course for course, _ in each[1:]) for each in rounds}
     assert len(orders) == 6
-    assert all(set(order) == set(KEYS) for order in orders)
     for number, each in enumerate(rounds):
-        interactive = {index for key, index in each[1:] if key.mode == "interactive"}
-        assert interactive == {(number % 5,)}
-        assert {len(index) for key, index in each[1:] if key.mode == "throughput"} == {5, 2}
+        assert {key for course, _ in each[1:] for key in course.cells()} == set(KEYS)
+        interactive = {index for course, index in each[1:] if course.mode == "interactive"}
+        assert interactive == {(number % 10,)}
+        (batch,) = {index for course, index in each[1:] if course.mode == "throughput"}
+        assert len(set(batch)) == 8
 
 
-def test_timings_are_kept_and_taken_up(monkeypatch, tmp_path):
+def test_a_launch_is_filled_from_few_puzzles():
+    runs = Runs(lambda course, depth, puzzles: 24.0)
+    found = measure(KEYS, runs, puzzles=3, batch=8, rounds=1)
+    (filled,) = {(course.width, len(index)) for course, index in runs.done if course.mode == "throughput"}
+    assert filled == (3, 2)
+    by_width = {each["width"]: each["p50_ms"] for each in found["latencies"] if each["mode"] == "throughput"}
+    assert by_width == pytest.approx({1: 4.0, 4: 16.0})
+
+
+def test_timings_are_kept_and_taken_up(tmp_path):
     file = tmp_path / "latency.jsonl"
-    clock = Clock(monkeypatch, lambda key, puzzles: 1e-3 * puzzles)
-    measure(KEYS, clock.run, puzzles=5, batch=8, rounds=2, file=file)
+    runs = Runs(lambda course, depth, puzzles: float(puzzles))
+    measure(KEYS, runs, puzzles=5, batch=8, rounds=2, file=file)
     with file.open("a") as stream:
         stream.write('{"cell": "interactive head 1x1", "ms"')  # torn by a kill
-    before = len(clock.runs)
+    before = len(runs.done)
     told = []
-    found = measure(KEYS, clock.run, puzzles=5, batch=8, rounds=3, file=file, on_timed=told.append)
-    assert len(clock.runs) - before == 17 + 17
+    found = measure(KEYS, runs, puzzles=5, batch=8, rounds=3, file=file, on_timed=told.append)
+    assert len(runs.done) - before == 2 * (COURSES + 1)
     assert sum(told) == 3 * len(KEYS)
     assert all(each["rounds"] == 3 for each in found["latencies"])
-    again = len(clock.runs)
-    assert measure(KEYS, clock.run, puzzles=5, batch=8, rounds=3, file=file) == found
-    assert len(clock.runs) == again
+    again = len(runs.done)
+    assert measure(KEYS, runs, puzzles=5, batch=8, rounds=3, file=file) == found
+    assert len(runs.done) == again
     json.dumps(found)
 
 
-def test_a_noisy_machine_is_told(monkeypatch):
+class Ticks:
+    """A clock that moves only when the model works."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(laps.time, "perf_counter", lambda: self.now)
+        for method, seconds in (("advance", 1.0), ("read", 0.125)):
+            self.slow(monkeypatch, method, seconds)
+
+    def slow(self, monkeypatch, method, seconds):
+        real = getattr(Slots, method)
+
+        def slowed(slots, argument):
+            self.now += seconds
+            return real(slots, argument)
+
+        monkeypatch.setattr(Slots, method, slowed)
+
+
+@pytest.mark.parametrize("halting", ["fixed", "unchanged"])
+def test_a_depth_on_the_way_is_timed_as_its_own_run(monkeypatch, halting):
+    sampler = Sampler(tiny_model(), get_task("nqueens4"), name="tiny")
+    puzzles = sampler.task.split("train", limit=3).puzzles
+    config = sampler.settings(width=4, halting=halting, slots=16, launch=8)
+    ticks = Ticks(monkeypatch)
+    depths = (1, 2, 4, 6)
+    found = laps.time_depths(sampler, puzzles, config, depths)
+    own = [laps.time_depths(sampler, puzzles, config, (depth,))[0] for depth in depths]
+    assert found == pytest.approx(own)
+    if halting == "fixed":
+        assert found == pytest.approx([1125 * 1, 2125, 4125, 6125])
+    with pytest.raises(ValueError, match="slots must hold all 12"):
+        laps.time_depths(sampler, puzzles, sampler.settings(config, slots=8), depths)
+    assert ticks.now > 0
+
+
+def test_a_noisy_machine_is_told():
     rng = np.random.default_rng(0)
-    clock = Clock(monkeypatch, lambda key, puzzles: 1e-3 * puzzles * rng.uniform(1, 3))
-    found = measure(KEYS[:2], clock.run, puzzles=5, batch=8, rounds=20)
+    runs = Runs(lambda course, depth, puzzles: puzzles * rng.uniform(1, 3))
+    found = measure(KEYS[:2], runs, puzzles=5, batch=8, rounds=20)
     assert found["is_noisy"]
     assert found["control_spread"] > 0.3
 

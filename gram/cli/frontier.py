@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from gram.api import Sampler
     from gram.config import SamplerConfig
     from gram.evals.cells import Grid
-    from gram.evals.latency import Key
+    from gram.evals.latency import Course, Key
     from gram.tasks.protocol import PuzzleSet
 
 FRONTIER_FILE, CELLS_FILE, REPORT_FILE, PICTURES = "frontier.json", "cells.csv", "report.html", "pictures"
@@ -134,20 +134,19 @@ class Study:
         self.model = replace(sampler.model.config, **turns)
         """The model's shape, with the run's own `T` and `K`."""
 
-    def settings(self, key: Key) -> SamplerConfig:
-        """Settings of a timed cell. One puzzle at a time takes the smallest launch that holds its trajectories: a
-        launch is padded, and width would else be free up to its size."""
+    def settings(self, course: Course, puzzles: int) -> SamplerConfig:
+        """Settings of a timed run, with slots for all its trajectories. One puzzle at a time takes the smallest launch
+        that holds its trajectories: a launch is padded, and width would else be free up to its size."""
         launch = self.launch
-        if key.mode == "interactive":
-            launch = min(launch, max(SMALLEST_LAUNCH, 1 << (key.width - 1).bit_length()))
-        varied: dict[str, Any] = {"halting": key.halting, "selector": self.grid.selectors[0]}
+        if course.mode == "interactive":
+            launch = min(launch, max(SMALLEST_LAUNCH, 1 << (course.width - 1).bit_length()))
+        varied: dict[str, Any] = {"halting": course.halting, "selector": self.grid.selectors[0]}
         return replace(
             self.config,
-            width=key.width,
-            depth=key.depth,
-            halt_threshold=None if key.halting == "fixed" else self.grid.threshold(key.halting),
+            width=course.width,
+            halt_threshold=None if course.halting == "fixed" else self.grid.threshold(course.halting),
             launch=launch,
-            slots=None if launch != self.launch else self.config.slots,
+            slots=max(course.width * puzzles, launch),
             **varied,
         )
 
@@ -177,6 +176,7 @@ class Study:
         from gram.cli.versions import versions
         from gram.config import config_to_json
         from gram.evals.frontier import analyse
+        from gram.evals.laps import time_depths
         from gram.evals.latency import measure
         from gram.sampler.trace import Traces
 
@@ -190,13 +190,13 @@ class Study:
         traced_s = time.perf_counter() - started
         puzzles = self.chosen.puzzles[self.chosen.puzzles.any(axis=1)]
 
-        def sample(key: Key, index: Any) -> None:
-            self.sampler.sample(puzzles[index], self.settings(key))
+        def run(course: Course, index: Any) -> list[float]:
+            return time_depths(self.sampler, puzzles[index], self.settings(course, len(index)), course.depths)
 
         with terminal.progress(len(self.keys) * self.rounds, "timings", is_quiet=self.is_quiet) as advance:
             timings = measure(
                 self.keys,
-                sample,
+                run,
                 puzzles=len(puzzles),
                 batch=self.launch,
                 rounds=self.rounds,

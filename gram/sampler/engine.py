@@ -67,12 +67,14 @@ class Engine:
         is_rectangular: bool = False,
         on_ended: Callable[[int], None] | None = None,
         on_step: Callable[[StepView], None] | None = None,
+        on_advanced: Callable[[Engine], None] | None = None,
     ) -> None:
         """`config` is resolved (`settings.py`). `is_rectangular` never refills before a whole launch has ended: the
-        sampler that everybody else has, for comparison. `on_ended` is told how many trajectories have just ended."""
+        sampler that everybody else has, for comparison. `on_ended` is told how many trajectories have just ended;
+        `on_advanced` is shown the engine after every supervision step of its slots, before they are filled again."""
         assert config.depth is not None
         self.config, self.depth = config, config.depth
-        self.on_ended, self.on_step = on_ended, on_step
+        self.on_ended, self.on_step, self.on_advanced = on_ended, on_step, on_advanced
         self.is_traced, self.is_rectangular = is_traced, is_rectangular
         self.slots = Slots(model, config, is_unconditional=is_unconditional)
         self.halting, self.first_halt = halting_of(config), first_halt(config, model)
@@ -104,6 +106,9 @@ class Engine:
         self.unchanged = np.zeros(rows, np.int64)
         self.steps_run = 0
         """Supervision steps of trajectories advanced so far; padding not counted."""
+        is_shown = is_traced or on_step is not None
+        self.reads_every_step = is_shown or self.halting.needs_answers or self.halting.needs_residual
+        """Whether answers are decoded at every step, not only where a trajectory ends."""
 
     @torch.inference_mode()
     def run(self, shards: Iterable[Shard]) -> Iterator[tuple[Shard, ShardResult]]:
@@ -112,6 +117,8 @@ class Engine:
         self._fill()
         while self.occupied:
             finished = self._step()
+            if self.on_advanced is not None:
+                self.on_advanced(self)
             for tracker in finished:
                 self.queue.close(tracker)
                 yield tracker.shard, tracker.result()
@@ -124,8 +131,7 @@ class Engine:
         halt, lprm = self.slots.advance(count)
         self.steps_run += count
         rows = np.flatnonzero(~self.over[:count])
-        is_shown = self.is_traced or self.on_step is not None or self.halting.needs_answers
-        seen = self.slots.read(rows) if is_shown or self.halting.needs_residual else None
+        seen = self.slots.read(rows) if self.reads_every_step else None
         if seen is not None:
             is_same = (seen.answers == self.last_answers[rows]).all(1) & (self.slots.step[rows] > 1)
             self.unchanged[rows] = np.where(is_same, self.unchanged[rows] + 1, 0)
@@ -145,6 +151,12 @@ class Engine:
         if self.particles is not None:
             self._wait(rows[~leaving], halt, lprm)
         return finished
+
+    def running(self) -> Rows:
+        """Slots whose trajectory goes on."""
+        return np.array(
+            [row for row in range(self.occupied) if self.seats[row] is not None and not self.over[row]], int
+        )
 
     def _show(self, rows: Rows, seen: Readout, stops: np.ndarray, halt: np.ndarray, lprm: np.ndarray) -> None:
         """Notes the step for a trace and tells whoever watches."""

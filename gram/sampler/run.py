@@ -73,6 +73,7 @@ def sample(
     about: dict[str, Any] | None = None,
     on_ended: Callable[[int], None] | None = None,
     on_step: Callable[[StepView], None] | None = None,
+    on_advanced: Callable[[Engine], None] | None = None,
     backend: Backend | None = None,
 ) -> SampleResult:
     """Samples up to `config.width` trajectories of each puzzle `[P, L]` and selects an answer.
@@ -80,9 +81,10 @@ def sample(
     `is_unconditional` shows the model the empty condition in place of the puzzles. With `out`, finished shards are kept
     in that folder and a run that was killed goes on from there; `is_traced` also keeps every supervision step, and
     `about` is written beside. `on_ended` is told how many trajectories have just come to their end; `on_step` sees
-    every step. With `backend` the shards run there and `on_step` sees nothing. Same seed, puzzles and launch size: the
-    same trajectories, whatever the batch. Raises `ValueError` for puzzles of another length, settings that the model
-    does not fit or an untrained empty condition, `StoreError` for a folder that holds another run.
+    every step, `on_advanced` the engine after it. With `backend` the shards run there and both see nothing. Same seed,
+    puzzles and launch size: the same trajectories, whatever the batch. Raises `ValueError` for puzzles of another
+    length, settings that the model does not fit or an untrained empty condition, `StoreError` for a folder that holds
+    another run.
     """
     config = resolve(config, model)
     if puzzles.ndim != 2 or puzzles.shape[1] != model.config.tokens:
@@ -143,6 +145,7 @@ def sample(
             is_traced=is_traced,
             on_ended=on_ended,
             on_step=on_step,
+            on_advanced=on_advanced,
         )
         if out is None:
             merged = _together(puzzles, size, engine.run(plan.shards))
