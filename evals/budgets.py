@@ -112,6 +112,7 @@ class Judge:
                 "low": float(found.low[place]),
                 "high": float(found.high[place]),
                 "p_value": float(found.p_value[place]),
+                "bases": len(np.unique(groups)),
                 "is_same_cell": a == b,
             }
             if self.part.direct is not None:

@@ -134,7 +134,7 @@ def _claim(row: dict[str, Any], found: dict[str, Any], rows: Sequence[dict[str, 
         cells = f"{_cell(width)} gives {100 * width['value']:.1f} %, {_cell(depth)} {100 * depth['value']:.1f} %"
         return (
             f"{start}, width and depth are not told apart in {measure}: {cells}, a difference of "
-            f"{100 * found['difference']:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})."
+            f"{100 * found['difference']:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}){_doubt(found)}."
         )
     winner, loser = (width, depth) if found["verdict"] == "width" else (depth, width)
     if found["verdict"] == "depth":
@@ -143,6 +143,14 @@ def _claim(row: dict[str, Any], found: dict[str, Any], rows: Sequence[dict[str, 
         f"{start}, {found['verdict']} gives {points} more {measure} (95 % interval {low:.1f} to {high:.1f}): "
         f"{_cell(winner)} reaches {100 * winner['value']:.1f} %, {_cell(loser)} {100 * loser['value']:.1f} %."
     )
+
+
+def _doubt(found: dict[str, Any]) -> str:
+    """Why a difference does not count whose interval leaves out zero."""
+    if found["low"] <= 0 <= found["high"]:
+        return ""
+    bases = f" on {found['bases']} bases" if found.get("bases") else ""
+    return f", whose p-value{bases} is {found['p_holm']:.2g} after Holm's correction"
 
 
 def _tally(counts: dict[str, int], rows: int) -> str:
