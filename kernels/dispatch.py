@@ -123,7 +123,7 @@ def _triton_step(kernel: str, weights: Weights, spec: Spec, h: Tensor, l: Tensor
     module = import_module(
         "gram.kernels." + {"fused": "transition", "blocks": "blocks"}[kernel]
     )  # triton is slow to load
-    made = module.supervision_step(packed, spec, h, l, e_x, **rows)
+    made: Step = module.supervision_step(packed, spec, h, l, e_x, **rows)
     if is_new:
         _CHECKED.difference_update({(name, spec, h.dtype) for name in KERNELS})
     if use not in _CHECKED:
