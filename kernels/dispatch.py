@@ -2,12 +2,14 @@
 
 `eager` is the PyTorch reference, on any device. `fused` is one Triton launch for a whole supervision step
 (`transition.py`), on a GPU; before its first use with a model it is compared with the reference on the same device and
-input, and refused where they differ. Nothing falls back in silence: what cannot
-run raises, `auto` says what it chose, and why.
+input, and refused where they differ. `blocks` is the same in one launch per block (`blocks.py`), with the same check.
+Nothing falls back in silence: what cannot run raises, `auto` says what it chose, and why.
 """
 
 from __future__ import annotations
 
+from functools import partial
+from importlib import import_module
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -30,13 +32,13 @@ __all__ = [
     "supervision_step",
 ]
 
-KERNELS = ("eager", "fused")
+KERNELS = ("eager", "fused", "blocks")
 """Names of the kernel paths; part of a result's identity."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 """Largest relative difference of the states (root of mean squares) that the first-use check allows, by type."""
 
 
-Kernel = Literal["eager", "fused"]
+Kernel = Literal["eager", "fused", "blocks"]
 
 
 class Path(NamedTuple):
@@ -63,8 +65,8 @@ def choose(
         why = obstacle or "the fused kernel has not been proven on a GPU yet, so it must be asked for"
         return Path("eager", f"the PyTorch reference runs on {device.type}: {why}")
     if obstacle is not None:
-        raise ValueError(f"kernel fused cannot run: {obstacle}")
-    return Path("fused", "asked for")
+        raise ValueError(f"kernel {wanted} cannot run: {obstacle}")
+    return Path("fused" if wanted == "fused" else "blocks", "asked for")
 
 
 def _obstacle(device: torch.device, spec: Spec | None, dtype: torch.dtype) -> str | None:
@@ -86,6 +88,9 @@ class _Ready(NamedTuple):
 
 _READY: dict[tuple[Spec, torch.dtype], _Ready] = {}
 """The last model of each spec and type; keeping its tensors keeps their identities from being given to others."""
+
+_CHECKED: set[tuple[str, Spec, torch.dtype]] = set()
+"""Kernels that agreed with the reference on the weights last packed."""
 
 
 def _packed(weights: Weights, spec: Spec, dtype: torch.dtype) -> tuple[pack.Packed, bool]:
@@ -110,21 +115,26 @@ def _disagreement(actual: Step, expected: Step) -> float:
     return worst
 
 
-def _fused_step(weights: Weights, spec: Spec, h: Tensor, l: Tensor, e_x: Tensor, **rows: Any) -> Step:
-    """One launch. Raises `RuntimeError` where a model's first one disagrees with the reference."""
-    from gram.kernels import transition  # triton is slow to import, and eager does without
-
-    choose(h.device, spec, h.dtype, "fused")
+def _triton_step(kernel: str, weights: Weights, spec: Spec, h: Tensor, l: Tensor, e_x: Tensor, **rows: Any) -> Step:
+    """A step by `fused` or `blocks`. Raises `RuntimeError` where a model's first one disagrees with the reference."""
+    choose(h.device, spec, h.dtype, kernel)
     packed, is_new = _packed(weights, spec, h.dtype)
-    made = transition.supervision_step(packed, spec, h, l, e_x, **rows)
+    use = (kernel, spec, h.dtype)
+    module = import_module(
+        "gram.kernels." + {"fused": "transition", "blocks": "blocks"}[kernel]
+    )  # triton is slow to load
+    made: Step = module.supervision_step(packed, spec, h, l, e_x, **rows)
     if is_new:
+        _CHECKED.difference_update({(name, spec, h.dtype) for name in KERNELS})
+    if use not in _CHECKED:
         gap = _disagreement(made, reference.supervision_step(weights, spec, h, l, e_x, **rows))
         if not gap <= TOLERANCE[h.dtype]:
             _READY.pop((spec, h.dtype), None)
             raise RuntimeError(
-                f"kernel fused must agree with the reference within {TOLERANCE[h.dtype]:g} on its first use, "
+                f"kernel {kernel} must agree with the reference within {TOLERANCE[h.dtype]:g} on its first use, "
                 f"got {gap:.3g}; take --kernel eager"
             )
+        _CHECKED.add(use)
     return made
 
 
@@ -155,7 +165,7 @@ def supervision_step(
     """See `reference.supervision_step`; `kernel` is the path that `choose` named."""
     if kernel not in KERNELS:
         raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, got {kernel!r}")
-    run = _fused_step if kernel == "fused" else reference.supervision_step
+    run = reference.supervision_step if kernel == "eager" else partial(_triton_step, kernel)
     return run(
         weights,
         spec,

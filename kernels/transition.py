@@ -76,9 +76,26 @@ def block_shapes(spec: Spec, layout: Layout) -> dict[str, list[int]]:
     }
 
 
-def _word(value: int) -> int:
+def word(value: int) -> int:
     """32 bits as a signed number, which is how a kernel takes them."""
     return value - (1 << 32) if value >= 1 << 31 else value
+
+
+def check_states(packed: Packed, spec: Spec, h: Tensor, l: Tensor, e_x: Tensor) -> None:
+    """Raises `ValueError` where a state's type or shape is not what the packed weights take."""
+    for name, state in (("h", h), ("l", l), ("e_x", e_x)):
+        if state.dtype != packed.matrix.dtype:
+            raise ValueError(f"{name} must be of the packed weights' type {packed.matrix.dtype}, got {state.dtype}")
+        if tuple(state.shape) != (h.shape[0], spec.tokens, spec.dim):
+            raise ValueError(f"{name} must be {[h.shape[0], spec.tokens, spec.dim]}, got {list(state.shape)}")
+
+
+def empty_results(spec: Spec, h: Tensor) -> tuple[Tensor, Tensor]:
+    """Room for states `[2, B, L, D]` and heads `[2, B]` (fp32)."""
+    return (
+        torch.empty(2, h.shape[0], spec.tokens, spec.dim, dtype=h.dtype, device=h.device),
+        torch.empty(2, h.shape[0], dtype=torch.float32, device=h.device),
+    )
 
 
 def supervision_step(
@@ -101,18 +118,11 @@ def supervision_step(
     `active_B` (bool) names the rows to advance; all of them without it. `out` receives the states `[2, B, L, D]` and
     heads `[2, B]` (fp32). Raises `ValueError` where a state's type is not that of the weights.
     """
+    check_states(packed, spec, h, l, e_x)
     count = h.shape[0]
-    for name, state in (("h", h), ("l", l), ("e_x", e_x)):
-        if state.dtype != packed.matrix.dtype:
-            raise ValueError(f"{name} must be of the packed weights' type {packed.matrix.dtype}, got {state.dtype}")
-        if tuple(state.shape) != (count, spec.tokens, spec.dim):
-            raise ValueError(f"{name} must be {[count, spec.tokens, spec.dim]}, got {list(state.shape)}")
     h, l = (x if x.stride(-1) == 1 else x.contiguous() for x in (h, l))
     e_x = e_x if e_x[:1].is_contiguous() else e_x.contiguous()
-    state, score = out or (
-        torch.empty(2, count, spec.tokens, spec.dim, dtype=h.dtype, device=h.device),
-        torch.empty(2, count, dtype=torch.float32, device=h.device),
-    )
+    state, score = out or empty_results(spec, h)
     source = {"matrix": packed.matrix, "heads": packed.matrix, "tokens": packed.tokens}
     shapes = block_shapes(spec, packed.layout)
     if count:
@@ -133,8 +143,8 @@ def supervision_step(
             *h.stride()[:2],
             *l.stride()[:2],
             e_x.stride(0),
-            _word(seed & 0xFFFFFFFF),
-            _word(seed >> 32),
+            word(seed & 0xFFFFFFFF),
+            word(seed >> 32),
             count,
             float(injection.temperature),
             float(injection.sigma),

@@ -24,6 +24,7 @@ def test_a_cpu_takes_the_reference_and_says_why():
 def test_a_gpu_takes_the_fused_kernel_where_asked_and_where_the_model_fits():
     spec = tiny_model().spec
     assert dispatch.choose(GPU, spec, torch.bfloat16, "fused").kernel == "fused"
+    assert dispatch.choose(GPU, spec, torch.bfloat16, "blocks").kernel == "blocks"
     assert dispatch.choose(GPU, spec, wanted="eager") == ("eager", "asked for")
     unproven = dispatch.choose(GPU, spec, torch.bfloat16)
     assert unproven.kernel == "eager"
@@ -37,6 +38,7 @@ def test_a_gpu_takes_the_fused_kernel_where_asked_and_where_the_model_fits():
     ("device", "dtype", "wanted", "message"),
     [
         (CPU, torch.float32, "fused", "needs a GPU"),
+        (CPU, torch.float32, "blocks", "kernel blocks cannot run: .* needs a GPU"),
         (GPU, torch.float16, "fused", "float16"),
         (CPU, torch.float32, "fast", "must be one of"),
     ],

@@ -40,9 +40,9 @@ if not IS_INTERPRETED:
         run_apart("slow")
 
 
-def launch(model, *, injection=reference.LEARNED, rows=(0, 1, 2), active_B=None, spec=None):
+def launch(model, *, injection=reference.LEARNED, rows=(0, 1, 2), active_B=None, spec=None, path="fused"):
     """The kernel's and the reference's step of some rows of three trajectories that differ in everything."""
-    from gram.kernels import transition
+    from gram.kernels import blocks, transition
 
     spec, rows = spec or model.spec, list(rows)
     generator = torch.Generator().manual_seed(5)
@@ -56,7 +56,8 @@ def launch(model, *, injection=reference.LEARNED, rows=(0, 1, 2), active_B=None,
     }
     packed = pack.pack(model.weights(), spec, torch.float32, tile=16, token_tile=16)
     out = (torch.full((2, len(rows), spec.tokens, spec.dim), NAN), torch.full((2, len(rows)), NAN))
-    actual = transition.supervision_step(packed, spec, h, l, e_x, active_B=active_B, out=out, **arguments)
+    step = {"fused": transition, "blocks": blocks}[path].supervision_step
+    actual = step(packed, spec, h, l, e_x, active_B=active_B, out=out, **arguments)
     return actual, reference.supervision_step(model.weights(), spec, h, l, e_x, **arguments), (h, l)
 
 
@@ -80,13 +81,18 @@ CASES = {
 }
 
 
+PATHS = pytest.mark.parametrize("path", ["fused", "blocks"])
+
+
 @interpreted
+@PATHS
 @pytest.mark.parametrize("case", CASES)
-def test_equals_the_reference(case):
-    assert_equal_to_reference(tiny_model(**CASES[case]))
+def test_equals_the_reference(case, path):
+    assert_equal_to_reference(tiny_model(**CASES[case]), path=path)
 
 
 @interpreted
+@PATHS
 @pytest.mark.parametrize(
     "injection",
     [
@@ -98,15 +104,16 @@ def test_equals_the_reference(case):
     ],
     ids=lambda injection: f"{injection.injector}-{injection.site}-{injection.temperature}",
 )
-def test_every_injector(injection):
-    assert_equal_to_reference(tiny_model(path_keep=0.05, transitions=2), injection=injection)
+def test_every_injector(injection, path):
+    assert_equal_to_reference(tiny_model(path_keep=0.05, transitions=2), injection=injection, path=path)
 
 
 @interpreted
-def test_inactive_rows_keep_their_state():
+@PATHS
+def test_inactive_rows_keep_their_state(path):
     active_B = torch.tensor([True, False, True])
     injection = Injection(injector="gaussian", sigma=0.3, site="both")
-    actual, expected, (h, l) = launch(tiny_model(), active_B=active_B, injection=injection)
+    actual, expected, (h, l) = launch(tiny_model(), active_B=active_B, injection=injection, path=path)
     assert torch.equal(actual.h[1], h[1])
     assert torch.equal(actual.l[1], l[1])
     assert torch.equal(actual.halt.isnan(), ~active_B)
@@ -115,11 +122,12 @@ def test_inactive_rows_keep_their_state():
 
 
 @interpreted
-def test_a_trajectory_is_the_same_in_any_launch_and_slot():
+@PATHS
+def test_a_trajectory_is_the_same_in_any_launch_and_slot(path):
     model = tiny_model()
-    together, _, _ = launch(model)
-    alone, _, _ = launch(model, rows=[2])
-    turned, _, _ = launch(model, rows=[2, 1, 0, 2])
+    together, _, _ = launch(model, path=path)
+    alone, _, _ = launch(model, rows=[2], path=path)
+    turned, _, _ = launch(model, rows=[2, 1, 0, 2], path=path)
     for whole, one, other in zip(together, alone, turned, strict=True):
         assert torch.equal(whole[2], one[0])
         assert torch.equal(whole[2], other[3])
