@@ -156,7 +156,7 @@ def token_file() -> Path:
 
 
 def given_token(where: str, host: str) -> str:
-    """The token for a cluster: the variable's, else the file's. Raises `ValueError` for none, or one others can read."""
+    """The token for a cluster: the variable's, else the file's. Raises `ValueError` for none, or one open to others."""
     if token := os.environ.get(TOKEN):
         return token
     file = token_file()

@@ -1,8 +1,8 @@
 """A Ray cluster that outlives the command that starts it: `gram cluster up`. Ray is started, never imported.
 
-Its nodes are processes of this machine. A file in the user's state folder says what was started; every process bears the
-cluster's mark in its environment, so that exactly those are ended. Like every cluster of ours it listens on the loopback
-address unless told otherwise and asks for a token; dashboard and client port are off.
+Its nodes are processes of this machine. A file in the user's state folder says what was started; every process bears
+the cluster's mark in its environment, so that exactly those are ended. Like every cluster of ours it listens on the
+loopback address unless told otherwise and asks for a token; dashboard and client port are off.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ class Plan:
         for name, least in (("nodes", 1), ("cpus_per_node", 1), ("gpus_per_node", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name.replace('_', ' ')} must be at least {least}, got {getattr(self, name)}")
-        for name in ("port", "dashboard_port", "client_port"):
+        for name, least in (("port", 0), ("dashboard_port", 0), ("client_port", 1024)):
             port = getattr(self, name)
-            if port is not None and not 0 <= port < 65536:
-                raise ValueError(f"{name.replace('_', ' ')} must be within 0 and 65535, got {port}")
+            if port is not None and not least <= port < 65536:
+                raise ValueError(f"{name.replace('_', ' ')} must be within {least} and 65535, got {port}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,7 +152,8 @@ def require_dashboard() -> None:
     """Sees that Ray's dashboard can run. Raises `ValueError`."""
     if missing := [name for name in DASHBOARD_NEEDS if find_spec(name) is None]:
         raise ValueError(
-            f"jobs and the dashboard need ray[default] (pip install 'gram-sampler[cluster]'), got no {', '.join(missing)}"
+            "jobs and the dashboard must have ray[default] (pip install 'gram-sampler[cluster]'), "
+            f"got no {', '.join(missing)}"
         )
 
 

@@ -1,6 +1,7 @@
 """Processes of this machine that bear a mark in their environment, which children inherit. Linux: read from `/proc`.
 
-So what one command started is found whole, and nothing else, whatever became of its parents.
+So what one command started is found whole, and nothing else, whatever became of its parents. Some of Ray's processes write
+their title over their environment: the session that they share with a marked one tells them.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ TERMINATE_S = 8.0
 """From SIGTERM to SIGKILL."""
 GIVE_UP_S = 30.0
 LOOK_EVERY_S = 0.1
-STATE_FIELD, START_FIELD = 0, 19
-"""Of `/proc/PID/stat`, counted behind the name: state, and ticks from boot to the start."""
+STATE_FIELD, SESSION_FIELD, START_FIELD = 0, 3, 19
+"""Of `/proc/PID/stat`, counted behind the name: state, session, and ticks from boot to the start."""
 
 
 class Process(NamedTuple):
@@ -28,10 +29,13 @@ class Process(NamedTuple):
     started: int
     """Clock ticks after the machine's start."""
     name: str
+    session: int
 
     @property
     def is_alive(self) -> bool:
-        return find(self.pid) == self
+        """Whether it runs; its name may have changed since."""
+        now = find(self.pid)
+        return now is not None and now.started == self.started
 
     def to_json(self) -> dict[str, Any]:
         return self._asdict()
@@ -44,23 +48,25 @@ def find(pid: int) -> Process | None:
     except OSError:
         return None
     name, fields = text[text.index("(") + 1 : text.rindex(")")], text[text.rindex(")") + 1 :].split()
-    return None if fields[STATE_FIELD] in "ZX" else Process(pid, int(fields[START_FIELD]), name)
+    if fields[STATE_FIELD] in "ZX":
+        return None
+    return Process(pid, int(fields[START_FIELD]), name, int(fields[SESSION_FIELD]))
 
 
 def marked(mark: str, value: str) -> list[Process]:
-    """Processes of this user whose environment had `mark=value` when they started; not this one."""
+    """Processes of this user whose environment had `mark=value` when they started, and those of their sessions.
+
+    This process and its session are left out.
+    """
+    theirs = sessions(mark, value)
+    return [process for process in _all() if process.session in theirs]
+
+
+def sessions(mark: str, value: str) -> set[int]:
+    """Sessions with a process that bears the mark."""
     wanted = f"{mark}={value}".encode()
-    found = []
-    for folder in PROC.iterdir():
-        if not folder.name.isdigit() or int(folder.name) == os.getpid():
-            continue
-        try:
-            environment = (folder / "environ").read_bytes()
-        except OSError:
-            continue
-        if wanted in environment.split(b"\0") and (process := find(int(folder.name))) is not None:
-            found.append(process)
-    return found
+    found = {process.session for process in _all() if wanted in _environment(process.pid)}
+    return found - {os.getsid(0)}
 
 
 def end(mark: str, value: str, known: Iterable[Process] = ()) -> int:
@@ -68,21 +74,36 @@ def end(mark: str, value: str, known: Iterable[Process] = ()) -> int:
 
     SIGTERM first, SIGKILL after some seconds. Raises `ValueError` where something stays.
     """
-    recorded, seen = list(known), set()
+    recorded, theirs = list(known), set[int]()
+    seen: set[tuple[int, int]] = set()
     began = time.monotonic()
     while True:
-        left = {process for process in recorded if process.is_alive} | set(marked(mark, value))
+        theirs |= sessions(mark, value)
+        left = [process for process in recorded if process.is_alive]
+        left += [process for process in _all() if process.session in theirs]
         elapsed_s = time.monotonic() - began
         if not left:
             return len(seen)
         if elapsed_s > GIVE_UP_S:
-            names = ", ".join(f"{process.name} ({process.pid})" for process in sorted(left))
+            names = ", ".join(sorted({f"{process.name} ({process.pid})" for process in left}))
             raise ValueError(f"every process of the cluster must end, got {names} still running")
         for process in left:
-            if process not in seen or elapsed_s > TERMINATE_S:
+            if (process.pid, process.started) not in seen or elapsed_s > TERMINATE_S:
                 _send(process, signal.SIGKILL if elapsed_s > TERMINATE_S else signal.SIGTERM)
-        seen |= left
+        seen |= {(process.pid, process.started) for process in left}
         time.sleep(LOOK_EVERY_S)
+
+
+def _all() -> list[Process]:
+    found = (find(int(folder.name)) for folder in PROC.iterdir() if folder.name.isdigit())
+    return [process for process in found if process is not None]
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return (PROC / str(pid) / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return []  # another user's, or gone
 
 
 def _send(process: Process, signum: signal.Signals) -> None:

@@ -1,26 +1,26 @@
-"""`ray start` for a head and for nodes, each a command of its own; their processes outlive it. Knows no state, no token.
+"""Starts a head and nodes, each by a command of its own that their processes outlive (`ray_node.py`). Knows no state.
 
 Ray picks every port but the head's and the dashboard's, so that several nodes fit on one machine.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from gram.distributed import ray_node
 from gram.distributed.cluster import LOOPBACK, OBJECT_STORE_BYTES, STARTS, TOKEN
 
 TIMEOUT_S = 120.0
-AT_ONCE = 4
-"""Nodes that start side by side."""
 FOREIGN = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", TOKEN)
 """Variables that may speak of another cluster."""
-SHARED = ("--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats")
+SHARED = {"dashboard_agent_listen_port": 0, "min_worker_port": 0, "max_worker_port": 0, "include_log_monitor": False}
 
 
 class StartError(ValueError):
@@ -37,12 +37,19 @@ def head(
     client_port: int | None,
 ) -> None:
     """A head without room for workers. Raises `StartError`."""
-    options = ["--head", f"--port={port}", f"--node-ip-address={host}", "--num-cpus=0", "--num-gpus=0", "--no-monitor"]
-    options += [f"--include-dashboard={str(dashboard_port is not None).lower()}", f"--dashboard-host={host}"]
-    options += [f"--ray-client-server-port={client_port or 0}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
-    if dashboard_port is not None:
-        options.append(f"--dashboard-port={dashboard_port}")
-    _run([*options, f"--temp-dir={temp_dir}"], environment, Path(temp_dir) / "head.out")
+    parameters = {
+        "node_ip_address": host,
+        "gcs_server_port": port,
+        "num_cpus": 0,
+        "num_gpus": 0,
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "include_dashboard": dashboard_port is not None,
+        "dashboard_host": host,
+        "dashboard_port": dashboard_port,
+        "ray_client_server_port": client_port,
+        "no_monitor": True,
+    }
+    _run(True, parameters | {"temp_dir": temp_dir}, environment, Path(temp_dir) / "head.out")
 
 
 def nodes(
@@ -57,24 +64,28 @@ def nodes(
 ) -> None:
     """Nodes that join the cluster at `address`, listening on `host` (None: where they reach it from).
 
-    Each is tried again some times. Raises `StartError`.
+    One after the other, since two that start at once on one machine can take the same port. Each is tried again some times. Raises `StartError`.
     """
-    options = [f"--address={address}", f"--num-cpus={cpus}", f"--num-gpus={gpus}", f"--temp-dir={temp_dir}"]
-    if host is not None:
-        options.append(f"--node-ip-address={host}")
-    if host == LOOPBACK:
-        options.append(f"--object-store-memory={OBJECT_STORE_BYTES}")
+    parameters = {
+        "node_ip_address": host,
+        "gcs_address": address,
+        "num_cpus": cpus,
+        "num_gpus": gpus,
+        "object_store_memory": OBJECT_STORE_BYTES if host == LOOPBACK else None,
+        "temp_dir": temp_dir,
+    }
 
     def start(number: int) -> None:
         for attempt in range(1, STARTS + 1):
             try:
-                return _run(options, environment, Path(temp_dir) / f"node-{number}.out")
+                _run(False, parameters, environment, Path(temp_dir) / f"node-{number}.out")
+                break
             except StartError:
                 if attempt == STARTS:
                     raise
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        list(pool.map(start, range(1, count + 1)))
+    for number in range(1, count + 1):
+        start(number)
 
 
 def free_port(name: str, host: str, port: int) -> int:
@@ -88,14 +99,14 @@ def free_port(name: str, host: str, port: int) -> int:
         return int(one.getsockname()[1])
 
 
-def _run(options: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
-    """One `ray start`. Its processes keep the log open, so what it says is read from there. Raises `StartError`."""
+def _run(is_head: bool, parameters: Mapping[str, Any], environment: Mapping[str, str], log: Path) -> None:
+    """One node. Its processes keep the log open, so what it says is read from there. Raises `StartError`."""
     given = {name: value for name, value in os.environ.items() if name not in FOREIGN}
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", *options, *SHARED]
+    request = json.dumps({"is_head": is_head, **SHARED, **parameters})
     try:
         with log.open("w") as file:
             done = subprocess.run(
-                command,
+                [sys.executable, "-P", ray_node.__file__, request],
                 env=given | dict(environment),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
@@ -107,5 +118,5 @@ def _run(options: Sequence[str], environment: Mapping[str, str], log: Path) -> N
     except subprocess.TimeoutExpired:
         raise StartError(f"ray must start within {TIMEOUT_S:.0f} s, got nothing from it") from None
     if done.returncode:
-        said = " ".join(log.read_text(errors="replace").split()[-40:])
-        raise StartError(f"ray must start, got {said or f'exit code {done.returncode}'}")
+        said = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        raise StartError(f"ray must start, got {said[-1][:300] if said else f'exit code {done.returncode}'}")

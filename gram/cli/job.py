@@ -127,7 +127,9 @@ def _follow(jobs: Jobs, name: str, address: str | None) -> None:
         ended = jobs.follow(name, write)
     except Interrupted as stop:
         where = "" if address is None else f" --address {shlex.quote(address)}"
-        stop.kept = f"job {name} goes on; gram job logs {name} --follow{where} follows it, gram job stop {name}{where} ends it"
+        stop.kept = (
+            f"job {name} goes on; gram job logs {name} --follow{where} follows it, gram job stop {name}{where} ends it"
+        )
         raise
     if ended.code:
         if ended.exit_code is None:
