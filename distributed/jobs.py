@@ -24,8 +24,8 @@ from gram.distributed.local_cluster import DASHBOARD_PORT, current, require_dash
 
 API_ADDRESS = "RAY_API_SERVER_ADDRESS"
 """Ray's variable for the dashboard's address."""
-HEADER = "Running entrypoint for job"
-"""Ray's own first line in a job's log."""
+HEADERS = "Running entrypoint for job ", " -- Runtime env is setting up."
+"""In Ray's own first lines of a job's log, where their beginning is."""
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 LOOK_EVERY_S = 0.3
 STOPPED_EXIT_CODE = 143
@@ -84,7 +84,8 @@ class Jobs:
             os.environ.pop(name, None)
         from ray.job_submission import JobSubmissionClient
 
-        logging.getLogger("ray.dashboard").setLevel(logging.ERROR)
+        for name in ("sdk", "utils"):
+            logging.getLogger(f"ray.dashboard.modules.job.{name}").setLevel(logging.ERROR)
         try:
             self._client = JobSubmissionClient(self.url)
         except (RuntimeError, ConnectionError) as error:
@@ -165,8 +166,7 @@ class _Written:
     def take(self, part: str) -> None:
         """The next part of the log since `restart`."""
         self._told += part
-        if "\n" in self._told or not HEADER.startswith(self._told[: len(HEADER)]):
-            self.finish(self._told)
+        self.finish(self._told[: self._told.rfind("\n") + 1])
 
     def finish(self, log: str) -> None:
         """The log from its start."""
@@ -218,8 +218,10 @@ def _state(job: Any) -> JobState:
 
 
 def _without_header(log: str) -> str:
+    """A log behind Ray's own first lines."""
     first, newline, rest = log.partition("\n")
-    return rest if newline and first.startswith(HEADER) else log
+    is_header = bool(newline) and any(words in first for words in HEADERS)
+    return _without_header(rest) if is_header else log
 
 
 def _line(error: BaseException) -> str:
