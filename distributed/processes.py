@@ -1,7 +1,7 @@
 """Processes of this machine that bear a mark in their environment, which children inherit. Linux: read from `/proc`.
 
-So what one command started is found whole, and nothing else, whatever became of its parents. Some of Ray's processes write
-their title over their environment: the session that they share with a marked one tells them.
+So what one command started is found whole, and nothing else, whatever became of its parents. Some of Ray's processes
+write their title over their environment: the session that they share with a marked one tells them.
 """
 
 from __future__ import annotations

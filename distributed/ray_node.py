@@ -1,7 +1,7 @@
 """One node of a Ray cluster, started and left: `python ray_node.py JSON` with `is_head` and Ray's own parameters.
 
-As `ray.cluster_utils` does it, since the command `ray start` cannot start a second node on the loopback address, nor keep
-Ray's client server off. Imports nothing of ours.
+As `ray.cluster_utils` does it, since the command `ray start` cannot start a second node on the loopback address, nor
+keep Ray's client server off. Imports nothing of ours.
 """
 
 from __future__ import annotations

@@ -64,7 +64,8 @@ def nodes(
 ) -> None:
     """Nodes that join the cluster at `address`, listening on `host` (None: where they reach it from).
 
-    One after the other, since two that start at once on one machine can take the same port. Each is tried again some times. Raises `StartError`.
+    One after the other, since of two that start at once on one machine one may fail. Each is tried again some times.
+    Raises `StartError`.
     """
     parameters = {
         "node_ip_address": host,
