@@ -18,7 +18,8 @@ def start(is_head: bool, **parameters: Any) -> None:
     from ray._private.parameter import RayParams
 
     if parameters.get("node_ip_address") is None:
-        parameters["node_ip_address"] = services.get_node_ip_address(parameters["gcs_address"])
+        address = parameters["gcs_address"]
+        parameters["node_ip_address"] = services.get_node_ip_address(address)  # type: ignore[no-untyped-call]
     Node(RayParams(**parameters), head=is_head, shutdown_at_exit=False, spawn_reaper=False, connect_only=False)
 
 

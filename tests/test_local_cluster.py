@@ -97,12 +97,14 @@ def test_only_marked_processes_and_their_sessions_end():
 def test_a_log_told_twice_is_written_once():
     parts: list[str] = []
     written = jobs._Written(parts.append)
-    for log in (["t Runtime env is setting up.", "\n", "Running entrypoint for job x: y\na"], ["", "a\nb\n"]):
+    head = ["12:00 INFO job -- Runtime env is setting up.", "\n", "Running entrypoint for job x: y\na"]
+    for log in (head, [*head, "\nb", "\nc"]):
         written.restart()
         for part in log:
             written.take(part)
-    written.finish("a\nb\nc")
-    assert "".join(parts) == "a\nb\nc"
+    assert "".join(parts) == "a\nb\n"
+    written.finish("".join(head) + "\nb\nc")
+    assert parts == ["a\n", "b\n", "c"]
 
 
 def test_exit_codes_of_jobs():
