@@ -27,6 +27,8 @@ from gram.distributed.processes import Process
 
 MARK = "GRAM_CLUSTER"
 """Variable whose value tells the processes of one cluster."""
+RAYLET = "raylet"
+"""Name of the process that every node has one of."""
 STATE_FILE, LOCK_FILE, TOKEN_FILE = "cluster.json", "cluster.lock", "cluster.token"
 PORT, DASHBOARD_PORT = 6379, 8265
 DASHBOARD_NEEDS = ("aiohttp", "aiohttp_cors", "grpc", "opencensus", "opentelemetry", "prometheus_client", "pydantic")
@@ -202,7 +204,11 @@ def _started(cluster: LocalCluster, plan: Plan) -> LocalCluster:
         cpus=plan.cpus_per_node,
         gpus=plan.gpus_per_node,
     )
-    return replace(cluster, processes=tuple(sorted(processes.marked(MARK, cluster.mark))))
+    found = tuple(sorted(processes.marked(MARK, cluster.mark)))
+    wanted, raylets = plan.nodes + (not cluster.is_joined), sum(process.name == RAYLET for process in found)
+    if raylets != wanted:
+        raise ray_start.StartError(f"every node must stay up, got {raylets} of {wanted}")
+    return replace(cluster, processes=found)
 
 
 def _port(address: str) -> int:

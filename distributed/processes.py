@@ -94,6 +94,15 @@ def end(mark: str, value: str, known: Iterable[Process] = ()) -> int:
         time.sleep(LOOK_EVERY_S)
 
 
+def kill_session(session: int) -> None:
+    """Kills every process of a session, which must not be this process's."""
+    if session == os.getsid(0):
+        raise ValueError(f"session must be another than this process's, got {session}")
+    for process in _all():
+        if process.session == session:
+            _send(process, signal.SIGKILL)
+
+
 def _all() -> list[Process]:
     found = (find(int(folder.name)) for folder in PROC.iterdir() if folder.name.isdigit())
     return [process for process in found if process is not None]

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gram.distributed import ray_node
+from gram.distributed import processes, ray_node
 from gram.distributed.cluster import LOOPBACK, OBJECT_STORE_BYTES, STARTS, TOKEN
 
 TIMEOUT_S = 120.0
@@ -104,20 +104,22 @@ def _run(is_head: bool, parameters: Mapping[str, Any], environment: Mapping[str,
     """One node. Its processes keep the log open, so what it says is read from there. Raises `StartError`."""
     given = {name: value for name, value in os.environ.items() if name not in FOREIGN}
     request = json.dumps({"is_head": is_head, **SHARED, **parameters})
+    with log.open("w") as file:
+        started = subprocess.Popen(
+            [sys.executable, "-P", ray_node.__file__, request],
+            env=given | dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     try:
-        with log.open("w") as file:
-            done = subprocess.run(
-                [sys.executable, "-P", ray_node.__file__, request],
-                env=given | dict(environment),
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                timeout=TIMEOUT_S,
-                check=False,
-            )
+        code = started.wait(TIMEOUT_S)
     except subprocess.TimeoutExpired:
+        processes.kill_session(started.pid)
+        started.wait()
         raise StartError(f"ray must start within {TIMEOUT_S:.0f} s, got nothing from it") from None
-    if done.returncode:
+    if code:
+        processes.kill_session(started.pid)  # what came up too late
         said = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        raise StartError(f"ray must start, got {said[-1][:300] if said else f'exit code {done.returncode}'}")
+        raise StartError(f"ray must start, got {said[-1][:300] if said else f'exit code {code}'}")
