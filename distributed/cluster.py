@@ -20,13 +20,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-NEW, OFF = "new", "off"
+NEW, OFF, AUTO = "new", "off", "auto"
 LOOPBACK = "127.0.0.1"
 STARTS = 3
 """Tries to start a cluster: on a starved machine it can exceed Ray's own limit."""
 OBJECT_STORE_BYTES = 256 << 20
+HEAD_RESOURCE = "node:__internal_head__"
+"""That the head alone has."""
 CONNECT_TIMEOUT_S = 10.0
 TOKEN, TOKEN_PATH, MODE = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"
+ADDRESS = "RAY_ADDRESS"
+"""Ray sets it for a job."""
 DEFAULT_TOKEN_PATH = Path(".ray") / "auth_token"
 """From the home folder; where Ray looks by itself."""
 QUIET = {
@@ -40,11 +44,13 @@ QUIET = {
 
 @contextmanager
 def connected(where: str, *, cpus: int | None = None) -> Iterator[None]:
-    """Connects this process to a cluster for a while: `new`, or the address of one, as `host:port`.
+    """Connects this process to a cluster for a while: `new`, `auto` (`running`), or the address of one, as `host:port`.
 
     `cpus` are those that a new one may use at least. Raises `ValueError` for an address that is none, that nobody
     answers, or that comes without a token.
     """
+    if where == AUTO:
+        where = running()
     if where == NEW:
         prepare_new()
         arguments: dict[str, Any] = {
@@ -56,6 +62,7 @@ def connected(where: str, *, cpus: int | None = None) -> Iterator[None]:
         }
     else:
         host, port = split_address(where)
+        take_local_token(where)
         check_token(where, host)
         check_reachable(where, host, port)
         os.environ.update(QUIET)
@@ -71,6 +78,49 @@ def connected(where: str, *, cpus: int | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
+def running() -> str:
+    """Address of the cluster that a job runs on (`ADDRESS`), else of the one that `gram cluster up` started here.
+
+    Raises `ValueError` where there is neither.
+    """
+    from gram.distributed.local_cluster import current
+
+    if where := os.environ.get(ADDRESS):
+        return where
+    if (cluster := current()) is None:
+        raise ValueError(f"ray auto must find a cluster, got none: gram cluster up starts one, or set {ADDRESS}")
+    return cluster.address
+
+
+def take_local_token(where: str) -> None:
+    """Names the token's file to Ray where the address is that of the cluster that `gram cluster up` started here."""
+    from gram.distributed.local_cluster import current
+
+    if not os.environ.get(TOKEN) and not os.environ.get(TOKEN_PATH):
+        cluster = current()
+        if cluster is not None and where in (cluster.address, cluster.dashboard):
+            os.environ[TOKEN_PATH] = cluster.token_file
+
+
+def nodes_at(where: str) -> list[dict[str, Any]]:
+    """Nodes of the cluster at an address, the head first, those that are gone last. Raises `ValueError`."""
+    with connected(where):
+        import ray
+
+        rows = [
+            {
+                "node": node["NodeID"],
+                "address": node["NodeManagerAddress"],
+                "is_alive": bool(node["Alive"]),
+                "is_head": HEAD_RESOURCE in node["Resources"],
+                "cpus": node["Resources"].get("CPU", 0.0),
+                "gpus": node["Resources"].get("GPU", 0.0),
+            }
+            for node in ray.nodes()  # type: ignore[no-untyped-call]
+        ]
+    return sorted(rows, key=lambda row: (not row["is_alive"], not row["is_head"], row["node"]))
+
+
 def prepare_new() -> None:
     """Environment of a new cluster: quiet, and closed to whoever lacks the token that is made here."""
     os.environ.update(QUIET)
@@ -82,7 +132,7 @@ def split_address(where: str) -> tuple[str, int]:
     """Host and port. Raises `ValueError`."""
     host, colon, port = where.rpartition(":")
     if not (colon and host and port.isdigit() and 0 < int(port) < 65536) or "/" in host:
-        raise ValueError(f"ray must be off, new or an address as host:port, got {where!r}")
+        raise ValueError(f"ray must be off, new, auto or an address as host:port, got {where!r}")
     return host, int(port)
 
 
@@ -94,19 +144,30 @@ def is_loopback(host: str) -> bool:
 def check_token(where: str, host: str) -> None:
     """Sees that a token is there for a cluster elsewhere, and that its file is for its owner alone. Raises
     `ValueError`."""
-    if os.environ.get(TOKEN):
-        _ask_for_token()
+    if is_loopback(host) and not os.environ.get(TOKEN) and not token_file().is_file():
         return
-    file = Path(os.environ.get(TOKEN_PATH) or Path.home() / DEFAULT_TOKEN_PATH)
-    if file.is_file():
-        if (mode := stat.S_IMODE(file.stat().st_mode)) & 0o077:
-            raise ValueError(f"token file {file} must be for its owner alone (chmod 600), got mode {mode:o}")
-        _ask_for_token()
-    elif not is_loopback(host):
+    given_token(where, host)
+    _ask_for_token()
+
+
+def token_file() -> Path:
+    """The file that holds the token, where there is one."""
+    return Path(os.environ.get(TOKEN_PATH) or Path.home() / DEFAULT_TOKEN_PATH)
+
+
+def given_token(where: str, host: str) -> str:
+    """The token for a cluster: the variable's, else the file's. Raises `ValueError` for none, or one open to others."""
+    if token := os.environ.get(TOKEN):
+        return token
+    file = token_file()
+    if not file.is_file():
         raise ValueError(
             f"ray address {where} must come with a token, in {TOKEN_PATH} or {TOKEN}, got none:"
             " without one anybody who reaches the cluster can run code there"
         )
+    if (mode := stat.S_IMODE(file.stat().st_mode)) & 0o077:
+        raise ValueError(f"token file {file} must be for its owner alone (chmod 600), got mode {mode:o}")
+    return file.read_text().strip()
 
 
 def check_reachable(where: str, host: str, port: int) -> None:

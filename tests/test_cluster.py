@@ -35,7 +35,7 @@ def no_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", ["", "old", "10.0.0.1", "ray://10.0.0.1:10001", "host:0", "host:99999", ":6379"])
 def test_an_address_that_is_none_is_refused(where):
-    with pytest.raises(ValueError, match="ray must be off, new or an address as host:port, got"):
+    with pytest.raises(ValueError, match="ray must be off, new, auto or an address as host:port, got"):
         cluster.split_address(where)
 
 
@@ -87,7 +87,7 @@ def test_a_cluster_that_is_not_there_is_told_soon():
         (["--workers", "2"], "--workers must come with --ray, got 2 without"),
         (["--gpus-per-worker", "0.5"], "--gpus-per-worker must come with --ray, got 0.5 without"),
         (["--ray", "new", "--workers", "0"], "workers must be at least 1, got 0"),
-        (["--ray", "nowhere"], "ray must be off, new or an address as host:port, got 'nowhere'"),
+        (["--ray", "nowhere"], "ray must be off, new, auto or an address as host:port, got 'nowhere'"),
         (["--ray", "192.0.2.1:6379"], "ray address 192.0.2.1:6379 must come with a token"),
     ],
 )

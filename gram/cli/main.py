@@ -1,21 +1,21 @@
 """The command `gram`: finds a command and imports only that one, so that `gram --help` stays fast.
 
-A command is a function in a module of its own; the table below is all that the top-level help needs to know of it.
+A command is a function in a module of its own, or a group of some; the table below is all that the top-level help needs
+to know of it.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from gram import __version__
 from gram.cli.errors import BAD_INPUT, Interrupted, is_bad_input, one_line, raise_on_signals, report
+from gram.cli.groups import PLAIN, Group
 
 if TYPE_CHECKING:
     Context = Any
@@ -35,26 +35,36 @@ COMMANDS = {
     "ablate": ("gram.cli.ablate:ablate", "A grid over any setting, cells cached; a page with a sortable table."),
     "compare": ("gram.cli.compare:compare", "Two runs puzzle by puzzle: difference, interval, McNemar's test."),
     "plan": ("gram.cli.plan:plan", "Predict time, memory, network and limits of a run on many nodes."),
+    "cluster": ("gram.cli.cluster:cluster", "A Ray cluster on this machine: up, status, down; others can join it."),
+    "job": ("gram.cli.job:job", "Run a command on a cluster: submit, logs, status, stop, list."),
     "train": ("gram.cli.train:train", "Train a checkpoint from a recipe; repeat the command to continue."),
     "bench": ("gram.cli.bench:bench", "Benchmarks: what the engine saves, paired in one run."),
     "import": ("gram.cli.import_checkpoint:import_foreign", "Convert a checkpoint of TRM, EqR or HRM to ours."),
     "doctor": ("gram.cli.doctor:doctor", "What is installed, which device and kernel path, and why."),
 }
-"""Name of each command: its function, as `module:function`, and its line of help."""
-
-PLAIN: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None}
-"""Help without boxes: importing rich for it would cost as much as everything else of `gram --help`."""
+"""Name of each command: its function or group, as `module:name`, and its line of help."""
 
 
 def import_command(name: str) -> Any:
     """The command as typer's object, from its module."""
-    module, function = COMMANDS[name][0].split(":")
-    alone = typer.Typer(**PLAIN)
-    alone.command(name)(getattr(import_module(module), function))
-    return typer.main.get_command(alone)
+    module, attribute = COMMANDS[name][0].split(":")
+    found = getattr(import_module(module), attribute)
+    if not isinstance(found, typer.Typer):
+        alone = typer.Typer(**PLAIN)
+        alone.command(name)(found)
+        found = alone
+    return typer.main.get_command(found)
 
 
-class LazyGroup(TyperGroup):
+def check_command(arguments: Sequence[str]) -> None:
+    """Sees that a command line can be read, without running it. Raises `ValueError` and `typer.TyperException`."""
+    group = typer.main.get_command(app)
+    context = group.make_context("gram", ["--", *arguments])
+    name, command, rest = group.resolve_command(context, list(arguments))  # type: ignore[attr-defined]
+    command.make_context(name, rest, parent=context)
+
+
+class LazyGroup(Group):
     """A group whose commands' modules are imported when one of them is invoked, not to list them."""
 
     def list_commands(self, ctx: Context) -> list[str]:
@@ -66,14 +76,6 @@ class LazyGroup(TyperGroup):
     def format_commands(self, ctx: Context, formatter: Formatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
-
-    def resolve_command(self, ctx: Context, args: list[str]) -> Any:
-        name = args[0]
-        if name not in COMMANDS and not name.startswith("-"):
-            near = get_close_matches(name, COMMANDS, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            raise ValueError(f"command must be one of {', '.join(COMMANDS)}, got {name!r}{hint}")
-        return super().resolve_command(ctx, args)
 
 
 app = typer.Typer(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, **PLAIN)

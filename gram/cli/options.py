@@ -126,7 +126,11 @@ OPENING_DEFAULTS: dict[str, Any] = {"checkpoint": None, "task_module": None, "de
 
 SPREADING: dict[str, Any] = {
     "ray": Annotated[
-        str, typer.Option(metavar="off|new|ADDRESS", help="Spread over a Ray cluster: a new one here, or HOST:PORT.")
+        str,
+        typer.Option(
+            metavar="off|new|auto|ADDRESS",
+            help="Spread over a Ray cluster: a new one here, the job's own or that of `gram cluster up`, or HOST:PORT.",
+        ),
     ],
     "workers": _optional(whole, "W", "Workers on it. [default: what it has room for]"),
     "gpus_per_worker": _optional(real, "G", "GPUs of each worker. [default: 1 where the device is a GPU, else 0]"),
