@@ -113,6 +113,10 @@ class Pool:
         nodes = {facts.node for facts in self._ever.values()}
         return {"workers": len(self._ever), "nodes": len(nodes), "retries": self._retries + self._queue.retries}
 
+    def members(self) -> dict[str, Facts]:
+        """Workers that are ready now, by name."""
+        return {name: self._ever[name] for name in list(self._queue.names()) if name in self._members}
+
     def start(self, job: Job, shards: int) -> None:
         """Starts workers for `shards` shards and waits for the first. Raises `ClusterError`."""
         if not self.gpus and job.device.type != "cpu":
