@@ -97,7 +97,7 @@ def test_a_node_is_lost_with_room_elsewhere(nodes, sampler, local, ill, tmp_path
 
     spare = nodes.add_node(num_cpus=1, **HERE)
     until(lambda: room_for(3))
-    pool = Pool(workers=3, worker_class=ill(ill_workers.waits(tmp_path, last_of=2)), attempts=1)
+    pool = Pool(workers=3, worker_class=ill(ill_workers.waits(tmp_path, last_of=2)))
     ended: list[int] = []
 
     def remove() -> None:
@@ -138,7 +138,6 @@ def test_the_only_node_is_lost(nodes, sampler, local, ill, tmp_path, is_replaced
         worker_class=ill(ill_workers.dawdles(0.2)),
         patience_s=60.0 if is_replaced else 3.0,
         tell=heard,
-        attempts=1,
     )
     ended: list[int] = []
 
