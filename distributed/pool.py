@@ -33,6 +33,8 @@ START_TIMEOUT_S = 180.0
 FAILED_STARTS = 3
 """Workers in a row that die before they are ready, until the run gives up (or, with others running, waits a while)."""
 PAUSE_S = 10.0
+PATIENCE_S = 300.0
+"""How long a run without any worker waits for a node to come before it ends; what it has finished is kept."""
 CPUS_PER_WORKER = 1
 NODE_DEATH = re.compile(r"node has died|node was (preempted|terminated)")
 """In Ray's message; it names a node for every actor that has died."""
@@ -74,15 +76,17 @@ class Pool:
         task_module: Path | None = None,
         tell: Callable[[str], None] | None = None,
         worker_class: type = Worker,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         """`workers` None takes what the cluster has room for, nodes that join later included. `tell` is given one line
-        when something goes wrong that the run survives. Raises `ValueError` for values out of range."""
+        when something goes wrong that the run survives. A run that has lost all its workers waits `patience_s` for
+        another. Raises `ValueError` for values out of range."""
         if workers is not None and workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
         if gpus_per_worker < 0 or (gpus_per_worker > 1 and gpus_per_worker != int(gpus_per_worker)):
             raise ValueError(f"gpus per worker must be within 0 and 1 or a whole number, got {gpus_per_worker:g}")
         self.wanted, self.gpus, self.attempts = workers, gpus_per_worker, attempts
-        self.task_module, self.tell = task_module, tell or (lambda line: None)
+        self.task_module, self.tell, self.patience_s = task_module, tell or (lambda line: None), patience_s
         self._class: Any = ray.remote(
             num_cpus=CPUS_PER_WORKER, num_gpus=gpus_per_worker, max_restarts=0, max_task_retries=0
         )(worker_class)
@@ -94,8 +98,9 @@ class Pool:
         self._facts: tuple[str, ...] = ()
         self._queue = PullQueue([])
         self._shards: dict[int, Shard] = {}
-        self._started = self._failed_starts = self._unfinished = self._target = 0
+        self._started = self._failed_starts = self._unfinished = self._target = self._retries = 0
         self._looked_at = self._paused_until = 0.0
+        self._alone_since: float | None = None
         self._last_failure = ""
 
     @property
@@ -106,7 +111,11 @@ class Pool:
     def account(self) -> dict[str, int]:
         """Workers that were ready, nodes they were on, shards queued again."""
         nodes = {facts.node for facts in self._ever.values()}
-        return {"workers": len(self._ever), "nodes": len(nodes), "retries": self._queue.retries}
+        return {"workers": len(self._ever), "nodes": len(nodes), "retries": self._retries + self._queue.retries}
+
+    def members(self) -> dict[str, Facts]:
+        """Workers that are ready now, by name."""
+        return {name: self._ever[name] for name in list(self._queue.names()) if name in self._members}
 
     def start(self, job: Job, shards: int) -> None:
         """Starts workers for `shards` shards and waits for the first. Raises `ClusterError`."""
@@ -114,6 +123,11 @@ class Pool:
             raise ClusterError(f"gpus per worker must be more than 0 for device {job.device.type}, got 0")
         self._parcel = ray.put(pack(job, task_module=self.task_module))
         self._facts, self._unfinished = wanted_facts(job), shards
+        # Another run may have gone before: what still comes of it is none of this one's.
+        self._retries += self._queue.retries
+        self._queue, self._events = PullQueue([]), queue.SimpleQueue()
+        self._failed_starts, self._looked_at, self._paused_until = 0, 0.0, 0.0
+        self._alone_since = None
         until = time.monotonic() + START_TIMEOUT_S
         try:
             while not self._queue.workers:
@@ -142,10 +156,25 @@ class Pool:
                     self._send(worker, index)
                 if (found := self._take(self._wait())) is not None:
                     yield found
+                self._check_patience()
         finally:
             self.stop()
         if self._queue.poison:
             raise PoisonError(poison_text(self._queue.poison, self._shards))
+
+    def _check_patience(self) -> None:
+        """Ends a run that nobody works for. Raises `ClusterError`."""
+        now = time.monotonic()
+        if self._queue.workers or self._queue.is_over:
+            self._alone_since = None
+        elif self._alone_since is None:
+            self._alone_since = now
+            self.tell(f"no worker is left: waiting up to {self.patience_s:.0f} s for one")
+        elif now - self._alone_since > self.patience_s:
+            raise ClusterError(
+                f"a worker must come within {self.patience_s:.0f} s of the loss of the last one, got none"
+                f" ({_room_text()}): {self._queue.unfinished} of {len(self._shards)} shards are left"
+            )
 
     def stop(self) -> None:
         """Ends every worker at once: what they were doing counts for nothing."""
@@ -173,7 +202,8 @@ class Pool:
         self._listen(actor.run.remote(astuple(self._shards[index])), worker, index)
 
     def _listen(self, answer: Any, worker: str, shard: int | None) -> None:
-        answer.future().add_done_callback(lambda done: self._events.put(_Event(worker, shard, done)))
+        events = self._events
+        answer.future().add_done_callback(lambda done: events.put(_Event(worker, shard, done)))
 
     def _wait(self) -> _Event | None:
         """The next answer, or None where none comes soon."""

@@ -14,12 +14,27 @@ import typer
 
 from gram.cli.errors import keeping
 from gram.cli.frontier import REPORT_FILE
-from gram.cli.options import Json, Quiet, at_least_one, whole
+from gram.cli.options import (
+    Device,
+    Dtype,
+    GpusPerWorker,
+    Json,
+    Quiet,
+    Ray,
+    Sampling,
+    Workers,
+    at_least_one,
+    whole,
+)
 from gram.cli.report import ABLATION_FILE
+from gram.config import SamplerConfig
 
 if TYPE_CHECKING:
+    import torch
+
     from gram.api import Sampler
     from gram.evals.ablation import Cell, Study
+    from gram.sampler.run import Backend
     from gram.tasks.protocol import PuzzleSet
 
 
@@ -30,8 +45,11 @@ def ablate(
         int | None, typer.Option(parser=whole, metavar="P", help="First P puzzles. [default: the study's]")
     ] = None,
     jobs: Annotated[int, typer.Option(parser=whole, metavar="J", help="Cells run side by side.")] = 1,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to run.")] = "auto",
-    dtype: Annotated[str, typer.Option(metavar="auto|bfloat16|float32", help="Type to compute in.")] = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    ray: Ray = "off",
+    workers: Workers = None,
+    gpus_per_worker: GpusPerWorker = None,
     is_dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and stop.")] = False,
     as_json: Json = False,
     is_quiet: Quiet = False,
@@ -51,8 +69,24 @@ def ablate(
         for number, cell in enumerate(plan.cells, start=1):
             terminal.output().print(f"{number}  {cell.checkpoint}: {cell.label}", soft_wrap=True)
         return
+    sampling = Sampling(
+        checkpoint=None,
+        task_module=None,
+        device=device,
+        dtype=dtype,
+        config=SamplerConfig(),
+        ray=ray,
+        workers=workers,
+        gpus_per_worker=gpus_per_worker,
+    )
+    if ray != "off" and jobs != 1:
+        raise ValueError(f"--jobs must be 1 with --ray, which spreads each cell, got {jobs}")
+    opened: dict[str, Any] = {}
     with keeping(out):
-        folders = run_cells(plan, path, out, count, jobs, device, dtype, is_quiet)
+        sampler, _ = _open(plan, plan.cells[0], count, sampling, opened)
+        with sampling.backend(sampler, is_quiet=is_quiet) as backend:
+            folders = run_cells(plan, path, out, count, jobs, sampling, is_quiet, opened=opened, backend=backend)
+        account = backend.account() if backend is not None else {}
     judged = [comparison.read(folder) for folder in folders]
     from gram.cli.compare import known_groups
     from gram.cli.versions import versions
@@ -60,7 +94,7 @@ def ablate(
     first = judged[0].results
     about = {name: first.get(name) for name in ("task", "split", "puzzles", "device", "dtype", "kernel")}
     about |= {"study": path.name, "versions": versions(), "command": shlex.join(["gram", *sys.argv[1:]])}
-    made = terminal.defined(ablation.summarise(plan, judged, known_groups(judged[0]), about=about))
+    made = terminal.defined(ablation.summarise(plan, judged, known_groups(judged[0]), about=about)) | account
     _write(out, made)
     if as_json:
         terminal.print_json(made)
@@ -69,19 +103,27 @@ def ablate(
 
 
 def run_cells(
-    plan: Study, path: Path, out: Path, limit: int | None, jobs: int, device: str, dtype: str, is_quiet: bool
+    plan: Study,
+    path: Path,
+    out: Path,
+    limit: int | None,
+    jobs: int,
+    sampling: Sampling,
+    is_quiet: bool,
+    *,
+    opened: dict[str, Any],
+    backend: Backend | None,
 ) -> list[Path]:
     """Runs the cells that have no results yet; the folder of each cell."""
     from gram.cli import terminal
 
     numbers = range(len(plan.cells))
-    where = out, limit, device, dtype
+    where = out, limit, sampling
     with terminal.progress(len(plan.cells), "cells", is_quiet=is_quiet) as advance:
         done: dict[int, Path] = {}
         if jobs == 1:
-            opened: dict[str, Any] = {}
             for number in numbers:
-                done[number] = run_cell(path, number, *where, opened=opened, tell=lambda _: advance(0))
+                done[number] = run_cell(path, number, *where, opened=opened, tell=lambda _: advance(0), backend=backend)
                 advance(1)
             return [done[number] for number in numbers]
         from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -99,10 +141,10 @@ def run_cells(
         return [done[number] for number in numbers]
 
 
-def run_share(path: Path, numbers: list[int], out: Path, limit: int | None, device: str, dtype: str) -> dict[int, Path]:
+def run_share(path: Path, numbers: list[int], out: Path, limit: int | None, sampling: Sampling) -> dict[int, Path]:
     """Cells that share their trajectories, one after another; the folder of each."""
     opened: dict[str, Any] = {}
-    return {number: run_cell(path, number, out, limit, device, dtype, opened=opened) for number in numbers}
+    return {number: run_cell(path, number, out, limit, sampling, opened=opened) for number in numbers}
 
 
 def run_cell(
@@ -110,11 +152,11 @@ def run_cell(
     number: int,
     out: Path,
     limit: int | None,
-    device: str,
-    dtype: str,
+    sampling: Sampling,
     *,
-    opened: dict[str, Any] | None = None,
+    opened: dict[str, Any],
     tell: Callable[[int], None] | None = None,
+    backend: Backend | None = None,
 ) -> Path:
     """One cell to its folder, unless that holds it already. Cells that differ in selector share trajectories."""
     from gram.cli.eval import PREDICTIONS_FILE, RESULTS_FILE, write_results
@@ -124,26 +166,25 @@ def run_cell(
 
     plan = ablation.read(path)
     cell = plan.cells[number]
-    sampler, chosen = _open(plan, cell, limit, device, dtype, opened if opened is not None else {})
+    sampler, chosen = _open(plan, cell, limit, sampling, opened)
     settings = sampler.settings(cell.config)
-    own, shared = _keys(sampler, chosen, settings)
+    own, shared = _keys(sampler, chosen, settings, (backend and backend.device) or sampler.model.device)
     folder = out / "cells" / own
     if (folder / RESULTS_FILE).is_file() and (folder / PREDICTIONS_FILE).is_file():
         return folder
-    result = sampler.sample(chosen, settings, out=out / "trajectories" / shared, on_ended=tell)
+    trajectories = out / "trajectories" / shared
+    result = sampler.sample(chosen, settings, out=trajectories, on_ended=tell, backend=backend)
     summary = to_json(evaluate(sampler.task, chosen, result, checkpoint=sampler.name, versions=versions()))
     write_results(folder, summary | {"split": plan.split}, predictions(sampler.task, chosen, result))
     return folder
 
 
 def _open(
-    plan: Study, cell: Cell, limit: int | None, device: str, dtype: str, opened: dict[str, Any]
+    plan: Study, cell: Cell, limit: int | None, sampling: Sampling, opened: dict[str, Any]
 ) -> tuple[Sampler, PuzzleSet]:
     """The cell's sampler and puzzles, opened once."""
-    from gram import api
-
     if cell.checkpoint not in opened:
-        opened[cell.checkpoint] = api.load(cell.checkpoint, device=device, dtype=dtype)
+        opened[cell.checkpoint] = sampling.load(cell.checkpoint)
     sampler = opened[cell.checkpoint]
     if sampler.task.name != plan.task:
         raise ValueError(f"checkpoint {cell.checkpoint!r} must be one of task {plan.task!r}, got {sampler.task.name!r}")
@@ -153,7 +194,7 @@ def _open(
     return sampler, opened[key]
 
 
-def _keys(sampler: Sampler, chosen: PuzzleSet, settings: Any) -> tuple[str, str]:
+def _keys(sampler: Sampler, chosen: PuzzleSet, settings: Any, device: torch.device) -> tuple[str, str]:
     """Digests of what decides a cell's results, and its trajectories alone."""
     import hashlib
 
@@ -168,7 +209,7 @@ def _keys(sampler: Sampler, chosen: PuzzleSet, settings: Any) -> tuple[str, str]
         "model": model.digest(),
         "shape": json.dumps(config_to_json(model.config), sort_keys=True),
         "puzzles": hashlib.sha256(chosen.puzzles.tobytes()).hexdigest(),
-        "where": f"{model.device.type} {model.dtype} {dispatch.choose(model.device).kernel}",
+        "where": f"{device.type} {model.dtype} {dispatch.choose(model.device).kernel}",
         "gram": __version__,
     }
     without = {name: value for name, value in values.items() if name != "selector"}

@@ -40,7 +40,7 @@ SMALLEST_LAUNCH = 8
 PROBE_STEPS = 4
 
 
-@with_sampling_options(without=("width", "depth", "selector", "halting", "seed", *ADAPTIVE))
+@with_sampling_options(without=("width", "depth", "selector", "halting", "seed", *ADAPTIVE), is_spread=True)
 def frontier(
     task: TaskName,
     puzzles: PuzzleFile = None,
@@ -93,7 +93,7 @@ def frontier(
         keys = grid_keys(modes.split(","), grid.haltings, grid.widths, grid.depths)
         label = Path(sampler.name).name
         folder = (out or Path("runs") / "frontier" / label) if len(names) == 1 or out is None else out / label
-        study = Study(sampler, chosen, grid, sampling.config, keys, seeds, rounds, folder, is_quiet)
+        study = Study(sampler, chosen, grid, sampling, keys, seeds, rounds, folder, is_quiet)
         estimate = study.estimate()
         if not as_json and not is_quiet:
             show_estimate(estimate)
@@ -118,7 +118,7 @@ class Study:
         sampler: Sampler,
         chosen: PuzzleSet,
         grid: Grid,
-        config: SamplerConfig,
+        sampling: Sampling,
         keys: Sequence[Key],
         seeds: int,
         rounds: int,
@@ -127,7 +127,8 @@ class Study:
     ) -> None:
         self.sampler, self.chosen, self.grid, self.keys = sampler, chosen, grid, list(keys)
         self.seeds, self.rounds, self.folder, self.is_quiet = seeds, rounds, folder, is_quiet
-        self.config = sampler.settings(config, width=grid.widths[-1], depth=grid.depths[-1])
+        self.sampling = sampling
+        self.config = sampler.settings(sampling.config, width=grid.widths[-1], depth=grid.depths[-1])
         assert self.config.launch is not None
         self.launch = self.config.launch
         turns = {name: getattr(self.config, name) for name in ("transitions", "low_level_updates")}
@@ -184,9 +185,15 @@ class Study:
         fixed = replace(self.config, halting="fixed", halt_threshold=None)
         folders = [self.folder / "traces" / f"seed-{seed}" for seed in range(self.seeds)]
         total = self.seeds * len(self.chosen) * self.grid.widths[-1]
-        with terminal.progress(total, "trajectories", is_quiet=self.is_quiet) as advance:
+        with (
+            self.sampling.backend(self.sampler, is_quiet=self.is_quiet) as backend,
+            terminal.progress(total, "trajectories", is_quiet=self.is_quiet) as advance,
+        ):
             for seed, folder in enumerate(folders):
-                self.sampler.sample(self.chosen, fixed, seed=seed, out=folder, is_traced=True, on_ended=advance)
+                self.sampler.sample(
+                    self.chosen, fixed, seed=seed, out=folder, is_traced=True, on_ended=advance, backend=backend
+                )
+        account = backend.account() if backend is not None else {}
         traced_s = time.perf_counter() - started
         puzzles = self.chosen.puzzles[self.chosen.puzzles.any(axis=1)]
 
@@ -237,7 +244,7 @@ class Study:
             "timed_s": round(timed_s, 1),
             "analysed_s": round(analysed_s, 1),
         }
-        return made
+        return made | account
 
     def identity(self) -> str:
         """Digest of what latencies depend on besides the machine."""

@@ -124,17 +124,21 @@ OPENING: dict[str, Any] = {
 }
 OPENING_DEFAULTS: dict[str, Any] = {"checkpoint": None, "task_module": None, "device": "auto", "dtype": "auto"}
 
-SPREADING: dict[str, Any] = {
-    "ray": Annotated[
-        str,
-        typer.Option(
-            metavar="off|new|auto|ADDRESS",
-            help="Spread over a Ray cluster: a new one here, the job's own or that of `gram cluster up`, or HOST:PORT.",
-        ),
-    ],
-    "workers": _optional(whole, "W", "Workers on it. [default: what it has room for]"),
-    "gpus_per_worker": _optional(real, "G", "GPUs of each worker. [default: 1 where the device is a GPU, else 0]"),
-}
+Ray = Annotated[
+    str,
+    typer.Option(
+        metavar="off|new|auto|ADDRESS",
+        help="Spread over a Ray cluster: a new one here, the job's own or that of `gram cluster up`, or HOST:PORT.",
+    ),
+]
+Workers = Annotated[
+    int | None, typer.Option(parser=whole, metavar="W", help="Workers on it. [default: what it has room for]")
+]
+GpusPerWorker = Annotated[
+    float | None,
+    typer.Option(parser=real, metavar="G", help="GPUs of each worker. [default: 1 where the device is a GPU, else 0]"),
+]
+SPREADING: dict[str, Any] = {"ray": Ray, "workers": Workers, "gpus_per_worker": GpusPerWorker}
 SPREADING_DEFAULTS: dict[str, Any] = {"ray": "off", "workers": None, "gpus_per_worker": None}
 
 
@@ -162,7 +166,7 @@ class Sampling:
 
         Raises `CheckpointError`, and `ValueError` for a checkpoint of another task.
         """
-        from gram import api, checkpoint
+        from gram import checkpoint
 
         if self.checkpoint is None and task.name not in (shipped := checkpoint.shipped_names()):
             raise ValueError(
@@ -173,9 +177,15 @@ class Sampling:
         trained_for = checkpoint.read_config(checkpoint.find(name)).task
         if trained_for != task.name:
             raise ValueError(f"checkpoint {name!r} must be one of task {task.name!r}, got one of {trained_for!r}")
+        return self.load(name)
+
+    def load(self, checkpoint: str) -> Sampler:
+        """A checkpoint's sampler, in the type that its workers will compute in. Raises as `api.load` does."""
+        from gram import api
+
         is_on_gpus = self.ray != "off" and bool(self.gpus_per_worker)
         dtype = "bfloat16" if is_on_gpus and self.dtype == "auto" else self.dtype
-        return api.load(name, device=self.device, dtype=dtype, task_module=self.task_module)
+        return api.load(checkpoint, device=self.device, dtype=dtype, task_module=self.task_module)
 
     @contextmanager
     def backend(self, sampler: Sampler, *, is_quiet: bool) -> Iterator[Pool | None]:
