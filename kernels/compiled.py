@@ -13,6 +13,7 @@ Shapes: `B` trajectories of a block, `L` tokens (registers included), `D` column
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -127,16 +128,35 @@ def _arguments(name: str, spec: Spec, dtype: torch.dtype, shapes: Shapes) -> tup
     return (state, state.float().clone(), counter > 0, torch.zeros(()), *weights)
 
 
-@cache
+def _alike(spec: Spec) -> Spec:
+    """The spec with what no piece looks at set alike: numbers of transitions and updates share the pieces, too."""
+    return replace(
+        spec,
+        transitions=1,
+        low_level_updates=1,
+        noise_order="before",
+        noise_free_steps=0,
+        is_core_shared=True,
+        path_keep=0.0,
+        head_readout="mean",
+        output_start=0,
+        output_tokens=1,
+        registers=0,
+    )
+
+
 def piece(name: str, spec: Spec, dtype: torch.dtype, shapes: Shapes) -> Piece:
     """A compiled piece, from this process, the cache on disk or the compiler; `shapes` are those of its weights.
 
     Raises `RuntimeError` where it cannot be compiled.
     """
+    return _piece(name, _alike(spec), dtype, shapes, block_size(spec), torch.get_num_threads())
+
+
+@cache
+def _piece(name: str, spec: Spec, dtype: torch.dtype, shapes: Shapes, block: int, threads: int) -> Piece:
     module = PIECES[name](spec).eval()
-    return compile_cache.compiled(
-        module, _arguments(name, spec, dtype, shapes), (name, spec, dtype, shapes, block_size(spec))
-    )
+    return compile_cache.compiled(module, _arguments(name, spec, dtype, shapes), (name, spec, dtype, shapes, block))
 
 
 def _shapes(weights: list[Tensor]) -> Shapes:

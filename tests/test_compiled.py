@@ -24,9 +24,9 @@ CASES = [
 def packages(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(compile_cache.FOLDER_VARIABLE, str(tmp_path_factory.mktemp("compiled")))
-        compiled.piece.cache_clear()
+        compiled._piece.cache_clear()
         yield
-    compiled.piece.cache_clear()
+    compiled._piece.cache_clear()
 
 
 def arguments(model, rows, dtype=torch.float32):
@@ -81,7 +81,7 @@ def test_noise_is_that_of_the_contract_and_packages_are_kept():
                      puzzle_hash_B=rows * 3)  # fmt: skip
     assert (drawn.transpose(0, 1) - expected).abs().max() <= 1e-5
     before = {path.name: path.stat().st_mtime_ns for path in compile_cache.folder().iterdir()}
-    compiled.piece.cache_clear()
+    compiled._piece.cache_clear()
     compiled.piece("normals", spec, torch.float32, ())
     assert {path.name: path.stat().st_mtime_ns for path in compile_cache.folder().iterdir()} == before
 

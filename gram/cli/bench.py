@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from gram.evals.sampler_benchmark import Row
 
-KINDS = ("sampler",)
+KINDS = ("sampler", "kernels")
 POLICIES: dict[str, dict[str, Any]] = {
     "staged, LPRM above 0.9": {"width_policy": "staged"},
     "decided, probability .95": {"width_policy": "decided"},
@@ -34,7 +34,7 @@ def bench(
     as_json: Json = False,
     is_quiet: Quiet = False,
 ) -> None:
-    """Measure what the engine saves, paired in one run; leave the machine otherwise idle."""
+    """Measure what the engine or the kernels save, paired in one run; leave the machine otherwise idle."""
     if kind not in KINDS:
         raise ValueError(f"benchmark must be one of {', '.join(KINDS)}, got {kind!r}")
     at_least_one("rounds", rounds)
@@ -44,7 +44,8 @@ def bench(
     from gram.evals.sampler_benchmark import to_json
 
     rows: list[Row] = []
-    for row in _sampler_rows(rounds, limit, peer_repo):
+    measured = _kernel_rows(rounds, peer_repo) if kind == "kernels" else _sampler_rows(rounds, limit, peer_repo)
+    for row in measured:
         rows.append(row)
         if not is_quiet:
             terminal.tell(f"{row.name}: {row.ratio:.2f}")
@@ -57,6 +58,12 @@ def bench(
         terminal.print_json(summary)
     else:
         _show(rows)
+
+
+def _kernel_rows(rounds: int, peer_repo: Path | None) -> Iterator[Row]:
+    from gram.evals import cpu_benchmark
+
+    yield from cpu_benchmark.rows(peer_repo, rounds=rounds)
 
 
 def _sampler_rows(rounds: int, limit: int, peer_repo: Path | None) -> Iterator[Row]:
