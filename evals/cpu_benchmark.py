@@ -33,7 +33,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 """Largest error of fp32 states; relative error (root of mean squares) of bf16 ones."""
 NOISE_FLOOR = 0.05
 
-Arguments = tuple[tuple[Tensor, ...], dict[str, Any]]
+Arguments = tuple[tuple[Tensor, Tensor, Tensor], dict[str, Any]]
 
 
 def rows(peer_repo: Path | None, *, rounds: int) -> Iterator[Row]:
@@ -55,17 +55,18 @@ def arguments(model: Model, count: int) -> Arguments:
     """A state and counters of `count` trajectories that all meet noise."""
     generator = torch.Generator().manual_seed(0)
     shape = (count, model.spec.tokens, model.spec.dim)
-    states = tuple(torch.randn(shape, generator=generator).to(model.dtype) for _ in range(3))
+    h, l, e_x = (torch.randn(shape, generator=generator).to(model.dtype) for _ in range(3))
     ids = torch.arange(count)
     steps = torch.full_like(ids, model.spec.noise_free_steps + 1)
-    return states, {"seed": 1, "puzzle_hash_B": ids * 7, "trajectory_B": ids, "step_B": steps}
+    return (h, l, e_x), {"seed": 1, "puzzle_hash_B": ids * 7, "trajectory_B": ids, "step_B": steps}
 
 
-def check(model: Model, states: tuple[Tensor, ...], keys: dict[str, Any]) -> float:
+def check(model: Model, states: tuple[Tensor, Tensor, Tensor], keys: dict[str, Any]) -> float:
     """The error of the compiled step. Raises `AssertionError` where it exceeds what the type allows."""
-    step = model.weights(), model.spec, *states
-    worst = 0.0
-    made, expected = compiled.supervision_step(*step, **keys), reference.supervision_step(*step, **keys)
+    h, l, e_x = states
+    weights, spec, worst = model.weights(), model.spec, 0.0
+    made = compiled.supervision_step(weights, spec, h, l, e_x, **keys)
+    expected = reference.supervision_step(weights, spec, h, l, e_x, **keys)
     for one, other in zip(made, expected, strict=True):
         gap, wide = one.float() - other.float(), other.float()
         if model.dtype is torch.float32:
@@ -161,7 +162,8 @@ def peer_rows(repo: Path, dtype: torch.dtype, rounds: int) -> Iterator[Row]:
     peer = official(repo, "trm", config | {"forward_dtype": _name(dtype)}, 0)
     ours = imported("trm", official(repo, "trm", config, 0), config).to(dtype).requires_grad_(False)
     puzzles = torch.from_numpy(get_task("sudoku9").split("test", limit=count).puzzles.astype("int32"))
-    error = check(replaced := _short(ours), *arguments(replaced, compiled.block_size(replaced.spec)))
+    short = _short(ours)
+    error = check(short, *arguments(short, compiled.block_size(short.spec)))
     _, keys = arguments(ours, count)
     states = (*ours.initial_state(count), ours.embed(puzzles.long()))
     weights, spec = ours.weights(), ours.spec
