@@ -51,12 +51,11 @@ def _mix_tokens(x_LBD: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     return (down @ (silu(gate) * up)).view_as(x_LBD)
 
 
-def _attend(x_LBD: Tensor, qkv: Tensor, out: Tensor, spec: Spec) -> Tensor:
+def _attend(x_LBD: Tensor, qkv: Tensor, out: Tensor, spec: Spec, cos: Tensor, sin: Tensor) -> Tensor:
     """`reference.attend` with the token axis first."""
     width = spec.dim // spec.heads
     query, key, value = linear(x_LBD, qkv).unflatten(-1, (3, spec.heads, width)).permute(2, 1, 3, 0, 4)
     if spec.is_rotary:
-        cos, sin = reference.rotary_tables(spec.tokens, width, spec.rope_theta, x_LBD.device)
         query, key = reference._rotate(query, cos, sin), reference._rotate(key, cos, sin)
     scores = (query * width**-0.5) @ key.transpose(-1, -2)
     share = torch.softmax(scores.to(torch.float32), dim=-1).to(x_LBD.dtype)
@@ -66,9 +65,17 @@ def _attend(x_LBD: Tensor, qkv: Tensor, out: Tensor, spec: Spec) -> Tensor:
 class Core(nn.Module):
     """One core call on the sum of its state and injection, `[L, B, D]` each."""
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         self.spec = spec
+        # Made here, not while tracing: the reference keeps its tables, and must not keep a trace's stand-ins.
+        width = spec.dim // spec.heads if spec.mixer == "attention" and spec.is_rotary else 2
+        cos, sin = reference.rotary_tables(spec.tokens, width, spec.rope_theta, torch.device("cpu"))
+        self.register_buffer("cos", cos)
+        self.register_buffer("sin", sin)
 
     def forward(self, state: Tensor, injection: Tensor, *weights: Tensor) -> Tensor:
         """The new state; `weights` as `core_weights` orders them."""
@@ -76,7 +83,10 @@ class Core(nn.Module):
         x = state + injection
         for block in range(spec.blocks):
             first, second, gate_up, down = weights[4 * block : 4 * block + 4]
-            mixed = _mix_tokens(x, first, second) if spec.mixer == "token" else _attend(x, first, second, spec)
+            if spec.mixer == "token":
+                mixed = _mix_tokens(x, first, second)
+            else:
+                mixed = _attend(x, first, second, spec, self.cos, self.sin)
             x = rmsnorm(x + mixed, spec.norm_eps, axis=0 if spec.mixer_norm == "tokens" else -1)
             x = rmsnorm(x + swiglu(x, gate_up, down), spec.norm_eps)
         return x
