@@ -69,12 +69,13 @@ class Sampler:
         self.card = card or {}
         """What the checkpoint's card tells (recipe, steps, figures); empty where it has none."""
 
-    def settings(self, config: SamplerConfig | None = None, **overrides: Any) -> SamplerConfig:
+    def settings(self, config: SamplerConfig | None = None, *, puzzles: int = 0, **overrides: Any) -> SamplerConfig:
         """`config` with `overrides` (fields of `SamplerConfig`) applied and depth and launch filled in.
 
+        `puzzles`, their number, lets kernel `auto` compile a long run on a CPU; without it the run counts as short.
         Raises `ValueError` for a value out of range, `TypeError` for an unknown field.
         """
-        return resolve(replace(config or SamplerConfig(), **overrides), self.model)
+        return resolve(replace(config or SamplerConfig(), **overrides), self.model, puzzles)
 
     def tokens(self, puzzles: Puzzles) -> Tokens:
         """Puzzles as tokens `[P, L]`; text is parsed by the task. Raises `PuzzleError` for a wrong one."""
@@ -108,11 +109,12 @@ class Sampler:
         (`gram.sampler.trace`). `backend` runs the shards elsewhere (`gram.distributed.pool.Pool`). Raises
         `PuzzleError`, `StoreError` and `ValueError` for bad input.
         """
+        tokens = self.tokens(puzzles)
         return sample(
             self.model,
             self.task,
-            self.tokens(puzzles),
-            self.settings(config, **overrides),
+            tokens,
+            self.settings(config, puzzles=len(tokens), **overrides),
             out=out,
             is_traced=is_traced,
             about={"checkpoint": self.name},

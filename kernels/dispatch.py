@@ -3,6 +3,7 @@
 `eager` is the PyTorch reference, on any device. `fused` is one Triton launch for a whole supervision step
 (`transition.py`), on a GPU; before its first use with a model it is compared with the reference on the same device and
 input, and refused where they differ. `blocks` is the same in one launch per block (`blocks.py`), with the same check.
+`compiled` (`compiled.py`) is the reference compiled ahead of time for a CPU.
 Nothing falls back in silence: what cannot run raises, `auto` says what it chose, and why.
 """
 
@@ -15,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from gram.kernels import pack, reference
+from gram.kernels import compile_cache, pack, reference
 from gram.kernels.reference import LEARNED, Injection, Spec, Step, Weights
 
 __all__ = [
@@ -29,16 +30,21 @@ __all__ = [
     "initial_noise",
     "launch_size",
     "slot_count",
+    "step_flops",
     "supervision_step",
 ]
 
-KERNELS = ("eager", "fused", "blocks")
+KERNELS = ("eager", "compiled", "fused", "blocks")
 """Names of the kernel paths; part of a result's identity."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 """Largest relative difference of the states (root of mean squares) that the first-use check allows, by type."""
+COMPILE_FROM_FLOPS = 2e13
+"""Floating-point operations of a run from which compiling it pays: about three minutes of two cores, where the compiler
+takes one and a half and saves a third of the rest. A matter of the run alone, not of what happens to be in the cache,
+so that the same run always takes the same path."""
 
 
-Kernel = Literal["eager", "fused", "blocks"]
+Kernel = Literal["eager", "compiled", "fused", "blocks"]
 
 
 class Path(NamedTuple):
@@ -49,17 +55,27 @@ class Path(NamedTuple):
 
 
 def choose(
-    device: torch.device, spec: Spec | None = None, dtype: torch.dtype = torch.float32, wanted: str = "auto"
+    device: torch.device,
+    spec: Spec | None = None,
+    dtype: torch.dtype = torch.float32,
+    wanted: str = "auto",
+    flops: float = 0.0,
 ) -> Path:
-    """The kernel path for a device, a model's spec (None: not known yet) and type.
+    """The kernel path for a device, a model's spec (None: not known yet), type and amount of work in `flops`.
 
-    `wanted` forces a path; `auto` is the reference until the fused kernel has been proven on a GPU. Raises
-    `ValueError` where `wanted` is unknown or cannot run.
+    `wanted` forces a path. `auto` compiles long runs on a CPU and is the reference elsewhere, until the fused kernel
+    has been proven on a GPU. Raises `ValueError` where `wanted` is unknown or cannot run.
     """
     if wanted not in ("auto", *KERNELS):
         raise ValueError(f"kernel must be one of auto, {', '.join(KERNELS)}, got {wanted!r}")
     if wanted == "eager":
         return Path("eager", "asked for")
+    if wanted == "compiled":
+        if reason := _compile_obstacle(device, dtype):
+            raise ValueError(f"kernel compiled cannot run: {reason}")
+        return Path("compiled", "asked for")
+    if wanted == "auto" and device.type == "cpu":
+        return _choose_on_cpu(device, dtype, flops)
     obstacle = _obstacle(device, spec, dtype)
     if wanted == "auto":
         why = obstacle or "the fused kernel has not been proven on a GPU yet, so it must be asked for"
@@ -67,6 +83,53 @@ def choose(
     if obstacle is not None:
         raise ValueError(f"kernel {wanted} cannot run: {obstacle}")
     return Path("fused" if wanted == "fused" else "blocks", "asked for")
+
+
+def _choose_on_cpu(device: torch.device, dtype: torch.dtype, flops: float) -> Path:
+    """`compiled` for long runs where it can be had, else `eager`."""
+    if reason := _compile_obstacle(device, dtype):
+        return Path("eager", f"the PyTorch reference runs on cpu: {reason}; the fused kernel needs a GPU")
+    if flops < COMPILE_FROM_FLOPS:
+        why = f"compiling pays from {COMPILE_FROM_FLOPS:g} floating-point operations on, got {flops:.2g}"
+        return Path("eager", f"the PyTorch reference runs on cpu: {why}; the fused kernel needs a GPU")
+    return Path(
+        "compiled", f"{flops:.2g} floating-point operations at most, and compiling pays from {COMPILE_FROM_FLOPS:g} on"
+    )
+
+
+def _compile_obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why the compiled path cannot run, or None."""
+    if device.type != "cpu":
+        return f"the compiled path is for a CPU, got {device.type}"
+    if dtype not in TOLERANCE:
+        return f"the compiled path takes float32 or bfloat16, got {dtype}"
+    if compile_cache.compiler() is None:
+        return f"the compiled path needs a C++ compiler ({', '.join(compile_cache.COMPILERS)}), got none"
+    return None
+
+
+def step_flops(weights: Weights, spec: Spec) -> float:
+    """Floating-point operations of the matrix products of one trajectory's supervision step, heads left out."""
+    calls = {"low": spec.low_level_updates + spec.is_core_shared, "high": 1 - spec.is_core_shared}
+    total = 0.0
+    for name, tensor in weights.items():
+        first = name.split(".")[0]
+        if first in calls:
+            is_token = spec.mixer == "token" and ".mixer." in name
+            total += calls[first] * 2 * tensor.numel() * (spec.dim if is_token else spec.tokens)
+        elif first == "prior" and spec.guidance != "none":
+            total += 2 * tensor.numel() * spec.tokens
+    if spec.mixer == "attention":
+        total += (spec.low_level_updates + 1) * spec.blocks * 4 * spec.tokens**2 * spec.dim
+    return spec.transitions * total
+
+
+def _compiled_step(weights: Weights, spec: Spec, h: Tensor, l: Tensor, e_x: Tensor, **rows: Any) -> Step:
+    """The compiled path, whose compiler is slow to import."""
+    from gram.kernels import compiled
+
+    choose(h.device, spec, h.dtype, "compiled")
+    return compiled.supervision_step(weights, spec, h, l, e_x, **rows)
 
 
 def _obstacle(device: torch.device, spec: Spec | None, dtype: torch.dtype) -> str | None:
@@ -165,8 +228,13 @@ def supervision_step(
     """See `reference.supervision_step`; `kernel` is the path that `choose` named."""
     if kernel not in KERNELS:
         raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, got {kernel!r}")
-    run = reference.supervision_step if kernel == "eager" else partial(_triton_step, kernel)
-    return run(
+    runs = {
+        "eager": reference.supervision_step,
+        "compiled": _compiled_step,
+        "fused": partial(_triton_step, "fused"),
+        "blocks": partial(_triton_step, "blocks"),
+    }
+    return runs[kernel](
         weights,
         spec,
         h,

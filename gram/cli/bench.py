@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from gram.evals.sampler_benchmark import Row
 
-KINDS = ("sampler", "ray")
+KINDS = ("sampler", "kernels", "ray")
 POLICIES: dict[str, dict[str, Any]] = {
     "staged, LPRM above 0.9": {"width_policy": "staged"},
     "decided, probability .95": {"width_policy": "decided"},
@@ -34,7 +34,7 @@ def bench(
     as_json: Json = False,
     is_quiet: Quiet = False,
 ) -> None:
-    """Measure what the engine saves, or what a new Ray cluster costs, paired; leave the machine otherwise idle."""
+    """Measure what the engine, the kernels or a Ray cluster cost or save, paired; leave the machine otherwise idle."""
     if kind not in KINDS:
         raise ValueError(f"benchmark must be one of {', '.join(KINDS)}, got {kind!r}")
     at_least_one("rounds", rounds)
@@ -44,7 +44,12 @@ def bench(
     from gram.evals.sampler_benchmark import to_json
 
     rows: list[Row] = []
-    for row in _ray_rows(rounds) if kind == "ray" else _sampler_rows(rounds, limit, peer_repo):
+    measured = {
+        "sampler": lambda: _sampler_rows(rounds, limit, peer_repo),
+        "kernels": lambda: _kernel_rows(rounds, peer_repo),
+        "ray": lambda: _ray_rows(rounds),
+    }
+    for row in measured[kind]():
         rows.append(row)
         if not is_quiet:
             terminal.tell(f"{row.name}: {row.ratio:.2f}")
@@ -63,6 +68,12 @@ def _ray_rows(rounds: int) -> Iterator[Row]:
     from gram.evals.ray_benchmark import start_row
 
     yield start_row(rounds)
+
+
+def _kernel_rows(rounds: int, peer_repo: Path | None) -> Iterator[Row]:
+    from gram.evals import cpu_benchmark
+
+    yield from cpu_benchmark.rows(peer_repo, rounds=rounds)
 
 
 def _sampler_rows(rounds: int, limit: int, peer_repo: Path | None) -> Iterator[Row]:

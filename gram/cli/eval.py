@@ -62,7 +62,7 @@ def evaluate_task(
     family = sampling.task(task)
     chosen = choose_puzzles(family, puzzles, split, limit)
     sampler = sampling.sampler(family)
-    settings = sampler.settings(sampling.config)
+    settings = sampler.settings(sampling.config, puzzles=len(chosen))
     total = len(chosen) * settings.width
     with (
         keeping(out),

@@ -59,7 +59,7 @@ def sample(
     family = sampling.task(task)
     chosen = choose_puzzles(family, puzzles, split, limit)
     sampler = sampling.sampler(family)
-    settings = sampler.settings(sampling.config)
+    settings = sampler.settings(sampling.config, puzzles=len(chosen))
     total = len(chosen) * settings.width
     with (
         keeping(folder),

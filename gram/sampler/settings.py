@@ -15,8 +15,11 @@ GAUSSIAN_SIGMA = 0.3
 """PTRM's scale on Sudoku (2605.19943)."""
 
 
-def resolve(config: SamplerConfig, model: Model) -> SamplerConfig:
-    """`config` with what it leaves open filled in. Raises `ValueError` where the model cannot do what it asks."""
+def resolve(config: SamplerConfig, model: Model, puzzles: int = 0) -> SamplerConfig:
+    """`config` with what it leaves open filled in; `puzzles` says how long the run is.
+
+    Raises `ValueError` where the model cannot do what it asks.
+    """
     injector = config.injector or model.config.injector
     if injector == "prior" and model.config.guidance == "none":
         raise ValueError("injector must be none, gaussian or path for a model without a prior, got prior")
@@ -30,19 +33,24 @@ def resolve(config: SamplerConfig, model: Model) -> SamplerConfig:
     halting, width_policy, spec = config.halting, config.width_policy, model.spec
     thresholds = HALT_THRESHOLDS | {"head": model.config.halt_threshold}
     launch = config.launch if config.launch is not None else dispatch.launch_size(spec)
+    depth = config.depth if config.depth is not None else model.config.depth
+    transitions = config.transitions if config.transitions is not None else spec.transitions
+    updates = config.low_level_updates if config.low_level_updates is not None else spec.low_level_updates
+    asked = replace(spec, transitions=transitions, low_level_updates=updates)
+    flops = puzzles * config.width * depth * dispatch.step_flops(model.weights(), asked)
     return replace(
         config,
-        depth=config.depth if config.depth is not None else model.config.depth,
+        depth=depth,
         injector=injector,
         sigma=sigma,
         halt_threshold=config.halt_threshold if config.halt_threshold is not None else thresholds.get(halting),
         width_threshold=config.width_threshold
         if config.width_threshold is not None
         else WIDTH_THRESHOLDS.get(width_policy),
-        transitions=config.transitions if config.transitions is not None else spec.transitions,
-        low_level_updates=config.low_level_updates if config.low_level_updates is not None else spec.low_level_updates,
+        transitions=transitions,
+        low_level_updates=updates,
         launch=launch,
-        kernel=dispatch.choose(model.device, spec, model.dtype, config.kernel).kernel,
+        kernel=dispatch.choose(model.device, spec, model.dtype, config.kernel, flops).kernel,
         slots=config.slots if config.slots is not None else dispatch.slot_count(model.device, launch),
     )
 

@@ -1,0 +1,115 @@
+"""The compiled CPU path equals the reference and does not depend on a trajectory's company."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from gram.kernels import compile_cache, compiled, dispatch, reference
+from gram.kernels.philox import Site, counter_word1, noise
+from gram.kernels.reference import Injection
+from tests.models import tiny_model
+
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+"""Largest error of fp32; relative error (root of mean squares) of bf16, whose products round elsewhere."""
+CASES = [
+    {"mixer": "token", "noise_order": "before"},
+    {"mixer": "token", "noise_order": "after", "mixer_norm": "tokens", "is_core_shared": False, "transitions": 2},
+    {"mixer": "attention", "positions": "rotary", "noise_order": "after", "registers": 2},
+    {"mixer": "attention", "positions": "learned", "noise_order": "before", "path_keep": 0.3, "guidance": "none"},
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def packages(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(compile_cache.FOLDER_VARIABLE, str(tmp_path_factory.mktemp("compiled")))
+        compiled._piece.cache_clear()
+        yield
+    compiled._piece.cache_clear()
+
+
+def arguments(model, rows, dtype=torch.float32):
+    """State and counters of some of 40 trajectories that differ in everything."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (40, model.spec.tokens, model.spec.dim)
+    states = [torch.randn(shape, generator=generator).to(dtype)[rows] for _ in range(3)]
+    every = torch.arange(40)[rows]
+    keys = {"seed": (7 << 40) + 5, "puzzle_hash_B": every * 3, "trajectory_B": every % 5, "step_B": every % 4}
+    return states, keys
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['mixer']}-{case['noise_order']}")
+def test_equals_the_reference_with_every_injector(case):
+    injections = [Injection(injector="none"), Injection(injector="gaussian", sigma=0.3, site="both"),
+                  Injection(injector="path", sigma=0.1), Injection(temperature=0.7)]  # fmt: skip
+    for dtype in TOLERANCE:
+        model = tiny_model(**case).to(dtype)
+        states, keys = arguments(model, torch.arange(19), dtype)
+        for injection in injections:
+            expected = reference.supervision_step(model.weights(), model.spec, *states, **keys, injection=injection)
+            actual = compiled.supervision_step(model.weights(), model.spec, *states, **keys, injection=injection)
+            for one, other in zip(actual, expected, strict=True):
+                gap = one.float() - other.float()
+                if dtype is torch.float32:
+                    assert gap.abs().max() <= TOLERANCE[dtype], injection
+                else:
+                    size = other.float().square().mean().sqrt().clamp(min=1)
+                    assert gap.square().mean().sqrt() / size <= TOLERANCE[dtype], injection
+
+
+@pytest.mark.slow
+def test_a_trajectory_is_the_same_bit_for_bit_in_any_company_and_slot():
+    model = tiny_model(noise_order="after")
+    whole = compiled.supervision_step(model.weights(), model.spec, *(both := arguments(model, torch.arange(40)))[0],
+                                      **both[1])  # fmt: skip
+    for rows in (torch.tensor([33]), torch.tensor([5, 33, 2]), torch.randperm(40)):
+        states, keys = arguments(model, rows)
+        part = compiled.supervision_step(model.weights(), model.spec, *states, **keys)
+        assert all(torch.equal(one, other[rows]) for one, other in zip(part, whole, strict=True))
+
+
+@pytest.mark.slow
+def test_noise_is_that_of_the_contract_and_packages_are_kept():
+    spec = tiny_model().spec
+    rows = torch.arange(compiled.block_size(spec))
+    seed = (123 << 33) + 9
+    key = torch.tensor([seed & 0xFFFFFFFF, seed >> 32])
+    drawn = compiled.piece("normals", spec, torch.float32, ())(key, counter_word1(rows, Site.PATH), rows * 2, rows * 3)
+    expected = noise((spec.tokens, spec.dim), seed=seed, site=Site.PATH, transition_B=rows, trajectory_B=rows * 2,
+                     puzzle_hash_B=rows * 3)  # fmt: skip
+    assert (drawn.transpose(0, 1) - expected).abs().max() <= 1e-5
+    before = {path.name: path.stat().st_mtime_ns for path in compile_cache.folder().iterdir()}
+    compiled._piece.cache_clear()
+    compiled.piece("normals", spec, torch.float32, ())
+    assert {path.name: path.stat().st_mtime_ns for path in compile_cache.folder().iterdir()} == before
+
+
+def test_auto_compiles_long_runs_on_a_cpu_alone():
+    cpu, spec = torch.device("cpu"), tiny_model().spec
+    assert dispatch.choose(cpu, spec, flops=1e9).kernel == "eager"
+    long = dispatch.choose(cpu, spec, flops=1e15)
+    assert long.kernel == "compiled"
+    assert "pays" in long.reason
+    assert dispatch.choose(cpu, spec, wanted="compiled") == ("compiled", "asked for")
+    with pytest.raises(ValueError, match="for a CPU"):
+        dispatch.choose(torch.device("cuda"), spec, wanted="compiled")
+
+
+def test_without_a_compiler_it_is_refused_and_auto_says_so(monkeypatch):
+    monkeypatch.setattr(compile_cache, "compiler", lambda: None)
+    cpu, spec = torch.device("cpu"), tiny_model().spec
+    assert "C++ compiler" in dispatch.choose(cpu, spec, flops=1e15).reason
+    with pytest.raises(ValueError, match=r"C\+\+ compiler"):
+        dispatch.choose(cpu, spec, wanted="compiled")
+
+
+def test_flops_of_a_step_by_hand():
+    model = tiny_model(transitions=2, low_level_updates=2)
+    block = 2 * 16 * 3 * 8 * 16 + 2 * 16 * 3 * 16 * 16
+    prior = 2 * 16 * (2 * 8 * 16 + 2 * 16 * 8)
+    assert dispatch.step_flops(model.weights(), model.spec) == 2 * (3 * model.spec.blocks * block + prior)
+    split = replace(model.spec, is_core_shared=False)
+    other = tiny_model(transitions=2, low_level_updates=2, is_core_shared=False)
+    assert dispatch.step_flops(other.weights(), split) == 2 * (3 * model.spec.blocks * block + prior)
