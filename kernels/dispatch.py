@@ -9,6 +9,7 @@ Nothing falls back in silence: what cannot run raises, `auto` says what it chose
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from typing import Any, Literal, NamedTuple
@@ -228,7 +229,7 @@ def supervision_step(
     """See `reference.supervision_step`; `kernel` is the path that `choose` named."""
     if kernel not in KERNELS:
         raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, got {kernel!r}")
-    runs = {
+    runs: dict[str, Callable[..., Step]] = {
         "eager": reference.supervision_step,
         "compiled": _compiled_step,
         "fused": partial(_triton_step, "fused"),
