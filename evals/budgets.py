@@ -1,5 +1,6 @@
 """Matched budgets: the best depth-only, width-only and mixed cell that a budget pays for, chosen on one half of the
-puzzles, scored on the other, and compared puzzle by puzzle. No measuring here, and no sentence (`verdict.py`).
+puzzles, scored on the other, and compared puzzle by puzzle. Both halves do both (cross-fitting): each puzzle is scored
+with the cell that the other half chose. No measuring here, and no sentence (`verdict.py`).
 
 A price is whatever budgets are matched by: measured latency or counted arithmetic. `depth`: one trajectory, any depth.
 `width`: any width at the depth the checkpoint was trained for. `mixed`: several trajectories at any other depth.
@@ -30,6 +31,8 @@ ALPHA = 0.05
 Floats = NDArray[np.float64]
 Place = tuple[int, int, int]
 """Indices of depth, width and selector."""
+Pick = tuple[Place, Place]
+"""Cells chosen on the first and on the second half; each scores the half that did not choose it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,58 +54,69 @@ class Judge:
 
     def __init__(self, grid: Grid, part: Slice, *, seed: int = 0, resamples: int = 10_000) -> None:
         self.grid, self.part, self.seed, self.resamples = grid, part, seed, resamples
-        self.chooses = halves(part.groups, seed)
-        """Puzzles `[P]` on which cells are chosen; the others score them."""
-        chosen = part.values[self.chooses]
-        self.means: Floats = (
-            chosen.mean(axis=0, dtype=np.float64) if len(chosen) else np.full(part.values.shape[1:], np.nan)
-        )
-        self._compared: dict[tuple[Place, Place], dict[str, Any]] = {}
-        self._intervals: Floats | None = None
+        self.is_first = halves(part.groups, seed)
+        """Whether each puzzle `[P]` is of the first half."""
+        self.means: list[Floats] = []
+        """Mean of every cell on each half, `[M, N, S]`."""
+        for half in (self.is_first, ~self.is_first):
+            values = part.values[half]
+            self.means.append(
+                values.mean(axis=0, dtype=np.float64) if len(values) else np.full(part.values.shape[1:], np.nan)
+            )
+        self._compared: dict[tuple[Pick, Pick], dict[str, Any]] = {}
+        self._described: dict[Pick, tuple[float, float, float]] = {}
 
-    def choose(self, family: str, price: Floats, budget: float) -> Place | None:
-        """The cell `(m, n, s)` of a family with the best mean on the choosing half that the budget pays for.
+    def choose(self, family: str, price: Floats, budget: float) -> Pick | None:
+        """The cells `(m, n, s)` of a family with the best mean on the first and on the second half that the budget
+        pays for.
 
         `price [M, N]`; NaN is not for sale. Ties go to the cheaper, then the narrower cell. None where nothing fits.
         """
-        is_offered = family_mask(self.grid, family) & (price <= budget * TOLERANCE) & np.isfinite(self.means).all(-1)
+        first, second = (self._best(means, family, price, budget) for means in self.means)
+        return None if first is None or second is None else (first, second)
+
+    def _best(self, means: Floats, family: str, price: Floats, budget: float) -> Place | None:
+        is_offered = family_mask(self.grid, family) & (price <= budget * TOLERANCE) & np.isfinite(means).all(-1)
         offers = [
-            (-round(float(self.means[m, n, s]), 9), float(price[m, n]), int(n), int(m), s)
+            (-round(float(means[m, n, s]), 9), float(price[m, n]), int(n), int(m), s)
             for m, n in np.argwhere(is_offered)
-            for s in range(1 if self.grid.widths[n] == 1 else self.means.shape[2])
+            for s in range(1 if self.grid.widths[n] == 1 else means.shape[2])
         ]
         if not offers:
             return None
         _, _, n, m, s = min(offers)
         return m, n, s
 
-    def describe(self, cell: Place, price: Floats) -> dict[str, Any]:
-        """A chosen cell with its score on the other half, as JSON values."""
+    def scores(self, pick: Pick, table: NDArray[Any] | None = None) -> NDArray[Any]:
+        """The measure `[P]` (or another `table [P, M, N, S]`) of each puzzle in the cell that the other half chose."""
+        values = self.part.values if table is None else table
+        return np.where(self.is_first, values[:, *pick[1]], values[:, *pick[0]])
+
+    def describe(self, pick: Pick, price: Floats) -> dict[str, Any]:
+        """The cell that the first half chose, that of the second where it is another, and their score, as JSON."""
+        if pick not in self._described:
+            scores = self.scores(pick)
+            low, high = clustered_intervals(scores[:, None], self.part.groups, seed=self.seed)[0].tolist()
+            self._described[pick] = (float(scores.mean(dtype=np.float64)) if len(scores) else math.nan, low, high)
+        value, low, high = self._described[pick]
+        first, second = (self._cell(cell, price) for cell in pick)
+        return {**first, "other_half": second if second != first else None, "value": value, "low": low, "high": high}
+
+    def _cell(self, cell: Place, price: Floats) -> dict[str, Any]:
         m, n, s = cell
-        scores = self.part.values[~self.chooses]
-        if self._intervals is None:
-            flat = scores.reshape(len(scores), math.prod(scores.shape[1:]))
-            intervals = clustered_intervals(flat, self.part.groups[~self.chooses], seed=self.seed)
-            self._intervals = intervals.reshape(*scores.shape[1:], 2)
-        low, high = self._intervals[cell].tolist()
         return {
             "width": self.grid.widths[n],
             "depth": self.grid.depths[m],
             "selector": None if self.grid.widths[n] == 1 else self.part.selectors[s],
             "price": float(price[m, n]),
-            "value": float(scores[:, m, n, s].mean(dtype=np.float64)) if len(scores) else math.nan,
-            "low": low,
-            "high": high,
         }
 
-    def compare(self, pairs: Sequence[tuple[Place, Place]]) -> list[dict[str, Any]]:
-        """For each pair of cells, the first less the second on the scoring half: difference with its interval, p-value,
-        McNemar's test."""
+    def compare(self, pairs: Sequence[tuple[Pick, Pick]]) -> list[dict[str, Any]]:
+        """For each pair of picks, the first less the second: difference with its interval, p-value, McNemar's test."""
         new = [pair for pair in dict.fromkeys(pairs) if pair not in self._compared]
-        scores = ~self.chooses
-        values, groups = self.part.values[scores], self.part.groups[scores]
+        groups = self.part.groups
         first, second = (
-            np.stack([values[:, *pair[side]] for pair in new], axis=1) if new else np.zeros((len(values), 0))
+            np.stack([self.scores(pair[side]) for pair in new], axis=1) if new else np.zeros((len(groups), 0))
             for side in (0, 1)
         )
         found = paired_differences(first, second, groups, seed=self.seed, resamples=self.resamples)
@@ -116,21 +130,20 @@ class Judge:
                 "is_same_cell": a == b,
             }
             if self.part.direct is not None:
-                verdicts = self.part.direct[scores]
-                test = statistics.mcnemar(verdicts[:, *a], verdicts[:, *b])
+                test = statistics.mcnemar(self.scores(a, self.part.direct), self.scores(b, self.part.direct))
                 one["mcnemar"] = {"p_value": test.p_value, "only_first": test.only_a, "only_second": test.only_b}
             self._compared[a, b] = one
         return [dict(self._compared[pair]) for pair in pairs]
 
 
 def halves(groups: NDArray[np.int64], seed: int = 0) -> NDArray[np.bool_]:
-    """Whether each puzzle `[P]` is of the choosing half. A base is never split; the halves differ by one base at most
+    """Whether each puzzle `[P]` is of the first half. A base is never split; the halves differ by one base at most
     in number of bases."""
     bases, of_base = np.unique(groups, return_inverse=True)
     is_first = np.zeros(bases.size, dtype=bool)
     is_first[np.random.default_rng(seed).permutation(bases.size)[: bases.size // 2]] = True
-    chooses: NDArray[np.bool_] = is_first[of_base.reshape(-1)]
-    return chooses
+    halved: NDArray[np.bool_] = is_first[of_base.reshape(-1)]
+    return halved
 
 
 def family_mask(grid: Grid, family: str) -> NDArray[np.bool_]:
@@ -166,7 +179,7 @@ def matched(judge: Judge, price: Floats, budgets: list[float] | None = None) -> 
     `nothing to compare` where one family has no cell that fits.
     """
     rows: list[dict[str, Any]] = []
-    chosen: list[dict[str, Place | None]] = []
+    chosen: list[dict[str, Pick | None]] = []
     for budget in budgets if budgets is not None else budgets_of(judge.grid, price):
         cells = {family: judge.choose(family, price, budget) for family in FAMILIES}
         chosen.append(cells)

@@ -43,7 +43,8 @@ def render(frontier: Frontier) -> str:
         section(
             "Matched budgets",
             "Each budget is spent by the best cell of each family that fits it, chosen on one half of the puzzles and "
-            "scored on the other. Cells are width x depth. Differences are paired by puzzle; bases are kept together.",
+            "scored on the other, both ways. Cells are width x depth, two where the halves chose differently. "
+            "Differences are paired by puzzle; bases are kept together.",
             budget_table(frontier, measure, halting, "latency interactive"),
             "Intervals: bootstrap of 10,000 resamples; a difference counts where its interval leaves out zero and its "
             "p-value, corrected over the budgets by Holm's method, is below .05.",
@@ -239,9 +240,9 @@ def budget_table(frontier: Frontier, measure: str, halting: str, by: str) -> str
             if cell is None:
                 line.append(("-", "", ""))
                 continue
-            chosen = f", {cell['selector']}" if cell["selector"] else ""
-            size = f"{cell['width']} x {cell['depth']}{chosen}"
-            line.append((f"{percent(cell['value'])}<br><small>{escape(size)}</small>", cell["value"], family))
+            sizes = [_size(each) for each in (cell, cell.get("other_half")) if each is not None]
+            size = " / ".join(map(escape, sizes))
+            line.append((f"{percent(cell['value'])}<br><small>{size}</small>", cell["value"], family))
         found = row["contrasts"]["width-depth"]
         if found.get("difference") is None or found["is_same_cell"]:
             line += [("-", "", ""), ("-", "", "")]
@@ -259,6 +260,11 @@ def budget_table(frontier: Frontier, measure: str, halting: str, by: str) -> str
     unit = "MACs" if by == "macs" else "budget"
     heads = [(unit, ""), ("depth only", ""), ("width only", ""), ("mixed", ""), ("width less depth, points", "")]
     return table([*heads, ("p (Holm)", ""), ("ahead", "text")], made)
+
+
+def _size(cell: Mapping[str, Any]) -> str:
+    chosen = f", {cell['selector']}" if cell["selector"] else ""
+    return f"{cell['width']} x {cell['depth']}{chosen}"
 
 
 def cell_table(frontier: Frontier) -> str:

@@ -163,6 +163,9 @@ def _tally(counts: dict[str, int], rows: int) -> str:
 
 
 def _cell(cell: dict[str, Any]) -> str:
+    other = cell.get("other_half")
+    if other is not None:
+        return f"{_cell({**cell, 'other_half': None})} or, on the other half, {_cell(other)},"
     steps = f"{cell['depth']} step{'s' if cell['depth'] != 1 else ''}"
     if cell["width"] == 1:
         return f"one trajectory of {steps}"

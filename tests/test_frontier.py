@@ -78,44 +78,64 @@ def test_halves_never_split_a_base(groups, seed):
 @settings(max_examples=25)
 @given(st.integers(0, 10_000), st.sampled_from([2.0, 4.0, 5.7, 8.0]))
 def test_what_the_scoring_half_says_never_moves_the_choice(seed, budget):
-    """And what the choosing half says never moves the score of a cell."""
+    """And every puzzle is scored with the choice of the half it is not in."""
     rng = np.random.default_rng(seed)
     part = some_slice(rng, groups=rng.integers(0, 12, 60))
     judge = Judge(GRID, part, resamples=50)
-    changed = part.values.copy()
-    changed[~judge.chooses] = rng.random(changed[~judge.chooses].shape)
-    other = Judge(GRID, Slice(changed, part.direct, part.groups, part.selectors, "head"), resamples=50)
-    for family in budgets.FAMILIES:
-        cell = judge.choose(family, PRICE, budget)
-        assert cell == other.choose(family, PRICE, budget)
-        swapped = part.values.copy()
-        swapped[judge.chooses] = 0.5
-        third = Judge(GRID, Slice(swapped, part.direct, part.groups, part.selectors, "head"), resamples=50)
-        assert third.describe(cell, PRICE) == judge.describe(cell, PRICE)
+    for side, choosing in enumerate((judge.is_first, ~judge.is_first)):
+        changed = part.values.copy()
+        changed[~choosing] = rng.random(changed[~choosing].shape)
+        other = Judge(GRID, Slice(changed, part.direct, part.groups, part.selectors, "head"), resamples=50)
+        for family in budgets.FAMILIES:
+            pick = judge.choose(family, PRICE, budget)
+            assert pick[side] == other.choose(family, PRICE, budget)[side]
+            assert np.array_equal(judge.scores(pick)[~choosing], part.values[~choosing][:, *pick[side]])
 
 
 def test_a_choice_is_the_best_that_fits():
     rng = np.random.default_rng(0)
     judge = Judge(GRID, some_slice(rng), resamples=50)
-    means = judge.part.values[judge.chooses].mean(axis=0)
-    m, n, _ = judge.choose("depth", PRICE, 2.0)
-    assert n == 0
-    assert means[m, 0, 0] == max(means[0, 0, 0], means[1, 0, 0])
-    m, n, s = judge.choose("width", PRICE, 4.0)
-    assert m == 1
-    offered = [means[1, 0, 0], *means[1, 1], *means[1, 2]]
-    assert means[m, n, s] == max(offered)
+    for side, half in enumerate((judge.is_first, ~judge.is_first)):
+        means = judge.part.values[half].mean(axis=0)
+        m, n, _ = judge.choose("depth", PRICE, 2.0)[side]
+        assert n == 0
+        assert means[m, 0, 0] == max(means[0, 0, 0], means[1, 0, 0])
+        m, n, s = judge.choose("width", PRICE, 4.0)[side]
+        assert m == 1
+        offered = [means[1, 0, 0], *means[1, 1], *means[1, 2]]
+        assert means[m, n, s] == max(offered)
+        m, n, _ = judge.choose("mixed", PRICE, 99.0)[side]
+        assert n > 0
+        assert m != 1
     assert judge.choose("mixed", PRICE, 0.5) is None
     assert judge.choose("depth", np.full_like(PRICE, np.nan), 99.0) is None
-    m, n, _ = judge.choose("mixed", PRICE, 99.0)
-    assert n > 0
-    assert m != 1
+
+
+def test_halves_that_choose_differently_are_both_told():
+    values = np.zeros((40, 3, 3, 1), np.float32)
+    part = Slice(values, values > 0, np.arange(40), ("vote",), "head")
+    first = Judge(GRID, part).is_first
+    values[first, 1, 1], values[~first, 1, 2] = 1, 1
+    judge = Judge(GRID, Slice(values, values > 0, np.arange(40), ("vote",), "head"))
+    pick = judge.choose("width", PRICE, 99.0)
+    assert pick == ((1, 1, 0), (1, 2, 0))
+    told = judge.describe(pick, PRICE)
+    assert (told["width"], told["other_half"]["width"]) == GRID.widths[1:]
+    assert told["value"] == 0
+    rows = matched(judge, PRICE)
+    assert "or, on the other half," in verdict.verdict(rows, measure="accuracy", unit="ms")["sentence"]
+
+
+def test_few_bases_and_many_budgets_are_named_as_the_reason():
+    found = {"low": 0.1, "high": 0.3, "p_holm": 0.125, "bases": 6}
+    assert verdict._doubt(found) == ", whose p-value on 6 bases is 0.12 after Holm's correction"
+    assert verdict._doubt({**found, "low": -0.1}) == ""
 
 
 def test_ties_go_to_the_cheaper_cell():
     part = Slice(np.ones((10, 3, 3, 1), np.float32), None, np.arange(10), (None,), "head")
-    assert Judge(GRID, part).choose("width", PRICE, 99.0) == (1, 0, 0)
-    assert Judge(GRID, part).choose("depth", PRICE, 99.0) == (0, 0, 0)
+    assert Judge(GRID, part).choose("width", PRICE, 99.0) == ((1, 0, 0),) * 2
+    assert Judge(GRID, part).choose("depth", PRICE, 99.0) == ((0, 0, 0),) * 2
 
 
 def test_one_base_cannot_be_halved():
