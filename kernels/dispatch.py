@@ -91,7 +91,9 @@ def _choose_on_cpu(device: torch.device, dtype: torch.dtype, flops: float) -> Pa
     if reason := _compile_obstacle(device, dtype):
         return Path("eager", f"the PyTorch reference runs on cpu: {reason}; the fused kernel needs a GPU")
     if flops < COMPILE_FROM_FLOPS:
-        why = f"compiling pays from {COMPILE_FROM_FLOPS:g} floating-point operations on, got {flops:.2g}"
+        why = f"compiling pays from {COMPILE_FROM_FLOPS:g} floating-point operations on" + (
+            f", got {flops:.2g}" if flops else ""
+        )
         return Path("eager", f"the PyTorch reference runs on cpu: {why}; the fused kernel needs a GPU")
     return Path(
         "compiled", f"{flops:.2g} floating-point operations at most, and compiling pays from {COMPILE_FROM_FLOPS:g} on"
