@@ -44,7 +44,7 @@ def arguments(model, rows, dtype=torch.float32):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "dtype"), zip(CASES, DTYPES, strict=True))
+@pytest.mark.parametrize(("case", "dtype"), list(zip(CASES, DTYPES, strict=True)))
 def test_equals_the_reference_with_every_injector(case, dtype):
     injections = [
         Injection(injector="none"),
