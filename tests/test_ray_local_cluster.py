@@ -22,12 +22,15 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(autouse=True)
-def state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     for name in (cluster.TOKEN, cluster.TOKEN_PATH, cluster.MODE, cluster.ADDRESS, jobs.API_ADDRESS):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    return tmp_path / "gram"
+    before = dict(os.environ)
+    yield tmp_path / "gram"
+    for name in set(os.environ) - set(before):  # what the commands set for this process
+        del os.environ[name]
 
 
 @pytest.mark.parametrize(
