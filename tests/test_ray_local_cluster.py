@@ -128,6 +128,10 @@ def gram(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def up(state: Path) -> Iterator[dict[str, Any]]:
+    try:
+        local_cluster.require_dashboard()
+    except ValueError as error:
+        pytest.skip(str(error))
     made = gram("cluster", "up", "--dashboard", "--port", "0", "--dashboard-port", "0", "--json")
     assert made.returncode == 0, made.stderr
     yield json.loads(made.stdout)
