@@ -8,6 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from gram.distributed.cluster import QUIET
+
+# Ray reads some of these when it is imported, which a module of tests may do long before a cluster starts.
+os.environ.update(QUIET)
+
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
