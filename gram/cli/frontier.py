@@ -258,7 +258,8 @@ class Study:
         """Why this kernel path."""
         from gram.kernels import dispatch
 
-        return dispatch.choose(self.sampler.model.device).reason
+        model, wanted = self.sampler.model, self.sampling.config.kernel
+        return dispatch.choose(model.device, model.spec, model.dtype, wanted).reason
 
 
 def make_grid(

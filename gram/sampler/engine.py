@@ -154,9 +154,8 @@ class Engine:
 
     def running(self) -> Rows:
         """Slots whose trajectory goes on."""
-        return np.array(
-            [row for row in range(self.occupied) if self.seats[row] is not None and not self.over[row]], int
-        )
+        is_seated = np.array([work is not None for work in self.seats[: self.occupied]], bool)
+        return np.flatnonzero(is_seated & ~self.over[: self.occupied])
 
     def _show(self, rows: Rows, seen: Readout, stops: np.ndarray, halt: np.ndarray, lprm: np.ndarray) -> None:
         """Notes the step for a trace and tells whoever watches."""
