@@ -131,7 +131,7 @@ def _claim(row: dict[str, Any], found: dict[str, Any], rows: Sequence[dict[str, 
     points = f"{100 * abs(found['difference']):.1f} points"
     low, high = 100 * found["low"], 100 * found["high"]
     if found["verdict"] == "not told apart":
-        cells = f"{_cell(width)} gives {100 * width['value']:.1f} %, {_cell(depth)} {100 * depth['value']:.1f} %"
+        cells = f"{100 * width['value']:.1f} % with {_cell(width)}, {100 * depth['value']:.1f} % with {_cell(depth)}"
         return (
             f"{start}, width and depth are not told apart in {measure}: {cells}, a difference of "
             f"{100 * found['difference']:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}){_doubt(found)}."
@@ -141,7 +141,7 @@ def _claim(row: dict[str, Any], found: dict[str, Any], rows: Sequence[dict[str, 
         low, high = -high, -low
     return (
         f"{start}, {found['verdict']} gives {points} more {measure} (95 % interval {low:.1f} to {high:.1f}): "
-        f"{_cell(winner)} reaches {100 * winner['value']:.1f} %, {_cell(loser)} {100 * loser['value']:.1f} %."
+        f"{100 * winner['value']:.1f} % with {_cell(winner)}, {100 * loser['value']:.1f} % with {_cell(loser)}."
     )
 
 
@@ -165,7 +165,7 @@ def _tally(counts: dict[str, int], rows: int) -> str:
 def _cell(cell: dict[str, Any]) -> str:
     other = cell.get("other_half")
     if other is not None:
-        return f"{_cell({**cell, 'other_half': None})} or, on the other half, {_cell(other)},"
+        return f"{_cell({**cell, 'other_half': None})} or, on the other half, {_cell(other)}"
     steps = f"{cell['depth']} step{'s' if cell['depth'] != 1 else ''}"
     if cell["width"] == 1:
         return f"one trajectory of {steps}"
