@@ -14,8 +14,11 @@ HEAD = (
 
 
 def row(frontier: dict[str, Any]) -> str:
-    """One checkpoint's line of the table. Beside the budget stands its ratio to one trajectory at the trained depth; noise is
-    the spread of the control's timings, p95 less p5 over the median."""
+    """One checkpoint's line of the table.
+
+    Beside the budget stands its ratio to one trajectory at the trained depth; noise is the spread of the control's
+    timings, p95 less p5 over the median.
+    """
     verdict, about, latency = frontier["verdict"], frontier["about"], frontier["latency"]
     start = next(each["budget"] for each in frontier["budgets"] if each["matched_by"] == "latency interactive")
     cells = [f"{100 * verdict[family]['value']:.1f} % ({_size(verdict[family])})" for family in ("depth", "width")]
