@@ -115,14 +115,12 @@ def step_rows(name: str, model: Model, count: int, rounds: int) -> Iterator[Row]
 
 def draw(model: Model, count: int, keys: dict[str, Any]) -> None:
     """The noise of a supervision step alone, as the compiled path draws it."""
-    spec = model.spec
-    drawn, rows_ = compiled.piece("normals", spec, torch.float32, ()), compiled.block_size(spec)
-    key = torch.tensor([keys["seed"], 0])
-    for first in range(0, count, rows_):
-        part = slice(first, first + rows_)
+    spec, block = model.spec, compiled.block_size(model.spec)
+    for first in range(0, count, block):
+        part = slice(first, first + block)
         for index in range(spec.transitions):
             word = counter_word1(keys["step_B"][part] * spec.transitions + index, Site.PRIOR)
-            drawn(key, word, keys["trajectory_B"][part], keys["puzzle_hash_B"][part])
+            compiled.noise(spec, keys["seed"], word, keys["trajectory_B"][part], keys["puzzle_hash_B"][part])
 
 
 def products(model: Model, count: int) -> Callable[[], None]:

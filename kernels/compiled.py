@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
 from gram.kernels import compile_cache, reference
-from gram.kernels.philox import Site, _bits, counter_word1, normals_from_bits
+from gram.kernels.philox import Site, bits_of, box_muller, counter_word1, philox4x32
 from gram.kernels.reference import LEARNED, Injection, Spec, Step, Weights, rmsnorm, swiglu
 
 BLOCK = 16
@@ -93,7 +93,8 @@ class Core(nn.Module):
 
 
 class Normals(nn.Module):
-    """Standard normals `[L, B, D]`, fp32, of the noise contract (`philox.py`)."""
+    """Standard normals of the noise contract (`philox.py`) by planes, fp32 `[4, B, L*D/4]`: column `4c + p` of a row is
+    column `c` of plane `p`. Side by side, as the contract has them, no loop over them would be vectorised."""
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
@@ -101,8 +102,10 @@ class Normals(nn.Module):
 
     def forward(self, key: Tensor, c1_B: Tensor, c2_B: Tensor, c3_B: Tensor) -> Tensor:
         """`key [2]` holds the seed's halves, `c1_B, c2_B, c3_B` the counter words; int64 all."""
-        bits = _bits(self.spec.tokens * self.spec.dim, key[0], key[1], c1_B, c2_B, c3_B)
-        return normals_from_bits(bits).view(-1, self.spec.tokens, self.spec.dim).transpose(0, 1).contiguous()
+        block = torch.arange(self.spec.tokens * self.spec.dim // 4, dtype=torch.int64)
+        words = philox4x32(block[None, :], c1_B[:, None], c2_B[:, None], c3_B[:, None], key[0], key[1])
+        first, second, third, fourth = (bits_of(word) for word in words)
+        return torch.stack([*box_muller(first, second), *box_muller(third, fourth)])
 
 
 class Guide(nn.Module):
@@ -169,6 +172,19 @@ def _piece(name: str, spec: Spec, dtype: torch.dtype, shapes: Shapes, block: int
     return compile_cache.compiled(module, _arguments(name, spec, dtype, shapes), (name, spec, dtype, shapes, block))
 
 
+def noise(spec: Spec, seed: int, c1_B: Tensor, c2_B: Tensor, c3_B: Tensor) -> Tensor:
+    """Standard normals `[L, B, D]`, fp32, of one block; `c1_B, c2_B, c3_B` are its counter words (`philox.py`).
+
+    Raises `RuntimeError` where the piece cannot be compiled.
+    """
+    key = torch.tensor([seed & 0xFFFFFFFF, seed >> 32], dtype=torch.int64)
+    planes = piece("normals", spec, torch.float32, ())(key, c1_B, c2_B, c3_B)
+    made = torch.empty(spec.tokens, len(c1_B), spec.dim // 4, 4)
+    for plane, values in enumerate(planes):
+        made[..., plane] = values.view(len(c1_B), spec.tokens, -1).transpose(0, 1)
+    return made.flatten(2)
+
+
 def _shapes(weights: list[Tensor]) -> Shapes:
     return tuple(tuple(weight.shape) for weight in weights)
 
@@ -217,11 +233,9 @@ def _block(
     injection: Injection,
 ) -> Step:
     """One block of trajectories."""
-    key = torch.tensor([seed & 0xFFFFFFFF, seed >> 32], dtype=torch.int64)
-    drawn = piece("normals", spec, torch.float32, ())
 
     def normals(site: Site, transition_B: Tensor) -> Tensor:
-        return drawn(key, counter_word1(transition_B, site), trajectory_B, puzzle_hash_B)
+        return noise(spec, seed, counter_word1(transition_B, site), trajectory_B, puzzle_hash_B)
 
     h, l, e_x = (x.transpose(0, 1).contiguous() for x in (h, l, e_x))
     if injection.injector == "gaussian" and injection.sigma:

@@ -62,7 +62,7 @@ def _bits(elements: int, k0: Tensor, k1: Tensor, c1_B: Tensor, c2_B: Tensor, c3_
     """23 random bits per element: int32 `[B, elements]`, four adjacent elements from one counter."""
     block = torch.arange(elements // 4, dtype=torch.int64, device=c1_B.device)
     words = philox4x32(block[None, :], c1_B[:, None], c2_B[:, None], c3_B[:, None], k0, k1)
-    return torch.stack([(word >> 9).to(torch.int32) for word in words], dim=-1).flatten(1)
+    return torch.stack([bits_of(word) for word in words], dim=-1).flatten(1)
 
 
 @cache
@@ -90,15 +90,25 @@ def random_bits(elements: int, seed: int, c1_B: Tensor, c2_B: Tensor, c3_B: Tens
     return run(elements, k0, k1, c1_B, c2_B, c3_B)
 
 
-def normals_from_bits(bits: Tensor) -> Tensor:
-    """Standard normals, fp32, from 23-bit integers `[B, 4n]` by Box-Muller on pairs.
+def bits_of(word: Tensor) -> Tensor:
+    """The 23 bits that are used of a 32-bit word (int64), int32."""
+    return (word >> 9).to(torch.int32)
+
+
+def box_muller(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Two standard normals, fp32, from two 23-bit integers, elementwise.
 
     `(bits + 0.5) / 2^23` is exact in fp32 and never 0 or 1, so the largest normal is 5.77.
     """
-    uniform = (bits.to(torch.float32) + 0.5) * 2.0**-23
-    first, second = uniform.unflatten(-1, (-1, 2)).unbind(-1)
-    radius, angle = torch.sqrt(-2.0 * torch.log(first)), second * _TWO_PI
-    return torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1).flatten(-2)
+    radius = torch.sqrt(-2.0 * torch.log((first.to(torch.float32) + 0.5) * 2.0**-23))
+    angle = (second.to(torch.float32) + 0.5) * 2.0**-23 * _TWO_PI
+    return radius * torch.cos(angle), radius * torch.sin(angle)
+
+
+def normals_from_bits(bits: Tensor) -> Tensor:
+    """Standard normals, fp32, from 23-bit integers `[B, 4n]` by Box-Muller on adjacent pairs."""
+    first, second = bits.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack(box_muller(first, second), dim=-1).flatten(-2)
 
 
 def counter_word1(transition_B: Tensor, site: Site) -> Tensor:

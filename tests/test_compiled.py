@@ -85,8 +85,7 @@ def test_noise_is_that_of_the_contract_and_packages_are_kept():
     spec = tiny_model().spec
     rows = torch.arange(compiled.block_size(spec))
     seed = (123 << 33) + 9
-    key = torch.tensor([seed & 0xFFFFFFFF, seed >> 32])
-    drawn = compiled.piece("normals", spec, torch.float32, ())(key, counter_word1(rows, Site.PATH), rows * 2, rows * 3)
+    drawn = compiled.noise(spec, seed, counter_word1(rows, Site.PATH), rows * 2, rows * 3)
     expected = noise((spec.tokens, spec.dim), seed=seed, site=Site.PATH, transition_B=rows, trajectory_B=rows * 2,
                      puzzle_hash_B=rows * 3)  # fmt: skip
     assert (drawn.transpose(0, 1) - expected).abs().max() <= 1e-5
