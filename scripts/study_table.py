@@ -1,0 +1,46 @@
+"""Finished ablations as Markdown: `python scripts/study_table.py DIR...`, folders of `gram ablate`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+HEAD = "| cell | accuracy (95 % interval) | less the first cell, points | one trajectory | pass@N | coverage | steps |"
+
+
+def section(made: dict[str, Any]) -> str:
+    """A study's heading, command and table; a difference in bold is told apart after Holm's correction."""
+    about, cells = made["about"], made["cells"]
+    lines = [f"## {made['name']}", "", f"`{about['command']}`, {about['puzzles']:,} puzzles of `{about['task']}`.", ""]
+    lines += [HEAD, "|" + "---|" * (HEAD.count("|") - 1), *map(row, cells), ""]
+    return "\n".join(lines)
+
+
+def row(cell: dict[str, Any]) -> str:
+    """One cell's line."""
+    low, high, found = cell["accuracy_low"], cell["accuracy_high"], cell.get("less_baseline")
+    interval = "" if low is None else f" ({100 * low:.1f} to {100 * high:.1f})"
+    difference = "-"
+    if found is not None:
+        difference = f"{100 * found['difference']:+.1f} ({100 * found['low']:+.1f} to {100 * found['high']:+.1f})"
+        difference = f"**{difference}**" if found["is_told_apart"] else difference
+    shares = [_share(cell[name]) for name in ("single_accuracy", "pass_at_width", "coverage")]
+    parts = [cell["label"], f"{_share(cell['accuracy'])}{interval}", difference, *shares, f"{cell['mean_steps']:.2f}"]
+    return f"| {' | '.join(parts)} |"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def main() -> None:
+    folders = [Path(name) for name in sys.argv[1:]]
+    if not folders:
+        raise SystemExit("name at least one folder of gram ablate")
+    print(*(section(json.loads((folder / "ablation.json").read_text())) for folder in folders), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
