@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from gram.config import ModelConfig
 from gram.evals import cost, metrics, statistics
-from gram.evals.budgets import Judge, Slice, matched
+from gram.evals.budgets import Judge, Question, Slice, budgets_of, matched_together
 from gram.evals.cells import Block, Grid, Outcomes, Trace, tabulate
 from gram.evals.columns import clustered_intervals
 from gram.evals.evaluate import count_solutions
@@ -197,8 +197,9 @@ def _budgets(
     table: Table, macs: Floats, latencies: list[dict[str, Any]], wanted: list[float] | None
 ) -> list[dict[str, Any]]:
     """Matched budgets of every measure, halting rule and price."""
-    rows = []
     grid = table.grid
+    asked: list[tuple[str, str]] = []
+    questions = []
     for measure in table.measures:
         for h, halting in enumerate(grid.haltings):
             judge = Judge(grid, table.slice(measure, h))
@@ -207,8 +208,13 @@ def _budgets(
             }
             for by, price in {**prices, "macs": macs[h]}.items():
                 given = sorted(wanted) if wanted and by == "latency interactive" else None
-                rows += [{"matched_by": by, "measure": measure, **row} for row in matched(judge, price, given)]
-    return rows
+                asked.append((by, measure))
+                questions.append(Question(judge, price, budgets_of(grid, price) if given is None else given))
+    return [
+        {"matched_by": by, "measure": measure, **row}
+        for (by, measure), rows in zip(asked, matched_together(questions), strict=True)
+        for row in rows
+    ]
 
 
 def _rows(budgets: Sequence[dict[str, Any]], **wanted: str) -> list[dict[str, Any]]:
