@@ -171,12 +171,13 @@ def halves(groups: NDArray[np.int64], seed: int = 0) -> NDArray[np.bool_]:
 
 
 def family_mask(grid: Grid, family: str) -> NDArray[np.bool_]:
-    """Cells `[M, N]` of a family. Raises `ValueError` for an unknown one."""
+    """Cells `[M, N]` of a family, or of `any`. Raises `ValueError` for an unknown one."""
     depth, width = np.array(grid.depths)[:, None], np.array(grid.widths)[None]
     masks: dict[str, NDArray[np.bool_]] = {
         "depth": (width == 1) & (depth > 0),
         "width": (depth == grid.trained_depth) & (width > 0),
         "mixed": (width > 1) & (depth != grid.trained_depth),
+        "any": (width > 0) & (depth > 0),
     }
     if family in masks:
         return masks[family]

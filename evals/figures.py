@@ -39,6 +39,13 @@ def count(value: float | None) -> str:
     return f"{value:.3g}"
 
 
+def amount(value: float | None, by: str) -> str:
+    """A budget in short, by what it is matched by."""
+    if by == "macs":
+        return count(value)
+    return milliseconds(value) if by.startswith("latency") or value is None else f"{value:.3g} J"
+
+
 def best_cells(frontier: Frontier, measure: str, halting: str) -> dict[tuple[int, int], Cell]:
     """The cell of the best selector for each width and depth, with `value`, `value_low`, `value_high`."""
     names = ("coverage", "coverage_low", "coverage_high") if measure == "coverage" else ("accuracy", "low", "high")
@@ -116,7 +123,7 @@ def family_curves(frontier: Frontier, measure: str, halting: str, price: str = "
     )
     for name, members in families.items():
         ordered = sorted(members, key=lambda cell: float(cell[price]))
-        path = _rising(ordered, price) if name == "mixed" else ordered
+        path = rising(ordered, price) if name == "mixed" else ordered
         points = [(cell[price], cell["value"]) for cell in path]
         if all(cell["value_low"] is not None for cell in path):
             chart.band(
@@ -130,7 +137,7 @@ def family_curves(frontier: Frontier, measure: str, halting: str, price: str = "
     return key([(name, FAMILY_WORDS[name]) for name in ("depth", "width", "mixed") if families[name]]) + chart.svg()
 
 
-def _rising(cells: Sequence[Cell], price: str) -> list[Cell]:
+def rising(cells: Sequence[Cell], price: str) -> list[Cell]:
     """The cells that no cheaper one reaches."""
     kept: list[Cell] = []
     for cell in sorted(cells, key=lambda each: (each[price], -each["value"])):
@@ -175,7 +182,7 @@ def pareto(frontier: Frontier, measure: str, halting: str) -> str:
         y_label=measure,
         x_format=milliseconds,
     )
-    best = _rising(cells, "latency_ms_p50")
+    best = rising(cells, "latency_ms_p50")
     last = {**best[-1], "latency_ms_p50": max(prices)}
     chart.line([(cell["latency_ms_p50"], cell["value"]) for cell in [*best, last]], "pass", is_stepped=True)
     for cell in sorted(cells, key=lambda each: each in best):

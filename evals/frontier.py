@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -45,10 +45,12 @@ def analyse(
     timings: Mapping[str, Any],
     about: Mapping[str, Any],
     budgets: list[float] | None = None,
+    on_outcomes: Callable[[dict[str, NDArray[Any]]], None] | None = None,
 ) -> dict[str, Any]:
     """Everything a report needs. `traces`: one per seed, of the puzzles of `puzzle_set`; `timings`: what
     `latency.measure` returned, or an empty mapping; `about`: provenance, copied;
-    `budgets`: latencies in ms to match instead of doublings of one trajectory's.
+    `budgets`: latencies in ms to match instead of doublings of one trajectory's; `on_outcomes` is given the outcomes by
+    puzzle (`outcomes.py`).
 
     Raises `ValueError` where traces and puzzles do not fit.
     """
@@ -65,6 +67,8 @@ def analyse(
     groups = bases(known)
     solutions = np.array(count_solutions(task, known.puzzles), dtype=np.float64) if task.is_multi_solution else None
     table = Table(outcomes, real, grid, groups, solutions)
+    if on_outcomes is not None:
+        on_outcomes(table.arrays(known.puzzles))
     latencies = list(timings.get("latencies", []))
     macs = price_in_macs(table, model)
     rows = _budgets(table, macs, latencies, budgets)
@@ -137,6 +141,11 @@ class Table:
             assert self.coverage is not None
             return Slice(self.coverage[:, halting, ..., None], None, self.groups, (None,), name)
         return Slice(self.accuracy[:, halting], self.direct[:, halting], self.groups, self.grid.selectors, name)
+
+    def arrays(self, puzzles: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+        """What `outcomes.npz` holds."""
+        found = {"puzzles": puzzles, "groups": self.groups, "accuracy": self.accuracy, "direct": self.direct}
+        return found if self.coverage is None else {**found, "coverage": self.coverage}
 
     def best(self, measure: str, halting: int = 0) -> Floats:
         """Mean measure `[M, N]` of the best selector, over all puzzles."""
