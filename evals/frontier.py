@@ -33,6 +33,10 @@ VERSION = 1
 """Of the schema; raised when a field changes its meaning or goes."""
 Floats = NDArray[np.float64]
 LATENCY_FIELDS = ("p5", "p50", "p95")
+UNITS = {"latency interactive": "ms", "latency throughput": "ms", "energy": "J", "macs": "MACs"}
+"""Ways of matching budgets, and what they are counted in."""
+MEASURED = ("latency interactive", "latency throughput", "energy")
+"""Those that a second run measures anew."""
 
 
 def analyse(
@@ -89,7 +93,7 @@ def analyse(
         {"measure": name, "halting": halting, "matched_by": by, **_short(rows, name, halting, by)}
         for name in table.measures
         for halting in grid.haltings
-        for by in ("latency interactive", "latency throughput", "macs")
+        for by in UNITS
         if (name, halting, by) != (measure, grid.haltings[0], "latency interactive")
         and _rows(rows, measure=name, halting=halting, matched_by=by)
     ]
@@ -173,9 +177,12 @@ def price_in_macs(table: Table, model: ModelConfig) -> Floats:
 def stable(frontier: Mapping[str, Any]) -> dict[str, Any]:
     """`frontier` without what a second run of the same command measures anew: latencies and what follows from them."""
     kept = {key: value for key, value in frontier.items() if key not in ("verdict", "difficulty", "latency", "about")}
-    kept["cells"] = [{name: value for name, value in cell.items() if "_ms_" not in name} for cell in frontier["cells"]]
+    kept["cells"] = [
+        {name: value for name, value in cell.items() if "_ms_" not in name and name != "energy_j"}
+        for cell in frontier["cells"]
+    ]
     for name in ("budgets", "verdicts_beside"):
-        kept[name] = [row for row in frontier[name] if not row["matched_by"].startswith("latency")]
+        kept[name] = [row for row in frontier[name] if row["matched_by"] not in MEASURED]
     measured = ("started", "elapsed_s", "command", "times")
     kept["about"] = {name: value for name, value in frontier["about"].items() if name not in measured}
     return kept
@@ -215,7 +222,8 @@ def _budgets(
             prices = {
                 f"latency {mode}": price_table(latencies, mode, halting, grid.widths, grid.depths) for mode in MODES
             }
-            for by, price in {**prices, "macs": macs[h]}.items():
+            joules = price_table(latencies, "interactive", halting, grid.widths, grid.depths, "joules")
+            for by, price in {**prices, "energy": joules, "macs": macs[h]}.items():
                 given = sorted(wanted) if wanted and by == "latency interactive" else None
                 asked.append((by, measure))
                 questions.append(Question(judge, price, budgets_of(grid, price) if given is None else given))
@@ -233,7 +241,7 @@ def _rows(budgets: Sequence[dict[str, Any]], **wanted: str) -> list[dict[str, An
 def _short(budgets: Sequence[dict[str, Any]], measure: str, halting: str, by: str) -> dict[str, Any]:
     """Verdict of other rows, without their cells."""
     rows = _rows(budgets, measure=measure, halting=halting, matched_by=by)
-    found = verdict(rows, measure=measure, unit="MACs" if by == "macs" else "ms")
+    found = verdict(rows, measure=measure, unit=UNITS[by])
     return {name: found[name] for name in ("sentence", "winner", "budget", "difference", "low", "high", "break_even")}
 
 
@@ -273,7 +281,8 @@ def _cells(table: Table, macs: Floats, latencies: list[dict[str, Any]]) -> list[
         for mode, name in zip(MODES, ("latency", "throughput"), strict=True):
             found = timed.get((mode, *cell), {})
             row |= {f"{name}_ms_{part}": found.get(f"{part}_ms", math.nan) for part in LATENCY_FIELDS}
-        rows.append(row | {"macs": macs[h, m, w]})
+        spent = timed.get(("interactive", *cell), {}).get("joules", math.nan)
+        rows.append(row | {"energy_j": spent, "macs": macs[h, m, w]})
     return rows
 
 

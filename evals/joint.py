@@ -20,11 +20,17 @@ from numpy.typing import NDArray
 
 from gram.evals.budgets import TOLERANCE, Judge, Scored, Slice, ahead, contrast, corrected, score
 from gram.evals.cells import Grid
+from gram.evals.frontier import UNITS
 from gram.evals.outcomes import Arrays
 from gram.evals.verdict import HEADLINE, amount, cell_words, reached
 
 VERSION = 1
-PRICES = {"latency interactive": "latency_ms_p50", "latency throughput": "throughput_ms_p50", "macs": "macs"}
+PRICES = {
+    "latency interactive": "latency_ms_p50",
+    "latency throughput": "throughput_ms_p50",
+    "energy": "energy_j",
+    "macs": "macs",
+}
 """Ways of matching, and the field of a cell that is its price."""
 Frontier = Mapping[str, Any]
 Floats = NDArray[np.float64]
@@ -58,7 +64,7 @@ def join(members: Sequence[Member]) -> dict[str, Any]:
             row["contrast"] = each and {**each, "verdict": ahead(each, "a", "b")}
     for pair, (a, b) in zip(compared, pairs, strict=True):
         pair["sentences"] = {
-            by: _sentence(a.label, b.label, pair["measure"], rows, "MACs" if by == "macs" else "ms")
+            by: _sentence(a.label, b.label, pair["measure"], rows, UNITS[by])
             for by in PRICES
             if (rows := [row for row in pair["budgets"] if row["matched_by"] == by])
         }
@@ -138,7 +144,7 @@ def price_of(frontier: Frontier, by: str) -> Floats:
     grid, halting = frontier["grid"], frontier["verdict"]["halting"]
     price = np.full((len(grid["depths"]), len(grid["widths"])), np.nan)
     for cell in frontier["cells"]:
-        if cell["halting"] == halting and cell[PRICES[by]] is not None:
+        if cell["halting"] == halting and cell.get(PRICES[by]) is not None:
             price[grid["depths"].index(cell["depth"]), grid["widths"].index(cell["width"])] = cell[PRICES[by]]
     return price
 

@@ -23,7 +23,8 @@ no budget is picked for its result."""
 def verdict(rows: Sequence[dict[str, Any]], *, measure: str, unit: str) -> dict[str, Any]:
     """The verdict on matched budgets (`budgets.matched`): `sentence`, `winner`, and the row it speaks of.
 
-    `unit` is `ms` (latency) or `MACs`. The row is that of `HEADLINE` times the first budget, or the last one below.
+    `unit` is `ms` (latency), `J` or `MACs`. The row is that of `HEADLINE` times the first budget, or
+    the last one below.
     """
     if not rows:
         return {
@@ -183,6 +184,8 @@ def cell_words(cell: dict[str, Any]) -> str:
 
 def amount(value: float, unit: str) -> str:
     """A budget in words."""
+    if unit == "J":
+        return f"{value:.3g} J a puzzle"
     if unit == "ms":
         return f"{value:.3g} ms a puzzle" if value < 1000 else f"{value / 1000:.3g} s a puzzle"
     for factor, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):

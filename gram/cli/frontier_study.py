@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gram.api import Sampler
     from gram.config import SamplerConfig
     from gram.evals.cells import Grid
+    from gram.evals.energy import Counter
     from gram.evals.latency import Course, Key
     from gram.evals.outcomes import Arrays
     from gram.tasks.protocol import PuzzleSet
@@ -127,6 +128,7 @@ class Study:
                 rounds=self.rounds,
                 file=self.folder / f"latency-{self.identity()[:12]}.jsonl",
                 on_timed=advance,
+                energy=self.energy_counter(),
             )
         timed_s = time.perf_counter() - started - traced_s
         traces = [Traces.open(folder) for folder in folders]
@@ -136,6 +138,7 @@ class Study:
             "checkpoint": self.sampler.name,
             **source,
             "device": facts["device"],
+            "processor": self.processor(),
             "dtype": facts["dtype"],
             "kernel": facts["kernel"],
             "kernel_reason": self.reason(),
@@ -176,6 +179,28 @@ class Study:
         parts: list[Any] = [config_to_json(self.config), self.sampler.model.digest(), str(self.sampler.model.device)]
         parts += [list(self.grid.thresholds), hashlib.sha256(self.chosen.puzzles.tobytes()).hexdigest()]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def processor(self) -> str | None:
+        """Model of the GPU or CPU that it runs on."""
+        from gram.evals.latency import processor_name
+
+        device = self.sampler.model.device
+        if device.type == "cuda":
+            import torch
+
+            return torch.cuda.get_device_name(device)
+        return processor_name()
+
+    def energy_counter(self) -> Counter | None:
+        """What counts the device's joules, where it reports them."""
+        from gram.evals.energy import counter
+
+        device = self.sampler.model.device
+        if device.type == "cuda":
+            import torch
+
+            return counter(str(torch.cuda.get_device_properties(device).uuid))
+        return counter()
 
     def reason(self) -> str:
         """Why this kernel path."""
