@@ -148,8 +148,9 @@ class Table:
 
     def arrays(self, puzzles: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         """What `outcomes.npz` holds."""
-        found = {"puzzles": puzzles, "groups": self.groups, "accuracy": self.accuracy, "direct": self.direct}
-        return found if self.coverage is None else {**found, "coverage": self.coverage}
+        found: dict[str, NDArray[Any]] = {"puzzles": puzzles, "groups": self.groups}
+        found |= {"accuracy": self.accuracy, "direct": self.direct}
+        return found if self.coverage is None else found | {"coverage": self.coverage}
 
     def best(self, measure: str, halting: int = 0) -> Floats:
         """Mean measure `[M, N]` of the best selector, over all puzzles."""

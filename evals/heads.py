@@ -36,7 +36,7 @@ class HeadTally:
     def add(self, block: Block) -> None:
         """Counts a block; puzzles that are padding alone are left out."""
         real = block.puzzles.any(axis=1)
-        rows: slice | NDArray[np.bool_] = slice(None) if real.all() else real
+        rows: Any = slice(None) if real.all() else real
         right, grid = block.is_right[rows], self.grid
         with np.errstate(over="ignore"):
             share = 1 / (1 + np.exp(-block.halt[rows][:, :, : self.depth]))

@@ -135,7 +135,7 @@ def _judge(member: Member, measure: str, rows: NDArray[np.int64], groups: NDArra
 
 def _grid(frontier: Frontier) -> Grid:
     made = frontier["grid"]
-    lists = {name: tuple(made[name]) for name in ("widths", "depths", "selectors", "haltings")}
+    lists: dict[str, Any] = {name: tuple(made[name]) for name in ("widths", "depths", "selectors", "haltings")}
     return Grid(**lists, trained_depth=made["trained_depth"])
 
 

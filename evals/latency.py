@@ -15,7 +15,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,22 +37,6 @@ class Key(NamedTuple):
     halting: str
     width: int
     depth: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Latency:
-    """Milliseconds a puzzle, over rounds."""
-
-    mode: str
-    halting: str
-    width: int
-    depth: int
-    rounds: int
-    p5_ms: float
-    p50_ms: float
-    p95_ms: float
-    joules: float | None
-    """Mean power while its width was timed, times the median; None where the device reports no energy."""
 
 
 Indices = NDArray[np.int64]
@@ -227,11 +210,13 @@ def _watts(key: Key, width: int, kept: dict[str, list[dict[str, Any]]]) -> float
 
 
 def _summary(key: Key, kept: dict[str, list[dict[str, Any]]], rounds: int, watts: float | None) -> dict[str, Any]:
+    """A cell's milliseconds a puzzle over rounds. `joules`: mean power while its width was timed, times the median;
+    None where the device reports no energy."""
     times = [line["ms"] for line in kept.get(_name(key), [])[:rounds]]
     p5, p50, p95 = np.percentile(times, (5, 50, 95)) if times else (math.nan,) * 3
     joules = None if watts is None else watts * float(p50) / 1e3
-    found = {"p5_ms": float(p5), "p50_ms": float(p50), "p95_ms": float(p95)}
-    return asdict(Latency(**key._asdict(), rounds=len(times), joules=joules, **found))
+    spread = {"p5_ms": float(p5), "p50_ms": float(p50), "p95_ms": float(p95)}
+    return {**key._asdict(), "rounds": len(times), **spread, "joules": joules}
 
 
 def _machine(kept: dict[str, list[dict[str, Any]]], rounds: int) -> dict[str, Any]:

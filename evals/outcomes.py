@@ -24,7 +24,8 @@ NEEDED = ("puzzles", "groups", "accuracy", "direct")
 def to_bytes(arrays: Arrays) -> bytes:
     """The file's content."""
     stream = io.BytesIO()
-    np.savez_compressed(stream, **arrays)
+    names: dict[str, Any] = dict(arrays)
+    np.savez_compressed(stream, **names)
     return stream.getvalue()
 
 
