@@ -14,6 +14,8 @@ from gram.evals.charts import Chart, HeatMap, contour_segments, linear_ticks, lo
 
 Frontier = Mapping[str, Any]
 Cell = dict[str, Any]
+FEWEST = 20
+"""Trajectories of a calibration bin below which its share of right ones is chance."""
 FAMILY_WORDS = {"depth": "depth only (one trajectory)", "width": "width only (trained depth)", "mixed": "mixed"}
 
 
@@ -27,6 +29,13 @@ def milliseconds(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value / 1000:.3g} s" if value >= 1000 else f"{value:.3g} ms"
+
+
+def milliseconds_range(low: float, high: float) -> str:
+    """A range of times, the unit once where it is the same."""
+    first, last = milliseconds(low), milliseconds(high)
+    same = first.split()[1] == last.split()[1]
+    return f"{first.split()[0] if same else first} to {last}"
 
 
 def count(value: float | None) -> str:
@@ -93,6 +102,7 @@ def shares(chart: Chart, x_ticks: Sequence[float], **labels: Any) -> None:
     """Axes of a chart whose upright axis is a share, in per cent."""
     ticks = linear_ticks(*chart.y_range)
     digits = 0 if all(abs(100 * tick - round(100 * tick)) < 1e-6 for tick in ticks) else 1
+    chart.left += 14 * digits  # longer figures beside the upright label
     chart.axes(x_ticks, ticks, y_format=lambda value: f"{100 * value:.{digits}f} %", **labels)
 
 
@@ -122,8 +132,9 @@ def family_curves(frontier: Frontier, measure: str, halting: str, price: str = "
         x_format=form,
     )
     for name, members in families.items():
-        ordered = sorted(members, key=lambda cell: float(cell[price]))
-        path = rising(ordered, price) if name == "mixed" else ordered
+        # A family of one parameter is a path along it; by price, noise would make it a zigzag.
+        ordered = sorted(members, key=lambda cell: (cell["width"], cell["depth"]))
+        path = rising(members, price) if name == "mixed" else ordered
         points = [(cell[price], cell["value"]) for cell in path]
         if all(cell["value_low"] is not None for cell in path):
             chart.band(
@@ -259,7 +270,7 @@ def calibration(frontier: Frontier) -> str:
     names = []
     for place, step in enumerate(chosen):
         colour = f"s{place + 1}"
-        bins = [each for each in step["bins"] if each["count"]]
+        bins = [each for each in step["bins"] if each["count"] >= FEWEST]
         left.line([(each["predicted"], each["right"]) for each in bins], colour)
         for each in bins:
             words = f"step {step['step']}\npredicted {percent(each['predicted'])}\nright {percent(each['right'])}"

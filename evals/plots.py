@@ -115,9 +115,9 @@ def curves(frontier: Frontier, axes: Axes) -> bool:
         if width > 1 and depth != trained:
             members["mixed"].append(cell)
     for family, some in members.items():
-        line = sorted(some, key=lambda each: float(each["latency_ms_p50"]))
+        line = sorted(some, key=lambda each: (each["width"], each["depth"]))
         if family == "mixed":
-            line = rising(line, "latency_ms_p50")
+            line = rising(some, "latency_ms_p50")
         prices = [cell["latency_ms_p50"] for cell in line]
         axes.plot(prices, [cell["value"] for cell in line], "o-", ms=3.5, color=COLOURS[family], label=family)
         if all(cell["value_low"] is not None for cell in line):

@@ -144,7 +144,8 @@ def _sections(frontier: Frontier) -> list[str]:
             "Whether the halt head can be believed",
             "",
             figures.calibration(frontier) + tables.calibration_table(frontier),
-            "Left: share of right answers against the predicted one, after some steps. Right: how well the logit "
+            "Left: share of right answers against the predicted one, after some steps, bins of at least "
+            f"{figures.FEWEST} trajectories. Right: how well the logit "
             "ranks right trajectories above wrong ones (all puzzles together), and the mean gap of both. Below: every "
             "step; in a puzzle, right trajectories are ranked against wrong ones of the same puzzle.",
             command,
@@ -187,7 +188,7 @@ def page(title: str, body: str) -> str:
 def _head(frontier: Frontier, title: str) -> str:
     """Title, verdict and the four figures that explain it."""
     about, verdict = frontier["about"], frontier["verdict"]
-    where = ", ".join(str(about[name]) for name in ("device", "dtype") if about.get(name))
+    where = ", ".join(str(about[name]) for name in ("device", "processor", "dtype") if about.get(name))
     bases = f" of {about['bases']:,} bases" if about["bases"] < about["puzzles"] else ""
     meta = (
         f"Checkpoint {about.get('checkpoint')} · {about['puzzles']:,} puzzles{bases} · "

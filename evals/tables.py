@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from gram.evals.figures import FAMILY_WORDS, amount, count, milliseconds, percent
+from gram.evals.figures import FAMILY_WORDS, amount, count, milliseconds, milliseconds_range, percent
 
 Frontier = Mapping[str, Any]
 Column = tuple[str, str]
@@ -53,7 +53,7 @@ def time(value: float | None, low: float | None = None, high: float | None = Non
     """A time, its range below where there is one."""
     if value is None:
         return NOTHING
-    under = "" if low is None or high is None else f"<br><small>{milliseconds(low)} to {milliseconds(high)}</small>"
+    under = "" if low is None or high is None else f"<br><small>{milliseconds_range(low, high)}</small>"
     return milliseconds(value) + under, value, ""
 
 
@@ -76,8 +76,9 @@ def chosen(cell: Mapping[str, Any] | None, style: str = "") -> Entry:
     """The score of a chosen cell, its size below: two sizes where the halves chose differently."""
     if cell is None:
         return NOTHING
-    sizes = [size(each) for each in (cell, cell.get("other_half")) if each is not None]
-    return f"{percent(cell['value'])}<br><small>{' / '.join(map(escape, sizes))}</small>", cell["value"], style
+    sizes = [escape(size(each)) for each in (cell, cell.get("other_half")) if each is not None]
+    joint = "<br>" if cell["selector"] else " / "
+    return f"{percent(cell['value'])}<br><small>{joint.join(sizes)}</small>", cell["value"], style
 
 
 def size(cell: Mapping[str, Any]) -> str:
@@ -151,7 +152,7 @@ def latency_table(frontier: Frontier) -> str:
         rate = 1e3 / both[1][0] if both[1][0] else None
         row: list[Entry] = [words(halting), (str(width), None, ""), (str(depth), None, "")]
         row += [time(*each) for each in both]
-        row.append(NOTHING if rate is None else (f"{rate:.3g}", rate, ""))
+        row.append(NOTHING if rate is None else (f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}", rate, ""))
         rows.append(row)
     if not rows:
         return ""
