@@ -57,6 +57,7 @@ def preflight(
     grid: Grid,
     *,
     puzzles: int,
+    bases: int | None = None,
     seeds: int,
     rounds: Mapping[str, int],
     batch: int,
@@ -65,7 +66,7 @@ def preflight(
     """The estimate shown before anything runs.
 
     `steps_per_s`: supervision steps of trajectories per second, measured; None leaves times out. `rounds` by mode,
-    `batch` trajectories at once in the throughput mode.
+    `batch` trajectories at once in the throughput mode; `bases`: how many puzzles are independent (None: all).
     """
     width, depth, halted = grid.widths[-1], grid.depths[-1], len(grid.haltings)
     traced = puzzles * seeds * width * depth
@@ -77,6 +78,7 @@ def preflight(
     return {
         "cells": halted * len(grid.depths) * len(grid.widths) * len(grid.selectors),
         "puzzles": puzzles,
+        "bases": puzzles if bases is None else bases,
         "seeds": seeds,
         "macs_per_step": per_step,
         "macs": (traced + timed) * per_step,
@@ -93,9 +95,8 @@ def preflight(
 
 
 def power_table(differences: Sequence[float]) -> list[dict[str, float]]:
-    """Puzzles needed on the scoring half to tell a difference apart with 80 % power, and of both halves together."""
-    table = []
-    for difference in differences:
-        needed = statistics.puzzles_for_power(difference, min(1.0, DISCORDANCE * difference))
-        table.append({"difference": difference, "scoring_half": needed, "puzzles": 2 * needed})
-    return table
+    """Independent puzzles needed to tell a difference apart with 80 % power, at one budget."""
+    return [
+        {"difference": each, "puzzles": statistics.puzzles_for_power(each, min(1.0, DISCORDANCE * each))}
+        for each in differences
+    ]

@@ -54,25 +54,22 @@ def _verdicts(joint: Mapping[str, Any]) -> str:
         verdict = each["verdict"]
         counts, even = verdict["counts"], verdict["break_even"]
         apart = sum(counts.get(name, 0) for name in ("not told apart", "same cell", "nothing to compare"))
-        row: list[Entry] = [(link(each["label"]), each["label"], "text"), words(each["measure"])]
+        name = f"{link(each['label'])}<br><small>{escape(each['measure'])}</small>"
+        row: list[Entry] = [(name, each["label"], "text name")]
         row += [(amount(verdict["budget"], "latency"), verdict["budget"] or "", "")]
         row += [chosen(verdict.get(family), family) for family in ("depth", "width", "mixed")]
         row += [points(verdict), (f"{counts.get('width', 0)}, {counts.get('depth', 0)}, {apart}", "", "")]
         row += [("none" if even is None else milliseconds(even), even or "", "")]
-        spread = each["control_spread"]
-        noise = "-" if spread is None else f"{100 * spread:.0f} %{' (noisy)' if each['is_noisy'] else ''}"
-        row += [(noise, "" if spread is None else spread, "")]
         rows.append(row)
-    heads = [("checkpoint", "text"), ("measure", "text"), ("budget", ""), ("depth only", ""), ("width only", "")]
-    heads += [("mixed", ""), ("width less depth, points", ""), ("ahead: width, depth, neither", "")]
-    heads += [("width ahead from", ""), ("spread of the control", "")]
+    heads = [("checkpoint", "text"), ("budget", ""), ("depth only", ""), ("width only", ""), ("mixed", "")]
+    heads += [("width less depth, points", ""), ("budgets won", ""), ("width ahead from", "")]
     return section(
         "Verdicts",
         "",
         table(heads, rows),
         "At four times the latency of one trajectory at the trained depth, or the last budget below. Cells are width x "
-        "depth, chosen on one half of the puzzles and scored on the other, both ways. Each checkpoint's page has the "
-        "command that made its row.",
+        "depth, chosen on one half of the puzzles and scored on the other, both ways. Budgets won: by width, depth, "
+        "neither. Each checkpoint's page has the command that made its row.",
         "",
     )
 
@@ -119,7 +116,7 @@ def curves(frontiers: Frontiers, measure: str) -> str:
     for place, (label, some) in enumerate(cells.items()):
         colour = f"s{place % 7 + 1}"
         entries.append((colour, label))
-        best, alone = rising(some, price), sorted((c for c in some if c["width"] == 1), key=lambda c: float(c[price]))
+        best, alone = rising(some, price), sorted((c for c in some if c["width"] == 1), key=lambda c: int(c["depth"]))
         if best and all(cell["value_low"] is not None for cell in best):
             lows, highs = ([(cell[price], cell[name]) for cell in best] for name in ("value_low", "value_high"))
             chart.band(lows, highs, colour)
@@ -170,9 +167,13 @@ def _commands(frontiers: Frontiers) -> str:
         about, latency = each["about"], each["latency"]
         where = ", ".join(str(about[name]) for name in ("device", "processor", "dtype", "kernel") if about.get(name))
         row: list[Entry] = [(link(label), label, "text"), words(f"{about['puzzles']:,}"), words(about["seeds"])]
-        row += [words(where), words("-" if latency.get("rounds") is None else latency["rounds"])]
+        row += [(escape(where), where, "text name"), words("-" if not latency.get("rounds") else latency["rounds"])]
+        spread = latency.get("control_spread")
+        noise = "-" if spread is None else f"{100 * spread:.0f} %{' (noisy)' if latency.get('is_noisy') else ''}"
+        row += [(noise, "" if spread is None else spread, "")]
         rows.append(row)
     commands = list(dict.fromkeys(str(each["about"].get("command", "")) for each in frontiers.values()))
-    heads = [(name, "text") for name in ("checkpoint", "puzzles", "seeds", "machine", "rounds of timing")]
+    heads = [(name, "text") for name in ("checkpoint", "puzzles", "seeds", "machine", "rounds")]
+    heads.append(("spread of the control", ""))
     lines = "".join(f"<p><code>{escape(command)}</code></p>" for command in commands)
     return f"<section><h2>How these figures were made</h2>{lines}{table(heads, rows)}</section>"

@@ -231,7 +231,7 @@ def checkpoints(frontiers: Mapping[str, Frontier], axes: Axes) -> bool:
         cells = [cell for cell in _cells(frontier).values() if cell[price]]
         if not cells:
             continue
-        best, alone = rising(cells, price), sorted((c for c in cells if c["width"] == 1), key=lambda c: float(c[price]))
+        best, alone = rising(cells, price), sorted((c for c in cells if c["width"] == 1), key=lambda c: int(c["depth"]))
         (line,) = axes.plot([c[price] for c in best], [c["value"] for c in best], "o-", ms=3.5, label=label)
         axes.plot([c[price] for c in alone], [c["value"] for c in alone], "--", lw=1, color=line.get_color())
         if all(cell["value_low"] is not None for cell in best):

@@ -72,7 +72,10 @@ class Study:
 
     def estimate(self) -> dict[str, Any]:
         """What the run will cost, from the model's shape and a probe of some steps."""
+        import numpy as np
+
         from gram.evals.cost import preflight
+        from gram.evals.frontier import bases
 
         probe = replace(self.config, width=self.launch, depth=PROBE_STEPS, halting="fixed", halt_threshold=None)
         speed = 0.0
@@ -84,6 +87,7 @@ class Study:
             self.model,
             self.grid,
             puzzles=len(self.chosen),
+            bases=len(np.unique(bases(self.chosen))),
             seeds=self.seeds,
             rounds=dict.fromkeys({key.mode for key in self.keys}, self.rounds),
             batch=self.launch,
@@ -224,4 +228,7 @@ def show_estimate(label: str, estimate: dict[str, Any]) -> None:
     parts = f"{estimate['trace_s'] / 60:.1f} traces, {estimate['latency_s'] / 60:.1f} latency"
     disk, memory = (f"{estimate[name] / 2**20:,.0f} MiB" for name in ("disk_bytes", "memory_bytes"))
     terminal.tell(f"about {minutes:.1f} minutes ({parts}), {disk} on disk, {memory} of memory")
-    terminal.tell(f"puzzles that tell a difference apart, power 80 %: {needed} (here {estimate['puzzles']:,})")
+    here = terminal.plural(estimate["puzzles"], "puzzle")
+    if estimate["bases"] < estimate["puzzles"]:
+        here += f" of {terminal.plural(estimate['bases'], 'base')}, which count"
+    terminal.tell(f"independent puzzles that tell a difference apart, power 80 %: {needed} (here {here})")
