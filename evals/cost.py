@@ -15,6 +15,8 @@ from gram.evals.cells import Grid
 
 TRACE_BYTES = 21
 """Of one supervision step in a trace: answer, verdict and four scores."""
+ANALYSIS_BYTES = 256 << 20
+"""Of blocks of a trace and random draws, whatever the number of puzzles."""
 POWER_DIFFERENCES = (0.01, 0.02, 0.05, 0.1)
 """Differences for which the pre-flight says how many puzzles tell them apart."""
 DISCORDANCE = 2.0
@@ -62,11 +64,13 @@ def preflight(
     rounds: Mapping[str, int],
     batch: int,
     steps_per_s: float | None = None,
+    resident_bytes: int = 0,
 ) -> dict[str, Any]:
     """The estimate shown before anything runs.
 
     `steps_per_s`: supervision steps of trajectories per second, measured; None leaves times out. `rounds` by mode,
-    `batch` trajectories at once in the throughput mode; `bases`: how many puzzles are independent (None: all).
+    `batch` trajectories at once in the throughput mode; `bases`: how many puzzles are independent (None: all);
+    `resident_bytes`: memory of the process once the model has sampled, to which the analysis adds its own.
     """
     width, depth, halted = grid.widths[-1], grid.depths[-1], len(grid.haltings)
     traced = puzzles * seeds * width * depth
@@ -89,7 +93,7 @@ def preflight(
         "trace_s": None if not steps_per_s else traced / steps_per_s,
         "latency_s": None if not steps_per_s else timed / steps_per_s,
         "disk_bytes": traced * TRACE_BYTES,
-        "memory_bytes": outcomes + (256 << 20),
+        "memory_bytes": resident_bytes + outcomes + ANALYSIS_BYTES,
         "puzzles_needed": power_table(POWER_DIFFERENCES),
     }
 

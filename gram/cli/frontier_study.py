@@ -76,6 +76,7 @@ class Study:
 
         from gram.evals.cost import preflight
         from gram.evals.frontier import bases
+        from gram.evals.memory_probe import peak_kib
 
         probe = replace(self.config, width=self.launch, depth=PROBE_STEPS, halting="fixed", halt_threshold=None)
         speed = 0.0
@@ -92,6 +93,7 @@ class Study:
             rounds=dict.fromkeys({key.mode for key in self.keys}, self.rounds),
             batch=self.launch,
             steps_per_s=speed,
+            resident_bytes=1024 * peak_kib(),
         )
 
     def run(self, source: dict[str, Any], budgets: list[float] | None) -> dict[str, Any]:
@@ -227,7 +229,7 @@ def show_estimate(label: str, estimate: dict[str, Any]) -> None:
     terminal.tell(f"{label}: {work} ({saving}), {estimate['macs'] / 1e12:.2f} TMACs")
     parts = f"{estimate['trace_s'] / 60:.1f} traces, {estimate['latency_s'] / 60:.1f} latency"
     disk, memory = (f"{estimate[name] / 2**20:,.0f} MiB" for name in ("disk_bytes", "memory_bytes"))
-    terminal.tell(f"about {minutes:.1f} minutes ({parts}), {disk} on disk, {memory} of memory")
+    terminal.tell(f"about {minutes:.1f} minutes ({parts}), {disk} on disk, up to {memory} of memory")
     here = terminal.plural(estimate["puzzles"], "puzzle")
     if estimate["bases"] < estimate["puzzles"]:
         here += f" of {terminal.plural(estimate['bases'], 'base')}, which count"
