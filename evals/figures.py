@@ -264,7 +264,8 @@ def calibration(frontier: Frontier) -> str:
         return ""
     left = Chart((0, 1), (0, 1), "Calibration of the halt head", width=360, height=330, left=58)
     tens = [0, 0.25, 0.5, 0.75, 1]
-    shares(left, tens, x_label="predicted", y_label="right", x_format=lambda value: f"{100 * value:.0f} %")
+    # The upright axis' 0 stands in the corner for both.
+    shares(left, tens[1:], x_label="predicted", y_label="right", x_format=lambda value: f"{100 * value:.0f} %")
     left.line([(0, 0), (1, 1)], "neutral")
     chosen = [step for step in steps if step["step"] in frontier["grid"]["depths"]][:7]
     names = []

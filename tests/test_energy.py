@@ -1,4 +1,4 @@
-"""Energy: counters read from a made-up system, power times time, budgets of joules; nothing where nothing is counted."""
+"""Energy: counters read from a made-up system, power times time, budgets of joules; none where none is counted."""
 
 import json
 import math

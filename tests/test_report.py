@@ -169,8 +169,9 @@ OVERLAPS = """
 [...document.querySelectorAll('svg')].flatMap(svg => {
   const texts = [...svg.querySelectorAll('text')].filter(t => t.textContent && t.getClientRects().length)
     .map(t => [t.textContent, t.getBoundingClientRect()]);
-  return texts.flatMap(([one, a], n) => texts.slice(n + 1).filter(([, b]) =>
-    Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 3)
+  const wide = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left);
+  const high = (a, b) => Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+  return texts.flatMap(([one, a], n) => texts.slice(n + 1).filter(([, b]) => wide(a, b) > 1 && high(a, b) > 3)
     .map(([two]) => `${svg.getAttribute('aria-label')}: ${one} | ${two}`));
 })
 """
