@@ -107,6 +107,9 @@ def _compare(a: Member, b: Member) -> dict[str, Any]:
         made["why"] = "they were timed on different machines, so only arithmetic is matched"
     for by in ("macs",) if a.machine != b.machine else PRICES:
         made["budgets"] += _rows(by, (a, b), judges)
+    if not made["budgets"]:
+        some = "all puzzles share one base" if made["bases"] == 1 else "no budget pays for a cell of each"
+        made["why"] = f"{some}, so none can be chosen on some puzzles and scored on others"
     return made
 
 

@@ -152,6 +152,15 @@ def test_without_outcomes_or_common_puzzles_a_pair_says_why(members):
     assert "Not compared: outcomes by puzzle are not kept for bare" in html
 
 
+def test_one_base_cannot_be_compared(members):
+    together = {"groups": np.zeros(60, np.int64)}
+    some = [Member(each.label, each.frontier, {**each.outcomes, **together}) for each in members[:2]]
+    joint = join(some)
+    assert joint["pairs"][0]["budgets"] == []
+    assert joint["pairs"][0]["why"].startswith("all puzzles share one base")
+    assert "Not compared: all puzzles share one base" in render(defined(joint), {e.label: e.frontier for e in some})
+
+
 def test_p_values_are_corrected_over_all_pairs():
     three = [member("a", skill=0.2), member("b", seed=1), member("c", seed=2, skill=0.5)]
     one = join(three[:2])["pairs"][0]["budgets"]
