@@ -13,7 +13,7 @@ import typer
 
 from gram.cli.errors import keeping
 from gram.cli.eval import choose_puzzles
-from gram.cli.frontier_files import REPORT_FILE, write, write_joint
+from gram.cli.frontier_files import REPORT_FILE, members, write, write_joint
 from gram.cli.options import (
     ADAPTIVE,
     Json,
@@ -124,7 +124,7 @@ def frontier(
         if as_json:
             terminal.print_json(made)
         return
-    joint = write_joint(root)
+    joint = write_joint(root, members(root))
     if as_json:
         terminal.print_json({"frontiers": found, "pairs": joint["pairs"]})
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,15 +64,14 @@ def members(root: Path) -> list[Member]:
     return found
 
 
-def write_joint(root: Path) -> dict[str, Any]:
-    """`joint.json`, the page and the pictures that compare every frontier in `root`; returns what the JSON holds."""
+def write_joint(root: Path, found: Sequence[Member]) -> dict[str, Any]:
+    """`joint.json`, the page and the pictures that compare the `members` of `root`; returns what the JSON holds."""
     from gram.checkpoint import write_atomically, write_json
     from gram.evals.frontier import defined
     from gram.evals.joint import join
     from gram.evals.joint_page import render
     from gram.evals.plots import draw_joint
 
-    found = members(root)
     made: dict[str, Any] = defined(join(found))
     frontiers = {each.label: each.frontier for each in found}
     page = render(made, frontiers).encode()

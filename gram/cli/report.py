@@ -19,7 +19,7 @@ def report(
 ) -> None:
     """Render the report of a folder again, without running anything; several frontiers get a page in common."""
     from gram.cli import terminal
-    from gram.cli.frontier_files import folders, read, write, write_joint
+    from gram.cli.frontier_files import members, read, write, write_joint
 
     if (folder / FRONTIER_FILE).is_file():
         write(folder, read(folder / FRONTIER_FILE))
@@ -28,10 +28,10 @@ def report(
         from gram.evals.ablation_page import render
 
         write_atomically(folder / REPORT_FILE, render(read(folder / ABLATION_FILE)).encode())
-    elif inside := folders(folder):
-        for each in inside:
-            write(each, read(each / FRONTIER_FILE))
-        write_joint(folder)
+    elif found := members(folder):  # all read before the first is written
+        for each in found:
+            write(folder / each.label, dict(each.frontier))
+        write_joint(folder, found)
     else:
         raise ValueError(
             f"{folder}: must hold {FRONTIER_FILE}, {ABLATION_FILE} or folders with {FRONTIER_FILE}, got none of them"
