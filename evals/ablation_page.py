@@ -8,7 +8,8 @@ from typing import Any
 
 from gram.evals.charts import Chart
 from gram.evals.figures import percent, shares, value_range
-from gram.evals.report import page, provenance, section, table
+from gram.evals.report import page, provenance, section
+from gram.evals.tables import table
 
 
 def render(made: Mapping[str, Any]) -> str:

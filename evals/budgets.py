@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +50,7 @@ class Slice:
 
 
 class Judge:
-    """Compares cells of a slice; equal comparisons are made once."""
+    """Chooses cells of a slice on each half of the puzzles; `matched_together` scores and compares them."""
 
     def __init__(self, grid: Grid, part: Slice, *, seed: int = 0, resamples: int = 10_000) -> None:
         self.grid, self.part, self.seed, self.resamples = grid, part, seed, resamples
@@ -63,8 +63,6 @@ class Judge:
             self.means.append(
                 values.mean(axis=0, dtype=np.float64) if len(values) else np.full(part.values.shape[1:], np.nan)
             )
-        self._compared: dict[tuple[Pick, Pick], dict[str, Any]] = {}
-        self._described: dict[Pick, tuple[float, float, float]] = {}
 
     def choose(self, family: str, price: Floats, budget: float) -> Pick | None:
         """The cells `(m, n, s)` of a family with the best mean on the first and on the second half that the budget
@@ -92,15 +90,10 @@ class Judge:
         values = self.part.values if table is None else table
         return np.where(self.is_first, values[:, *pick[1]], values[:, *pick[0]])
 
-    def describe(self, pick: Pick, price: Floats) -> dict[str, Any]:
-        """The cell that the first half chose, that of the second where it is another, and their score, as JSON."""
-        if pick not in self._described:
-            scores = self.scores(pick)
-            low, high = clustered_intervals(scores[:, None], self.part.groups, seed=self.seed)[0].tolist()
-            self._described[pick] = (float(scores.mean(dtype=np.float64)) if len(scores) else math.nan, low, high)
-        value, low, high = self._described[pick]
+    def cells(self, pick: Pick, price: Floats) -> dict[str, Any]:
+        """The cell that the first half chose and, where it is another, that of the second, as JSON."""
         first, second = (self._cell(cell, price) for cell in pick)
-        return {**first, "other_half": second if second != first else None, "value": value, "low": low, "high": high}
+        return {**first, "other_half": second if second != first else None}
 
     def _cell(self, cell: Place, price: Floats) -> dict[str, Any]:
         m, n, s = cell
@@ -111,29 +104,60 @@ class Judge:
             "price": float(price[m, n]),
         }
 
-    def compare(self, pairs: Sequence[tuple[Pick, Pick]]) -> list[dict[str, Any]]:
-        """For each pair of picks, the first less the second: difference with its interval, p-value, McNemar's test."""
-        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._compared]
-        groups = self.part.groups
-        first, second = (
-            np.stack([self.scores(pair[side]) for pair in new], axis=1) if new else np.zeros((len(groups), 0))
-            for side in (0, 1)
-        )
-        found = paired_differences(first, second, groups, seed=self.seed, resamples=self.resamples)
-        for place, (a, b) in enumerate(new):
-            one: dict[str, Any] = {
-                "difference": float(found.estimate[place]),
-                "low": float(found.low[place]),
-                "high": float(found.high[place]),
-                "p_value": float(found.p_value[place]),
-                "bases": len(np.unique(groups)),
-                "is_same_cell": a == b,
-            }
-            if self.part.direct is not None:
-                test = statistics.mcnemar(self.scores(a, self.part.direct), self.scores(b, self.part.direct))
-                one["mcnemar"] = {"p_value": test.p_value, "only_first": test.only_a, "only_second": test.only_b}
-            self._compared[a, b] = one
-        return [dict(self._compared[pair]) for pair in pairs]
+
+class Question(NamedTuple):
+    """What to match: a judge's cells by a price."""
+
+    judge: Judge
+    price: Floats
+    """`[M, N]`; NaN is not for sale."""
+    budgets: list[float]
+
+
+Scored = tuple[Judge, Pick]
+
+
+def score(scored: Sequence[Scored]) -> list[dict[str, float]]:
+    """Mean of each pick's scores with its 95 % interval. All judges are of the same puzzles: they share their draws."""
+    new = list(dict.fromkeys(scored))
+    if not new:
+        return []
+    columns = np.stack([judge.scores(pick) for judge, pick in new], axis=1)
+    intervals = clustered_intervals(columns, new[0][0].part.groups, seed=new[0][0].seed)
+    found = {}
+    for place, (each, (low, high)) in enumerate(zip(new, intervals.tolist(), strict=True)):
+        mean = float(columns[:, place].mean(dtype=np.float64)) if len(columns) else math.nan
+        found[each] = {"value": mean, "low": low, "high": high}
+    return [found[each] for each in scored]
+
+
+def contrast(pairs: Sequence[tuple[Scored, Scored]]) -> list[dict[str, Any]]:
+    """For each pair of picks, the first less the second: difference with its interval, p-value, McNemar's test.
+
+    All judges are of the same puzzles: equal pairs are compared once, and all share their draws.
+    """
+    new = list(dict.fromkeys(pairs))
+    if not new:
+        return []
+    judge = new[0][0][0]
+    groups = judge.part.groups
+    first, second = (np.stack([pair[side][0].scores(pair[side][1]) for pair in new], axis=1) for side in (0, 1))
+    found = paired_differences(first, second, groups, seed=judge.seed, resamples=judge.resamples)
+    compared = {}
+    for place, ((one, a), (two, b)) in enumerate(new):
+        made: dict[str, Any] = {
+            "difference": float(found.estimate[place]),
+            "low": float(found.low[place]),
+            "high": float(found.high[place]),
+            "p_value": float(found.p_value[place]),
+            "bases": len(np.unique(groups)),
+            "is_same_cell": one is two and a == b,
+        }
+        if one.part.direct is not None and two.part.direct is not None:
+            test = statistics.mcnemar(one.scores(a, one.part.direct), two.scores(b, two.part.direct))
+            made["mcnemar"] = {"p_value": test.p_value, "only_first": test.only_a, "only_second": test.only_b}
+        compared[new[place]] = made
+    return [dict(compared[pair]) for pair in pairs]
 
 
 def halves(groups: NDArray[np.int64], seed: int = 0) -> NDArray[np.bool_]:
@@ -147,12 +171,13 @@ def halves(groups: NDArray[np.int64], seed: int = 0) -> NDArray[np.bool_]:
 
 
 def family_mask(grid: Grid, family: str) -> NDArray[np.bool_]:
-    """Cells `[M, N]` of a family. Raises `ValueError` for an unknown one."""
+    """Cells `[M, N]` of a family, or of `any`. Raises `ValueError` for an unknown one."""
     depth, width = np.array(grid.depths)[:, None], np.array(grid.widths)[None]
     masks: dict[str, NDArray[np.bool_]] = {
         "depth": (width == 1) & (depth > 0),
         "width": (depth == grid.trained_depth) & (width > 0),
         "mixed": (width > 1) & (depth != grid.trained_depth),
+        "any": (width > 0) & (depth > 0),
     }
     if family in masks:
         return masks[family]
@@ -172,38 +197,65 @@ def budgets_of(grid: Grid, price: Floats) -> list[float]:
 
 
 def matched(judge: Judge, price: Floats, budgets: list[float] | None = None) -> list[dict[str, Any]]:
-    """One row per budget: the best cell of each family, scored, and the contrasts with Holm's correction over budgets.
+    """`matched_together` of one judge and price; `budgets` left out: those of `budgets_of`."""
+    wanted = budgets if budgets is not None else budgets_of(judge.grid, price)
+    return matched_together([Question(judge, price, wanted)])[0]
 
-    `price [M, N]` of the judge's halting rule. A contrast's `verdict` names the family that is ahead, or says
+
+def matched_together(questions: Sequence[Question]) -> list[list[dict[str, Any]]]:
+    """For each question one row per budget: the best cell of each family, scored, and the contrasts with Holm's
+    correction over the question's budgets.
+
+    All judges must be of the same puzzles, groups and seed: their cells then share one set of random draws, which is
+    what scoring and comparing take the time for. A contrast's `verdict` names the family that is ahead, or says
     `not told apart` (the interval holds zero, or the corrected p-value is no smaller than .05), `same cell`, or
     `nothing to compare` where one family has no cell that fits.
     """
-    rows: list[dict[str, Any]] = []
-    chosen: list[dict[str, Pick | None]] = []
-    for budget in budgets if budgets is not None else budgets_of(judge.grid, price):
-        cells = {family: judge.choose(family, price, budget) for family in FAMILIES}
-        chosen.append(cells)
-        described = {family: None if cell is None else judge.describe(cell, price) for family, cell in cells.items()}
-        nothing = {f"{a}-{b}": {"verdict": "nothing to compare"} for a, b in CONTRASTS}
-        rows.append({"budget": budget, "halting": judge.part.halting, **described, "contrasts": nothing})
+    chosen: dict[tuple[int, int, str], Scored] = {}
+    for number, (judge, price, budgets) in enumerate(questions):
+        for place, budget in enumerate(budgets):
+            for family in FAMILIES:
+                if (pick := judge.choose(family, price, budget)) is not None:
+                    chosen[number, place, family] = judge, pick
+    scores = dict(zip(chosen, score(list(chosen.values())), strict=True))
     pairs = {
-        (place, a, b): (first, second)
-        for place, cells in enumerate(chosen)
+        (number, place, a, b): (chosen[number, place, a], chosen[number, place, b])
+        for number, question in enumerate(questions)
+        for place in range(len(question.budgets))
         for a, b in CONTRASTS
-        if (first := cells[a]) is not None and (second := cells[b]) is not None
+        if (number, place, a) in chosen and (number, place, b) in chosen
     }
-    compared = dict(zip(pairs, judge.compare(list(pairs.values())), strict=True))
-    for a, b in CONTRASTS:
-        found = [compared.get((place, a, b)) for place in range(len(rows))]
-        p_values = [math.nan if each is None or each["is_same_cell"] else each["p_value"] for each in found]
-        for row, each, corrected in zip(rows, found, statistics.holm(p_values), strict=True):
-            if each is not None:
-                each["p_holm"] = float(corrected)
-                row["contrasts"][f"{a}-{b}"] = each | {"verdict": _ahead(each, a, b)}
-    return rows
+    compared = dict(zip(pairs, contrast(list(pairs.values())), strict=True))
+    answers = []
+    for number, (judge, price, budgets) in enumerate(questions):
+        rows: list[dict[str, Any]] = []
+        for place, budget in enumerate(budgets):
+            described = {
+                family: {**judge.cells(chosen[key][1], price), **scores[key]}
+                if (key := (number, place, family)) in chosen
+                else None
+                for family in FAMILIES
+            }
+            nothing = {f"{a}-{b}": {"verdict": "nothing to compare"} for a, b in CONTRASTS}
+            rows.append({"budget": budget, "halting": judge.part.halting, **described, "contrasts": nothing})
+        for a, b in CONTRASTS:
+            found = [compared.get((number, place, a, b)) for place in range(len(rows))]
+            for row, each in zip(rows, corrected(found), strict=True):
+                if each is not None:
+                    row["contrasts"][f"{a}-{b}"] = each | {"verdict": ahead(each, a, b)}
+        answers.append(rows)
+    return answers
 
 
-def _ahead(found: dict[str, Any], first: str, second: str) -> str:
+def corrected(found: Sequence[dict[str, Any] | None]) -> list[dict[str, Any] | None]:
+    """Contrasts with `p_holm`: corrected over all of them, a cell's with itself left out."""
+    p_values = [math.nan if each is None or each["is_same_cell"] else each["p_value"] for each in found]
+    adjusted = statistics.holm(p_values)
+    return [None if each is None else {**each, "p_holm": float(p)} for each, p in zip(found, adjusted, strict=True)]
+
+
+def ahead(found: dict[str, Any], first: str, second: str) -> str:
+    """Which of two is ahead by a contrast with `p_holm`, or why neither."""
     if found["is_same_cell"]:
         return "same cell"
     if found["p_holm"] < ALPHA and found["low"] > 0:

@@ -170,7 +170,7 @@ class HeatMap:
     top: int = 26
 
     def __post_init__(self) -> None:
-        self.cell_w, self.cell_h = min(110.0, 528 / len(self.columns)), min(56.0, 340 / len(self.rows))
+        self.cell_w, self.cell_h = min(110.0, 510 / len(self.columns)), min(56.0, 340 / len(self.rows))
         self.right, self.floor = self.left + self.cell_w * len(self.columns), self.top + self.cell_h * len(self.rows)
 
     def place(self, point: Point) -> Point:
@@ -181,6 +181,7 @@ class HeatMap:
         self, *, x_label: str, y_label: str, contours: Sequence[tuple[str, Sequence[tuple[Point, Point]]]] = ()
     ) -> str:
         """The picture, with named contours in units of cells."""
+        words: list[str] = []
         parts = [
             _words(self.place((c, 0))[0], self.floor + 20, name, "tick middle") for c, name in enumerate(self.columns)
         ]
@@ -193,22 +194,27 @@ class HeatMap:
             for c, value in enumerate(row):
                 if value is not None:
                     share = (value - low) / (high - low) if high > low else 0.5
-                    parts.append(self._cell(c, r, value, share))
+                    parts.append(self._cell(c, r, share))
+                    words += self._figures(c, r, value, share)
         for name, segments in contours:
             parts += self._contour(name, segments)
+        parts += words  # above the contours, which else strike them out
         parts.append(_words((self.left + self.right) / 2, self.floor + 44, x_label, "label middle"))
         parts.append(_upright((self.top + self.floor) / 2, y_label))
-        size = f"0 0 {self.right + 50:.0f} {self.floor + 52:.0f}"
+        size = f"0 0 {self.right + 68:.0f} {self.floor + 52:.0f}"
         return f'<svg viewBox="{size}" role="img" aria-label="{html.escape(self.title)}">{"".join(parts)}</svg>'
 
-    def _cell(self, c: int, r: int, value: float, share: float) -> str:
+    def _cell(self, c: int, r: int, share: float) -> str:
         x, y = self.place((c, r))
-        ink = "ink-high" if share > 0.55 else "ink-low"
         size = f'width="{self.cell_w - 2:.1f}" height="{self.cell_h - 2:.1f}" rx="2"'
         corner = f'x="{x - self.cell_w / 2 + 1:.1f}" y="{y - self.cell_h / 2 + 1:.1f}"'
-        shapes = f'<rect class="heat" style="--v:{100 * share:.0f}%" {corner} {size}/>'
-        shapes += _words(x, y - 1, f"{100 * value:.1f}", f"cell middle {ink}")
-        return _mark(self.tips[r][c], shapes + _words(x, y + 14, self.notes[r][c], f"note middle {ink}"))
+        return _mark(self.tips[r][c], f'<rect class="heat" style="--v:{100 * share:.0f}%" {corner} {size}/>')
+
+    def _figures(self, c: int, r: int, value: float, share: float) -> list[str]:
+        x, y = self.place((c, r))
+        ink = "ink-high" if share > 0.55 else "ink-low"
+        value_there = _words(x, y - 1, f"{100 * value:.1f}", f"cell middle {ink}")
+        return [value_there, _words(x, y + 14, self.notes[r][c], f"note middle {ink}")]
 
     def _contour(self, name: str, segments: Sequence[tuple[Point, Point]]) -> list[str]:
         """Dashes, and the name where they leave the map: at its right edge, else above it."""

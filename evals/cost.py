@@ -15,6 +15,8 @@ from gram.evals.cells import Grid
 
 TRACE_BYTES = 21
 """Of one supervision step in a trace: answer, verdict and four scores."""
+ANALYSIS_BYTES = 256 << 20
+"""Of blocks of a trace and random draws, whatever the number of puzzles."""
 POWER_DIFFERENCES = (0.01, 0.02, 0.05, 0.1)
 """Differences for which the pre-flight says how many puzzles tell them apart."""
 DISCORDANCE = 2.0
@@ -57,15 +59,18 @@ def preflight(
     grid: Grid,
     *,
     puzzles: int,
+    bases: int | None = None,
     seeds: int,
     rounds: Mapping[str, int],
     batch: int,
     steps_per_s: float | None = None,
+    resident_bytes: int = 0,
 ) -> dict[str, Any]:
     """The estimate shown before anything runs.
 
     `steps_per_s`: supervision steps of trajectories per second, measured; None leaves times out. `rounds` by mode,
-    `batch` trajectories at once in the throughput mode.
+    `batch` trajectories at once in the throughput mode; `bases`: how many puzzles are independent (None: all);
+    `resident_bytes`: memory of the process once the model has sampled, to which the analysis adds its own.
     """
     width, depth, halted = grid.widths[-1], grid.depths[-1], len(grid.haltings)
     traced = puzzles * seeds * width * depth
@@ -77,6 +82,7 @@ def preflight(
     return {
         "cells": halted * len(grid.depths) * len(grid.widths) * len(grid.selectors),
         "puzzles": puzzles,
+        "bases": puzzles if bases is None else bases,
         "seeds": seeds,
         "macs_per_step": per_step,
         "macs": (traced + timed) * per_step,
@@ -87,15 +93,14 @@ def preflight(
         "trace_s": None if not steps_per_s else traced / steps_per_s,
         "latency_s": None if not steps_per_s else timed / steps_per_s,
         "disk_bytes": traced * TRACE_BYTES,
-        "memory_bytes": outcomes + (256 << 20),
+        "memory_bytes": resident_bytes + outcomes + ANALYSIS_BYTES,
         "puzzles_needed": power_table(POWER_DIFFERENCES),
     }
 
 
 def power_table(differences: Sequence[float]) -> list[dict[str, float]]:
-    """Puzzles needed on the scoring half to tell a difference apart with 80 % power, and of both halves together."""
-    table = []
-    for difference in differences:
-        needed = statistics.puzzles_for_power(difference, min(1.0, DISCORDANCE * difference))
-        table.append({"difference": difference, "scoring_half": needed, "puzzles": 2 * needed})
-    return table
+    """Independent puzzles needed to tell a difference apart with 80 % power, at one budget."""
+    return [
+        {"difference": each, "puzzles": statistics.puzzles_for_power(each, min(1.0, DISCORDANCE * each))}
+        for each in differences
+    ]

@@ -14,6 +14,8 @@ from gram.evals.charts import Chart, HeatMap, contour_segments, linear_ticks, lo
 
 Frontier = Mapping[str, Any]
 Cell = dict[str, Any]
+FEWEST = 20
+"""Trajectories of a calibration bin below which its share of right ones is chance."""
 FAMILY_WORDS = {"depth": "depth only (one trajectory)", "width": "width only (trained depth)", "mixed": "mixed"}
 
 
@@ -29,6 +31,13 @@ def milliseconds(value: float | None) -> str:
     return f"{value / 1000:.3g} s" if value >= 1000 else f"{value:.3g} ms"
 
 
+def milliseconds_range(low: float, high: float) -> str:
+    """A range of times, the unit once where it is the same."""
+    first, last = milliseconds(low), milliseconds(high)
+    same = first.split()[1] == last.split()[1]
+    return f"{first.split()[0] if same else first} to {last}"
+
+
 def count(value: float | None) -> str:
     """A count of operations in short; a dash where undefined."""
     if value is None:
@@ -37,6 +46,13 @@ def count(value: float | None) -> str:
         if value >= factor:
             return f"{value / factor:.3g} {letter}"
     return f"{value:.3g}"
+
+
+def amount(value: float | None, by: str) -> str:
+    """A budget in short, by what it is matched by."""
+    if by == "macs":
+        return count(value)
+    return milliseconds(value) if by.startswith("latency") or value is None else f"{value:.3g} J"
 
 
 def best_cells(frontier: Frontier, measure: str, halting: str) -> dict[tuple[int, int], Cell]:
@@ -86,6 +102,7 @@ def shares(chart: Chart, x_ticks: Sequence[float], **labels: Any) -> None:
     """Axes of a chart whose upright axis is a share, in per cent."""
     ticks = linear_ticks(*chart.y_range)
     digits = 0 if all(abs(100 * tick - round(100 * tick)) < 1e-6 for tick in ticks) else 1
+    chart.left += 14 * digits  # longer figures beside the upright label
     chart.axes(x_ticks, ticks, y_format=lambda value: f"{100 * value:.{digits}f} %", **labels)
 
 
@@ -115,8 +132,9 @@ def family_curves(frontier: Frontier, measure: str, halting: str, price: str = "
         x_format=form,
     )
     for name, members in families.items():
-        ordered = sorted(members, key=lambda cell: float(cell[price]))
-        path = _rising(ordered, price) if name == "mixed" else ordered
+        # A family of one parameter is a path along it; by price, noise would make it a zigzag.
+        ordered = sorted(members, key=lambda cell: (cell["width"], cell["depth"]))
+        path = rising(members, price) if name == "mixed" else ordered
         points = [(cell[price], cell["value"]) for cell in path]
         if all(cell["value_low"] is not None for cell in path):
             chart.band(
@@ -130,7 +148,7 @@ def family_curves(frontier: Frontier, measure: str, halting: str, price: str = "
     return key([(name, FAMILY_WORDS[name]) for name in ("depth", "width", "mixed") if families[name]]) + chart.svg()
 
 
-def _rising(cells: Sequence[Cell], price: str) -> list[Cell]:
+def rising(cells: Sequence[Cell], price: str) -> list[Cell]:
     """The cells that no cheaper one reaches."""
     kept: list[Cell] = []
     for cell in sorted(cells, key=lambda each: (each[price], -each["value"])):
@@ -175,7 +193,7 @@ def pareto(frontier: Frontier, measure: str, halting: str) -> str:
         y_label=measure,
         x_format=milliseconds,
     )
-    best = _rising(cells, "latency_ms_p50")
+    best = rising(cells, "latency_ms_p50")
     last = {**best[-1], "latency_ms_p50": max(prices)}
     chart.line([(cell["latency_ms_p50"], cell["value"]) for cell in [*best, last]], "pass", is_stepped=True)
     for cell in sorted(cells, key=lambda each: each in best):
@@ -246,13 +264,14 @@ def calibration(frontier: Frontier) -> str:
         return ""
     left = Chart((0, 1), (0, 1), "Calibration of the halt head", width=360, height=330, left=58)
     tens = [0, 0.25, 0.5, 0.75, 1]
-    shares(left, tens, x_label="predicted", y_label="right", x_format=lambda value: f"{100 * value:.0f} %")
+    # The upright axis' 0 stands in the corner for both.
+    shares(left, tens[1:], x_label="predicted", y_label="right", x_format=lambda value: f"{100 * value:.0f} %")
     left.line([(0, 0), (1, 1)], "neutral")
     chosen = [step for step in steps if step["step"] in frontier["grid"]["depths"]][:7]
     names = []
     for place, step in enumerate(chosen):
         colour = f"s{place + 1}"
-        bins = [each for each in step["bins"] if each["count"]]
+        bins = [each for each in step["bins"] if each["count"] >= FEWEST]
         left.line([(each["predicted"], each["right"]) for each in bins], colour)
         for each in bins:
             words = f"step {step['step']}\npredicted {percent(each['predicted'])}\nright {percent(each['right'])}"

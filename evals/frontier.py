@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from gram.config import ModelConfig
 from gram.evals import cost, metrics, statistics
-from gram.evals.budgets import Judge, Slice, matched
+from gram.evals.budgets import Judge, Question, Slice, budgets_of, matched_together
 from gram.evals.cells import Block, Grid, Outcomes, Trace, tabulate
 from gram.evals.columns import clustered_intervals
 from gram.evals.evaluate import count_solutions
@@ -33,6 +33,10 @@ VERSION = 1
 """Of the schema; raised when a field changes its meaning or goes."""
 Floats = NDArray[np.float64]
 LATENCY_FIELDS = ("p5", "p50", "p95")
+UNITS = {"latency interactive": "ms", "latency throughput": "ms", "energy": "J", "macs": "MACs"}
+"""Ways of matching budgets, and what they are counted in."""
+MEASURED = ("latency interactive", "latency throughput", "energy")
+"""Those that a second run measures anew."""
 
 
 def analyse(
@@ -45,10 +49,12 @@ def analyse(
     timings: Mapping[str, Any],
     about: Mapping[str, Any],
     budgets: list[float] | None = None,
+    on_outcomes: Callable[[dict[str, NDArray[Any]]], None] | None = None,
 ) -> dict[str, Any]:
     """Everything a report needs. `traces`: one per seed, of the puzzles of `puzzle_set`; `timings`: what
     `latency.measure` returned, or an empty mapping; `about`: provenance, copied;
-    `budgets`: latencies in ms to match instead of doublings of one trajectory's.
+    `budgets`: latencies in ms to match instead of doublings of one trajectory's; `on_outcomes` is given the outcomes by
+    puzzle (`outcomes.py`).
 
     Raises `ValueError` where traces and puzzles do not fit.
     """
@@ -65,6 +71,8 @@ def analyse(
     groups = bases(known)
     solutions = np.array(count_solutions(task, known.puzzles), dtype=np.float64) if task.is_multi_solution else None
     table = Table(outcomes, real, grid, groups, solutions)
+    if on_outcomes is not None:
+        on_outcomes(table.arrays(known.puzzles))
     latencies = list(timings.get("latencies", []))
     macs = price_in_macs(table, model)
     rows = _budgets(table, macs, latencies, budgets)
@@ -85,7 +93,7 @@ def analyse(
         {"measure": name, "halting": halting, "matched_by": by, **_short(rows, name, halting, by)}
         for name in table.measures
         for halting in grid.haltings
-        for by in ("latency interactive", "latency throughput", "macs")
+        for by in UNITS
         if (name, halting, by) != (measure, grid.haltings[0], "latency interactive")
         and _rows(rows, measure=name, halting=halting, matched_by=by)
     ]
@@ -138,6 +146,12 @@ class Table:
             return Slice(self.coverage[:, halting, ..., None], None, self.groups, (None,), name)
         return Slice(self.accuracy[:, halting], self.direct[:, halting], self.groups, self.grid.selectors, name)
 
+    def arrays(self, puzzles: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+        """What `outcomes.npz` holds."""
+        found: dict[str, NDArray[Any]] = {"puzzles": puzzles, "groups": self.groups}
+        found |= {"accuracy": self.accuracy, "direct": self.direct}
+        return found if self.coverage is None else found | {"coverage": self.coverage}
+
     def best(self, measure: str, halting: int = 0) -> Floats:
         """Mean measure `[M, N]` of the best selector, over all puzzles."""
         values = self.slice(measure, halting).values
@@ -164,9 +178,12 @@ def price_in_macs(table: Table, model: ModelConfig) -> Floats:
 def stable(frontier: Mapping[str, Any]) -> dict[str, Any]:
     """`frontier` without what a second run of the same command measures anew: latencies and what follows from them."""
     kept = {key: value for key, value in frontier.items() if key not in ("verdict", "difficulty", "latency", "about")}
-    kept["cells"] = [{name: value for name, value in cell.items() if "_ms_" not in name} for cell in frontier["cells"]]
+    kept["cells"] = [
+        {name: value for name, value in cell.items() if "_ms_" not in name and name != "energy_j"}
+        for cell in frontier["cells"]
+    ]
     for name in ("budgets", "verdicts_beside"):
-        kept[name] = [row for row in frontier[name] if not row["matched_by"].startswith("latency")]
+        kept[name] = [row for row in frontier[name] if row["matched_by"] not in MEASURED]
     measured = ("started", "elapsed_s", "command", "times")
     kept["about"] = {name: value for name, value in frontier["about"].items() if name not in measured}
     return kept
@@ -197,18 +214,25 @@ def _budgets(
     table: Table, macs: Floats, latencies: list[dict[str, Any]], wanted: list[float] | None
 ) -> list[dict[str, Any]]:
     """Matched budgets of every measure, halting rule and price."""
-    rows = []
     grid = table.grid
+    asked: list[tuple[str, str]] = []
+    questions = []
     for measure in table.measures:
         for h, halting in enumerate(grid.haltings):
             judge = Judge(grid, table.slice(measure, h))
             prices = {
                 f"latency {mode}": price_table(latencies, mode, halting, grid.widths, grid.depths) for mode in MODES
             }
-            for by, price in {**prices, "macs": macs[h]}.items():
+            joules = price_table(latencies, "interactive", halting, grid.widths, grid.depths, "joules")
+            for by, price in {**prices, "energy": joules, "macs": macs[h]}.items():
                 given = sorted(wanted) if wanted and by == "latency interactive" else None
-                rows += [{"matched_by": by, "measure": measure, **row} for row in matched(judge, price, given)]
-    return rows
+                asked.append((by, measure))
+                questions.append(Question(judge, price, budgets_of(grid, price) if given is None else given))
+    return [
+        {"matched_by": by, "measure": measure, **row}
+        for (by, measure), rows in zip(asked, matched_together(questions), strict=True)
+        for row in rows
+    ]
 
 
 def _rows(budgets: Sequence[dict[str, Any]], **wanted: str) -> list[dict[str, Any]]:
@@ -218,7 +242,7 @@ def _rows(budgets: Sequence[dict[str, Any]], **wanted: str) -> list[dict[str, An
 def _short(budgets: Sequence[dict[str, Any]], measure: str, halting: str, by: str) -> dict[str, Any]:
     """Verdict of other rows, without their cells."""
     rows = _rows(budgets, measure=measure, halting=halting, matched_by=by)
-    found = verdict(rows, measure=measure, unit="MACs" if by == "macs" else "ms")
+    found = verdict(rows, measure=measure, unit=UNITS[by])
     return {name: found[name] for name in ("sentence", "winner", "budget", "difference", "low", "high", "break_even")}
 
 
@@ -258,7 +282,8 @@ def _cells(table: Table, macs: Floats, latencies: list[dict[str, Any]]) -> list[
         for mode, name in zip(MODES, ("latency", "throughput"), strict=True):
             found = timed.get((mode, *cell), {})
             row |= {f"{name}_ms_{part}": found.get(f"{part}_ms", math.nan) for part in LATENCY_FIELDS}
-        rows.append(row | {"macs": macs[h, m, w]})
+        spent = timed.get(("interactive", *cell), {}).get("joules", math.nan)
+        rows.append(row | {"energy_j": spent, "macs": macs[h, m, w]})
     return rows
 
 

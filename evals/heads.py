@@ -36,23 +36,23 @@ class HeadTally:
     def add(self, block: Block) -> None:
         """Counts a block; puzzles that are padding alone are left out."""
         real = block.puzzles.any(axis=1)
-        right, grid = block.is_right[real], self.grid
-        for step in range(self.depth):
-            logit, verdict = block.halt[real][:, :, step], right[:, :, step]
-            with np.errstate(over="ignore"):
-                share = 1 / (1 + np.exp(-logit))
-            index = np.minimum((share * BINS).astype(np.int64), BINS - 1) + BINS * verdict
-            self.halt[step] += np.bincount(index.ravel(), minlength=2 * BINS).reshape(2, BINS)
+        rows: Any = slice(None) if real.all() else real
+        right, grid = block.is_right[rows], self.grid
+        with np.errstate(over="ignore"):
+            share = 1 / (1 + np.exp(-block.halt[rows][:, :, : self.depth]))
+        index = np.minimum((share * BINS).astype(np.int64), BINS - 1) + BINS * right[:, :, : self.depth]
+        index += 2 * BINS * np.arange(self.depth)
+        self.halt += np.bincount(index.ravel(), minlength=self.halt.size).reshape(self.halt.shape)
         for depth in grid.depths:
             for name in ("halt", "lprm"):
-                found = metrics.within_puzzle_auroc(getattr(block, name)[real][:, :, depth - 1], right[:, :, depth - 1])
+                found = metrics.within_puzzle_auroc(getattr(block, name)[rows][:, :, depth - 1], right[:, :, depth - 1])
                 if found.puzzles:
                     good = right[:, :, depth - 1].sum(axis=1, dtype=np.int64)
                     pairs = float((good * (right.shape[1] - good)).sum())
                     sums = self.within.setdefault((name, depth), [0.0, 0.0, 0.0])
                     for place, value in enumerate((found.pooled * pairs, pairs, found.puzzles)):
                         sums[place] += value
-        stop = stop_steps(block, "head", grid.threshold("head"), grid.first_halt, slice(None))[real]
+        stop = stop_steps(block, "head", grid.threshold("head"), grid.first_halt, slice(None))[rows]
         last = np.take_along_axis(right, (np.minimum(stop, self.depth) - 1)[..., None], axis=2)[..., 0]
         for place in (0, 1):
             self.stops[place] += np.bincount(stop[last == place] - 1, minlength=self.depth + 1)

@@ -13,13 +13,15 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gram.evals.energy import Counter
 
 MODES = ("interactive", "throughput")
 ROUNDS = 20
@@ -35,20 +37,6 @@ class Key(NamedTuple):
     halting: str
     width: int
     depth: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Latency:
-    """Milliseconds a puzzle, over rounds."""
-
-    mode: str
-    halting: str
-    width: int
-    depth: int
-    rounds: int
-    p5_ms: float
-    p50_ms: float
-    p95_ms: float
 
 
 Indices = NDArray[np.int64]
@@ -84,11 +72,13 @@ def measure(
     seed: int = 0,
     file: Path | None = None,
     on_timed: Callable[[int], None] | None = None,
+    energy: Counter | None = None,
 ) -> dict[str, Any]:
     """Times every cell `rounds` times: `latencies` and what is known of the machine meanwhile.
 
     `batch` is the number of trajectories that fill the device (a launch): what the throughput mode runs at once.
     `file` keeps the timings; a run that was killed goes on with it. `on_timed(n)` is told how many timings are done.
+    `energy` counts joules (`energy.py`): read before and after each run, outside of what is timed.
     """
     kept = _read(file)
     rng = np.random.default_rng(seed)
@@ -110,14 +100,23 @@ def measure(
         lines: list[dict[str, Any]] = [{"cell": CONTROL, "ms": waited, **machine}]
         for course in wanted:
             index = _batch(course, number, puzzles, batch)
+            before, started = energy and energy(), time.perf_counter()
             times = run(course, index)
+            if energy is not None and before is not None:
+                # Over the whole run: counters move too seldom to be read at each depth.
+                spent = {"joules": energy() - before, "s": time.perf_counter() - started}
+                lines.append({"cell": _energy_name(course.mode, course.halting, course.width), **spent})
             lines += [{"cell": _name(key), "ms": ms} for key, ms in _shared(course, times, len(index))]
             if on_timed is not None:
                 on_timed(len(course.cells()))
         for line in lines:
             kept.setdefault(line["cell"], []).append(line)
         _append(file, lines)
-    return {"latencies": [_summary(key, kept, rounds) for key in keys], **_machine(kept, rounds)}
+    width_of = {key: course.width for course in courses for key in course.cells()}
+    return {
+        "latencies": [_summary(key, kept, rounds, _watts(key, width_of[key], kept)) for key in keys],
+        **_machine(kept, rounds),
+    }
 
 
 def grid_keys(modes: Iterable[str], haltings: Iterable[str], widths: Sequence[int], depths: Sequence[int]) -> list[Key]:
@@ -131,15 +130,29 @@ def grid_keys(modes: Iterable[str], haltings: Iterable[str], widths: Sequence[in
 
 
 def price_table(
-    latencies: Iterable[dict[str, Any]], mode: str, halting: str, widths: Sequence[int], depths: Sequence[int]
+    latencies: Iterable[dict[str, Any]],
+    mode: str,
+    halting: str,
+    widths: Sequence[int],
+    depths: Sequence[int],
+    field: str = "p50_ms",
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Median milliseconds `[M, N]` of a mode and halting rule; NaN where a cell was not timed."""
+    """Median milliseconds (or another field) `[M, N]` of a mode and halting rule; NaN where a cell has none."""
     price = np.full((len(depths), len(widths)), np.nan)
     for each in latencies:
         is_wanted = (each["mode"], each["halting"]) == (mode, halting)
-        if is_wanted and each["width"] in widths and each["depth"] in depths and each["p50_ms"] is not None:
-            price[depths.index(each["depth"]), widths.index(each["width"])] = each["p50_ms"]
+        if is_wanted and each["width"] in widths and each["depth"] in depths and each.get(field) is not None:
+            price[depths.index(each["depth"]), widths.index(each["width"])] = each[field]
     return price
+
+
+def processor_name() -> str | None:
+    """Model of the processor, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((line.split(":", 1)[1].strip() for line in lines if line.lower().startswith("model name")), None)
 
 
 def clock_mhz() -> float | None:
@@ -185,10 +198,25 @@ def _name(key: Key) -> str:
     return f"{key.mode} {key.halting} {key.width}x{key.depth}"
 
 
-def _summary(key: Key, kept: dict[str, list[dict[str, Any]]], rounds: int) -> dict[str, Any]:
+def _energy_name(mode: str, halting: str, width: int) -> str:
+    return f"energy {mode} {halting} {width}"
+
+
+def _watts(key: Key, width: int, kept: dict[str, list[dict[str, Any]]]) -> float | None:
+    """Mean power over the runs of a width; None where no energy was counted."""
+    lines = kept.get(_energy_name(key.mode, key.halting, width), [])
+    seconds = sum(line["s"] for line in lines)
+    return sum(line["joules"] for line in lines) / seconds if seconds else None
+
+
+def _summary(key: Key, kept: dict[str, list[dict[str, Any]]], rounds: int, watts: float | None) -> dict[str, Any]:
+    """A cell's milliseconds a puzzle over rounds. `joules`: mean power while its width was timed, times the median;
+    None where the device reports no energy."""
     times = [line["ms"] for line in kept.get(_name(key), [])[:rounds]]
     p5, p50, p95 = np.percentile(times, (5, 50, 95)) if times else (math.nan,) * 3
-    return asdict(Latency(**key._asdict(), rounds=len(times), p5_ms=float(p5), p50_ms=float(p50), p95_ms=float(p95)))
+    joules = None if watts is None else watts * float(p50) / 1e3
+    spread = {"p5_ms": float(p5), "p50_ms": float(p50), "p95_ms": float(p95)}
+    return {**key._asdict(), "rounds": len(times), **spread, "joules": joules}
 
 
 def _machine(kept: dict[str, list[dict[str, Any]]], rounds: int) -> dict[str, Any]:
@@ -198,6 +226,7 @@ def _machine(kept: dict[str, list[dict[str, Any]]], rounds: int) -> dict[str, An
     p5, p50, p95 = np.percentile(times, (5, 50, 95)) if times else (math.nan,) * 3
     spread = float((p95 - p5) / p50) if times else math.nan
     loads = [line["load"] for line in control]
+    counted = [line for cell, lines in kept.items() if cell.startswith("energy ") for line in lines]
     clocks = [line["mhz"] for line in control if line["mhz"] is not None]
     return {
         "rounds": rounds,
@@ -206,7 +235,7 @@ def _machine(kept: dict[str, list[dict[str, Any]]], rounds: int) -> dict[str, An
         "load": [min(loads), max(loads)] if loads else None,
         "mhz": [min(clocks), max(clocks)] if clocks else None,
         "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "energy_j": None,
+        "energy_j": sum(spent) if (spent := [line["joules"] for line in counted]) else None,
     }
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gram.evals.figures import best_cells
+from gram.checkpoint import write_atomically
+from gram.evals.figures import best_cells, rising
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,6 +33,20 @@ STYLE: Any = {
 
 def draw(frontier: Frontier, folder: Path) -> list[Path]:
     """Writes each figure that has numbers as `<name>.png` and `<name>.svg`; returns the files."""
+    return _draw({name: partial(painter, frontier) for name, painter in FIGURES.items()}, folder)
+
+
+def draw_joint(frontiers: Mapping[str, Frontier], folder: Path) -> list[Path]:
+    """The same of several checkpoints, by name: one figure for each task, named after it."""
+    painters: dict[str, Callable[[Any], bool]] = {}
+    for task in dict.fromkeys(str(each["about"].get("task")) for each in frontiers.values()):
+        some = {label: each for label, each in frontiers.items() if str(each["about"].get("task")) == task}
+        painters[f"{task}_checkpoints"] = partial(checkpoints, some)
+    return _draw(painters, folder)
+
+
+def _draw(painters: Mapping[str, Callable[[Any], bool]], folder: Path) -> list[Path]:
+    """Each figure that has numbers, moved into place once complete."""
     import matplotlib as mpl
 
     mpl.use("agg")
@@ -37,15 +54,16 @@ def draw(frontier: Frontier, folder: Path) -> list[Path]:
 
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, painter in FIGURES.items():
+    for name, painter in painters.items():
         with plt.rc_context(STYLE):
             figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
             try:
-                if painter(frontier, axes):
+                if painter(axes):
                     for kind in ("png", "svg"):
                         path = folder / f"{name}.{kind}"
-                        metadata = {"Date": None} if kind == "svg" else {}
-                        figure.savefig(path, dpi=160, metadata=metadata)
+                        content = BytesIO()
+                        figure.savefig(content, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else {})
+                        write_atomically(path, content.getvalue())
                         written.append(path)
             finally:
                 plt.close(figure)
@@ -97,10 +115,9 @@ def curves(frontier: Frontier, axes: Axes) -> bool:
         if width > 1 and depth != trained:
             members["mixed"].append(cell)
     for family, some in members.items():
-        line: list[dict[str, Any]] = []
-        for cell in sorted(some, key=lambda each: float(each["latency_ms_p50"])):
-            if family != "mixed" or not line or cell["value"] > line[-1]["value"]:
-                line.append(cell)
+        line = sorted(some, key=lambda each: (each["width"], each["depth"]))
+        if family == "mixed":
+            line = rising(some, "latency_ms_p50")
         prices = [cell["latency_ms_p50"] for cell in line]
         axes.plot(prices, [cell["value"] for cell in line], "o-", ms=3.5, color=COLOURS[family], label=family)
         if all(cell["value_low"] is not None for cell in line):
@@ -119,13 +136,11 @@ def pareto(frontier: Frontier, axes: Axes) -> bool:
     if not cells:
         return False
     axes.plot([c["latency_ms_p50"] for c in cells], [c["value"] for c in cells], "o", ms=3, color=COLOURS["neutral"])
-    best: list[dict[str, Any]] = []
-    for cell in cells:
-        if not best or cell["value"] > best[-1]["value"]:
-            best.append(cell)
-            label = f"{cell['width']} x {cell['depth']}"
-            place = cell["latency_ms_p50"], cell["value"]
-            axes.annotate(label, place, fontsize=6.5, xytext=(3, -9), textcoords="offset points")
+    best = rising(cells, "latency_ms_p50")
+    for cell in best:
+        place = cell["latency_ms_p50"], cell["value"]
+        label = f"{cell['width']} x {cell['depth']}"
+        axes.annotate(label, place, fontsize=6.5, xytext=(3, -9), textcoords="offset points")
     line = [(cell["latency_ms_p50"], cell["value"]) for cell in best]
     axes.step(*zip(*line, strict=True), where="post", color="#1c1b19", lw=1)
     axes.set(xscale="log", xlabel="latency of a puzzle, ms", ylabel=frontier["verdict"]["measure"])
@@ -192,12 +207,51 @@ def difficulty(frontier: Frontier, axes: Axes) -> bool:
     return True
 
 
+def calibration(frontier: Frontier, axes: Axes) -> bool:
+    """The halt head step by step: how well it ranks, and how far its probability is from the share that is right."""
+    steps = [step for step in frontier["heads"]["steps"] if step["accuracy"] is not None]
+    if not steps:
+        return False
+    for name, label, colour in (
+        ("halt_auroc", "AUROC of the halt logit", "depth"),
+        ("ece", "expected calibration error", "width"),
+    ):
+        some = [step for step in steps if step[name] is not None]
+        numbers = [step["step"] for step in some]
+        axes.plot(numbers, [step[name] for step in some], "o-", ms=3.5, color=COLOURS[colour], label=label)
+    axes.set(xlabel="supervision step", ylim=(-0.02, 1.02))
+    axes.legend()
+    return True
+
+
+def checkpoints(frontiers: Mapping[str, Frontier], axes: Axes) -> bool:
+    """The measure against latency of each checkpoint: its best cells, and dashed those of one trajectory."""
+    price, drawn = "latency_ms_p50", False
+    for label, frontier in frontiers.items():
+        cells = [cell for cell in _cells(frontier).values() if cell[price]]
+        if not cells:
+            continue
+        best, alone = rising(cells, price), sorted((c for c in cells if c["width"] == 1), key=lambda c: int(c["depth"]))
+        (line,) = axes.plot([c[price] for c in best], [c["value"] for c in best], "o-", ms=3.5, label=label)
+        axes.plot([c[price] for c in alone], [c["value"] for c in alone], "--", lw=1, color=line.get_color())
+        if all(cell["value_low"] is not None for cell in best):
+            low, high = ([cell[name] for cell in best] for name in ("value_low", "value_high"))
+            axes.fill_between([c[price] for c in best], low, high, color=line.get_color(), alpha=0.15, lw=0)
+        axes.set(xscale="log", xlabel="latency of a puzzle, ms", ylabel=frontier["verdict"]["measure"])
+        drawn = True
+    if drawn:
+        axes.set_title("dashed: one trajectory", loc="left", fontsize=9)
+        axes.legend()
+    return drawn
+
+
 FIGURES: dict[str, Callable[[Frontier, Any], bool]] = {
     "heat_map": heat_map,
     "curves": curves,
     "pareto": pareto,
     "selector_gap": selector_gap,
     "steps_to_halt": steps_to_halt,
+    "calibration": calibration,
     "difficulty": difficulty,
 }
 """Name of each file and what draws it; a painter says whether it had numbers."""

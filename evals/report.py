@@ -7,31 +7,38 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from gram import __version__
-from gram.evals import figures
-from gram.evals.figures import count, milliseconds, percent
+from gram.evals import figures, tables
+from gram.evals.figures import milliseconds
+from gram.evals.latency import ROUNDS
 
 PAGE = Path(__file__).parent / "page"
 Frontier = Mapping[str, Any]
-Column = tuple[str, str]
-"""Heading and kind: `text` or `number`."""
 
 
 def render(frontier: Frontier) -> str:
     """The page. Raises `ValueError` for a frontier of another version."""
     if frontier.get("version") != 1:
         raise ValueError(f"frontier must be of version 1, got {frontier.get('version')!r}")
-    about, verdict = frontier["about"], frontier["verdict"]
-    measure, halting = verdict["measure"], verdict["halting"]
+    about = frontier["about"]
     title = f"{about.get('task', '')}: width against depth"
-    command = about.get("command", "")
+    body = "".join(_sections(frontier)) + provenance(about, frontier["latency"])
+    return page(title, f"{_head(frontier, title)}<main>{body}</main>")
+
+
+def _sections(frontier: Frontier) -> list[str]:
+    """Everything between the verdict and the provenance."""
+    verdict, command = frontier["verdict"], frontier["about"].get("command", "")
+    measure, halting = verdict["measure"], verdict["halting"]
     trained = frontier["grid"]["trained_depth"]
-    sections = [
+    others = [rule for rule in frontier["grid"]["haltings"] if rule != halting]
+    beside = [name for name in frontier["grid"]["measures"] if name != measure]
+    return [
         section(
             f"What {measure} each millisecond buys",
             "",
@@ -45,32 +52,78 @@ def render(frontier: Frontier) -> str:
             "Each budget is spent by the best cell of each family that fits it, chosen on one half of the puzzles and "
             "scored on the other, both ways. Cells are width x depth, two where the halves chose differently. "
             "Differences are paired by puzzle; bases are kept together.",
-            budget_table(frontier, measure, halting, "latency interactive"),
-            "Intervals: bootstrap of 10,000 resamples; a difference counts where its interval leaves out zero and its "
-            "p-value, corrected over the budgets by Holm's method, is below .05.",
-            command,
-        ),
-        section(
-            "Matched arithmetic",
-            "The same choice where a budget is a number of multiply-accumulates instead of measured time: what an "
-            "ideal machine would see.",
-            budget_table(frontier, measure, halting, "macs"),
-            "Counted from the model's shape and the supervision steps that trajectories took.",
+            tables.budget_table(frontier, measure, "latency interactive"),
+            f"{measure.capitalize()}; median latency, one puzzle at a time. Intervals: bootstrap, 10,000 resamples; a "
+            "difference counts where its interval leaves out zero and its p-value, corrected over the budgets by "
+            "Holm's method, is below .05.",
             command,
         ),
         section(
             "Every width and depth",
             "",
             figures.heat(frontier, measure, halting),
-            f"{measure.capitalize()} in per cent. Dashed: cells of equal latency, at the budgets above.",
+            f"{measure.capitalize()} in per cent, halting {halting}. Dashed: equal latency, at the budgets above.",
             command,
         ),
         section(
             "Which cells are worth their time",
             "",
             figures.pareto(frontier, measure, halting),
-            "Every cell by latency; the line joins those that no cheaper cell reaches.",
+            f"Every cell by latency, halting {halting}; the line joins those that no cheaper cell reaches.",
             command,
+        ),
+        section(
+            "Halting, batches and arithmetic",
+            "Whether the verdict holds where trajectories never halt early, where a batch fills the device, and where "
+            "operations are counted instead of time.",
+            tables.verdict_table(frontier),
+            "Each row is a verdict like the first sentence's, at four times the price of one trajectory or the last "
+            "budget below.",
+            command,
+        ),
+        *(
+            section(
+                f"The same with halting {rule}",
+                "",
+                figures.family_curves(frontier, measure, rule),
+                f"{measure.capitalize()} against median latency, one puzzle at a time. Bands: 95 % intervals.",
+                command,
+            )
+            for rule in others
+        ),
+        section(
+            "Matched budgets in full batches",
+            "",
+            tables.budget_table(frontier, measure, "latency throughput"),
+            f"{measure.capitalize()}; a puzzle's share of the time of one full launch.",
+            command,
+        ),
+        section(
+            "Matched arithmetic",
+            "The same choice where a budget is a number of multiply-accumulates instead of measured time: what an "
+            "ideal machine would see.",
+            tables.budget_table(frontier, measure, "macs"),
+            f"{measure.capitalize()}. Counted from the model's shape and the supervision steps that trajectories took.",
+            command,
+        ),
+        section(
+            "Matched energy",
+            "",
+            tables.budget_table(frontier, measure, "energy"),
+            f"{measure.capitalize()}; mean power while a width was timed, as the device's counter reports it, times "
+            "the median latency of one puzzle.",
+            command,
+        ),
+        *(
+            section(
+                f"The same in {name}",
+                "",
+                figures.family_curves(frontier, name, halting)
+                + tables.budget_table(frontier, name, "latency interactive"),
+                f"{name.capitalize()} of the selected answer instead of {measure}; one puzzle at a time.",
+                command,
+            )
+            for name in beside
         ),
         section(
             "What a better selector could win",
@@ -90,17 +143,35 @@ def render(frontier: Frontier) -> str:
         section(
             "Whether the halt head can be believed",
             "",
-            figures.calibration(frontier),
-            "Left: share of right answers against the predicted one, after some steps. Right: how well the logit "
-            "ranks right trajectories above wrong ones (all puzzles together), and the mean gap of both.",
+            figures.calibration(frontier) + tables.calibration_table(frontier),
+            "Left: share of right answers against the predicted one, after some steps, bins of at least "
+            f"{figures.FEWEST} trajectories. Right: how well the logit "
+            "ranks right trajectories above wrong ones (all puzzles together), and the mean gap of both. Below: every "
+            "step; in a puzzle, right trajectories are ranked against wrong ones of the same puzzle.",
             command,
         ),
-        section("By difficulty", "", figures.difficulty(frontier), "Bars: 95 % intervals.", command),
-        section("All cells", "", cell_table(frontier), "", command),
-        provenance(about, frontier["latency"]),
+        section(
+            "By difficulty",
+            "",
+            figures.difficulty(frontier),
+            f"{measure.capitalize()} of one trajectory and of the verdict's cells. Bars: 95 % intervals.",
+            command,
+        ),
+        section(
+            "Latency of every cell",
+            "",
+            tables.latency_table(frontier),
+            _timing_words(frontier["latency"]),
+            command,
+        ),
+        section(
+            "All cells",
+            "",
+            tables.cell_table(frontier),
+            "Intervals of 95 % below. Conflicts: violated constraints of the selected answer. All columns: cells.csv.",
+            command,
+        ),
     ]
-    body = "".join(sections)
-    return page(title, f"{_head(frontier, title)}<main>{body}</main>")
 
 
 def page(title: str, body: str) -> str:
@@ -117,7 +188,7 @@ def page(title: str, body: str) -> str:
 def _head(frontier: Frontier, title: str) -> str:
     """Title, verdict and the four figures that explain it."""
     about, verdict = frontier["about"], frontier["verdict"]
-    where = ", ".join(str(about[name]) for name in ("device", "dtype") if about.get(name))
+    where = ", ".join(str(about[name]) for name in ("device", "processor", "dtype") if about.get(name))
     bases = f" of {about['bases']:,} bases" if about["bases"] < about["puzzles"] else ""
     meta = (
         f"Checkpoint {about.get('checkpoint')} · {about['puzzles']:,} puzzles{bases} · "
@@ -161,6 +232,7 @@ def _facts(frontier: Frontier) -> list[tuple[str, str, str]]:
     gaps = [gap for gap in verdict["gaps"] if gap["width"] == grid["widths"][-1]]
     widest = min(gaps, key=lambda gap: math.inf if gap["gap"] is None else float(gap["gap"])) if gaps else None
     saturation = verdict["saturation_width"]
+    errors = [step["ece"] for step in frontier["heads"]["steps"] if step["step"] == trained]
     timed = any(cell["latency_ms_p50"] is not None for cell in frontier["cells"])
     return [
         (
@@ -179,7 +251,20 @@ def _facts(frontier: Frontier) -> list[tuple[str, str, str]]:
             "-" if widest is None or widest["gap"] is None else f"{100 * widest['gap']:.1f} points",
             "" if widest is None else f"pass@{widest['width']} less {widest['selector']}, {trained} steps",
         ),
+        (
+            "Halt head's error",
+            "-" if not errors or errors[0] is None else f"{100 * errors[0]:.1f} points",
+            f"mean gap of predicted and right share, step {trained}",
+        ),
     ]
+
+
+def _timing_words(latency: Mapping[str, Any]) -> str:
+    """What the latencies are."""
+    rounds = latency.get("rounds")
+    told = f"Median over {rounds} rounds, p5 to p95 below." if rounds else "Median, p5 to p95 below."
+    few = f" Fewer than {ROUNDS} rounds: ranges are rough." if rounds and rounds < ROUNDS else ""
+    return f"{told} From tokens in to answer out, compilation excluded, cells in random order.{few}"
 
 
 def _exchange(rate: Mapping[str, Any] | None) -> tuple[str, str]:
@@ -203,109 +288,6 @@ def section(heading: str, lead: str, content: str, caption: str, command: str) -
         f"<section><h2>{escape(heading)}</h2>{first}<figure>{content}"
         f"<figcaption>{escape(caption)}{made}</figcaption></figure></section>"
     )
-
-
-def table(columns: Sequence[Column], rows: Sequence[Sequence[tuple[str, Any, str]]], *, is_tall: bool = False) -> str:
-    """A sortable table; a cell is its HTML, the value to sort by (None: its text) and a class."""
-    head = "".join(
-        f'<th scope="col" class="{"text" if kind == "text" else ""}"><button type="button">{escape(name)}</button></th>'
-        for name, kind in columns
-    )
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f'<td class="{style}"' + ("" if value is None else f' data-value="{escape(str(value))}"') + f">{text}</td>"
-            for text, value, style in row
-        )
-        + "</tr>"
-        for row in rows
-    )
-    tall = " tall" if is_tall else ""
-    inner = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
-    return f'<div class="scroll{tall}"><table class="sortable">{inner}</table></div>'
-
-
-def budget_table(frontier: Frontier, measure: str, halting: str, by: str) -> str:
-    """Best cells of each family at each budget, and width less depth."""
-    wanted = (by, measure, halting)
-    rows = [row for row in frontier["budgets"] if (row["matched_by"], row["measure"], row["halting"]) == wanted]
-    if not rows:
-        return ""
-    form = count if by == "macs" else milliseconds
-    made = []
-    for row in rows:
-        line: list[tuple[str, Any, str]] = [(form(row["budget"]), row["budget"], "")]
-        for family in ("depth", "width", "mixed"):
-            cell = row[family]
-            if cell is None:
-                line.append(("-", "", ""))
-                continue
-            sizes = [_size(each) for each in (cell, cell.get("other_half")) if each is not None]
-            size = " / ".join(map(escape, sizes))
-            line.append((f"{percent(cell['value'])}<br><small>{size}</small>", cell["value"], family))
-        found = row["contrasts"]["width-depth"]
-        if found.get("difference") is None or found["is_same_cell"]:
-            line += [("-", "", ""), ("-", "", "")]
-        else:
-            interval = f"{100 * found['low']:+.1f} to {100 * found['high']:+.1f}"
-            points = f"{100 * found['difference']:+.1f}<br><small>{interval}</small>"
-            p_value = found["p_holm"]
-            line += [
-                (points, found["difference"], ""),
-                ("-" if p_value is None else f"{p_value:.3f}" if p_value >= 0.001 else "&lt; .001", p_value, ""),
-            ]
-        winner = found["verdict"]
-        line.append((escape(winner), winner, f"text {winner} win" if winner in figures.FAMILY_WORDS else "text"))
-        made.append(line)
-    unit = "MACs" if by == "macs" else "budget"
-    heads = [(unit, ""), ("depth only", ""), ("width only", ""), ("mixed", ""), ("width less depth, points", "")]
-    return table([*heads, ("p (Holm)", ""), ("ahead", "text")], made)
-
-
-def _size(cell: Mapping[str, Any]) -> str:
-    chosen = f", {cell['selector']}" if cell["selector"] else ""
-    return f"{cell['width']} x {cell['depth']}{chosen}"
-
-
-def cell_table(frontier: Frontier) -> str:
-    """Every cell of the grid."""
-    is_multi = "coverage" in frontier["grid"]["measures"]
-    columns = [("width", ""), ("depth", ""), ("halting", "text"), ("selector", "text"), ("accuracy", "")]
-    columns += [("95 % interval", ""), ("pass@N", "")] + ([("coverage", "")] if is_multi else [])
-    columns += [("latency", ""), ("throughput, a puzzle", ""), ("MACs", ""), ("steps", "")]
-    rows = []
-    for cell in frontier["cells"]:
-        if cell["width"] == 1 and cell["selector"] != frontier["grid"]["selectors"][0]:
-            continue
-        row: list[tuple[str, Any, str]] = [
-            (str(cell["width"]), None, ""),
-            (str(cell["depth"]), None, ""),
-            (cell["halting"], None, "text"),
-            ("-" if cell["width"] == 1 else cell["selector"], None, "text"),
-            (percent(cell["accuracy"]), _key(cell["accuracy"]), ""),
-            (
-                "-" if cell["low"] is None else f"{100 * cell['low']:.1f} to {100 * cell['high']:.1f}",
-                _key(cell["low"]),
-                "",
-            ),
-            (percent(cell["pass_at_width"]), _key(cell["pass_at_width"]), ""),
-        ]
-        if is_multi:
-            row.append((percent(cell["coverage"]), _key(cell["coverage"]), ""))
-        for name in ("latency_ms_p50", "throughput_ms_p50"):
-            row += [(milliseconds(cell[name]), _key(cell[name]), "")]
-        row += [(count(cell["macs"]), _key(cell["macs"]), "")]
-        row += [("-" if cell["steps"] is None else f"{cell['steps']:.1f}", _key(cell["steps"]), "")]
-        rows.append(row)
-    return table(columns, rows, is_tall=True)
-
-
-def _interval(low: float | None, high: float | None) -> str:
-    return "-" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}"
-
-
-def _key(value: float | None) -> Any:
-    return "" if value is None else value
 
 
 def provenance(about: Mapping[str, Any], latency: Mapping[str, Any]) -> str:

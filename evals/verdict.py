@@ -23,7 +23,8 @@ no budget is picked for its result."""
 def verdict(rows: Sequence[dict[str, Any]], *, measure: str, unit: str) -> dict[str, Any]:
     """The verdict on matched budgets (`budgets.matched`): `sentence`, `winner`, and the row it speaks of.
 
-    `unit` is `ms` (latency) or `MACs`. The row is that of `HEADLINE` times the first budget, or the last one below.
+    `unit` is `ms` (latency), `J` or `MACs`. The row is that of `HEADLINE` times the first budget, or
+    the last one below.
     """
     if not rows:
         return {
@@ -121,17 +122,17 @@ def saturation_width(widths: Sequence[int], latency: Floats, factor: float = 2.0
 def _claim(row: dict[str, Any], found: dict[str, Any], rows: Sequence[dict[str, Any]], measure: str, unit: str) -> str:
     """The sentence's first part."""
     times = row["budget"] / rows[0]["budget"]
-    start = f"At {_amount(row['budget'], unit)}"
+    start = f"At {amount(row['budget'], unit)}"
     start += " (one trajectory at the trained depth)" if times < 1.01 else f" ({times:.0f} times one trajectory)"
     if found["verdict"] == "nothing to compare":
         return f"{start}, nothing can be compared."
     width, depth = row["width"], row["depth"]
     if found["verdict"] == "same cell":
-        return f"{start}, the best width-only and depth-only cells are the same: {_cell(width)}."
+        return f"{start}, the best width-only and depth-only cells are the same: {cell_words(width)}."
     points = f"{100 * abs(found['difference']):.1f} points"
     low, high = 100 * found["low"], 100 * found["high"]
     if found["verdict"] == "not told apart":
-        cells = f"{100 * width['value']:.1f} % with {_cell(width)}, {100 * depth['value']:.1f} % with {_cell(depth)}"
+        cells = f"{reached(width, 'give')}, {cell_words(depth)} {100 * depth['value']:.1f} %"
         return (
             f"{start}, width and depth are not told apart in {measure}: {cells}, a difference of "
             f"{100 * found['difference']:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}){_doubt(found)}."
@@ -141,7 +142,7 @@ def _claim(row: dict[str, Any], found: dict[str, Any], rows: Sequence[dict[str, 
         low, high = -high, -low
     return (
         f"{start}, {found['verdict']} gives {points} more {measure} (95 % interval {low:.1f} to {high:.1f}): "
-        f"{100 * winner['value']:.1f} % with {_cell(winner)}, {100 * loser['value']:.1f} % with {_cell(loser)}."
+        f"{reached(winner, 'reach')}, {cell_words(loser)} {100 * loser['value']:.1f} %."
     )
 
 
@@ -162,10 +163,18 @@ def _tally(counts: dict[str, int], rows: int) -> str:
     return f"Of {rows} budget{'s' if rows != 1 else ''}: {', '.join(parts)}."
 
 
-def _cell(cell: dict[str, Any]) -> str:
+def reached(cell: dict[str, Any], verb: str) -> str:
+    """A chosen cell and its value, with a verb that agrees with it."""
+    is_one = (cell.get("other_half") or cell)["width"] == 1
+    ending = "" if not is_one else "es" if verb.endswith("ch") else "s"
+    return f"{cell_words(cell)} {verb}{ending} {100 * cell['value']:.1f} %"
+
+
+def cell_words(cell: dict[str, Any]) -> str:
+    """A chosen cell in words."""
     other = cell.get("other_half")
     if other is not None:
-        return f"{_cell({**cell, 'other_half': None})} or, on the other half, {_cell(other)}"
+        return f"{cell_words({**cell, 'other_half': None})} or, on the other half, {cell_words(other)},"
     steps = f"{cell['depth']} step{'s' if cell['depth'] != 1 else ''}"
     if cell["width"] == 1:
         return f"one trajectory of {steps}"
@@ -173,7 +182,10 @@ def _cell(cell: dict[str, Any]) -> str:
     return f"{cell['width']} trajectories of {steps}{chosen}"
 
 
-def _amount(value: float, unit: str) -> str:
+def amount(value: float, unit: str) -> str:
+    """A budget in words."""
+    if unit == "J":
+        return f"{value:.3g} J a puzzle"
     if unit == "ms":
         return f"{value:.3g} ms a puzzle" if value < 1000 else f"{value / 1000:.3g} s a puzzle"
     for factor, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):

@@ -60,6 +60,22 @@ def test_preflight_by_hand():
     assert found["saving"] == pytest.approx(21 / 8)
     assert found["trace_s"] == pytest.approx(1.6)
     assert found["macs"] == (160 + 42) * cost.step_macs(tiny_config())["total"]
+    assert found["bases"] == 10
+    needed = {each["difference"]: each["puzzles"] for each in found["puzzles_needed"]}
+    assert needed[0.05] == puzzles_for_power(
+        0.05, 0.1
+    )  # every puzzle is scored, half of them by the other half's choice
+
+
+def test_memory_of_the_preflight_grows_with_puzzles_and_starts_from_the_process():
+    grid = Grid(widths=(1, 2), depths=(1, 2), trained_depth=2)
+
+    def memory(puzzles, resident):
+        options = {"seeds": 1, "rounds": {}, "batch": 8, "resident_bytes": resident}
+        return cost.preflight(tiny_config(), grid, puzzles=puzzles, **options)["memory_bytes"]
+
+    assert memory(10, 5 << 30) - memory(10, 0) == 5 << 30
+    assert memory(20, 0) > memory(10, 0)
 
 
 def test_the_saving_of_the_full_grid():

@@ -119,7 +119,7 @@ def test_halves_that_choose_differently_are_both_told():
     judge = Judge(GRID, Slice(values, values > 0, np.arange(40), ("vote",), "head"))
     pick = judge.choose("width", PRICE, 99.0)
     assert pick == ((1, 1, 0), (1, 2, 0))
-    told = judge.describe(pick, PRICE)
+    told = judge.cells(pick, PRICE) | budgets.score([(judge, pick)])[0]
     assert (told["width"], told["other_half"]["width"]) == GRID.widths[1:]
     assert told["value"] == 0
     rows = matched(judge, PRICE)

@@ -13,9 +13,11 @@ import pytest
 
 from gram import checkpoint
 from gram.api import Sampler
+from gram.cli.frontier import labelled
 from gram.cli.main import main
 from gram.evals.cells import Grid, tabulate
 from gram.evals.frontier import stable
+from gram.evals.outcomes import read
 from gram.sampler.selectors import Scores, select
 from gram.sampler.settings import first_halt
 from gram.sampler.trace import Traces
@@ -95,10 +97,96 @@ def test_a_frontier_end_to_end(folder, tmp_path, capsys):
     assert (tmp_path / "out" / "report.html").read_text() == page
 
 
+@pytest.fixture(scope="module")
+def second(tmp_path_factory):
+    """Another checkpoint of the task."""
+    directory = tmp_path_factory.mktemp("other")
+    checkpoint.save(tiny_model(hidden=24), directory)
+    return directory
+
+
+def test_several_checkpoints_give_one_page(folder, second, tmp_path, capsys):
+    out, puzzles = tmp_path / "out", tmp_path / "puzzles.txt"
+    solutions = (1, 3, 0, 2), (2, 0, 3, 1)
+    boards = [[["."] * 4 for _ in range(4)] for _ in range(8)]
+    for place, board in enumerate(boards):
+        board[place % 4][solutions[place // 4][place % 4]] = "Q"
+    puzzles.write_text("\n".join("/".join("".join(row) for row in board) for board in boards))
+    named = ["--checkpoint", str(folder), "--checkpoint", str(second), "--puzzles", str(puzzles)]
+    assert main(["frontier", "nqueens4", *named, *OPTIONS, "--out", str(out), "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    labels = [folder.name, second.name]
+    assert list(made["frontiers"]) == labels
+    (pair,) = made["pairs"]
+    assert [pair["a"], pair["b"]] == sorted(labels)
+    assert pair["puzzles"] == 8
+    assert {row["matched_by"] for row in pair["budgets"]} == {"latency interactive", "latency throughput", "macs"}
+    page = (out / "report.html").read_text()
+    for label in labels:
+        assert made["frontiers"][label]["verdict"]["sentence"].replace("'", "&#x27;") in page
+        assert f'href="{label}/report.html"' in page
+        assert (out / label / "report.html").is_file()
+        assert read(out / label / "outcomes.npz", made["frontiers"][label]["grid"])["accuracy"].shape[0] == 8
+    (out / "report.html").unlink()
+    assert main(["report", str(out)]) == 0
+    assert (out / "report.html").read_text() == page
+
+
+def test_a_wrong_second_checkpoint_is_told_before_anything_runs(folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    named = ["--checkpoint", str(folder), "--checkpoint", str(tmp_path / "none")]
+    assert main(["frontier", "nqueens4", *named, *OPTIONS, "--out", str(out)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("named", "labels"),
+    [
+        ([], [""]),
+        (["a"], ["a"]),
+        (["a", "b"], ["a", "b"]),
+        (["one/best", "two/best"], ["one-best", "two-best"]),
+        (["one/best/", "x"], ["best", "x"]),
+    ],
+)
+def test_folders_of_checkpoints_have_different_names(tmp_path, monkeypatch, named, labels):
+    monkeypatch.chdir(tmp_path)
+    for name in named:
+        if "/" in name:
+            Path(name).mkdir(parents=True)
+    assert list(labelled(named)) == labels
+
+
+@pytest.mark.parametrize("named", [["a", "a"], [""], ["one/a", "./one/a"]])
+def test_a_checkpoint_named_twice_is_refused(tmp_path, monkeypatch, named):
+    monkeypatch.chdir(tmp_path)
+    Path("one/a").mkdir(parents=True)
+    with pytest.raises(ValueError, match="checkpoints must be different names or folders, got"):
+        labelled(named)
+
+
+def test_a_dry_run_in_json_estimates_arithmetic_time_and_memory(folder, second, tmp_path, capsys):
+    out = tmp_path / "none"
+    command = ["frontier", "nqueens4", "--checkpoint", str(folder), *OPTIONS, "--out", str(out), "--dry-run", "--json"]
+    assert main(command) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["steps_of_trace"] == found["puzzles"] * 2 * 4 * 3
+    assert found["macs"] == (found["steps_of_trace"] + found["steps_of_latency"]) * found["macs_per_step"]
+    assert min(found["trace_s"], found["latency_s"], found["disk_bytes"]) > 0
+    assert found["memory_bytes"] > 256 << 20
+    assert 1 <= found["bases"] <= found["puzzles"] <= 10
+    assert main([*command, "--checkpoint", str(second)]) == 0
+    assert list(json.loads(capsys.readouterr().out)["frontiers"]) == [folder.name, second.name]
+    assert not out.exists()
+
+
 def test_a_dry_run_only_estimates(folder, tmp_path, capsys):
     out = tmp_path / "none"
     assert main(["frontier", "nqueens4", "--checkpoint", str(folder), *OPTIONS, "--out", str(out), "--dry-run"]) == 0
-    assert "puzzles that tell a difference apart" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    for words in ("TMACs", "minutes", "of memory", "independent puzzles that tell a difference apart"):
+        assert words in told
     assert not out.exists()
 
 
@@ -106,7 +194,8 @@ def test_a_dry_run_only_estimates(folder, tmp_path, capsys):
     ("options", "message"),
     [
         (["--widths", "1,x"], "widths must be numbers with commas between, got '1,x'"),
-        (["--depths", "0,2"], "depths must be above 0"),
+        (["--depths", "0,2"], "depths must be finite and above 0"),
+        (["--budgets", "nan"], "budgets must be finite and above 0, got 'nan'"),
         (["--selectors", "best"], "selectors must be some of vote"),
         (["--modes", "fast"], "mode must be one of interactive, throughput, got 'fast'"),
         (["--seeds", "0"], "seeds must be at least 1, got 0"),
@@ -122,7 +211,7 @@ def test_bad_options_are_one_line(folder, options, message, capsys, tmp_path):
 
 def test_a_folder_without_a_frontier_is_refused(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
-    assert "must hold frontier.json or ablation.json" in capsys.readouterr().err
+    assert "must hold frontier.json, ablation.json or folders with frontier.json" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -14,6 +14,10 @@ from tests.test_frontier import fake_timings, made
 
 GRID = Grid(widths=(1, 2, 4, 8), depths=(1, 2, 4), selectors=("vote", "lprm", "halt"), trained_depth=2)
 
+PICTURES = 10
+"""Curves (of the verdict, without halting, of accuracy), heat map, Pareto, selectors, halting, calibration (2),
+difficulty."""
+
 
 @pytest.fixture(scope="module")
 def frontier():
@@ -47,7 +51,68 @@ def test_the_page_needs_nothing_from_outside(frontier):
     assert not re.search(r"(src|href)=|url\(|@import|https?://", html)
     for picture in re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL):
         ET.fromstring(picture)
-    assert html.count("<svg") == 8
+    assert html.count("<svg") == PICTURES
+
+
+def test_every_figure_has_the_command_that_made_it(frontier):
+    figures_ = re.findall(r"<figure>.*?</figure>", render(frontier), flags=re.DOTALL)
+    assert len(figures_) >= 15
+    assert all(f'<span class="command">{frontier["about"]["command"]}</span>' in each for each in figures_)
+
+
+def rows_under(html, heading):
+    """Texts of the cells of a section's table, row by row."""
+    (part,) = re.findall(rf"<h2>{re.escape(heading)}</h2>.*?</section>", html, flags=re.DOTALL)
+    body = part.split("<tbody>")[1].split("</tbody>")[0]
+    return [re.findall(r"<td[^>]*>(.*?)</td>", row, flags=re.DOTALL) for row in body.split("</tr>")[:-1]]
+
+
+def test_halting_on_and_off_are_different_rows_in_both_modes(frontier):
+    html = render(frontier)
+    rows = rows_under(html, "Latency of every cell")
+    assert len(rows) == 2 * len(GRID.widths) * len(GRID.depths)
+    assert {row[0] for row in rows} == {"head", "fixed"}
+    wide = next(row for row in rows if row[:3] == ["fixed", "4", "2"])
+    assert wide[3] == wide[4] == "4 ms<br><small>3.6 to 5.6 ms</small>"
+    assert wide[5] == "250"
+    for heading in ("Matched budgets", "Matched budgets in full batches", "Matched arithmetic"):
+        assert {row[0] for row in rows_under(html, heading)} == {"head", "fixed"}
+
+
+def test_every_verdict_has_a_row(frontier):
+    rows = rows_under(render(frontier), "Halting, batches and arithmetic")
+    ways = {(row[0], row[1], row[2]) for row in rows}
+    assert len(ways) == len(rows) == 2 * 2 * 3
+    first = frontier["verdict"]
+    assert rows[0][:3] == ["coverage", "head", "latency, one puzzle"]
+    assert f"{100 * first['difference']:+.1f}" in rows[0][4]
+
+
+def test_the_heads_have_a_row_for_every_step(frontier):
+    html = render(frontier)
+    rows = rows_under(html, "Whether the halt head can be believed")
+    assert [row[0] for row in rows] == ["1", "2", "3", "4"]
+    trained = frontier["heads"]["steps"][GRID.trained_depth - 1]
+    assert rows[GRID.trained_depth - 1][2] == f"{trained['ece']:.3f}"
+    assert f"{100 * trained['ece']:.1f} points<small>mean gap of predicted and right share, step 2" in html
+
+
+def test_few_rounds_are_told(frontier):
+    assert "Fewer than 20 rounds" not in render(frontier)
+    assert "Fewer than 20 rounds" in render(frontier | {"latency": {**frontier["latency"], "rounds": 5}})
+
+
+def test_a_path_of_a_family_follows_its_parameter(frontier):
+    """Latency's noise would else turn the lines into a zigzag."""
+    noisy = {**frontier, "cells": [dict(cell) for cell in frontier["cells"]]}
+    for cell in noisy["cells"]:
+        if cell["depth"] == GRID.trained_depth and cell["width"] == 4:
+            cell["latency_ms_p50"] *= 0.1
+    svg = figures.family_curves(noisy, "coverage", "head")
+    (line,) = re.findall(r'<polyline class="line width" points="([^"]*)"', svg)
+    places = [float(point.split(",")[0]) for point in line.split()]
+    assert len(places) == len(GRID.widths)
+    assert places[2] == min(places)
 
 
 def test_noise_is_told(frontier):
@@ -88,7 +153,7 @@ def test_a_browser_draws_it(browser, page, width, is_dark):
         "[...document.querySelectorAll('svg')].map(s => { const b = s.getBoundingClientRect();"
         "return [b.width, b.height, s.querySelectorAll('polyline, rect, circle').length]; })"
     )
-    assert len(sizes) == 8
+    assert len(sizes) == PICTURES
     assert all(wide > 100 and high > 100 and marks for wide, high, marks in sizes)
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
     smallest = browser.evaluate(
@@ -98,6 +163,43 @@ def test_a_browser_draws_it(browser, page, width, is_dark):
     assert smallest > 8.5
     page_ink = browser.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (page_ink == "rgb(22, 22, 20)") == is_dark
+
+
+OVERLAPS = """
+[...document.querySelectorAll('svg')].flatMap(svg => {
+  const texts = [...svg.querySelectorAll('text')].filter(t => t.textContent && t.getClientRects().length)
+    .map(t => [t.textContent, t.getBoundingClientRect()]);
+  const wide = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left);
+  const high = (a, b) => Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+  return texts.flatMap(([one, a], n) => texts.slice(n + 1).filter(([, b]) => wide(a, b) > 1 && high(a, b) > 3)
+    .map(([two]) => `${svg.getAttribute('aria-label')}: ${one} | ${two}`));
+})
+"""
+
+
+@pytest.mark.parametrize("width", [390, 1000])
+def test_no_words_of_a_picture_lie_on_others(browser, page, width):
+    browser.open(page, width=width, is_phone=width == 390)
+    assert browser.evaluate(OVERLAPS) == []
+
+
+def test_a_printed_page_is_light_and_nothing_is_cut_off(browser, page):
+    browser.open(page, width=718, is_dark=True)  # A4 less its margins
+    media = [{"name": "prefers-color-scheme", "value": "dark"}]
+    browser.call("Emulation.setEmulatedMedia", media="print", features=media)
+    try:
+        assert browser.evaluate("document.documentElement.scrollWidth") <= 718
+        widest = browser.evaluate(
+            "Math.max(...[...document.querySelectorAll('table, svg')].map(t => t.getBoundingClientRect().right))"
+        )
+        assert widest <= 718
+        clipped = browser.evaluate(
+            "[...document.querySelectorAll('.scroll')].filter(s => getComputedStyle(s).overflowY !== 'visible').length"
+        )
+        assert clipped == 0
+        assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    finally:
+        browser.call("Emulation.setEmulatedMedia", media="", features=media)
 
 
 def place(browser, selector):
@@ -158,7 +260,7 @@ def test_pictures_as_files(frontier, tmp_path):
 
 def test_pictures_without_numbers_are_not_drawn(tmp_path):
     files = plots.draw(made(timings={}, ratings=False, is_multi_solution=False, grid=GRID), tmp_path)
-    assert {path.stem for path in files} == {"heat_map", "selector_gap", "steps_to_halt"}
+    assert {path.stem for path in files} == {"heat_map", "selector_gap", "steps_to_halt", "calibration"}
 
 
 def test_contours_cross_where_the_level_is():

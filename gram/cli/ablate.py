@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gram.cli.errors import keeping
-from gram.cli.frontier import REPORT_FILE
+from gram.cli.frontier_files import REPORT_FILE
 from gram.cli.options import (
     Device,
     Dtype,

@@ -146,11 +146,11 @@ SPREADING_DEFAULTS: dict[str, Any] = {"ray": "off", "workers": None, "gpus_per_w
 class Sampling:
     """What the shared options of a sampling command say."""
 
-    checkpoint: str | None
     task_module: Path | None
     device: str
     dtype: str
     config: SamplerConfig
+    checkpoint: str | None = None
     ray: str = "off"
     workers: int | None = None
     gpus_per_worker: float | None = None
@@ -221,7 +221,8 @@ def with_sampling_options(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Adds the shared options to a command, which receives them as its keyword `sampling`.
 
-    `without` names fields of `SamplerConfig` that this command does not offer; `is_spread` offers a Ray cluster.
+    `without` names fields of `SamplerConfig` or of `OPENING` that this command does not offer, or in its own way;
+    `is_spread` offers a Ray cluster.
     """
     defaults = {
         field.name: field.default
@@ -229,7 +230,8 @@ def with_sampling_options(
         if field.name in SETTINGS and field.name not in without
     }
     assert MISSING not in defaults.values()
-    openings = OPENING_DEFAULTS | (SPREADING_DEFAULTS if is_spread else {})
+    offered = OPENING_DEFAULTS | (SPREADING_DEFAULTS if is_spread else {})
+    openings = {name: default for name, default in offered.items() if name not in without}
     annotations = OPENING | SPREADING | {name: SETTINGS[name] for name in defaults}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:

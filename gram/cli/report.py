@@ -1,40 +1,39 @@
-"""`gram report`: the page and pictures of a finished folder again, from its JSON alone."""
+"""`gram report`: the page and pictures of a finished folder again, from its files alone."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from gram.cli.frontier import FRONTIER_FILE, REPORT_FILE
+from gram.cli.frontier_files import FRONTIER_FILE, REPORT_FILE
 
 ABLATION_FILE = "ablation.json"
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a frontier or an ablation.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder of a frontier, of an ablation, or of several frontiers.")
+    ],
 ) -> None:
-    """Render the report of a folder again, without running anything."""
+    """Render the report of a folder again, without running anything; several frontiers get a page in common."""
     from gram.cli import terminal
-    from gram.cli.frontier import write
+    from gram.cli.frontier_files import members, read, write, write_joint
 
     if (folder / FRONTIER_FILE).is_file():
-        write(folder, _read(folder / FRONTIER_FILE))
+        write(folder, read(folder / FRONTIER_FILE))
     elif (folder / ABLATION_FILE).is_file():
         from gram.checkpoint import write_atomically
         from gram.evals.ablation_page import render
 
-        write_atomically(folder / REPORT_FILE, render(_read(folder / ABLATION_FILE)).encode())
+        write_atomically(folder / REPORT_FILE, render(read(folder / ABLATION_FILE)).encode())
+    elif found := members(folder):  # all read before the first is written
+        for each in found:
+            write(folder / each.label, dict(each.frontier))
+        write_joint(folder, found)
     else:
-        raise ValueError(f"{folder}: must hold {FRONTIER_FILE} or {ABLATION_FILE}, got neither")
+        raise ValueError(
+            f"{folder}: must hold {FRONTIER_FILE}, {ABLATION_FILE} or folders with {FRONTIER_FILE}, got none of them"
+        )
     terminal.output().print(str(folder / REPORT_FILE), soft_wrap=True)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values: dict[str, Any] = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from None
-    return values

@@ -1,0 +1,222 @@
+"""Several frontiers side by side: each one's verdict, and who of two is ahead at matched cost, paired by puzzle.
+
+Two checkpoints are compared on the puzzles that both were asked, at budgets that both can afford: the best cell of each
+that a budget pays for, chosen on one half of the puzzles and scored on the other, both ways (`budgets.py`). Nothing is
+sampled or timed here, and no page made (`joint_page.py`).
+
+Shapes: `P` puzzles, `M` depths, `N` widths, `S` selectors.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gram.evals.budgets import TOLERANCE, Judge, Scored, Slice, ahead, contrast, corrected, score
+from gram.evals.cells import Grid
+from gram.evals.frontier import UNITS
+from gram.evals.outcomes import Arrays
+from gram.evals.verdict import HEADLINE, amount, cell_words, reached
+
+VERSION = 1
+PRICES = {
+    "latency interactive": "latency_ms_p50",
+    "latency throughput": "throughput_ms_p50",
+    "energy": "energy_j",
+    "macs": "macs",
+}
+"""Ways of matching, and the field of a cell that is its price."""
+Frontier = Mapping[str, Any]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One checkpoint's frontier."""
+
+    label: str
+    """Its folder's name."""
+    frontier: Frontier
+    outcomes: Arrays | None
+    """Outcomes by puzzle (`outcomes.py`); without them it is in no comparison."""
+
+    @property
+    def machine(self) -> tuple[Any, ...]:
+        """What must be the same for latencies to be comparable."""
+        about = self.frontier["about"]
+        return about.get("device"), about.get("processor"), self.frontier["latency"].get("processors")
+
+
+def join(members: Sequence[Member]) -> dict[str, Any]:
+    """What `joint.json` holds: every verdict, and all pairs of checkpoints of one task."""
+    pairs = [(a, b) for a, b in itertools.combinations(members, 2) if _task(a) == _task(b)]
+    compared = [_compare(a, b) for a, b in pairs]
+    for by in PRICES:
+        rows = [row for pair in compared for row in pair["budgets"] if row["matched_by"] == by]
+        found = corrected([row["contrast"] for row in rows])
+        for row, each in zip(rows, found, strict=True):
+            row["contrast"] = each and {**each, "verdict": ahead(each, "a", "b")}
+    for pair, (a, b) in zip(compared, pairs, strict=True):
+        pair["sentences"] = {
+            by: _sentence(a.label, b.label, pair["measure"], rows, UNITS[by])
+            for by in PRICES
+            if (rows := [row for row in pair["budgets"] if row["matched_by"] == by])
+        }
+    return {"version": VERSION, "frontiers": [_short(each) for each in members], "pairs": compared}
+
+
+def _task(member: Member) -> Any:
+    return member.frontier["about"].get("task")
+
+
+def _short(member: Member) -> dict[str, Any]:
+    """A frontier in short."""
+    about, verdict, latency = (member.frontier[name] for name in ("about", "verdict", "latency"))
+    facts = {name: about.get(name) for name in ("task", "checkpoint", "puzzles", "bases", "seeds", "command")}
+    names = ("budget", "difference", "low", "high", "counts", "break_even", "width", "depth", "mixed")
+    return {
+        "label": member.label,
+        **facts,
+        **{name: verdict[name] for name in ("measure", "halting", "sentence", "winner")},
+        "verdict": {name: verdict.get(name) for name in names},
+        "control_spread": latency.get("control_spread"),
+        "is_noisy": bool(latency.get("is_noisy")),
+    }
+
+
+def _compare(a: Member, b: Member) -> dict[str, Any]:
+    """Both at each budget that both can afford; `budgets` is empty where nothing can be compared, and `why` says it."""
+    made: dict[str, Any] = {"a": a.label, "b": b.label, "task": _task(a), "puzzles": 0, "bases": 0}
+    made |= {"measure": a.frontier["verdict"]["measure"], "budgets": [], "why": None}
+    if a.outcomes is None or b.outcomes is None:
+        without = " and ".join(each.label for each in (a, b) if each.outcomes is None)
+        return made | {"why": f"outcomes by puzzle are not kept for {without}; the same gram frontier writes them"}
+    first, second = shared(a.outcomes["puzzles"], b.outcomes["puzzles"])
+    made |= {"puzzles": len(first), "bases": len(np.unique(a.outcomes["groups"][first]))}
+    if not len(first):
+        return made | {"why": "they were not asked the same puzzles"}
+    groups = a.outcomes["groups"][first]
+    judges = _judge(a, made["measure"], first, groups), _judge(b, made["measure"], second, groups)
+    if a.machine != b.machine:
+        made["why"] = "they were timed on different machines, so only arithmetic is matched"
+    for by in ("macs",) if a.machine != b.machine else PRICES:
+        made["budgets"] += _rows(by, (a, b), judges)
+    if not made["budgets"]:
+        some = "all puzzles share one base" if made["bases"] == 1 else "no budget pays for a cell of each"
+        made["why"] = f"{some}, so none can be chosen on some puzzles and scored on others"
+    return made
+
+
+def shared(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of two sets of puzzles `[P, L]` that are the same puzzle, in the first set's order.
+
+    A puzzle that one set holds twice has one outcome (noise is keyed by the puzzle), so any of its rows serves.
+    """
+    place = {row.tobytes(): number for number, row in reversed(list(enumerate(second)))}
+    found = [(number, place[key]) for number, row in enumerate(first) if (key := row.tobytes()) in place]
+    both = np.array(found, dtype=np.int64).reshape(-1, 2)
+    return both[:, 0], both[:, 1]
+
+
+def _judge(member: Member, measure: str, rows: NDArray[np.int64], groups: NDArray[np.int64]) -> Judge:
+    """Chooses among a member's cells, of the halting rule of its verdict."""
+    grid, arrays = _grid(member.frontier), member.outcomes
+    assert arrays is not None
+    halting = member.frontier["verdict"]["halting"]
+    h = grid.haltings.index(halting)
+    if measure == "coverage":
+        return Judge(grid, Slice(arrays["coverage"][rows][:, h, ..., None], None, groups, (None,), halting))
+    values, direct = (arrays[name][rows][:, h] for name in ("accuracy", "direct"))
+    return Judge(grid, Slice(values, direct, groups, grid.selectors, halting))
+
+
+def _grid(frontier: Frontier) -> Grid:
+    made = frontier["grid"]
+    lists: dict[str, Any] = {name: tuple(made[name]) for name in ("widths", "depths", "selectors", "haltings")}
+    return Grid(**lists, trained_depth=made["trained_depth"])
+
+
+def price_of(frontier: Frontier, by: str) -> Floats:
+    """Price `[M, N]` of the cells of the verdict's halting rule; NaN where it is unknown."""
+    grid, halting = frontier["grid"], frontier["verdict"]["halting"]
+    price = np.full((len(grid["depths"]), len(grid["widths"])), np.nan)
+    for cell in frontier["cells"]:
+        if cell["halting"] == halting and cell.get(PRICES[by]) is not None:
+            price[grid["depths"].index(cell["depth"]), grid["widths"].index(cell["width"])] = cell[PRICES[by]]
+    return price
+
+
+def shared_budgets(prices: Sequence[Floats], starts: Sequence[float]) -> list[float]:
+    """Budgets that every checkpoint can afford: the dearest of their `starts` (one trajectory at the trained depth),
+    doubled until every cell fits."""
+    dearest = max(float(np.nanmax(price)) if np.isfinite(price).any() else math.nan for price in prices)
+    start = max(starts)
+    if not all(each > 0 for each in starts) or not math.isfinite(dearest):
+        return []
+    budgets = [start]
+    while budgets[-1] * TOLERANCE < dearest:
+        budgets.append(budgets[-1] * 2)
+    return budgets
+
+
+def _rows(by: str, members: tuple[Member, Member], judges: tuple[Judge, Judge]) -> list[dict[str, Any]]:
+    """One row per budget: the best cell of each, scored, and the first less the second."""
+    prices = [price_of(each.frontier, by) for each in members]
+    starts = [
+        float(price[judge.grid.depths.index(judge.grid.trained_depth), 0])
+        for price, judge in zip(prices, judges, strict=True)
+    ]
+    chosen: list[tuple[float, list[Scored]]] = []
+    for budget in shared_budgets(prices, starts):
+        picks = [judge.choose("any", price, budget) for judge, price in zip(judges, prices, strict=True)]
+        scored = [(judge, pick) for judge, pick in zip(judges, picks, strict=True) if pick is not None]
+        if len(scored) == len(judges):
+            chosen.append((budget, scored))
+    scores = iter(score([each for _, scored in chosen for each in scored]))
+    contrasts = contrast([(scored[0], scored[1]) for _, scored in chosen])
+    rows = []
+    for (budget, scored), found in zip(chosen, contrasts, strict=True):
+        row: dict[str, Any] = {"matched_by": by, "budget": budget}
+        for name, (judge, pick), price in zip("ab", scored, prices, strict=True):
+            row[name] = {**judge.cells(pick, price), **next(scores)}
+        rows.append(row | {"contrast": found})
+    return rows
+
+
+def headline(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The row that the sentence speaks of: fixed beforehand, as a verdict's."""
+    return [row for row in rows if row["budget"] <= HEADLINE * rows[0]["budget"] * 1.01][-1]
+
+
+def _sentence(a: str, b: str, measure: str, rows: Sequence[dict[str, Any]], unit: str) -> str:
+    """Who is ahead, by how much, and at how many budgets."""
+    row = headline(rows)
+    found = row["contrast"]
+    start = f"At {amount(row['budget'], unit)}"
+    low, high = 100 * found["low"], 100 * found["high"]
+    if found["verdict"] == "not told apart":
+        claim = (
+            f"{start}, {a} and {b} are not told apart in {measure}: {100 * row['a']['value']:.1f} and "
+            f"{100 * row['b']['value']:.1f} %, a difference of {100 * found['difference']:+.1f} points "
+            f"(95 % interval {low:+.1f} to {high:+.1f})."
+        )
+    else:
+        is_a = found["verdict"] == "a"
+        winner, loser = (a, b) if is_a else (b, a)
+        low, high = (low, high) if is_a else (-high, -low)
+        best, other = (row["a"], row["b"]) if is_a else (row["b"], row["a"])
+        claim = (
+            f"{start}, {winner} gives {100 * abs(found['difference']):.1f} points more {measure} than {loser} "
+            f"(95 % interval {low:.1f} to {high:.1f}): {reached(best, 'reach')}, "
+            f"{cell_words(other)} {100 * other['value']:.1f} %."
+        )
+    wins = {who: sum(each["contrast"]["verdict"] == who for each in rows) for who in ("a", "b", "not told apart")}
+    tally = f"Of {len(rows)} budget{'s' if len(rows) != 1 else ''}: {a} is ahead at {wins['a']}, {b} at {wins['b']}"
+    apart = f", not told apart at {wins['not told apart']}" if wins["not told apart"] else ""
+    return f"{claim} {tally}{apart}."
