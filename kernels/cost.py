@@ -81,10 +81,12 @@ KEYS, HEADS = 3 * 8, 2 * 4
 def fused_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> Count:
     """The fused kernel's supervision step of `count` trajectories with the prior's noise: one launch."""
     calls, low_calls = spec.transitions * (spec.low_level_updates + 1), spec.transitions * spec.low_level_updates
-    keeps = spec.path_keep > 0
-    h = 1 + spec.transitions + low_calls + 1  # read; written before each transition, read by all calls but the first
-    l = 2 + spec.transitions + (low_calls if keeps else min(low_calls, spec.transitions))  # copied; read; written
-    states = h + l + low_calls + keeps * calls  # e_x in low-level calls; what a kept share is of
+    guided = 2 * spec.transitions if spec.guidance != "none" else 0
+    loaded = spec.transitions + calls + low_calls  # l once in a transition, h in every call, e_x in low-level ones
+    stored = spec.transitions + min(low_calls, spec.transitions)  # what `f_H` and the last low-level call made
+    if spec.path_keep > 0:
+        loaded, stored = loaded + calls, calls
+    states = 4 + guided + loaded + stored + 1  # both copied first; the heads load h
     packed = pack.pack(weights, spec, dtype)
     numbers = packed.matrix.numel() + (packed.tokens.numel() if spec.mixer == "token" else 0)
     shared = dtype.itemsize * numbers + 4 * packed.vector.numel() + _tables(packed, spec)

@@ -2,12 +2,10 @@
 
 It computes `reference.supervision_step`; `pack.py` says where its weights stand, `transition.py` how it is launched.
 Functions without annotations are bodies of GPU kernels. Both states stay in global memory (in the second-level cache):
-carried in registers they spill. What the last core call or the prior made is carried to the next call's sum, since no
-product lies between: so a call loads one state and `e_x`, and a state is stored only where a later call loads it.
-Barriers stand between a store and the loads of other threads.
+carried in registers through the products they spill. Only what a core call made is carried, to the next call's sum: so
+of a transition's `l` the last alone is stored. Barriers stand between a store and the loads of other threads.
 
-Shapes: `LP` token rows (padded), `D` columns, `W` columns of a head. Rows past `L` may hold noise: no product lets them
-reach another row.
+Shapes: `LP` token rows (padded), `D` columns, `W` columns of a head.
 """
 
 from __future__ import annotations
@@ -183,30 +181,34 @@ def supervision_step_kernel(
     is_active = step == step
     if HAS_ACTIVE:
         is_active = tl.load(active_ptr + row_b) != 0
+    noisy_rows = tl.where(step >= NOISE_FREE, L, 0)
+
     inside = token * D + column
     h_out = state_ptr + wide_b * (L * D) + inside
     l_offset = rows.to(tl.int64) * (L * D)
+    h = tl.load(h_ptr + wide_b * h_stride_b + token * h_stride_l + column, mask=is_token, other=0.0)
+    if DISTURBS_H:
+        moved = disturbed(h, sigma, k0, k1, step, FIXED_SCALE_HIGH, trajectory, puzzle_hash, LP, D)
+        h = tl.where(is_active, moved, h)
+    tl.store(h_out, h, mask=is_token)
     l = tl.load(l_ptr + wide_b * l_stride_b + token * l_stride_l + column, mask=is_token, other=0.0)
     if DISTURBS_L:
         moved = disturbed(l, sigma, k0, k1, step, FIXED_SCALE_LOW, trajectory, puzzle_hash, LP, D)
         l = tl.where(is_active, moved, l)
     tl.store(h_out + l_offset, l, mask=is_token)
-    carried = tl.load(h_ptr + wide_b * h_stride_b + token * h_stride_l + column, mask=is_token, other=0.0)
-    if DISTURBS_H:
-        moved = disturbed(carried, sigma, k0, k1, step, FIXED_SCALE_HIGH, trajectory, puzzle_hash, LP, D)
-        carried = tl.where(is_active, moved, carried)
+    tl.debug_barrier()
 
     for index in tl.range(0, tl.where(is_active, T, 0), num_stages=1):
         transition = step * T + index
-        if IS_BEFORE and GUIDANCE != "none":  # noqa: SIM102 (a constant, which decides what is compiled)
-            if step >= NOISE_FREE:
-                carried = guided(
-                    carried, matrix, k0, k1, transition, trajectory, puzzle_hash, temperature,
-                    PRIOR_ROW, G, GUIDANCE, IS_WARM, CENTER, RANGE, LP, D, TILE,
-                ).to(carried.dtype)  # fmt: skip
-        tl.debug_barrier()
-        tl.store(h_out, carried, mask=is_token)
-        tl.debug_barrier()
+        if IS_BEFORE and GUIDANCE != "none":
+            u = tl.load(h_out, mask=is_token, other=0.0)
+            noisy = guided(
+                u, matrix, k0, k1, transition, trajectory, puzzle_hash, temperature,
+                PRIOR_ROW, G, GUIDANCE, IS_WARM, CENTER, RANGE, LP, D, TILE,
+            )  # fmt: skip
+            tl.store(h_out, noisy.to(u.dtype), mask=token < noisy_rows)
+            tl.debug_barrier()
+        low = tl.load(h_out + l_offset, mask=is_token, other=0.0)
         for call in tl.range(0, K + 1, num_stages=1):
             is_low = call < K
             e_x = tl.load(
@@ -214,9 +216,8 @@ def supervision_step_kernel(
                 mask=token < tl.where(is_low, L, 0),
                 other=0.0,
             )
-            # The first call is handed `h` and loads `l`; the others are handed `l` and load `h`.
-            loaded = tl.load(h_out + tl.where(call == 0, l_offset, 0), mask=is_token, other=0.0)
-            x = (loaded.to(tl.float32) + carried.to(tl.float32) + e_x.to(tl.float32)).to(carried.dtype)
+            summed = tl.load(h_out, mask=is_token, other=0.0).to(tl.float32) + e_x.to(tl.float32)
+            x = (low.to(tl.float32) + summed).to(low.dtype)
             row = tl.where(is_low, 0, HIGH_ROW)
             token_row = tl.where(is_low, 0, HIGH_TOKEN_ROW)
             for _ in tl.range(0, BLOCKS, num_stages=1):
@@ -226,41 +227,43 @@ def supervision_step_kernel(
                 else:
                     acc = attended(x, heads, row, cos_ptr, sin_ptr, L, LP, D, W, IS_ROTARY)
                     channel_row = row + 4 * D
-                x = normed(acc, EPS, D).to(x.dtype)
+                x = normed(acc, EPS, D).to(low.dtype)
                 acc = x.to(tl.float32)
                 for tile in tl.range(0, F // TILE, num_stages=1):
                     first = channel_row + tile * 3 * TILE
                     act = hidden_tile(x, matrix, first, LP, TILE)
                     acc = product(act, matrix.load([first + 2 * TILE, 0]), acc)
-                x = normed(acc, EPS, D).to(x.dtype)
+                x = normed(acc, EPS, D).to(low.dtype)
                 row += CORE_ROWS
                 token_row += 3 * HM
+            place = h_out + tl.where(is_low, l_offset, 0)
             if KEEP > 0 or HAS_PATH:
                 new = x.to(tl.float32)
                 if KEEP > 0:
-                    old = tl.load(h_out + tl.where(is_low, l_offset, 0), mask=is_token, other=0.0)
-                    new = KEEP * old.to(tl.float32) + (1.0 - KEEP) * new
+                    new = KEEP * tl.load(place, mask=is_token, other=0.0).to(tl.float32) + (1.0 - KEEP) * new
                 if HAS_PATH:
                     made = transition * (K + 1) + call
                     new = new + sigma * normals(k0, k1, made, PATH, trajectory, puzzle_hash, LP, D)
-                x = new.to(x.dtype)
-            carried = x
-            # The next transition loads the last `l`, and a call that keeps a share of it the one before.
-            is_stored = is_low if KEEP > 0 else call == K - 1
+                x = new.to(low.dtype)
+            low = x
+            # Of the low-level calls' states only the last is loaded again, unless a share of each is kept.
+            is_loaded_again = call >= 0 if KEEP > 0 else call >= K - 1
             tl.debug_barrier()
-            tl.store(h_out + l_offset, carried, mask=token < tl.where(is_stored, L, 0))
+            tl.store(place, x, mask=token < tl.where(is_loaded_again, L, 0))
             tl.debug_barrier()
-        if not IS_BEFORE and GUIDANCE != "none":  # noqa: SIM102 (the same)
-            if step >= NOISE_FREE:
-                carried = guided(
-                    carried, matrix, k0, k1, transition, trajectory, puzzle_hash, temperature,
-                    PRIOR_ROW, G, GUIDANCE, IS_WARM, CENTER, RANGE, LP, D, TILE,
-                ).to(carried.dtype)  # fmt: skip
+        if not IS_BEFORE and GUIDANCE != "none":
+            u = tl.load(h_out, mask=is_token, other=0.0)
+            noisy = guided(
+                u, matrix, k0, k1, transition, trajectory, puzzle_hash, temperature,
+                PRIOR_ROW, G, GUIDANCE, IS_WARM, CENTER, RANGE, LP, D, TILE,
+            )  # fmt: skip
+            tl.store(h_out, noisy.to(u.dtype), mask=token < noisy_rows)
+            tl.debug_barrier()
 
-    tl.store(h_out, carried, mask=is_token)
+    h = tl.load(h_out, mask=is_token, other=0.0)
     READ_ROWS: tl.constexpr = 1 if READS_REGISTER else L
     share = tl.where(token < READ_ROWS, 1.0 / READ_ROWS, 0.0)
-    halt = head_value(carried, matrix, vector_ptr, share, 0, HEAD_ROW, HH, LP, D, TILE)
-    lprm = head_value(carried, matrix, vector_ptr, share, 1, HEAD_ROW, HH, LP, D, TILE)
+    halt = head_value(h, matrix, vector_ptr, share, 0, HEAD_ROW, HH, LP, D, TILE)
+    lprm = head_value(h, matrix, vector_ptr, share, 1, HEAD_ROW, HH, LP, D, TILE)
     tl.store(score_ptr + row_b, tl.where(is_active, halt, float("nan")))
     tl.store(score_ptr + rows + row_b, tl.where(is_active, lprm, float("nan")))
