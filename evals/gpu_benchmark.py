@@ -66,7 +66,7 @@ def versions(model: Model, states: tuple[Tensor, Tensor, Tensor], keys: dict[str
 
 def captured(run: Version) -> Version:
     """`run` as one CUDA graph, replayed; its result is overwritten by each replay."""
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):

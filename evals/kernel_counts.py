@@ -74,13 +74,14 @@ def rows(entries: Iterable[dict[str, Any]]) -> Iterator[Row]:
         if path != "fused":
             continue
         ratio, launches = found[preset, "eager"]["bytes"] / entry["bytes"], float(entry["launches"])
-        label = f"{preset}, {entry['trajectories']} trajectories"
+        facts = {"preset": preset, "trajectories": entry["trajectories"]}
         yield Row(
-            name=f"{label}: counted device bytes, eager / fused", ratio=ratio, low=ratio, high=ratio, floor=BYTES_FLOOR,
+            name=f"{preset}: counted bytes, eager / fused", ratio=ratio, low=ratio, high=ratio,
+            floor=BYTES_FLOOR, facts=facts,
         )  # fmt: skip
         yield Row(
-            name=f"{label}: launches of the fused step", ratio=launches, low=launches, high=launches, floor=1.0,
-            is_ceiling=True,
+            name=f"{preset}: launches of the fused step", ratio=launches, low=launches, high=launches, floor=1.0,
+            is_ceiling=True, facts=facts,
         )  # fmt: skip
 
 

@@ -146,7 +146,8 @@ def _compiled_cache(dtype: Any) -> str:
     pieces = list(folder.glob("*.pt2")) if folder.is_dir() else []
     size = sum(path.stat().st_size for path in pieces) / 2**20
     finding = f"; cache {folder}: {len(pieces)} pieces, {size:.0f} MiB" if pieces else f"; cache {folder}: empty"
-    warm, cold = [], []
+    warm: list[str] = []
+    cold: list[str] = []
     for name in checkpoint.shipped_names():
         try:
             model = checkpoint.load(checkpoint.find(name)).to(dtype)
