@@ -49,13 +49,13 @@ class Processor(NamedTuple):
     """A thread's registers are given out in steps of so many."""
     shared_bytes: int
     reserved_bytes: int
-    """Shared memory that each program loses to the system."""
+    """Shared memory that each program loses to the system; from sm_90 on the binary counts it itself."""
 
 
 PROCESSORS = {
     "sm_80": Processor(64, 2048, 8, 164 * 1024, 1024),
-    "sm_90": Processor(64, 2048, 8, 228 * 1024, 1024),
-    "sm_100": Processor(64, 2048, 8, 228 * 1024, 1024),
+    "sm_90": Processor(64, 2048, 8, 228 * 1024, 0),
+    "sm_100": Processor(64, 2048, 8, 228 * 1024, 0),
     "gfx942": Processor(32, 2048, 8, 64 * 1024, 0),
 }
 """CUDA C++ Programming Guide, technical specifications per compute capability; AMD CDNA 3 ISA: four units of 512
