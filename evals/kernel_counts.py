@@ -17,6 +17,7 @@ from gram.evals.sampler_benchmark import Row
 from gram.kernels import cost, pack, resources
 from gram.kernels.cost import Count
 from gram.kernels.dispatch import step_flops
+from gram.kernels.reference import Spec
 from gram.model import Model
 from gram.presets import PRESETS, model_config
 
@@ -25,8 +26,12 @@ TRAJECTORIES = 1280
 TERAFLOPS, TERABYTES = 790.0, 3.0
 """Rates of bf16 matrix products and of memory, per second, both measured on an H100."""
 BYTES_FLOOR = 50.0
-COUNTS = {"eager": cost.eager_step, "blocks": cost.blocks_step, "fused": cost.fused_step}
-"""Paths whose bytes are counted."""
+COUNTS: dict[str, tuple[Callable[..., Count], Callable[[Spec], str | None]]] = {
+    "eager": (cost.eager_step, lambda _: None),
+    "blocks": (cost.blocks_step, pack.misfit),
+    "fused": (cost.fused_step, pack.misfit),
+}
+"""Paths whose bytes are counted: the counter, and why a model cannot take the path."""
 
 
 @cache
@@ -36,8 +41,8 @@ def _model(preset: str) -> Model:
 
 def paths_of(preset: str) -> dict[str, Callable[..., Count]]:
     """The paths that can take a preset's model, with their counters."""
-    is_fit = pack.misfit(_model(preset).spec) is None
-    return {name: count for name, count in COUNTS.items() if name == "eager" or is_fit}
+    spec = _model(preset).spec
+    return {name: count for name, (count, misfit) in COUNTS.items() if misfit(spec) is None}
 
 
 def roofline(

@@ -33,8 +33,8 @@ TARGETS = {
     "gfx942": ("hip", "gfx942", 64),
 }
 """Devices the kernels are compiled for: backend, architecture, threads of a warp."""
-PATHS = ("fused", "blocks")
-"""Kernel paths that are compiled for them (`dispatch.KERNELS`)."""
+PATHS = {"fused": "gram.kernels.resources", "blocks": "gram.kernels.resources"}
+"""Kernel paths that are compiled for them (`dispatch.KERNELS`), and the module that answers for each."""
 SOURCES = ("blocks.py", "blocks_triton.py", "pack.py", "philox_triton.py", "resources.py", "transition.py",
            "transition_triton.py")  # fmt: skip
 
@@ -202,11 +202,16 @@ def _compiled(name: str, kernel: Any, constants: dict[str, Any], signature: dict
         target=GPUTarget(*TARGETS[target]),
         options={"num_warps": WARPS, "num_stages": 1},
     )
+    return of_compiled(name, kernel.__name__, compiled, target)
+
+
+def of_compiled(name: str, function: str, compiled: Any, target: str) -> Resources:
+    """Resources of one compiled kernel, called `name` here and `function` in its binary."""
     shared, warps = int(compiled.metadata.shared), int(compiled.metadata.num_warps)
     if target.startswith("gfx"):
         found = _of_assembly(compiled.asm["amdgcn"], shared)
     else:
-        found = _of_binary(kernel.__name__, compiled.asm["cubin"], compiled.asm["ptx"], shared)
+        found = _of_binary(function, compiled.asm["cubin"], compiled.asm["ptx"], shared)
     programs = programs_of(target, registers=found["registers"], shared_bytes=found["shared_bytes"], warps=warps)
     return Resources(
         target=target,
@@ -268,15 +273,23 @@ def compile_apart(
     spec: Spec, shapes: Mapping[str, list[int]], target: str, injection: Injection = LEARNED, path: str = "fused"
 ) -> list[Resources]:
     """`compile_path` in a process of its own. Raises `RuntimeError` with its last lines where that fails."""
-    request = json.dumps(_request(spec, shapes, target, injection, path))
+    answer = answer_apart(PATHS[path], _request(spec, shapes, target, injection, path))
+    return [Resources(**made) for made in answer]
+
+
+def answer_apart(module: str, request: Mapping[str, Any]) -> Any:
+    """What a module says to a request, JSON both, in a process that does not interpret kernels.
+
+    Raises `RuntimeError` with its last lines where that fails.
+    """
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, "-m", "gram.kernels.resources"],
-        input=request, capture_output=True, text=True, env=environment,
-    )  # fmt: skip
+        [sys.executable, "-m", module], input=json.dumps(request), capture_output=True, text=True, env=environment
+    )
     if done.returncode:
-        raise RuntimeError(f"compiling {path} for {target} failed: " + "\n".join(done.stderr.splitlines()[-5:]))
-    return [Resources(**made) for made in json.loads(done.stdout.splitlines()[-1])]
+        said = "\n".join(done.stderr.splitlines()[-5:])
+        raise RuntimeError(f"compiling {request['path']} for {request['target']} failed: {said}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def _request(
