@@ -273,8 +273,8 @@ def compile_apart(
     spec: Spec, shapes: Mapping[str, list[int]], target: str, injection: Injection = LEARNED, path: str = "fused"
 ) -> list[Resources]:
     """`compile_path` in a process of its own. Raises `RuntimeError` with its last lines where that fails."""
-    answer = answer_apart(PATHS[path], _request(spec, shapes, target, injection, path))
-    return [Resources(**made) for made in answer]
+    request = _request(spec, shapes, target, injection, path)
+    return [Resources(**made) for made in answer_apart(PATHS[path], request)]
 
 
 def answer_apart(module: str, request: Mapping[str, Any]) -> Any:
