@@ -30,6 +30,7 @@ def bench(
     ] = None,
     rounds: Annotated[int, typer.Option(parser=whole, metavar="R", help="Paired rounds.")] = 5,
     limit: Annotated[int, typer.Option(parser=whole, metavar="P", help="Puzzles of a timed run.")] = 200,
+    shards: Annotated[int, typer.Option(parser=whole, metavar="S", help="ray: shards of the driver's plan.")] = 320,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON there too.")] = None,
     as_json: Json = False,
     is_quiet: Quiet = False,
@@ -39,6 +40,7 @@ def bench(
         raise ValueError(f"benchmark must be one of {', '.join(KINDS)}, got {kind!r}")
     at_least_one("rounds", rounds)
     at_least_one("limit", limit)
+    at_least_one("shards", shards)
     from gram.cli import terminal
     from gram.cli.versions import versions
     from gram.evals.sampler_benchmark import to_json
@@ -47,7 +49,7 @@ def bench(
     measured = {
         "sampler": lambda: _sampler_rows(rounds, limit, peer_repo),
         "kernels": lambda: _kernel_rows(rounds, peer_repo),
-        "ray": lambda: _ray_rows(rounds),
+        "ray": lambda: _ray_rows(rounds, shards),
     }
     for row in measured[kind]():
         rows.append(row)
@@ -64,9 +66,19 @@ def bench(
         _show(rows)
 
 
-def _ray_rows(rounds: int) -> Iterator[Row]:
-    from gram.evals.ray_benchmark import start_row
+def _ray_rows(rounds: int, shards: int) -> Iterator[Row]:
+    from dataclasses import asdict
 
+    import gram
+    from gram.distributed import driver_benchmark
+    from gram.distributed.cluster import NEW, connected
+    from gram.evals.ray_benchmark import driver_row, start_row
+
+    sampler = gram.load("nqueens8")
+    name = "driver overhead per shard, ms"
+    yield driver_row(f"{name}: in process", lambda: asdict(driver_benchmark.in_process(sampler, shards=shards)), rounds)
+    with connected(NEW, cpus=driver_benchmark.WORKERS):
+        yield driver_row(f"{name}: over Ray", lambda: asdict(driver_benchmark.over_ray(sampler, shards=shards)), rounds)
     yield start_row(rounds)
 
 
