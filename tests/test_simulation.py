@@ -70,20 +70,7 @@ def test_values_out_of_range_are_refused():
         simulate(workers=1, shards=1, spread=1.0)
 
 
-PLAN = [
-    "plan",
-    "nqueens8",
-    "--nodes",
-    "64",
-    "--gpus",
-    "8",
-    "--puzzles",
-    "100000",
-    "--width",
-    "20",
-    "--driver-ms",
-    "1.5",
-]
+PLAN = "plan nqueens8 --nodes 64 --gpus 8 --puzzles 100000 --width 20 --driver-ms 1.5".split()
 
 
 def test_plan_predicts_a_run_and_names_its_limit(capsys):
@@ -111,7 +98,7 @@ def test_plan_with_several_drivers_or_a_slow_network(capsys):
     assert one["limit"].startswith("the driver: longer shards, or 3 drivers")
     assert one["driver_busy"] > 0.9
     assert (one["drivers"], four["drivers"]) == (1, 4)
-    assert four["elapsed_s"] < one["elapsed_s"] / 2
+    assert four["elapsed_s"] < 0.7 * one["elapsed_s"]
     assert four["saturating_workers"] == pytest.approx(4 * one["saturating_workers"], abs=4)
     assert not four["limit"].startswith("the driver")
     assert thin["limit"].startswith("the network, 0.05 Gbit/s into a driver: longer shards, or")
