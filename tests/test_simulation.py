@@ -70,7 +70,8 @@ def test_values_out_of_range_are_refused():
         simulate(workers=1, shards=1, spread=1.0)
 
 
-PLAN = "plan nqueens8 --nodes 64 --gpus 8 --puzzles 100000 --width 20 --driver-ms 1.5".split()
+SIZE = ["--nodes", "64", "--gpus", "8", "--puzzles", "100000", "--width", "20"]
+PLAN = ["plan", "nqueens8", *SIZE, "--driver-ms", "1.5"]
 
 
 def test_plan_predicts_a_run_and_names_its_limit(capsys):
