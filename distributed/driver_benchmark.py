@@ -8,6 +8,7 @@ that do nothing but answer, so that its part is in. What workers compute and sta
 from __future__ import annotations
 
 import os
+import queue
 import tempfile
 import time
 from collections.abc import Generator, Iterable
@@ -119,26 +120,41 @@ def answering(facts: tuple[str, ...], answer: bytes, seconds: tuple[float, float
     return Answering
 
 
+class _TimedQueue(queue.SimpleQueue[_Event]):
+    """Answers, and how long somebody waited for them."""
+
+    waited_s = 0.0
+
+    def get(self, block: bool = True, timeout: float | None = None) -> _Event:
+        began = time.perf_counter()
+        try:
+            return super().get(block, timeout)
+        finally:
+            self.waited_s += time.perf_counter() - began
+
+
 class TimedPool(Pool):
     """A pool that begins when all its workers are ready and notes what its time goes to."""
 
+    answers = _TimedQueue()
     clock = Clock()
     """When the first shard could be sent."""
-    waited_s = stopping_s = 0.0
-    """Waiting for answers; ending workers."""
+    stopping_s = 0.0
+    """For ending workers, which is none of the shards'."""
 
     def start(self, job: Job, shards: int) -> None:
         super().start(job, shards)
         until = time.monotonic() + START_TIMEOUT_S
         while self._queue.workers < min(self._target, shards):
             self._recruit()
-            self._take(super()._wait())
+            self._take(self._wait())
             if time.monotonic() > until:
                 self.stop()
                 raise ClusterError(f"{self._target} workers must be ready, got {self._queue.workers}")
 
     def run(self, shards: Iterable[Shard]) -> Generator[tuple[Shard, Sealed], None, None]:
-        self.waited_s = self.stopping_s = 0.0
+        self.stopping_s = 0.0
+        self._events = self.answers = _TimedQueue()
         self.clock = Clock.now()
         yield from super().run(shards)
 
@@ -147,24 +163,17 @@ class TimedPool(Pool):
         super().stop()
         self.stopping_s += time.perf_counter() - began
 
-    def _wait(self) -> _Event | None:
-        began = time.perf_counter()
-        event = super()._wait()
-        self.waited_s += time.perf_counter() - began
-        return event
-
 
 class _AtOnce(TimedPool):
-    """A pool without Ray: every shard is answered when it is sent."""
+    """A pool without Ray: every shard is answered when it is sent, by the one worker that there is."""
 
     def __init__(self, sealed: bytes) -> None:
-        super().__init__(workers=WORKERS)
+        super().__init__(workers=1)
         self._answer = sealed, "", 0.0
 
     def start(self, job: Job, shards: int) -> None:
-        for number in range(WORKERS):
-            self._members[f"worker {number}"] = _Member(None, is_ready=True)
-            self._queue.join(f"worker {number}")
+        self._members["worker 1"] = _Member(None, is_ready=True)
+        self._queue.join("worker 1")
 
     def stop(self) -> None:
         self._members.clear()
@@ -220,7 +229,7 @@ def _cost(pool: TimedPool, job: Job, shards: int) -> DriverCost:
         shards=shards,
         result_bytes=result_bytes,
         wall_ms=1e3 * wall_s / shards,
-        driver_ms=1e3 * (wall_s - pool.waited_s) / shards,
+        driver_ms=1e3 * (wall_s - pool.answers.waited_s) / shards,
         thread_cpu_ms=1e3 * (ended.thread_s - began.thread_s) / shards,
         process_cpu_ms=1e3 * (ended.process_s - began.process_s) / shards,
         sync_ms=1e3 * store.synced_s / shards,

@@ -93,7 +93,7 @@ def check(
                 nodes=count,
                 predicted=predicted,
                 elapsed_s=elapsed_s,
-                driver_s=(elapsed_s - pool.waited_s) / len(plan.shards),
+                driver_s=(elapsed_s - pool.answers.waited_s) / len(plan.shards),
                 most_in_flight=pool.most_in_flight,
                 result_bytes=result_bytes,
             )
