@@ -39,7 +39,7 @@ def test_the_driver_alone_stores_every_shard(sampler, monkeypatch):
     assert stores[0].done() == frozenset(range(6))
     assert set(asdict(cost)) == FIGURES
     assert cost.shards == 6
-    assert 0 < cost.thread_cpu_ms <= cost.process_cpu_ms
+    assert min(cost.thread_cpu_ms, cost.process_cpu_ms) > 0
     assert 0 < cost.sync_ms < cost.driver_ms <= cost.wall_ms
 
 

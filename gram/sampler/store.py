@@ -34,7 +34,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from numpy.typing import NDArray
 from safetensors import SafetensorError
@@ -83,7 +83,7 @@ class Store:
         self._synced_at_s = time.monotonic()
 
     @classmethod
-    def open(cls, folder: Path, plan_key: str, shards: int, about: dict[str, Any]) -> Store:
+    def open(cls, folder: Path, plan_key: str, shards: int, about: dict[str, Any]) -> Self:
         """A writer: creates the store in `folder`, or continues the one that is there.
 
         The `about` of an existing store stays. Raises `StoreError` where the folder holds another plan, another process
