@@ -15,7 +15,7 @@ from gram.distributed.simulation import DRIVER_S, simulate
 from gram.sampler.plan import Shard
 
 SIMULATED_SHARDS = 100_000
-"""A longer run is taken to go on at the pace of so many shards (or ten a worker)."""
+"""A longer run is taken to go on at the pace of so many shards (or twenty a worker)."""
 TRAJECTORY_BYTES = 8 + 4 * 4 + 1 + 8
 """Of a trajectory's result, without its answer: steps, four scores, halted, lineage."""
 BUSY_DRIVER = 0.9
@@ -96,7 +96,7 @@ def predict(
     received_s = 8 * result_bytes / (1e9 * network_gbit)
     # Results come in while others are worked on: of the two the slower one sets the pace.
     pace_s = max(driver_s, received_s)
-    simulated = min(len(shards), max(SIMULATED_SHARDS, 10 * workers))
+    simulated = min(len(shards), max(SIMULATED_SHARDS, 20 * workers))
     run = simulate(workers=workers, shards=simulated, shard_s=shard_s, driver_s=pace_s, drivers=drivers)
     elapsed_s = run.elapsed_s * len(shards) / simulated
     in_flight = min(DEPTH * workers, len(shards))

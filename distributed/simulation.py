@@ -55,9 +55,9 @@ def simulate(
     """Runs `shards` shards on `workers` workers.
 
     A shard takes `shard_s` seconds, times a factor within 1 - `spread` and 1 + `spread`; the first `slow_workers` are
-    ten times as slow. `deaths` workers die at random times and are replaced after `restart_s`. Workers and shards are
-    dealt out evenly to `drivers` drivers, which know nothing of each other. Raises `ValueError` for values out of
-    range.
+    ten times as slow. `deaths` workers die at random times and are replaced after `restart_s`. Workers are dealt out
+    evenly to `drivers` drivers, shards by their workers; they know nothing of each other. Raises `ValueError` for
+    values out of range.
     """
     for name, count in (("workers", workers), ("shards", shards), ("drivers", drivers)):
         if count < 1:
@@ -67,10 +67,12 @@ def simulate(
     if not 0 <= spread < 1:
         raise ValueError(f"spread must be within 0 and 1, got {spread:g}")
     if drivers > 1:
+        sizes = [part_of(workers, drivers, number) for number in range(drivers)]
+        starts = [shards * sum(sizes[:number]) // workers for number in range(drivers + 1)]
         parts = [
             simulate(
-                workers=part_of(workers, drivers, number),
-                shards=part_of(shards, drivers, number),
+                workers=sizes[number],
+                shards=starts[number + 1] - starts[number],
                 shard_s=shard_s,
                 spread=spread,
                 driver_s=driver_s,

@@ -240,7 +240,7 @@ def draw_busy(lines: Sequence[BusyLine], title: str, path: Path) -> None:
             axes.axhline(95, color=COLOURS["neutral"], lw=0.8, ls=":")
             axes.set_xscale("log")
             ticks = sorted({count for line in lines for count in line.workers})
-            ticks = [count for count in ticks if str(count)[0] in "13"]
+            ticks = [count for count in ticks if str(count).rstrip("0") in ("1", "3")]
             axes.set_xticks(ticks, [f"{count:,}" for count in ticks])
             axes.minorticks_off()
             axes.set(xlabel="workers", ylabel="workers busy, per cent", ylim=(0, 103))

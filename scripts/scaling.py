@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from gram.config import SamplerConfig
@@ -19,7 +20,7 @@ from gram.sampler.plan import shards_of
 
 FOLDER = Path(__file__).parent.parent / "distributed"
 PAGE, PICTURE = "SCALING.md", "scaling.png"
-WORKERS = 10, 30, 100, 300, 600, 1_000, 2_000, 3_000, 10_000
+WORKERS = 10, 30, 100, 300, 600, 1_000, 1_500, 2_000, 3_000, 5_000, 10_000
 SHARDS_PER_WORKER = 20
 SHARD_S = 1.0
 DRIVER_MS = 0.5, 1.0, 2.0
@@ -34,32 +35,47 @@ TOKENS, WEIGHTS_BYTES = 64, 2 << 20
 TABLE = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def lines(driver_ms: float) -> dict[str, list[Simulated]]:
-    """The curves, by their label."""
-    made = {f"{value:g} ms": (value, 1) for value in sorted({*DRIVER_MS, driver_ms})}
-    made[f"{driver_ms:g} ms"] = driver_ms, 1
-    made[f"{driver_ms:g} ms, {MANY} drivers"] = driver_ms, MANY
-    return {
-        label: [
-            simulate(
-                workers=count,
-                shards=SHARDS_PER_WORKER * count,
-                shard_s=SHARD_S,
-                driver_s=value / 1e3,
-                drivers=min(drivers, count),
-            )
-            for count in WORKERS
-        ]
-        for label, (value, drivers) in made.items()
-    }
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Curve:
+    """Runs of more and more workers with the same drivers."""
+
+    label: str
+    drivers: int
+    saturating_workers: int
+    runs: tuple[Simulated, ...]
 
 
-def busy_table(curves: dict[str, list[Simulated]]) -> str:
-    """Busy shares: a row for each number of workers, a column for each line."""
-    rows = ["| workers | " + " | ".join(curves) + " |", "|---:|" + "---:|" * len(curves)]
-    for number, count in enumerate(WORKERS):
-        shares = [f"{100 * runs[number].busy:.1f} %" for runs in curves.values()]
+def curve(label: str, driver_ms: float, drivers: int = 1) -> Curve:
+    """A run at each of `WORKERS`, and where the drivers saturate."""
+    saturating = int(drivers * SHARD_S / driver_ms * 1e3)
+    runs = [
+        simulate(
+            workers=count,
+            shards=SHARDS_PER_WORKER * count,
+            shard_s=SHARD_S,
+            driver_s=driver_ms / 1e3,
+            drivers=min(drivers, count),
+        )
+        for count in sorted({*WORKERS, min(saturating, WORKERS[-1])})
+    ]
+    return Curve(label=label, drivers=drivers, saturating_workers=saturating, runs=tuple(runs))
+
+
+def curves(driver_ms: float) -> list[Curve]:
+    """One driver with several times for a shard, the measured one last; then many."""
+    made = [curve(f"{value:g} ms", value) for value in DRIVER_MS if value != driver_ms]
+    made.append(curve(f"{driver_ms:g} ms (measured)", driver_ms))
+    return [*made, curve(f"{driver_ms:g} ms, {MANY} drivers", driver_ms, MANY)]
+
+
+def busy_table(made: list[Curve]) -> str:
+    """Busy shares: a row for each number of workers, a column for each curve."""
+    rows = ["| workers | " + " | ".join(each.label for each in made) + " |", "|---:|" + "---:|" * len(made)]
+    for count in WORKERS:
+        shares = [f"{100 * run.busy:.1f} %" for each in made for run in each.runs if run.workers == count]
         rows.append(f"| {count:,} | " + " | ".join(shares) + " |")
+    saturating = [f"{each.saturating_workers:,}" for each in made]
+    rows.append("| saturated from | " + " | ".join(saturating) + " |")
     return "\n".join(rows)
 
 
@@ -116,22 +132,22 @@ def main() -> None:
     parser.add_argument("--driver-ms", type=float, default=1e3 * DRIVER_S, help="the measured time for a shard")
     parser.add_argument("--out", type=Path, default=FOLDER, help=f"folder of {PAGE}, where {PICTURE} goes too")
     given = parser.parse_args()
-    curves = lines(given.driver_ms)
+    made = curves(given.driver_ms)
     draw_busy(
         [
             BusyLine(
-                label=label,
-                workers=WORKERS,
-                busy=[run.busy for run in runs],
-                saturating_workers=runs[-1].drivers * SHARD_S / (float(label.split()[0]) / 1e3),
-                is_dashed=runs[-1].drivers > 1,
+                label=each.label,
+                workers=[run.workers for run in each.runs],
+                busy=[run.busy for run in each.runs],
+                saturating_workers=each.saturating_workers,
+                is_dashed=each.drivers > 1,
             )
-            for label, runs in curves.items()
+            for each in made
         ],
         f"shards of {SHARD_S:g} s, {SHARDS_PER_WORKER} a worker; diamonds: where drivers saturate; dotted: 95 %",
         given.out / PICTURE,
     )
-    tables = {"busy": busy_table(curves), "plans": prediction_table(predictions(given.driver_ms))}
+    tables = {"busy": busy_table(made), "plans": prediction_table(predictions(given.driver_ms))}
     page = given.out / PAGE
     page.write_text(TABLE.sub(lambda found: f"{found[1]}{tables[found[2]]}\n{found[3]}", page.read_text()))
 
