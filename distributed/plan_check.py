@@ -1,7 +1,8 @@
 """`gram plan` against runs: nodes of Ray on this machine, workers that sleep instead of computing.
 
 Sleeping needs no processor, so a machine of two cores can stand for many; what is checked is everything else: queue,
-driver, Ray, store. Times are seconds.
+driver, Ray, store. Times are seconds. Importing this imports Ray, which reads its variables then: call
+`cluster.prepare_new` before.
 """
 
 from __future__ import annotations

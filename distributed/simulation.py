@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from gram.distributed.pull_queue import PullQueue
 
-DRIVER_S = 0.0015
-"""The driver's time for one shard (answer, store, next assignment), as measured on two slow cores."""
+DRIVER_S = 0.0008
+"""The driver's time for one shard (answer, store, next assignment): a run's whole time over its shards where workers
+answer at once, on two cores that these share with the driver (`gram bench ray`, `wall_ms`; SCALING.md)."""
 NETWORK_S = 0.001
 """From the driver to a worker or back."""
 

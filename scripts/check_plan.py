@@ -11,7 +11,7 @@ import os
 
 import gram
 from gram import checkpoint
-from gram.distributed.plan_check import check
+from gram.distributed import cluster
 from gram.distributed.simulation import DRIVER_S
 
 TASK = "nqueens8"
@@ -29,6 +29,10 @@ def main() -> None:
     parser.add_argument("--shards-per-worker", type=int, default=40)
     parser.add_argument("--nodes", default="1,2,3", help="numbers of nodes, ascending")
     given = parser.parse_args()
+    cluster.prepare_new()
+    # Ray reads its variables when it is first imported: not before they are set.
+    from gram.distributed.plan_check import check
+
     print(HEAD, "|" + "---:|" * (HEAD.count("|") - 1), sep="\n", flush=True)
     rows = check(
         gram.load(TASK),
