@@ -215,6 +215,7 @@ class BusyLine:
     saturating_workers: float
     """From where on workers wait."""
     is_dashed: bool = False
+    is_thick: bool = False
 
 
 def draw_busy(lines: Sequence[BusyLine], title: str, path: Path) -> None:
@@ -234,7 +235,16 @@ def draw_busy(lines: Sequence[BusyLine], title: str, path: Path) -> None:
                 shade = COLOURS["width"] if line.is_dashed else ramp(0.85 * solid.index(line) / max(len(solid) - 1, 1))
                 shares = [100 * share for share in line.busy]
                 style = "--" if line.is_dashed else "-"
-                axes.plot(line.workers, shares, style, marker="o", ms=3, color=shade, label=line.label)
+                axes.plot(
+                    line.workers,
+                    shares,
+                    style,
+                    marker="o",
+                    ms=3,
+                    lw=2.8 if line.is_thick else 1.5,
+                    color=shade,
+                    label=line.label,
+                )
                 if line.saturating_workers <= most:
                     axes.plot([line.saturating_workers], [100], "D", ms=6, color=shade, clip_on=False, zorder=5)
             axes.axhline(95, color=COLOURS["neutral"], lw=0.8, ls=":")

@@ -25,6 +25,7 @@ SHARDS_PER_WORKER = 20
 SHARD_S = 1.0
 DRIVER_MS = 0.5, 1.0, 2.0
 """Beside the measured one."""
+MEASURED = "(measured)"
 MANY = 16
 """Drivers of the last line."""
 GPUS = (8, 64), (125, 1_000), (1_250, 10_000)
@@ -62,9 +63,11 @@ def curve(label: str, driver_ms: float, drivers: int = 1) -> Curve:
 
 
 def curves(driver_ms: float) -> list[Curve]:
-    """One driver with several times for a shard, the measured one last; then many."""
-    made = [curve(f"{value:g} ms", value) for value in DRIVER_MS if value != driver_ms]
-    made.append(curve(f"{driver_ms:g} ms (measured)", driver_ms))
+    """One driver with several times for a shard, the measured one among them; then many."""
+    made = [
+        curve(f"{value:g} ms {MEASURED}" if value == driver_ms else f"{value:g} ms", value)
+        for value in sorted({*DRIVER_MS, driver_ms})
+    ]
     return [*made, curve(f"{driver_ms:g} ms, {MANY} drivers", driver_ms, MANY)]
 
 
@@ -141,6 +144,7 @@ def main() -> None:
                 busy=[run.busy for run in each.runs],
                 saturating_workers=each.saturating_workers,
                 is_dashed=each.drivers > 1,
+                is_thick=each.label.endswith(MEASURED),
             )
             for each in made
         ],
