@@ -53,7 +53,9 @@ class Prediction:
     start_bytes: int
     """Over the network before the first shard: the weights, once to each node."""
     object_store_bytes: int
-    """On a node, at most: one copy of the weights and the results under way."""
+    """On a node, at most: one copy of the weights and, where they do not come inline, the results under way."""
+    driver_memory_bytes: int
+    """Of each driver, at most: results that have come inline and wait for it."""
     saturating_workers: int
     """As many as the drivers can keep busy; more wait."""
     largest_useful_workers: int
@@ -125,6 +127,7 @@ def predict(
         network_bytes_per_s=len(shards) * result_bytes / elapsed_s / drivers,
         start_bytes=nodes * weights_bytes,
         object_store_bytes=weights_bytes + math.ceil(in_flight / nodes) * result_bytes,
+        driver_memory_bytes=math.ceil(in_flight / drivers) * result_bytes,
         saturating_workers=saturating,
         largest_useful_workers=min(saturating, len(shards)),
         limit=limit,

@@ -11,7 +11,8 @@ import pytest
 import gram
 from gram.cli.main import main
 from gram.distributed import driver_benchmark
-from gram.distributed.driver_benchmark import in_process, plan_of
+from gram.distributed.cluster import INLINE_BYTES
+from gram.distributed.driver_benchmark import in_process, made_up, plan_of
 from gram.distributed.plan_check import check
 from gram.distributed.prediction import predict
 from gram.evals import ray_benchmark
@@ -56,6 +57,7 @@ def test_results_have_the_size_that_is_predicted(sampler):
         puzzle_tokens=64,
         weights_bytes=1,
     )
+    assert 100 * 1024 < len(made_up(sampler).to_bytes()) < INLINE_BYTES, "Ray's own limit would be too low"
     assert in_process(sampler, shards=1).result_bytes == made.result_bytes == 117_760
 
 

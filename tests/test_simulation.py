@@ -84,6 +84,7 @@ def test_plan_predicts_a_run_and_names_its_limit(capsys):
     assert made["largest_useful_workers"] == 1955
     assert made["limit"].startswith("the end of the run: 3.8 shards a worker")
     assert made["shards_in_flight"] == min(2 * 512, made["shards"])
+    assert made["driver_memory_bytes"] == made["shards_in_flight"] * made["result_bytes"]
     assert made["start_bytes"] == 64 * (made["object_store_bytes"] - 2 * 8 * made["result_bytes"])
     assert made["network_bytes_per_s"] == pytest.approx(made["shards"] * made["result_bytes"] / made["elapsed_s"])
     assert main([*PLAN, "--rate", "1000000"]) == 0

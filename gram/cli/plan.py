@@ -102,6 +102,7 @@ def _show(made: Prediction, nodes: int) -> None:
         ("shards in flight", f"{made.shards_in_flight:,}"),
         ("into a driver", f"{terminal.number(made.network_bytes_per_s / 1e6)} MB/s"),
         ("at the start", f"{terminal.number(made.start_bytes / 1e6)} MB"),
+        ("memory of a driver", f"{terminal.number(made.driver_memory_bytes / 1e6)} MB"),
         ("object store of a node", f"{terminal.number(made.object_store_bytes / 1e6)} MB"),
         ("workers that saturate it", f"{made.saturating_workers:,}"),
         ("workers that are useful", f"{made.largest_useful_workers:,}"),
