@@ -33,13 +33,17 @@ ADDRESS = "RAY_ADDRESS"
 """Ray sets it for a job."""
 DEFAULT_TOKEN_PATH = Path(".ray") / "auth_token"
 """From the home folder; where Ray looks by itself."""
+INLINE_BYTES = 1 << 20
+"""Results up to this size come back within their answer and not through the object store of the worker's node, which
+costs the driver as much again. Ray's own limit, 100 kB, is just below a usual shard's result."""
 QUIET = {
+    "RAY_max_direct_call_object_size": str(INLINE_BYTES),
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
 }
-"""No statistics sent, no rewriting of the loopback address, no warnings about it."""
+"""Small results inline, no statistics sent, no rewriting of the loopback address, no warnings about it."""
 
 
 @contextmanager

@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 
 import ray
 import torch
-from numpy.typing import NDArray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, NodeDiedError
 
 from gram.distributed.pull_queue import ATTEMPTS, Attempt, PullQueue
-from gram.distributed.worker import Facts, Outcome, Worker, pack, unpack, wanted_facts
+from gram.distributed.worker import Facts, Outcome, Worker, pack, wanted_facts
 from gram.sampler.plan import Shard
+from gram.sampler.record import Sealed
 from gram.sampler.run import Job
 
 LOOK_EVERY_S = 2.0
@@ -142,8 +142,8 @@ class Pool:
             self.stop()
             raise
 
-    def run(self, shards: Iterable[Shard]) -> Generator[tuple[Shard, Mapping[str, NDArray[Any]]], None, None]:
-        """Yields every shard's arrays as they come; a shard may come twice. Raises `PoisonError` at the end."""
+    def run(self, shards: Iterable[Shard]) -> Generator[tuple[Shard, Sealed], None, None]:
+        """Yields every shard's result as they come; a shard may come twice. Raises `PoisonError` at the end."""
         self._shards = {shard.index: shard for shard in shards}
         old, self._queue = self._queue, PullQueue(self._shards, attempts=self.attempts)
         for worker in old.names():
@@ -212,8 +212,8 @@ class Pool:
         except queue.Empty:
             return None
 
-    def _take(self, event: _Event | None) -> tuple[Shard, Mapping[str, NDArray[Any]]] | None:
-        """Tells the queue what has happened; a shard's arrays where they are what has come."""
+    def _take(self, event: _Event | None) -> tuple[Shard, Sealed] | None:
+        """Tells the queue what has happened; a shard's result where that is what has come."""
         if event is None:
             return None
         worker, index, answer = event
@@ -225,7 +225,7 @@ class Pool:
             outcome = Outcome(*answer.result())
             if not outcome.error:
                 self._queue.finish(worker, index)
-                return self._shards[index], unpack(outcome.arrays)
+                return self._shards[index], Sealed.from_bytes(outcome.sealed)
             self.tell(f"{worker}: shard {index} failed: {outcome.error}")
             self._queue.fail(worker, index, outcome.error)
         return None

@@ -1,8 +1,8 @@
 """A cluster of any size in a few seconds: the driver's real queue with simulated workers, on a simulated clock.
 
 Only the queue's code is real. Workers take a time for a shard drawn from a seeded source; the driver takes a fixed time
-for each answer and each assignment, one after the other, as the real one does: that is what saturates first. Times are
-seconds.
+for each answer and each assignment, one after the other, as the real one does: that is what saturates first. Several
+drivers have a queue, a part of the shards and a part of the workers each. Times are seconds.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from gram.distributed.pull_queue import PullQueue
 
-DRIVER_S = 0.0015
-"""The driver's time for one shard (answer, store, next assignment), as measured on two slow cores."""
+DRIVER_S = 0.0008
+"""The driver's time for one shard (answer, store, next assignment): a run's whole time over its shards where workers
+answer at once, on two cores that these share with the driver (`gram bench ray`, `wall_ms`; SCALING.md)."""
 NETWORK_S = 0.001
 """From the driver to a worker or back."""
 
@@ -26,12 +27,13 @@ class Simulated:
 
     workers: int
     shards: int
+    drivers: int
     elapsed_s: float
-    """From the first worker's being ready to the last result that was wanted."""
+    """From the first worker's being ready to the last result that was wanted, of whichever driver."""
     busy: float
     """Share of the workers' time spent on results that counted, within 0 and 1."""
     driver_busy: float
-    """Share of the driver's time spent on its work, within 0 and 1."""
+    """Share of the drivers' time spent on their work, within 0 and 1."""
     retries: int
     reissues: int
     duplicates: int
@@ -48,19 +50,42 @@ def simulate(
     slow_workers: int = 0,
     deaths: int = 0,
     restart_s: float = 10.0,
+    drivers: int = 1,
     seed: int = 0,
 ) -> Simulated:
     """Runs `shards` shards on `workers` workers.
 
     A shard takes `shard_s` seconds, times a factor within 1 - `spread` and 1 + `spread`; the first `slow_workers` are
-    ten times as slow. `deaths` workers die at random times and are replaced after `restart_s`. Raises `ValueError` for
+    ten times as slow. `deaths` workers die at random times and are replaced after `restart_s`. Workers are dealt out
+    evenly to `drivers` drivers, shards by their workers; they know nothing of each other. Raises `ValueError` for
     values out of range.
     """
-    for name, count in (("workers", workers), ("shards", shards)):
+    for name, count in (("workers", workers), ("shards", shards), ("drivers", drivers)):
         if count < 1:
             raise ValueError(f"{name} must be at least 1, got {count}")
+    if drivers > min(workers, shards):
+        raise ValueError(f"drivers must have a worker and a shard each, at most {min(workers, shards)}, got {drivers}")
     if not 0 <= spread < 1:
         raise ValueError(f"spread must be within 0 and 1, got {spread:g}")
+    if drivers > 1:
+        sizes = [part_of(workers, drivers, number) for number in range(drivers)]
+        starts = [shards * sum(sizes[:number]) // workers for number in range(drivers + 1)]
+        parts = [
+            simulate(
+                workers=sizes[number],
+                shards=starts[number + 1] - starts[number],
+                shard_s=shard_s,
+                spread=spread,
+                driver_s=driver_s,
+                network_s=network_s,
+                slow_workers=part_of(slow_workers, drivers, number),
+                deaths=part_of(deaths, drivers, number),
+                restart_s=restart_s,
+                seed=seed + number,
+            )
+            for number in range(drivers)
+        ]
+        return _together(parts, shard_s)
     source = random.Random(seed)
     queue = PullQueue(range(shards))
     cluster = _Cluster(queue, source, shard_s, spread, network_s)
@@ -94,12 +119,35 @@ def simulate(
     return Simulated(
         workers=workers,
         shards=shards,
+        drivers=1,
         elapsed_s=free_s,
         busy=min(1.0, useful_s / (free_s * workers)),
         driver_busy=worked_s / free_s if free_s else 0.0,
         retries=queue.retries,
         reissues=queue.reissues,
         duplicates=queue.duplicates,
+    )
+
+
+def part_of(count: int, parts: int, number: int) -> int:
+    """How many of `count` things the part `number`, from 0, gets when they are dealt out evenly."""
+    return count // parts + (number < count % parts)
+
+
+def _together(parts: list[Simulated], shard_s: float) -> Simulated:
+    """Several drivers' runs as one, which ends with the last of them."""
+    elapsed_s = max(part.elapsed_s for part in parts)
+    workers, shards = sum(part.workers for part in parts), sum(part.shards for part in parts)
+    return Simulated(
+        workers=workers,
+        shards=shards,
+        drivers=len(parts),
+        elapsed_s=elapsed_s,
+        busy=min(1.0, shards * shard_s / (elapsed_s * workers)),
+        driver_busy=sum(part.driver_busy * part.elapsed_s for part in parts) / (elapsed_s * len(parts)),
+        retries=sum(part.retries for part in parts),
+        reissues=sum(part.reissues for part in parts),
+        duplicates=sum(part.duplicates for part in parts),
     )
 
 

@@ -19,8 +19,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load as load_arrays
-from safetensors.numpy import save as save_arrays
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
@@ -28,6 +26,7 @@ from gram import __version__
 from gram.config import ModelConfig, SamplerConfig, config_from_json, config_to_json
 from gram.model import Model
 from gram.sampler.plan import Shard
+from gram.sampler.record import Sealed
 from gram.sampler.run import Job, run_shard
 from gram.sampler.settings import resolve
 from gram.tasks.registry import get_task
@@ -51,9 +50,10 @@ class Facts(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of a shard: its arrays, or why there are none."""
+    """What came of a shard: its result, or why there is none."""
 
-    arrays: bytes
+    sealed: bytes
+    """`gram.sampler.record.Sealed`, ready for the driver's store: the driver is one, workers are many."""
     error: str
     elapsed_s: float
 
@@ -102,7 +102,7 @@ class Runner:
         return Facts(__version__, device.type, self.config.kernel, self.model.digest(), node, os.getpid())
 
     def run(self, shard: Shard) -> Outcome:
-        """One shard's arrays, or the text of what it raised."""
+        """One shard's result, or the text of what it raised."""
         started = time.perf_counter()
         try:
             result = run_shard(
@@ -117,14 +117,7 @@ class Runner:
         except Exception as error:
             text = " ".join(f"{type(error).__name__}: {error}".split())
             return Outcome(b"", text[:500], time.perf_counter() - started)
-        arrays = {name: np.ascontiguousarray(value) for name, value in result.arrays().items()}
-        return Outcome(save_arrays(arrays), "", time.perf_counter() - started)
-
-
-def unpack(arrays: bytes) -> dict[str, NDArray[Any]]:
-    """A shard's arrays by name."""
-    loaded: dict[str, NDArray[Any]] = load_arrays(arrays)
-    return loaded
+        return Outcome(Sealed.of(result.arrays()).to_bytes(), "", time.perf_counter() - started)
 
 
 class Worker:
@@ -141,8 +134,8 @@ class Worker:
 
     def run(self, shard: tuple[int, ...]) -> tuple[bytes, str, float]:
         """`Outcome` of a shard given as its fields."""
-        arrays, error, elapsed_s = self.runner.run(Shard(*shard))
-        return arrays, error, elapsed_s
+        sealed, error, elapsed_s = self.runner.run(Shard(*shard))
+        return sealed, error, elapsed_s
 
 
 def _task(name: str, source: str | None) -> Any:

@@ -1,9 +1,10 @@
-"""Pictures of a frontier as files, PNG and SVG, by matplotlib; the page draws its own (`figures.py`)."""
+"""Pictures as files by matplotlib: of a frontier (its page draws its own, `figures.py`), and of busy workers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -255,3 +256,60 @@ FIGURES: dict[str, Callable[[Frontier, Any], bool]] = {
     "difficulty": difficulty,
 }
 """Name of each file and what draws it; a painter says whether it had numbers."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BusyLine:
+    """How busy workers are, by their number."""
+
+    label: str
+    workers: Sequence[int]
+    busy: Sequence[float]
+    """Shares, within 0 and 1."""
+    saturating_workers: float
+    """From where on workers wait."""
+    is_dashed: bool = False
+    is_thick: bool = False
+
+
+def draw_busy(lines: Sequence[BusyLine], title: str, path: Path) -> None:
+    """Writes one picture of busy shares against workers; a diamond marks where each line's drivers saturate."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
+        try:
+            ramp = mpl.colormaps["viridis"]
+            solid = [line for line in lines if not line.is_dashed]
+            most = max(count for line in lines for count in line.workers)
+            for line in lines:
+                shade = COLOURS["width"] if line.is_dashed else ramp(0.85 * solid.index(line) / max(len(solid) - 1, 1))
+                shares = [100 * share for share in line.busy]
+                style = "--" if line.is_dashed else "-"
+                axes.plot(
+                    line.workers,
+                    shares,
+                    style,
+                    marker="o",
+                    ms=3,
+                    lw=2.8 if line.is_thick else 1.5,
+                    color=shade,
+                    label=line.label,
+                )
+                if line.saturating_workers <= most:
+                    axes.plot([line.saturating_workers], [100], "D", ms=6, color=shade, clip_on=False, zorder=5)
+            axes.axhline(95, color=COLOURS["neutral"], lw=0.8, ls=":")
+            axes.set_xscale("log")
+            ticks = sorted({count for line in lines for count in line.workers})
+            ticks = [count for count in ticks if str(count).rstrip("0") in ("1", "3")]
+            axes.set_xticks(ticks, [f"{count:,}" for count in ticks])
+            axes.minorticks_off()
+            axes.set(xlabel="workers", ylabel="workers busy, per cent", ylim=(0, 103))
+            axes.set_title(title, loc="left", fontsize=9)
+            axes.legend(title="driver's time for a shard", loc="lower left")
+            figure.savefig(path, dpi=160)
+        finally:
+            plt.close(figure)

@@ -1,15 +1,38 @@
-"""What a new Ray cluster adds to the time of a small evaluation: whole commands, with and without, in turn."""
+"""What spreading over Ray costs: the driver's time for a shard, and a new cluster's for a small evaluation.
+
+The latter are whole commands, with and without, in turn.
+"""
 
 from __future__ import annotations
 
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 
 from gram.evals.sampler_benchmark import Row, paired
 
 COMMAND = ("eval", "nqueens8", "--limit", "4", "--width", "4", "--quiet", "--json")
 MOST_S = 12.0
+MOST_DRIVER_MS = 2.0
+
+
+def driver_row(name: str, measure: Callable[[], Mapping[str, float]], rounds: int) -> Row:
+    """Milliseconds of the driver for a shard: median of the rounds, after one to warm up.
+
+    `measure` runs a plan and returns what it cost, `driver_ms` among it; each figure's median is told beside.
+    """
+    costs = [dict(measure()) for _ in range(rounds + 1)][1:]
+    milliseconds = [cost["driver_ms"] for cost in costs]
+    return Row(
+        name=name,
+        ratio=statistics.median(milliseconds),
+        low=min(milliseconds),
+        high=max(milliseconds),
+        floor=MOST_DRIVER_MS,
+        is_ceiling=True,
+        facts={figure: statistics.median(cost[figure] for cost in costs) for figure in costs[0]},
+    )
 
 
 def start_row(rounds: int) -> Row:

@@ -8,15 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from gram.cli.main import main
 from gram.config import SamplerConfig
 from gram.distributed import cluster
-from gram.distributed.worker import Outcome, Runner, pack, unpack, wanted_facts
+from gram.distributed.worker import Outcome, Runner, pack, wanted_facts
 from gram.sampler.plan import shards_of
+from gram.sampler.record import Sealed, digest_of, payload_of
 from gram.sampler.run import Job, run_shard
 from gram.sampler.settings import resolve
 from gram.tasks.registry import get_task
@@ -131,11 +131,10 @@ def test_a_worker_gives_what_a_local_run_gives(is_traced):
     for shard in shards_of(len(PUZZLES), given.config):
         outcome = Outcome(*runner.run(shard))
         mine = run_shard(given.model, given.task, PUZZLES, given.config, shard, is_traced=is_traced).arrays()
-        theirs = unpack(outcome.arrays)
         assert outcome.error == ""
-        assert set(mine) == set(theirs)
-        for name in mine:
-            assert np.array_equal(mine[name], theirs[name], equal_nan=mine[name].dtype.kind == "f")
+        sealed = Sealed.from_bytes(outcome.sealed)
+        assert bytes(sealed.payload) == payload_of(mine), "what a local run's store would hold, byte for byte"
+        assert sealed.digest == digest_of(payload_of(mine))
 
 
 def test_a_worker_tells_why_a_shard_failed(monkeypatch):

@@ -14,9 +14,11 @@ import yaml
 from ray.scripts import scripts
 
 from gram.cli.main import check_command
+from gram.distributed.cluster import QUIET
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "distributed" / "deploy"
+INLINE = "RAY_max_direct_call_object_size"
 RAYJOB_SCHEMA = json.loads((ROOT / "tests" / "schemas" / "rayjob.json").read_text())
 RAY_SCHEMA = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
 
@@ -64,6 +66,12 @@ def test_rayjob_asks_for_a_token_and_its_command_can_be_read() -> None:
     assert arguments[arguments.index("--ray") + 1] == "auto"
 
 
+def test_workers_send_small_results_inline() -> None:
+    (group,) = read("rayjob.yaml")["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    (container,) = group["template"]["spec"]["containers"]
+    assert {"name": INLINE, "value": QUIET[INLINE]} in container["env"]
+
+
 def test_cluster_file_is_what_ray_takes() -> None:
     cluster = read("cluster.yaml")
     jsonschema.validate(cluster, RAY_SCHEMA)
@@ -76,6 +84,7 @@ def test_ray_start_can_read_its_options(key: str) -> None:
     command = read("cluster.yaml")[key][-1]
     words = shlex.split(command)
     assert "RAY_AUTH_MODE=token" in words
+    assert f"{INLINE}={QUIET[INLINE]}" in words
     scripts.start.make_context("start", words[words.index("start") + 1 :])
 
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save
 
 from gram import __version__
 from gram.api import Sampler
 from gram.config import SamplerConfig
 from gram.distributed import cluster
 from gram.sampler.plan import shards_of
+from gram.sampler.record import Sealed
 from gram.sampler.result import SampleResult
 from gram.sampler.run import run_shard
 from gram.sampler.store import Store, StoreError
@@ -81,7 +81,7 @@ def records(sampler: Sampler, tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = sampler.settings(CONFIG)
     for shard in shards_of(len(PUZZLES), settings):
         arrays = run_shard(sampler.model, TASK, PUZZLES, settings, shard).arrays()
-        (folder / str(shard.index)).write_bytes(save({name: np.ascontiguousarray(arrays[name]) for name in arrays}))
+        (folder / str(shard.index)).write_bytes(Sealed.of(arrays).to_bytes())
     return folder
 
 

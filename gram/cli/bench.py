@@ -46,6 +46,7 @@ def bench(
     terabytes: Annotated[
         float, typer.Option(parser=real, metavar="R", help="Of kernels: a GPU's memory rate, TB/s.")
     ] = 3.0,
+    shards: Annotated[int, typer.Option(parser=whole, metavar="S", help="ray: shards of the driver's plan.")] = 320,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON there too.")] = None,
     as_json: Json = False,
     is_quiet: Quiet = False,
@@ -58,6 +59,7 @@ def bench(
     for name, value in (("teraflops", teraflops), ("terabytes", terabytes)):
         if not 0 < value < float("inf"):
             raise ValueError(f"{name} must be above 0, got {value:g}")
+    at_least_one("shards", shards)
     from gram.cli import terminal
     from gram.cli.versions import versions
     from gram.evals.sampler_benchmark import to_json
@@ -75,7 +77,7 @@ def bench(
     measured: dict[str, Callable[[], Iterable[Row]]] = {
         "sampler": lambda: _sampler_rows(rounds, limit, peer_repo),
         "kernels": lambda: _kernel_rows(rounds, peer_repo, rates) if has_timings else (),
-        "ray": lambda: _ray_rows(rounds),
+        "ray": lambda: _ray_rows(rounds, shards),
     }
     for row in measured[kind]():
         rows.append(row)
@@ -108,9 +110,19 @@ def _kernel_counts(
     return {"rows": rows, "rates": rates, "roofline": roofline, "resources": resources}
 
 
-def _ray_rows(rounds: int) -> Iterator[Row]:
-    from gram.evals.ray_benchmark import start_row
+def _ray_rows(rounds: int, shards: int) -> Iterator[Row]:
+    from dataclasses import asdict
 
+    import gram
+    from gram.distributed import driver_benchmark
+    from gram.distributed.cluster import NEW, connected
+    from gram.evals.ray_benchmark import driver_row, start_row
+
+    sampler = gram.load("nqueens8")
+    name = "driver overhead per shard, ms"
+    yield driver_row(f"{name}: in process", lambda: asdict(driver_benchmark.in_process(sampler, shards=shards)), rounds)
+    with connected(NEW, cpus=driver_benchmark.WORKERS):
+        yield driver_row(f"{name}: over Ray", lambda: asdict(driver_benchmark.over_ray(sampler, shards=shards)), rounds)
     yield start_row(rounds)
 
 

@@ -31,6 +31,12 @@ def plan(
     driver_ms: Annotated[
         float | None, typer.Option(parser=real, metavar="MS", help="Driver's time for a shard. [default: as measured]")
     ] = None,
+    drivers: Annotated[
+        int, typer.Option(parser=whole, metavar="K", help="Drivers with a part of puzzles and workers each.")
+    ] = 1,
+    network_gbit: Annotated[
+        float, typer.Option(parser=real, metavar="B", help="Gigabits a second into a driver.")
+    ] = 10.0,
     checkpoint: Annotated[
         str | None, typer.Option(metavar="C", help="Checkpoint, for its size. [default: the one named TASK]")
     ] = None,
@@ -46,7 +52,7 @@ def plan(
     from gram.tasks.registry import get_task
 
     family = get_task(task)
-    for name, count in (("nodes", nodes), ("cpus", cpus), ("puzzles", puzzles)):
+    for name, count in (("nodes", nodes), ("cpus", cpus), ("puzzles", puzzles), ("drivers", drivers)):
         at_least_one(name, count)
     if gpus < 0 or not 0 < gpus_per_worker <= max(1, gpus):
         raise ValueError(f"gpus per worker must be more than 0 and at most {max(1, gpus)}, got {gpus_per_worker:g}")
@@ -62,6 +68,8 @@ def plan(
         puzzle_tokens=family.tokens,
         weights_bytes=weights.stat().st_size,
         driver_s=DRIVER_S if driver_ms is None else driver_ms / 1000,
+        drivers=drivers,
+        network_gbit=network_gbit,
     )
     if as_json:
         terminal.print_json({"task": task, "nodes": nodes, "puzzles": puzzles, "width": width, **asdict(made)})
@@ -90,10 +98,13 @@ def _show(made: Prediction, nodes: int) -> None:
         ("time", f"{terminal.number(made.elapsed_s, 1)} s"),
         ("trajectories/s", terminal.number(made.trajectories_per_s, 0)),
         ("workers busy", terminal.percent(made.busy)),
-        ("driver busy", terminal.percent(made.driver_busy)),
+        ("driver busy" if made.drivers == 1 else f"{made.drivers} drivers busy", terminal.percent(made.driver_busy)),
         ("shards in flight", f"{made.shards_in_flight:,}"),
-        ("into the driver", f"{terminal.number(made.network_bytes_per_s / 1e6)} MB/s"),
+        ("into a driver", f"{terminal.number(made.network_bytes_per_s / 1e6)} MB/s"),
+        ("at the start", f"{terminal.number(made.start_bytes / 1e6)} MB"),
+        ("memory of a driver", f"{terminal.number(made.driver_memory_bytes / 1e6)} MB"),
         ("object store of a node", f"{terminal.number(made.object_store_bytes / 1e6)} MB"),
+        ("workers that saturate it", f"{made.saturating_workers:,}"),
         ("workers that are useful", f"{made.largest_useful_workers:,}"),
     ):
         rows.add_row(label, value)

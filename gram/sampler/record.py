@@ -31,7 +31,8 @@ from safetensors.numpy import save as save_arrays
 
 VERSION = 1
 _MAGIC = b"GRSR"
-_HEADER = struct.Struct("<4sHHIQQ16s")
+DIGEST_BYTES = 16
+_HEADER = struct.Struct(f"<4sHHIQQ{DIGEST_BYTES}s")
 _CRC = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size + _CRC.size
 _PIECE = 1 << 20
@@ -52,9 +53,37 @@ class Record:
     digest: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A shard's result as it is stored: made where the arrays are, so that whoever passes it on need not look inside.
+
+    A payload that was damaged on the way no longer has its digest: reading the store tells.
+    """
+
+    payload: bytes | memoryview
+    digest: bytes
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, NDArray[Any]]) -> Sealed:
+        """Raises `StoreError` for what cannot be kept."""
+        payload = payload_of(arrays)
+        return cls(payload, digest_of(payload))
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Sealed:
+        """The inverse of `to_bytes`, without a copy. Raises `StoreError` for too few bytes."""
+        if len(content) <= DIGEST_BYTES:
+            raise StoreError(f"a sealed result must be longer than its digest of {DIGEST_BYTES}, got {len(content)}")
+        return cls(memoryview(content)[DIGEST_BYTES:], content[:DIGEST_BYTES])
+
+    def to_bytes(self) -> bytes:
+        """Digest, then payload."""
+        return b"".join((self.digest, self.payload))
+
+
 def digest_of(payload: bytes) -> bytes:
     """BLAKE2b-128 of a payload."""
-    return hashlib.blake2b(payload, digest_size=16).digest()
+    return hashlib.blake2b(payload, digest_size=DIGEST_BYTES).digest()
 
 
 def header_of(index: int, elapsed_us: int, size: int, digest: bytes) -> bytes:
@@ -114,7 +143,7 @@ def _pieces(handle: int, record: Record) -> Iterator[bytes]:
 
 
 def _is_whole(handle: int, record: Record) -> bool:
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     for piece in _pieces(handle, record):
         digest.update(piece)
     return digest.digest() == record.digest

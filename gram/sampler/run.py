@@ -6,7 +6,7 @@ Shapes: `P` puzzles, `N` width, `L` puzzle tokens, `A` answer tokens.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -15,12 +15,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from gram.config import SamplerConfig, config_to_json
 from gram.model import Model
 from gram.sampler.engine import Engine, StepView
 from gram.sampler.plan import Plan, Shard, make_plan
+from gram.sampler.record import Sealed
 from gram.sampler.result import SampleResult, ShardResult, scores_of
 from gram.sampler.selectors import count_votes, select
 from gram.sampler.settings import resolve
@@ -56,8 +56,8 @@ class Backend(Protocol):
     def start(self, job: Job, shards: int) -> None:
         """Waits until there is somebody to run `shards` shards. Raises `ValueError`."""
 
-    def run(self, shards: Iterable[Shard]) -> Generator[tuple[Shard, Mapping[str, NDArray[Any]]], None, None]:
-        """Runs each of `shards` and yields its arrays; a shard may come twice. Raises `ValueError` at the end where
+    def run(self, shards: Iterable[Shard]) -> Generator[tuple[Shard, Sealed], None, None]:
+        """Runs each of `shards` and yields its result; a shard may come twice. Raises `ValueError` at the end where
         shards are left that cannot be run. Closing it stops everything."""
 
 
@@ -132,7 +132,7 @@ def sample(
         with ExitStack() as stack:
             folder = out or Path(stack.enter_context(TemporaryDirectory(prefix="gram-")))
             store = stack.enter_context(Store.open(folder, plan.key, len(plan.shards), facts))
-            _run_elsewhere(store, backend, job, plan, on_ended)
+            run_elsewhere(store, backend, job, plan, on_ended)
             merged = _together(puzzles, size, _stored(store, plan))
             elapsed_s, steps_run = store.elapsed_s, int(merged.steps.sum())
     else:
@@ -201,10 +201,11 @@ def _run_into(store: Store, engine: Engine, plan: Plan, started: float, on_ended
         told = now
 
 
-def _run_elsewhere(
-    store: Store, backend: Backend, job: Job, plan: Plan, on_ended: Callable[[int], None] | None
+def run_elsewhere(
+    store: Store, backend: Backend, job: Job, plan: Plan, on_ended: Callable[[int], None] | None = None
 ) -> None:
-    """As `_run_into`, by a backend; the time until it is ready is not counted."""
+    """Has a backend run the shards that the store lacks and keeps each as it comes; the time until it is ready is not
+    counted. `on_ended` is told how many trajectories have just come to their end."""
     done = _tell_done(store, plan, on_ended)
     missing = [shard for shard in plan.shards if shard.index not in done]
     if not missing:
@@ -212,9 +213,9 @@ def _run_elsewhere(
     backend.start(job, len(missing))
     told = time.perf_counter()
     with closing(backend.run(missing)) as results:
-        for shard, arrays in results:
+        for shard, sealed in results:
             now = time.perf_counter()
-            if not store.append(shard.index, arrays, now - told):
+            if not store.append_sealed(shard.index, sealed, now - told):
                 continue
             told = now
             if on_ended is not None:

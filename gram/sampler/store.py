@@ -34,12 +34,13 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 
-from gram.sampler.record import HEADER_BYTES, Record, StoreError, digest_of, header_of, payload_of, read_payload, scan
+from gram.sampler.record import HEADER_BYTES, Record, Sealed, StoreError, header_of, read_payload, scan
 
 __all__ = ["Store", "StoreError"]
 
@@ -82,7 +83,7 @@ class Store:
         self._synced_at_s = time.monotonic()
 
     @classmethod
-    def open(cls, folder: Path, plan_key: str, shards: int, about: dict[str, Any]) -> Store:
+    def open(cls, folder: Path, plan_key: str, shards: int, about: dict[str, Any]) -> Self:
         """A writer: creates the store in `folder`, or continues the one that is there.
 
         The `about` of an existing store stays. Raises `StoreError` where the folder holds another plan, another process
@@ -238,11 +239,15 @@ class Store:
         Raises `StoreError` for another result than the stored one, an index outside the plan, or a failed write: then
         the record is cut off again and the store can go on once there is room.
         """
+        return self.append_sealed(index, Sealed.of(arrays), elapsed_s)
+
+    def append_sealed(self, index: int, sealed: Sealed, elapsed_s: float = 0.0) -> bool:
+        """As `append`, for a result that was sealed elsewhere. Its digest is taken on trust here and checked whenever
+        it is read: one that was damaged on the way is missing from then on, as if the disk had done it."""
         self._must_be_writable()
         if not 0 <= index < self.shard_count:
             raise StoreError(f"shard index must be in [0, {self.shard_count}), got {index}")
-        payload = payload_of(arrays)
-        digest = digest_of(payload)
+        payload, digest = sealed.payload, sealed.digest
         if (stored := self._records.get(index)) is not None:
             if stored.digest != digest:
                 raise StoreError(f"{self._path}: shard {index} is stored already with another result")
@@ -250,7 +255,7 @@ class Store:
         elapsed_us = max(0, round(elapsed_s * 1e6))
         record = Record(index, elapsed_us, self._end + HEADER_BYTES, len(payload), digest)
         try:
-            self._write(header_of(index, elapsed_us, len(payload), digest) + payload)
+            self._write(b"".join((header_of(index, elapsed_us, len(payload), digest), payload)))
         except BaseException as error:
             self._cut()
             if isinstance(error, OSError):
@@ -286,7 +291,10 @@ class Store:
             raise StoreError(f"{self._path} cannot be read: {error.strerror}") from None
         if payload is None:
             raise StoreError(f"{self._path}: the result of shard {index} is damaged")
-        arrays: dict[str, NDArray[Any]] = load_arrays(payload)
+        try:
+            arrays: dict[str, NDArray[Any]] = load_arrays(payload)
+        except (SafetensorError, KeyError) as error:
+            raise StoreError(f"{self._path}: the result of shard {index} holds no arrays: {error}") from None
         return arrays
 
     def sync(self) -> None:
