@@ -233,8 +233,9 @@ def test_a_worker_is_free_within_a_step_of_its_cancellation(nodes, sampler, tmp_
     until = time.monotonic() + 60
     while not (tmp_path / "0").exists() and time.monotonic() < until:
         time.sleep(0.02)
-    for answer in (running, behind):
+    for answer in (behind, running):
         ray.cancel(answer, recursive=False)
+    for answer in (running, behind):
         with pytest.raises(TaskCancelledError):
             ray.get(answer, timeout=60)
     assert ray.get(actor.ready.remote(), timeout=60)[3] == sampler.model.digest()

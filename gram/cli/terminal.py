@@ -174,15 +174,16 @@ class _Bars(Progress):
         """What is drawn, several times a second, by a thread of rich's."""
         yield self.make_tasks_table(self.tasks)
         if self.standing is not None:
-            yield cluster_line(self.standing())
+            grid = Table.grid(padding=(0, 1))
+            grid.add_column(min_width=max((len(task.description) for task in self.tasks), default=0), no_wrap=True)
+            grid.add_row("cluster", cluster_line(self.standing()))
+            yield grid
 
 
 def cluster_line(standing: Standing) -> Text:
-    """How a run on a cluster stands, for the line under the bar; what is amiss stands out."""
-    words = Text("cluster  ", no_wrap=True, overflow="ellipsis")
-    parts = [Text(part, "bold" if place == 0 else "") for place, part in enumerate(_sound(standing))]
-    parts += [Text(part, "bold yellow") for part in _amiss(standing)]
-    return words.append_text(Text(", ").join(parts))
+    """How a run on a cluster stands, for under the bar; what is amiss stands out."""
+    sound, amiss = ", ".join(_sound(standing)), _amiss(standing)
+    return Text(", ").join([Text(sound), *(Text(part, "bold yellow") for part in amiss)])
 
 
 def cluster_words(standing: Standing) -> str:
