@@ -110,15 +110,16 @@ class Runner:
         return Facts(__version__, device.type, self.config.kernel, self.model.digest(), node, os.getpid())
 
     def run(self, shard: Shard, *, is_cancelled: Callable[[], bool] = lambda: False) -> Outcome:
-        """One shard's arrays, or the text of what it raised. `is_cancelled` is asked after every supervision step; the
-        shard ends there with the text `CANCELLED` where it says so."""
+        """One shard's arrays, or the text of what it raised. `is_cancelled` is asked before the first supervision step
+        and after each; the shard ends there with the text `CANCELLED` where it says so."""
         started = time.perf_counter()
 
-        def check(_: Engine) -> None:
+        def check(_: Engine | None) -> None:
             if is_cancelled():
                 raise _Cancelled
 
         try:
+            check(None)
             result = run_shard(
                 self.model,
                 self.task,

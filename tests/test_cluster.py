@@ -160,10 +160,10 @@ def test_a_cancelled_shard_ends_within_one_supervision_step_and_leaves_nothing_b
         patch.setattr(Slots, "advance", counted)
         wanted = runner.run(shard)
         assert (wanted.error, steps > 2) == ("", True)
-        last, steps = data.draw(st.integers(1, steps)), 0
+        last, steps = data.draw(st.integers(0, steps)), 0
         cancelled = runner.run(shard, is_cancelled=lambda: steps >= last)
-        assert (cancelled.arrays, cancelled.error, steps) == (b"", CANCELLED, last)
-        assert runner.run(shard, is_cancelled=lambda: False).arrays == wanted.arrays
+        assert (cancelled[:2], steps) == ((b"", CANCELLED), last)
+        assert runner.run(shard, is_cancelled=lambda: False)[0] == wanted[0]
 
 
 def test_a_worker_tells_why_a_shard_failed(monkeypatch):
