@@ -137,12 +137,18 @@ with cluster.connected("new", cpus=1):
     result = Sampler(tiny_model(), task, name="tiny").sample(puzzles, width=12, launch=8, backend=Pool(workers=1))
     until = time.monotonic() + 90
     found = {}
-    while "ray_gram_shards_finished_total" not in found and time.monotonic() < until:
+
+    def value(name):
+        return sum(value for _, value in found.get(name, []))
+
+    # What is told comes in several parts; the gauge falls to 0 with the last.
+    while (value("ray_gram_shards_finished_total"), value("ray_gram_workers_alive")) != (3, 0):
+        assert time.monotonic() < until, found
         time.sleep(0.5)
         text = urllib.request.urlopen(f"http://{cluster.LOOPBACK}:{port}/metrics", timeout=10).read().decode()
         found = {}
-        for name, tags, value in re.findall(r"^(ray_gram_\\w+){(.*)} (\\S+)$", text, re.MULTILINE):
-            found.setdefault(name, []).append((dict(re.findall(r'(\\w+)="([^"]*)"', tags)), float(value)))
+        for name, tags, number in re.findall(r"^(ray_gram_\\w+){(.*)} (\\S+)$", text, re.MULTILINE):
+            found.setdefault(name, []).append((dict(re.findall(r'(\\w+)="([^"]*)"', tags)), float(number)))
 print(json.dumps(found))
 """
 

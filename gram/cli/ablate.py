@@ -120,8 +120,7 @@ def run_cells(
 
     numbers = range(len(plan.cells))
     where = out, limit, sampling
-    standing = backend and backend.standing
-    with terminal.progress(len(plan.cells), "cells", is_quiet=is_quiet, standing=standing) as advance:
+    with terminal.progress(len(plan.cells), "cells", is_quiet=is_quiet, cluster=backend) as advance:
         done: dict[int, Path] = {}
         if jobs == 1:
             for number in numbers:

@@ -25,6 +25,7 @@ from gram.cli.errors import raise_if_stopped
 from gram.tasks.protocol import Board, CellKind
 
 if TYPE_CHECKING:
+    from gram.distributed.pool import Pool
     from gram.distributed.standing import Standing
 
 STYLES: dict[CellKind, str] = {
@@ -216,14 +217,15 @@ def _amiss(standing: Standing) -> list[str]:
 
 @contextmanager
 def progress(
-    total: int, unit: str, *, is_quiet: bool = False, standing: Callable[[], Standing] | None = None
+    total: int, unit: str, *, is_quiet: bool = False, cluster: Pool | None = None
 ) -> Iterator[Callable[[int], None]]:
-    """Yields a function to call with how many more units are done; shows rate and time left on stderr, and with
-    `standing` how the cluster stands that does them.
+    """Yields a function to call with how many more units are done; shows rate and time left on stderr, and how the
+    `cluster` stands that does them.
 
     A bar on a terminal, elsewhere a plain line at most every ten seconds. Calling it ends a run that was told to stop.
     """
     console = Console(stderr=True, highlight=False)
+    standing = None if cluster is None else cluster.standing
     with ExitStack() as stack:
         advance: Callable[[int], None] = _PlainProgress(total, unit, standing)
         if console.is_terminal and not is_quiet:
