@@ -161,7 +161,7 @@ AT_WORK = Standing(shards=40, finished=12, poison=0, workers=3, starting=0, node
         ({"starting": 1, "retries": 1}, "12 of 40 shards, 3 workers on 2 nodes, 1 starting, 1 retry"),
         (
             {"retries": 1_200, "copies": 2, "poison": 1},
-            "12 of 40 shards, 3 workers on 2 nodes, 1,200 retries, 2 copies of slow shards, 1 shard failed for good",
+            "12 of 40 shards, 3 workers on 2 nodes, 2 extra copies, 1,200 retries, 1 shard failed for good",
         ),
     ],
 )
@@ -189,19 +189,21 @@ def test_the_view_of_a_cluster_fits_the_terminal(width: int) -> None:
     clock = iter(range(0, 1000, 10))
     view.get_time = lambda: float(next(clock))
     task = view.add_task("trajectories", total=40_000)
+    screen.print(view.make_tasks_table(view.tasks))
+    assert "left" not in lines(screen).pop(), "there is no rate yet"
     for _ in range(3):
         view.advance(task, 4_000)
     for renderable in view.get_renderables():
         screen.print(renderable)
     stands[0] = AT_WORK._replace(workers=0, retries=3, copies=2, poison=1)
     screen.print(list(view.get_renderables())[1])
-    shown = lines(screen)
+    shown = lines(screen)[1:]
     assert max(map(len, shown)) <= width
     assert "12000/40000" in shown[0]
     assert "400/s" in shown[0]
     assert "0:01:10 left" in shown[0]
     assert shown[1].rstrip() == "cluster      12 of 40 shards, 3 workers on 2 nodes"
-    assert shown[2].startswith("cluster      12 of 40 shards, no worker, 3 retries"), "after a loss"
+    assert shown[2].startswith("cluster      12 of 40 shards, 2 extra copies, no worker, 3"), "after a loss"
     assert "shard failed for good" in " ".join(" ".join(shown[2:]).split())
     assert all(line.startswith(" " * 13) for line in shown[3:]), "what does not fit goes on below"
 

@@ -164,6 +164,15 @@ class _Rate(ProgressColumn):
         return Text("" if speed is None else f"{speed:,.0f}/s", style="dim")
 
 
+class _TimeLeft(TimeRemainingColumn):
+    """Time left, once there is a rate."""
+
+    def render(self, task: Task) -> Text:
+        if task.time_remaining is None:
+            return Text("")
+        return super().render(task).append(" left", "dim")
+
+
 class _Bars(Progress):
     """The bar and, where a cluster works, a line on that."""
 
@@ -199,15 +208,16 @@ def _sound(standing: Standing) -> list[str]:
         parts.append(f"{plural(standing.workers, 'worker')} on {plural(standing.nodes, 'node')}")
     if standing.starting:
         parts.append(f"{standing.starting:,} starting")
+    if standing.copies:
+        parts.append(plural(standing.copies, "extra copy", "extra copies"))
     return parts
 
 
 def _amiss(standing: Standing) -> list[str]:
-    """What went wrong, or is slow."""
+    """What went wrong."""
     parts = [] if standing.workers or standing.starting else ["no worker"]
     for count, one, many in (
         (standing.retries, "retry", "retries"),
-        (standing.copies, "copy of a slow shard", "copies of slow shards"),
         (standing.poison, "shard failed for good", "shards failed for good"),
     ):
         if count:
@@ -242,8 +252,7 @@ def progress(
 
 def bars(console: Console, standing: Callable[[], Standing] | None) -> Progress:
     """The terminal's view of a run, to be entered."""
-    left = TextColumn("left", style="dim")
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(), left
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), _TimeLeft()
     return _Bars(*columns, standing=standing, console=console)
 
 
