@@ -43,7 +43,7 @@ NEW_STYLE = "bold yellow"
 MARKS: dict[CellKind, str] = {"filled": "+", "conflict": "!"}
 """Stands before a cell where there are no colours."""
 PLAIN_PROGRESS_EVERY_S = 10.0
-RATE_OVER_S = 600.0
+RATE_OVER_S, CLUSTER_RATE_OVER_S = 30.0, 600.0
 """The rate shown is that of the last so many seconds: a shard of a cluster can take minutes."""
 
 
@@ -178,7 +178,8 @@ class _Bars(Progress):
 
     def __init__(self, *columns: ProgressColumn, standing: Callable[[], Standing] | None, console: Console) -> None:
         self.standing = standing
-        super().__init__(*columns, console=console, transient=True, speed_estimate_period=RATE_OVER_S)
+        period_s = RATE_OVER_S if standing is None else CLUSTER_RATE_OVER_S
+        super().__init__(*columns, console=console, transient=True, speed_estimate_period=period_s)
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """What is drawn, several times a second, by a thread of rich's."""
