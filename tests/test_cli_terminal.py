@@ -157,6 +157,7 @@ AT_WORK = Standing(shards=40, finished=12, poison=0, workers=3, starting=0, node
         ({}, "12 of 40 shards, 3 workers on 2 nodes"),
         ({"workers": 1, "nodes": 1, "shards": 1, "finished": 0}, "0 of 1 shard, 1 worker on 1 node"),
         ({"workers": 0, "nodes": 0, "starting": 2, "finished": 0}, "0 of 40 shards, 2 starting"),
+        ({"workers": 0, "nodes": 0, "shards": 0, "finished": 0}, "nothing to run yet"),
         ({"workers": 0, "nodes": 0}, "12 of 40 shards, no worker"),
         ({"starting": 1, "retries": 1}, "12 of 40 shards, 3 workers on 2 nodes, 1 starting, 1 retry"),
         (

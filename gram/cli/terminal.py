@@ -204,6 +204,8 @@ def cluster_words(standing: Standing) -> str:
 
 def _sound(standing: Standing) -> list[str]:
     """What every run has."""
+    if not standing.shards:
+        return ["nothing to run yet"]
     parts = [f"{standing.finished:,} of {plural(standing.shards, 'shard')}"]
     if standing.workers:
         parts.append(f"{plural(standing.workers, 'worker')} on {plural(standing.nodes, 'node')}")
@@ -216,7 +218,7 @@ def _sound(standing: Standing) -> list[str]:
 
 def _amiss(standing: Standing) -> list[str]:
     """What went wrong."""
-    parts = [] if standing.workers or standing.starting else ["no worker"]
+    parts = [] if standing.workers or standing.starting or not standing.shards else ["no worker"]
     for count, one, many in (
         (standing.retries, "retry", "retries"),
         (standing.poison, "shard failed for good", "shards failed for good"),
