@@ -12,15 +12,17 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
 import torch
-from ray.exceptions import ActorDiedError, ActorUnavailableError, NodeDiedError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, NodeDiedError, TaskCancelledError
 
+from gram.distributed.metrics import RunMetrics
 from gram.distributed.pull_queue import ATTEMPTS, Attempt, PullQueue
+from gram.distributed.standing import Standing
 from gram.distributed.worker import Facts, Outcome, Worker, pack, wanted_facts
 from gram.sampler.plan import Shard
 from gram.sampler.record import Sealed
@@ -62,6 +64,8 @@ class _Member:
 
     actor: Any
     is_ready: bool = False
+    sent: dict[int, Any] = field(default_factory=dict)
+    """Of each shard that it has not answered for, the reference by which Ray cancels it."""
 
 
 class Pool:
@@ -95,8 +99,9 @@ class Pool:
         self._ever: dict[str, Facts] = {}
         """Every worker that was ever ready."""
         self._parcel: Any = None
+        self._task = ""
         self._facts: tuple[str, ...] = ()
-        self._queue = PullQueue([])
+        self._queue, self._metrics = PullQueue([]), RunMetrics()
         self._shards: dict[int, Shard] = {}
         self._started = self._failed_starts = self._unfinished = self._target = self._retries = 0
         self._looked_at = self._paused_until = 0.0
@@ -117,6 +122,21 @@ class Pool:
         """Workers that are ready now, by name."""
         return {name: self._ever[name] for name in list(self._queue.names()) if name in self._members}
 
+    def standing(self) -> Standing:
+        """How the run stands. Any thread may ask."""
+        queue = self._queue
+        ready = [self._ever[name].node for name in queue.names()]
+        return Standing(
+            shards=len(self._shards) or self._unfinished,
+            finished=queue.finished,
+            poison=queue.poisoned,
+            workers=len(ready),
+            starting=max(0, len(self._members) - len(ready)),
+            nodes=len(set(ready)),
+            retries=queue.retries,
+            copies=queue.reissues,
+        )
+
     def start(self, job: Job, shards: int) -> None:
         """Starts workers for `shards` shards and waits for the first. Raises `ClusterError`."""
         if not self.gpus and job.device.type != "cpu":
@@ -125,7 +145,9 @@ class Pool:
         self._facts, self._unfinished = wanted_facts(job), shards
         # Another run may have gone before: what still comes of it is none of this one's.
         self._retries += self._queue.retries
-        self._queue, self._events = PullQueue([]), queue.SimpleQueue()
+        self._queue, self._events, self._shards = PullQueue([]), queue.SimpleQueue(), {}
+        self._task = job.task.name
+        self._metrics.begin(self._task)
         self._failed_starts, self._looked_at, self._paused_until = 0, 0.0, 0.0
         self._alone_since = None
         until = time.monotonic() + START_TIMEOUT_S
@@ -148,12 +170,15 @@ class Pool:
         old, self._queue = self._queue, PullQueue(self._shards, attempts=self.attempts)
         for worker in old.names():
             self._queue.join(worker)
+        self._metrics.begin(self._task)
         try:
             while not self._queue.is_over:
                 self._unfinished = self._queue.unfinished - len(self._queue.poison)
                 self._recruit()
                 for worker, index in self._queue.assign():
                     self._send(worker, index)
+                for worker, index in self._queue.unneeded():
+                    ray.cancel(self._members[worker].sent[index], recursive=False)
                 if (found := self._take(self._wait())) is not None:
                     yield found
                 self._check_patience()
@@ -178,6 +203,7 @@ class Pool:
 
     def stop(self) -> None:
         """Ends every worker at once: what they were doing counts for nothing."""
+        self._metrics.end(self._queue)
         for member in self._members.values():
             ray.kill(member.actor)
         self._members.clear()
@@ -198,8 +224,9 @@ class Pool:
             self._listen(actor.ready.remote(), name, None)
 
     def _send(self, worker: str, index: int) -> None:
-        actor = self._members[worker].actor
-        self._listen(actor.run.remote(astuple(self._shards[index])), worker, index)
+        member = self._members[worker]
+        member.sent[index] = answer = member.actor.run.remote(astuple(self._shards[index]))
+        self._listen(answer, worker, index)
 
     def _listen(self, answer: Any, worker: str, shard: int | None) -> None:
         events = self._events
@@ -207,23 +234,31 @@ class Pool:
 
     def _wait(self) -> _Event | None:
         """The next answer, or None where none comes soon."""
+        self._metrics.waits(self._queue)
         try:
             return self._events.get(timeout=LOOK_EVERY_S / 4)
         except queue.Empty:
             return None
+        finally:
+            self._metrics.works()
 
     def _take(self, event: _Event | None) -> tuple[Shard, Sealed] | None:
         """Tells the queue what has happened; a shard's result where that is what has come."""
         if event is None:
             return None
         worker, index, answer = event
-        if (error := answer.exception()) is not None:
+        if index is not None and (member := self._members.get(worker)) is not None:
+            member.sent.pop(index, None)
+        if isinstance(error := answer.exception(), TaskCancelledError) and index is not None:
+            self._queue.release(worker, index)
+        elif error is not None:
             self._lose(worker, error)
         elif index is None:
             self._welcome(worker, Facts(*answer.result()))
         else:
             outcome = Outcome(*answer.result())
             if not outcome.error:
+                self._metrics.took(outcome.elapsed_s)
                 self._queue.finish(worker, index)
                 return self._shards[index], Sealed.from_bytes(outcome.sealed)
             self.tell(f"{worker}: shard {index} failed: {outcome.error}")

@@ -4,7 +4,8 @@ order give the same assignments.
 Workers pull: a shard goes only to a worker that has said it is ready, one to each first, a second one behind it while
 there is plenty. What a lost worker held is queued again; the shard that it was running counts an attempt, those behind
 it do not. A shard that has used up its attempts is poison: the run ends without it and names it. When nothing waits,
-idle workers get copies of the oldest running shards, so that one slow worker delays nothing; the first result counts.
+idle workers get copies of the oldest running shards, so that one slow worker delays nothing; the first result counts
+and the other copies are cancelled (`unneeded`), so that their workers are free for what is left.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class _State:
 
 
 class PullQueue:
-    """The state of a run. Tell it what happens (`join`, `leave`, `finish`, `fail`), then carry out `assign`."""
+    """The state of a run. Tell it what happens (`join`, `leave`, `finish`, `fail`, `release`), then carry out `assign`
+    and `unneeded`."""
 
     def __init__(self, shards: Iterable[int], *, attempts: int = ATTEMPTS, depth: int = DEPTH) -> None:
         """`shards` are served in the given order. Raises `ValueError` for a limit below 1."""
@@ -70,12 +72,17 @@ class PullQueue:
         self._running: list[tuple[int, int, int]] = []
         """Heap of (copies, number of the first assignment, shard) with entries that may be out of date."""
         self._issues = 0
+        self._unneeded: list[Assignment] = []
         self.retries = 0
         """Shards queued again after their worker failed or was lost."""
         self.reissues = 0
         """Copies handed out at the tail."""
         self.duplicates = 0
         """Results of shards that had one already."""
+        self.failures = 0
+        """Attempts that counted: errors, and deaths of the worker that ran the shard."""
+        self.cancelled = 0
+        """Copies that were named as unneeded."""
 
     @property
     def is_over(self) -> bool:
@@ -91,6 +98,16 @@ class PullQueue:
     def unfinished(self) -> int:
         """Shards without a result, poison ones included."""
         return self._unfinished
+
+    @property
+    def finished(self) -> int:
+        """Shards with a result."""
+        return len(self._states) - self._unfinished
+
+    @property
+    def poisoned(self) -> int:
+        """Shards that are poison."""
+        return len(self._poison)
 
     @property
     def workers(self) -> int:
@@ -127,8 +144,8 @@ class PullQueue:
         for place, shard in enumerate(held):
             state = self._states[shard]
             state.holders.remove(worker)
-            if place == 0 and is_blamed and not state.is_finished:
-                state.attempts.append(Attempt(worker, reason))
+            if place == 0 and is_blamed:
+                self._blame(worker, shard, reason)
             self._settle(shard)
 
     def finish(self, worker: str, shard: int) -> bool:
@@ -140,6 +157,7 @@ class PullQueue:
             return False
         state.is_finished = True
         self._unfinished -= 1
+        self._unneeded += [Assignment(holder, shard) for holder in state.holders]
         self._poison.pop(shard, None)
         if state.is_waiting:
             state.is_waiting = False
@@ -150,10 +168,22 @@ class PullQueue:
         """A shard raised an error on a worker that lives on. What it does not hold is passed over."""
         if not self._drop(worker, shard):
             return
-        state = self._states[shard]
-        if not state.is_finished:
-            state.attempts.append(Attempt(worker, reason))
+        self._blame(worker, shard, reason)
         self._settle(shard)
+
+    def release(self, worker: str, shard: int) -> None:
+        """A worker has ended a shard without a result because it was cancelled: no failure. What it does not hold is
+        passed over."""
+        if self._drop(worker, shard):
+            self._settle(shard)
+
+    def unneeded(self) -> list[Assignment]:
+        """What is to be cancelled now: copies of shards that have got their result from another worker, each named
+        once. A worker holds its copy until it answers, with `release` or with a late result."""
+        named = [each for each in self._unneeded if each.shard in self._held.get(each.worker, ())]
+        self._unneeded.clear()
+        self.cancelled += len(named)
+        return named
 
     def assign(self) -> list[Assignment]:
         """What is to be sent now: to each worker with room the next shard; copies where nothing waits."""
@@ -164,7 +194,9 @@ class PullQueue:
             for worker in list(workers):
                 if not self._has_work(load):
                     break
-                shard = self._next(worker) if self._waiting else self._copy(worker)
+                shard = self._next(worker)
+                if shard is None and not load:  # nothing waits, or only what has failed on this worker
+                    shard = self._copy(worker)
                 if shard is not None:
                     self._issue(worker, shard)
                     made.append(Assignment(worker, shard))
@@ -234,6 +266,13 @@ class PullQueue:
         self._states[shard].holders.remove(worker)
         self._move(worker, len(held))
         return True
+
+    def _blame(self, worker: str, shard: int, reason: str) -> None:
+        """Counts an attempt, unless the shard has its result."""
+        state = self._states[shard]
+        if not state.is_finished:
+            state.attempts.append(Attempt(worker, reason))
+            self.failures += 1
 
     def _settle(self, shard: int) -> None:
         """After a holder is lost: leaves the shard to its other holders, queues it again, or calls it poison."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +26,7 @@ from safetensors.torch import save as save_tensors
 from gram import __version__
 from gram.config import ModelConfig, SamplerConfig, config_from_json, config_to_json
 from gram.model import Model
+from gram.sampler.engine import Engine
 from gram.sampler.plan import Shard
 from gram.sampler.record import Sealed
 from gram.sampler.run import Job, run_shard
@@ -33,6 +35,8 @@ from gram.tasks.registry import get_task
 
 PUZZLES = "puzzles"
 WEIGHT = "model."
+CANCELLED = "cancelled"
+"""In place of an error's text, where a shard was ended because its result is not needed any more."""
 Parcel = tuple[bytes, str]
 """What a worker is started with: tensors (weights and puzzles) and a JSON object of the rest."""
 
@@ -80,6 +84,10 @@ def wanted_facts(job: Job) -> tuple[str, str, str, str]:
     return __version__, job.device.type, job.kernel, job.model.digest()
 
 
+class _Cancelled(Exception):
+    """Ends a shard between two supervision steps."""
+
+
 class Runner:
     """What the actor does, without Ray."""
 
@@ -101,10 +109,17 @@ class Runner:
         device = self.model.device
         return Facts(__version__, device.type, self.config.kernel, self.model.digest(), node, os.getpid())
 
-    def run(self, shard: Shard) -> Outcome:
-        """One shard's result, or the text of what it raised."""
+    def run(self, shard: Shard, *, is_cancelled: Callable[[], bool] = lambda: False) -> Outcome:
+        """One shard's result, or the text of what it raised. `is_cancelled` is asked before the first supervision step
+        and after each; the shard ends there with the text `CANCELLED` where it says so."""
         started = time.perf_counter()
+
+        def check(_: Engine | None) -> None:
+            if is_cancelled():
+                raise _Cancelled
+
         try:
+            check(None)
             result = run_shard(
                 self.model,
                 self.task,
@@ -113,7 +128,10 @@ class Runner:
                 shard,
                 is_unconditional=self.is_unconditional,
                 is_traced=self.is_traced,
+                on_advanced=check,
             )
+        except _Cancelled:
+            return Outcome(b"", CANCELLED, time.perf_counter() - started)
         except Exception as error:
             text = " ".join(f"{type(error).__name__}: {error}".split())
             return Outcome(b"", text[:500], time.perf_counter() - started)
@@ -133,8 +151,12 @@ class Worker:
         return tuple(self.runner.facts(ray.get_runtime_context().get_node_id()))
 
     def run(self, shard: tuple[int, ...]) -> tuple[bytes, str, float]:
-        """`Outcome` of a shard given as its fields."""
-        sealed, error, elapsed_s = self.runner.run(Shard(*shard))
+        """`Outcome` of a shard given as its fields. After `ray.cancel` it comes back within a supervision step, and
+        Ray tells the driver that it was cancelled."""
+        import ray
+
+        is_cancelled = ray.get_runtime_context().is_canceled
+        sealed, error, elapsed_s = self.runner.run(Shard(*shard), is_cancelled=is_cancelled)
         return sealed, error, elapsed_s
 
 

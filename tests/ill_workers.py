@@ -92,6 +92,29 @@ def lies(folder: Path, other: bytes) -> Fault:
     return fault
 
 
+def stuck(folder: Path, shard: int, refused: int, most_s: float = 90.0) -> Fault:
+    """The first worker to run `shard` goes on until it is cancelled; only that one can run `refused`, and only then.
+    The files `stuck` and `cancelled` in `folder` tell."""
+
+    def fault(current: int) -> str | None:
+        import ray
+
+        mine, cancelled = folder / "stuck", folder / "cancelled"
+        if current == shard and not mine.exists():
+            mine.write_text(str(os.getpid()))
+            until = time.monotonic() + most_s
+            while not ray.get_runtime_context().is_canceled() and time.monotonic() < until:
+                time.sleep(0.02)
+            if ray.get_runtime_context().is_canceled():
+                cancelled.touch()
+            return "ended without a result"
+        if current == refused and not (cancelled.exists() and mine.read_text() == str(os.getpid())):
+            return f"ValueError: shard {refused} is for the slow one"
+        return None
+
+    return fault
+
+
 def waits(folder: Path, last_of: int, most_s: float = 90.0) -> Fault:
     """Waits for the file `first` in `folder`, and from shard `last_of` on for the file `last`."""
 

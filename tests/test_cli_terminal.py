@@ -13,6 +13,7 @@ from rich.console import Console
 
 from gram.cli import outcome_view, terminal, watch
 from gram.cli.outcome import outcome
+from gram.distributed.standing import Standing
 from gram.sampler.engine import StepView
 from gram.sampler.result import SampleResult
 from gram.tasks.protocol import Board, Cell
@@ -145,3 +146,77 @@ def test_answers_are_counted_up_to_the_tasks_symmetry() -> None:
     assert found.selected.votes == max(answer.votes for answer in found.answers)
     assert found.distinct_valid <= found.solutions == task.count_solutions(sampled.puzzles[1])
     assert [answer.votes for answer in found.answers[1:]] == sorted((a.votes for a in found.answers[1:]), reverse=True)
+
+
+AT_WORK = Standing(shards=40, finished=12, poison=0, workers=3, starting=0, nodes=2, retries=0, copies=0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({}, "12 of 40 shards, 3 workers on 2 nodes"),
+        ({"workers": 1, "nodes": 1, "shards": 1, "finished": 0}, "0 of 1 shard, 1 worker on 1 node"),
+        ({"workers": 0, "nodes": 0, "starting": 2, "finished": 0}, "0 of 40 shards, 2 starting"),
+        ({"workers": 0, "nodes": 0, "shards": 0, "finished": 0}, "nothing to run yet"),
+        ({"workers": 0, "nodes": 0}, "12 of 40 shards, no worker"),
+        ({"starting": 1, "retries": 1}, "12 of 40 shards, 3 workers on 2 nodes, 1 starting, 1 retry"),
+        (
+            {"retries": 1_200, "copies": 2, "poison": 1},
+            "12 of 40 shards, 3 workers on 2 nodes, 2 extra copies, 1,200 retries, 1 shard failed for good",
+        ),
+    ],
+)
+def test_a_cluster_is_told_in_words(changed: dict[str, int], words: str) -> None:
+    standing = AT_WORK._replace(**changed)
+    assert terminal.cluster_words(standing) == words
+    assert terminal.cluster_line(standing).plain == words
+
+
+def test_what_is_amiss_on_a_cluster_stands_out() -> None:
+    def loud(standing: Standing) -> list[str]:
+        line = terminal.cluster_line(standing)
+        return [line.plain[span.start : span.end] for span in line.spans if "yellow" in str(span.style)]
+
+    assert loud(AT_WORK) == []
+    assert loud(AT_WORK._replace(retries=2, poison=1)) == ["2 retries", "1 shard failed for good"]
+    assert loud(AT_WORK._replace(workers=0)) == ["no worker"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_view_of_a_cluster_fits_the_terminal(width: int) -> None:
+    stands = [AT_WORK]
+    screen = console(width, color_system=None)
+    view = terminal.bars(screen, lambda: stands[0])
+    clock = iter(range(0, 1000, 10))
+    view.get_time = lambda: float(next(clock))
+    task = view.add_task("trajectories", total=40_000)
+    screen.print(view.make_tasks_table(view.tasks))
+    assert "left" not in lines(screen).pop(), "there is no rate yet"
+    for _ in range(3):
+        view.advance(task, 4_000)
+    for renderable in view.get_renderables():
+        screen.print(renderable)
+    stands[0] = AT_WORK._replace(workers=0, retries=3, copies=2, poison=1)
+    screen.print(list(view.get_renderables())[1])
+    shown = lines(screen)[1:]
+    assert max(map(len, shown)) <= width
+    assert "12000/40000" in shown[0]
+    assert "400/s" in shown[0]
+    assert "0:01:10 left" in shown[0]
+    assert shown[1].rstrip() == "cluster      12 of 40 shards, 3 workers on 2 nodes"
+    assert shown[2].startswith("cluster      12 of 40 shards, 2 extra copies, no worker, 3"), "after a loss"
+    assert "shard failed for good" in " ".join(" ".join(shown[2:]).split())
+    assert all(line.startswith(" " * 13) for line in shown[3:]), "what does not fit goes on below"
+
+
+def test_plain_progress_tells_the_rate_of_this_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a folder held before came at once and says nothing of the speed."""
+    now = [100.0]
+    monkeypatch.setattr(terminal.time, "perf_counter", lambda: now[0])
+    told = terminal._PlainProgress(2_000, "trajectories", lambda: AT_WORK)
+    told(1_000)
+    assert told.line(now[0]) == "1,000 of 2,000 trajectories, 12 of 40 shards, 3 workers on 2 nodes"
+    now[0] += 50
+    told(500)
+    assert told.line(now[0]).startswith("1,500 of 2,000 trajectories, 10/s, 50 s left, 12 of 40 shards")
+    assert terminal._PlainProgress(8, "boards").line(now[0]) == "0 of 8 boards"

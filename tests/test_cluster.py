@@ -6,19 +6,23 @@ import json
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from gram.cli.main import main
 from gram.config import SamplerConfig
 from gram.distributed import cluster
-from gram.distributed.worker import Outcome, Runner, pack, wanted_facts
+from gram.distributed.worker import CANCELLED, Outcome, Runner, pack, wanted_facts
 from gram.sampler.plan import shards_of
 from gram.sampler.record import Sealed, digest_of, payload_of
 from gram.sampler.run import Job, run_shard
 from gram.sampler.settings import resolve
+from gram.sampler.slots import Slots
 from gram.tasks.registry import get_task
 from tests.models import tiny_model
 from tests.test_cli import TASK, tiny
@@ -135,6 +139,30 @@ def test_a_worker_gives_what_a_local_run_gives(is_traced):
         sealed = Sealed.from_bytes(outcome.sealed)
         assert bytes(sealed.payload) == payload_of(mine), "what a local run's store would hold, byte for byte"
         assert sealed.digest == digest_of(payload_of(mine))
+
+
+@pytest.mark.parametrize("policy", ["fixed", "decided"])
+@given(data=st.data())
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_cancelled_shard_ends_within_one_supervision_step_and_leaves_nothing_behind(data, policy, monkeypatch):
+    """Whenever it is cancelled, no further step is taken, and the next run of the shard gives what it always gives."""
+    given_job = replace(job(), config=replace(job().config, width=12, width_policy=policy))
+    runner, shard = Runner(pack(given_job, task_module=None)), shards_of(len(PUZZLES), given_job.config)[0]
+    advance, steps, last = Slots.advance, 0, 0
+
+    def counted(self: Slots, count: int) -> object:
+        nonlocal steps
+        steps += 1
+        return advance(self, count)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Slots, "advance", counted)
+        wanted = runner.run(shard)
+        assert (wanted.error, steps > 2) == ("", True)
+        last, steps = data.draw(st.integers(0, steps)), 0
+        cancelled = runner.run(shard, is_cancelled=lambda: steps >= last)
+        assert (cancelled[:2], steps) == ((b"", CANCELLED), last)
+        assert runner.run(shard, is_cancelled=lambda: False)[0] == wanted[0]
 
 
 def test_a_worker_tells_why_a_shard_failed(monkeypatch):

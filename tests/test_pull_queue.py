@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gram.distributed.pull_queue import ATTEMPTS, COPIES, Assignment, PullQueue
 
-MOVES = ("finish", "finish", "finish", "fail", "lose", "lose node", "join", "late", "again")
+MOVES = ("finish", "finish", "finish", "fail", "lose", "lose node", "join", "late", "again", "release")
 
 
 class Cluster:
@@ -23,6 +23,8 @@ class Cluster:
         """Of lost workers, what may have been finished just before."""
         self.answered: list[tuple[str, int]] = []
         self.firsts: list[int] = []
+        self.cancelled: list[Assignment] = []
+        """Told to end, and not answered for."""
         self.names = 0
         self.sent: list[Assignment] = []
 
@@ -39,10 +41,18 @@ class Cluster:
             self.inboxes[worker].append(shard)
             assert len(self.inboxes[worker]) <= self.queue.depth
             self.sent.append(Assignment(worker, shard))
+        for worker, shard in self.queue.unneeded():
+            assert shard in self.firsts, "only copies of what has its result are cancelled"
+            assert shard in self.inboxes[worker]
+            assert (worker, shard) not in self.cancelled
+            self.cancelled.append(Assignment(worker, shard))
         for worker, inbox in self.inboxes.items():
             assert self.queue.holds(worker) == tuple(inbox)
+            for shard in inbox:
+                assert ((worker, shard) in self.cancelled) == (shard in self.firsts), "and all of them"
 
     def answer(self, worker: str, shard: int) -> None:
+        self.cancelled = [each for each in self.cancelled if each != (worker, shard)]
         if self.queue.finish(worker, shard):
             self.firsts.append(shard)
         self.answered.append((worker, shard))
@@ -60,15 +70,24 @@ class Cluster:
         elif move in ("lose", "lose node") and self.inboxes:
             worker = self.random.choice(list(self.inboxes))
             inbox = self.inboxes.pop(worker)
+            self.cancelled = [each for each in self.cancelled if each.worker != worker]
             self.lost += [(worker, shard) for shard in inbox[:1]]
             self.queue.leave(worker, "died", is_blamed=move == "lose")
         elif move in ("finish", "fail") and busy:
             worker = self.random.choice(busy)
             shard = self.inboxes[worker].pop(0)
+            if move == "fail":
+                self.cancelled = [each for each in self.cancelled if each != (worker, shard)]
             if move == "fail" or shard in self.poison:
                 self.queue.fail(worker, shard, f"shard {shard} is ill")
             else:
                 self.answer(worker, shard)
+        elif move == "release" and self.cancelled:
+            ended = self.cancelled.pop(self.random.randrange(len(self.cancelled)))
+            self.inboxes[ended.worker].remove(ended.shard)
+            before = self.queue.failures, self.queue.retries
+            self.queue.release(*ended)
+            assert (self.queue.failures, self.queue.retries) == before, "no attempt, and nothing to do again"
         self.carry_out()
 
 
@@ -100,6 +119,8 @@ def test_every_shard_exactly_once_or_named_and_the_run_ends(shards, poison, dept
         assert shard in poison or any(reason == "died" for _, reason in attempts) or "fail" in moves
     assert poison.intersection(range(shards)) <= set(queue.poison)
     assert queue.duplicates == len(cluster.answered) - len(cluster.firsts)
+    assert queue.finished == len(cluster.firsts)
+    assert queue.poisoned == len(queue.poison)
     assert queue.assign() == [], "nothing is sent after the end"
 
 
@@ -143,6 +164,51 @@ def test_the_tail_is_copied_and_the_first_result_counts():
     assert queue.is_over
     assert not queue.finish("slow", 0)
     assert (queue.reissues, queue.duplicates, queue.retries) == (1, 1, 0)
+
+
+def test_the_slower_copy_is_cancelled_and_its_worker_takes_other_work():
+    queue = PullQueue(range(3))
+    queue.join("slow")
+    queue.join("fast")
+    assert queue.assign() == [("slow", 0), ("fast", 1)]
+    queue.finish("fast", 1)
+    assert queue.assign() == [("fast", 2)]
+    assert queue.unneeded() == []
+    queue.fail("fast", 2, "out of memory")
+    assert queue.assign() == [("fast", 0)], "what waits has failed here: a copy of what is slow instead"
+    queue.finish("fast", 0)
+    assert queue.unneeded() == [("slow", 0)]
+    assert queue.unneeded() == [], "named once"
+    assert queue.assign() == [], "slow is busy until it answers"
+    queue.release("slow", 0)
+    assert queue.assign() == [("slow", 2)]
+    assert queue.finish("slow", 2)
+    assert queue.is_over
+    assert (queue.reissues, queue.cancelled, queue.duplicates, queue.failures) == (1, 1, 0, 1)
+
+
+def test_a_cancelled_shard_that_is_needed_is_queued_again_and_counts_no_attempt():
+    """Nobody but the driver cancels, and only what is finished; were it otherwise, nothing is lost."""
+    queue = PullQueue([0], attempts=1)
+    queue.join("a")
+    queue.assign()
+    queue.release("a", 0)
+    assert (queue.failures, queue.poisoned) == (0, 0)
+    assert queue.assign() == [("a", 0)]
+    queue.release("b", 0)
+    assert queue.holds("a") == (0,), "what a worker does not hold is passed over"
+
+
+def test_the_copy_of_a_lost_worker_is_not_cancelled():
+    queue = PullQueue([0])
+    queue.join("a")
+    queue.assign()
+    queue.join("b")
+    assert queue.assign() == [("b", 0)]
+    queue.finish("b", 0)
+    queue.leave("a", "killed")
+    assert queue.unneeded() == []
+    assert queue.failures == 0, "what it ran was finished"
 
 
 def test_copies_are_limited():

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from gram.distributed import cluster
 from gram.sampler.plan import shards_of
 from gram.sampler.record import Sealed
 from gram.sampler.result import SampleResult
-from gram.sampler.run import run_shard
+from gram.sampler.run import Job, run_shard
 from gram.sampler.store import Store, StoreError
 from gram.tasks.registry import get_task
 from tests import ill_workers
@@ -189,6 +190,58 @@ def test_a_slow_worker_does_not_hold_up_the_others(nodes, sampler, local, ill, t
     assert pool.account()["retries"] == 0
 
 
+def test_a_slow_copy_is_cancelled_and_its_worker_takes_other_work(nodes, sampler, local, ill, tmp_path):
+    """A shard that the fast worker cannot run waits for the slow one, which comes free by the cancellation alone."""
+    told: list[str] = []
+    stuck = ill(ill_workers.stuck(tmp_path, shard=0, refused=1))
+    result, pool = spread(sampler, {"worker_class": stuck, "tell": told.append})
+    assert_same(result, local)
+    assert (tmp_path / "cancelled").exists()
+    assert pool.account()["workers"] == 2, "it was not killed for it"
+    assert not any("shard 0" in line for line in told), "and it counts as no failure"
+    standing = pool.standing()
+    assert (standing.finished, standing.shards, standing.poison) == (SHARDS, SHARDS, 0)
+    assert standing.copies >= 1
+
+
+def test_a_worker_is_free_within_a_step_of_its_cancellation(nodes, sampler, tmp_path):
+    """Two shards of a million supervision steps, one running and one behind it: the worker answers again."""
+    import ray
+    from ray.exceptions import TaskCancelledError
+
+    from gram.distributed.worker import Worker, pack
+
+    class Marked(Worker):
+        def run(self, shard: tuple[int, ...]) -> tuple[bytes, str, float]:
+            (tmp_path / str(shard[0])).touch()
+            return super().run(shard)
+
+    settings = sampler.settings(SamplerConfig(width=8, launch=8, halting="fixed", depth=1_000_000))
+    job = Job(
+        model=sampler.model,
+        task=TASK,
+        puzzles=PUZZLES,
+        config=settings,
+        is_unconditional=False,
+        is_traced=False,
+        kernel=settings.kernel,
+        device=sampler.model.device,
+    )
+    actor = ray.remote(num_cpus=1)(Marked).remote(pack(job, task_module=None))
+    shards = [astuple(shard) for shard in shards_of(len(PUZZLES), settings)]
+    running, behind = (actor.run.remote(shard) for shard in shards[:2])
+    until = time.monotonic() + 60
+    while not (tmp_path / "0").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    for answer in (behind, running):
+        ray.cancel(answer, recursive=False)
+    for answer in (running, behind):
+        with pytest.raises(TaskCancelledError):
+            ray.get(answer, timeout=60)
+    assert ray.get(actor.ready.remote(), timeout=60)[3] == sampler.model.digest()
+    ray.kill(actor)
+
+
 def test_a_full_disk_ends_the_run_with_one_line(nodes, sampler, ill, tmp_path, monkeypatch):
     write = Store._write
 
@@ -235,7 +288,8 @@ def test_nodes_come_and_go(nodes, sampler, local, ill, tmp_path):
     def watch() -> None:
         until = time.monotonic() + 90
         for wanted, mark in ((2, "first"), (3, "last")):
-            while pool.account()["nodes"] < wanted and time.monotonic() < until:
+            # A removed node's worker may be missed late: the run must not end before.
+            while (pool.account()["nodes"] < wanted or (wanted == 3 and not told)) and time.monotonic() < until:
                 time.sleep(0.1)
             (tmp_path / mark).touch()
 

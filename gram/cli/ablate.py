@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import torch
 
     from gram.api import Sampler
+    from gram.distributed.pool import Pool
     from gram.evals.ablation import Cell, Study
     from gram.sampler.run import Backend
     from gram.tasks.protocol import PuzzleSet
@@ -112,14 +113,14 @@ def run_cells(
     is_quiet: bool,
     *,
     opened: dict[str, Any],
-    backend: Backend | None,
+    backend: Pool | None,
 ) -> list[Path]:
     """Runs the cells that have no results yet; the folder of each cell."""
     from gram.cli import terminal
 
     numbers = range(len(plan.cells))
     where = out, limit, sampling
-    with terminal.progress(len(plan.cells), "cells", is_quiet=is_quiet) as advance:
+    with terminal.progress(len(plan.cells), "cells", is_quiet=is_quiet, cluster=backend) as advance:
         done: dict[int, Path] = {}
         if jobs == 1:
             for number in numbers:

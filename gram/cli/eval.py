@@ -67,7 +67,7 @@ def evaluate_task(
     with (
         keeping(out),
         sampling.backend(sampler, is_quiet=is_quiet) as backend,
-        terminal.progress(total, "trajectories", is_quiet=is_quiet) as advance,
+        terminal.progress(total, "trajectories", is_quiet=is_quiet, cluster=backend) as advance,
     ):
         result = sampler.sample(chosen, settings, out=out, on_ended=advance, backend=backend)
 

@@ -112,7 +112,7 @@ class Study:
         total = self.seeds * len(self.chosen) * self.grid.widths[-1]
         with (
             self.sampling.backend(self.sampler, is_quiet=self.is_quiet) as backend,
-            terminal.progress(total, "trajectories", is_quiet=self.is_quiet) as advance,
+            terminal.progress(total, "trajectories", is_quiet=self.is_quiet, cluster=backend) as advance,
         ):
             for seed, folder in enumerate(folders):
                 self.sampler.sample(

@@ -64,7 +64,7 @@ def sample(
     with (
         keeping(folder),
         sampling.backend(sampler, is_quiet=is_quiet) as backend,
-        terminal.progress(total, "trajectories", is_quiet=is_quiet) as advance,
+        terminal.progress(total, "trajectories", is_quiet=is_quiet, cluster=backend) as advance,
     ):
         result = sampler.sample(
             chosen, settings, out=folder, is_traced=trace is not None, on_ended=advance, backend=backend

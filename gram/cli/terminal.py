@@ -9,10 +9,10 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
 from rich.padding import Padding
@@ -23,6 +23,10 @@ from rich.text import Text
 
 from gram.cli.errors import raise_if_stopped
 from gram.tasks.protocol import Board, CellKind
+
+if TYPE_CHECKING:
+    from gram.distributed.pool import Pool
+    from gram.distributed.standing import Standing
 
 STYLES: dict[CellKind, str] = {
     "given": "bold",
@@ -39,6 +43,8 @@ NEW_STYLE = "bold yellow"
 MARKS: dict[CellKind, str] = {"filled": "+", "conflict": "!"}
 """Stands before a cell where there are no colours."""
 PLAIN_PROGRESS_EVERY_S = 10.0
+RATE_OVER_S, CLUSTER_RATE_OVER_S = 30.0, 600.0
+"""The rate shown is that of the last so many seconds: a shard of a cluster can take minutes."""
 
 
 def output() -> Console:
@@ -158,24 +164,85 @@ class _Rate(ProgressColumn):
         return Text("" if speed is None else f"{speed:,.0f}/s", style="dim")
 
 
+class _TimeLeft(TimeRemainingColumn):
+    """Time left, once there is a rate."""
+
+    def render(self, task: Task) -> Text:
+        if task.time_remaining is None:
+            return Text("")
+        return super().render(task).append(" left", "dim")
+
+
+class _Bars(Progress):
+    """The bar and, where a cluster works, a line on that."""
+
+    def __init__(self, *columns: ProgressColumn, standing: Callable[[], Standing] | None, console: Console) -> None:
+        self.standing = standing
+        period_s = RATE_OVER_S if standing is None else CLUSTER_RATE_OVER_S
+        super().__init__(*columns, console=console, transient=True, speed_estimate_period=period_s)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """What is drawn, several times a second, by a thread of rich's."""
+        yield self.make_tasks_table(self.tasks)
+        if self.standing is not None:
+            grid = Table.grid(padding=(0, 1))
+            grid.add_column(min_width=max((len(task.description) for task in self.tasks), default=0), no_wrap=True)
+            grid.add_row("cluster", cluster_line(self.standing()))
+            yield grid
+
+
+def cluster_line(standing: Standing) -> Text:
+    """How a run on a cluster stands, for under the bar; what is amiss stands out."""
+    sound, amiss = ", ".join(_sound(standing)), _amiss(standing)
+    return Text(", ").join([Text(sound), *(Text(part, "bold yellow") for part in amiss)])
+
+
+def cluster_words(standing: Standing) -> str:
+    """The same without colours."""
+    return ", ".join([*_sound(standing), *_amiss(standing)])
+
+
+def _sound(standing: Standing) -> list[str]:
+    """What every run has."""
+    if not standing.shards:
+        return ["nothing to run yet"]
+    parts = [f"{standing.finished:,} of {plural(standing.shards, 'shard')}"]
+    if standing.workers:
+        parts.append(f"{plural(standing.workers, 'worker')} on {plural(standing.nodes, 'node')}")
+    if standing.starting:
+        parts.append(f"{standing.starting:,} starting")
+    if standing.copies:
+        parts.append(plural(standing.copies, "extra copy", "extra copies"))
+    return parts
+
+
+def _amiss(standing: Standing) -> list[str]:
+    """What went wrong."""
+    parts = [] if standing.workers or standing.starting or not standing.shards else ["no worker"]
+    for count, one, many in (
+        (standing.retries, "retry", "retries"),
+        (standing.poison, "shard failed for good", "shards failed for good"),
+    ):
+        if count:
+            parts.append(plural(count, one, many))
+    return parts
+
+
 @contextmanager
-def progress(total: int, unit: str, *, is_quiet: bool = False) -> Iterator[Callable[[int], None]]:
-    """Yields a function to call with how many more units are done; shows rate and time left on stderr.
+def progress(
+    total: int, unit: str, *, is_quiet: bool = False, cluster: Pool | None = None
+) -> Iterator[Callable[[int], None]]:
+    """Yields a function to call with how many more units are done; shows rate and time left on stderr, and how the
+    `cluster` stands that does them.
 
     A bar on a terminal, elsewhere a plain line at most every ten seconds. Calling it ends a run that was told to stop.
     """
     console = Console(stderr=True, highlight=False)
+    standing = None if cluster is None else cluster.standing
     with ExitStack() as stack:
-        advance: Callable[[int], None] = _PlainProgress(total, unit)
+        advance: Callable[[int], None] = _PlainProgress(total, unit, standing)
         if console.is_terminal and not is_quiet:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                _Rate(),
-                TimeRemainingColumn(),
-            )
-            bar = stack.enter_context(Progress(*columns, console=console, transient=True))
+            bar = stack.enter_context(bars(console, standing))
             advance = partial(bar.advance, bar.add_task(unit, total=total))
 
         def tell(count: int) -> None:
@@ -186,19 +253,38 @@ def progress(total: int, unit: str, *, is_quiet: bool = False) -> Iterator[Calla
         yield tell
 
 
+def bars(console: Console, standing: Callable[[], Standing] | None) -> Progress:
+    """The terminal's view of a run, to be entered."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), _TimeLeft()
+    return _Bars(*columns, standing=standing, console=console)
+
+
 class _PlainProgress:
     """Progress for a log: one line at most every ten seconds."""
 
-    def __init__(self, total: int, unit: str) -> None:
-        self.total, self.unit, self.done = total, unit, 0
-        self.started = self.told = time.perf_counter()
+    def __init__(self, total: int, unit: str, standing: Callable[[], Standing] | None = None) -> None:
+        self.total, self.unit, self.standing, self.done = total, unit, standing, 0
+        self.told = time.perf_counter()
+        self.first: tuple[float, int] | None = None
+        """When the first units were done, and how many: those kept of an earlier run tell nothing of speed."""
 
     def __call__(self, count: int) -> None:
         self.done += count
         now = time.perf_counter()
+        if self.first is None:
+            self.first = now, self.done
         if now - self.told < PLAIN_PROGRESS_EVERY_S:
             return
         self.told = now
-        rate = self.done / (now - self.started)
-        left = (self.total - self.done) / rate
-        print(f"{self.done:,} of {self.total:,} {self.unit}, {rate:,.0f}/s, {left:,.0f} s left", file=sys.stderr)
+        print(self.line(now), file=sys.stderr)
+
+    def line(self, now: float) -> str:
+        """What is told at a time of the same clock."""
+        parts = [f"{self.done:,} of {self.total:,} {self.unit}"]
+        if self.first is not None and self.done > self.first[1] and now > self.first[0]:
+            rate = (self.done - self.first[1]) / (now - self.first[0])
+            digits = 0 if rate >= 10 else 2
+            parts += [f"{rate:,.{digits}f}/s", f"{(self.total - self.done) / rate:,.0f} s left"]
+        if self.standing is not None:
+            parts.append(cluster_words(self.standing()))
+        return ", ".join(parts)

@@ -181,11 +181,20 @@ def run_shard(
     is_unconditional: bool = False,
     is_traced: bool = False,
     on_step: Callable[[StepView], None] | None = None,
+    on_advanced: Callable[[Engine], None] | None = None,
 ) -> ShardResult:
     """One shard of a plan over `puzzles`, with resolved settings: what a worker runs. Same arguments, same arrays,
-    whatever the number of slots. An exception that `on_step` raises ends it between two supervision steps."""
+    whatever the number of slots. An exception that `on_step` or `on_advanced` raises ends it between two supervision
+    steps; the latter costs no decoding."""
     engine = Engine(
-        model, task, puzzles, config, is_unconditional=is_unconditional, is_traced=is_traced, on_step=on_step
+        model,
+        task,
+        puzzles,
+        config,
+        is_unconditional=is_unconditional,
+        is_traced=is_traced,
+        on_step=on_step,
+        on_advanced=on_advanced,
     )
     ((_, result),) = engine.run([shard])
     return result
