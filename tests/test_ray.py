@@ -180,12 +180,13 @@ def test_two_different_results_of_a_shard_are_an_error(nodes, sampler, ill, reco
         sampler.sample(PUZZLES, CONFIG, backend=pool)
 
 
-def test_a_slow_worker_does_not_hold_up_the_others(nodes, sampler, local, ill, tmp_path):
-    slow = ill(ill_workers.dawdles(0.1, tmp_path / "claimed", slow_seconds=30.0))
-    started = time.monotonic()
+@pytest.mark.parametrize("slow_seconds", [1.0, 3600.0], ids=["ten times slower", "stuck"])
+def test_a_slow_worker_does_not_hold_up_the_others(nodes, sampler, local, ill, tmp_path, slow_seconds):
+    """What it holds is run by others too; waiting for the stuck one would take longer than a test may."""
+    slow = ill(ill_workers.dawdles(0.1, tmp_path / "claimed", slow_seconds=slow_seconds))
     result, pool = spread(sampler, {"worker_class": slow})
     assert_same(result, local)
-    assert time.monotonic() - started < 60, "waiting for the two shards of the slow one would have taken longer"
+    assert (tmp_path / "claimed").exists(), "no worker was slow"
     assert pool.account()["retries"] == 0
 
 

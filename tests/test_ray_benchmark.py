@@ -29,6 +29,8 @@ def test_no_time_is_given_where_results_differ(monkeypatch):
 
 @pytest.mark.slow
 def test_a_command_that_fails_is_named():
-    with pytest.raises(ValueError, match=r"gram eval nqueens8 .* --ray nowhere must succeed, got gram: ray must be off"):
+    with pytest.raises(
+        ValueError, match=r"gram eval nqueens8 .* --ray nowhere must succeed, got gram: ray must be off"
+    ):
         ray_benchmark.digest("--ray", "nowhere")
     assert len(ray_benchmark.digest("--ray", "off")) == 64
