@@ -199,7 +199,7 @@ def _started(cluster: LocalCluster, plan: Plan) -> LocalCluster:
         environment,
         temp_dir=cluster.temp_dir,
         address=cluster.address,
-        host=None if cluster.is_joined and plan.host == LOOPBACK else plan.host,
+        host=ray_start.own_address(cluster.address) if cluster.is_joined and plan.host == LOOPBACK else plan.host,
         count=plan.nodes,
         cpus=plan.cpus_per_node,
         gpus=plan.gpus_per_node,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gram.distributed import processes, ray_node
-from gram.distributed.cluster import LOOPBACK, OBJECT_STORE_BYTES, STARTS, TOKEN
+from gram.distributed.cluster import LOOPBACK, OBJECT_STORE_BYTES, STARTS, TOKEN, split_address
 
 TIMEOUT_S = 120.0
 FOREIGN = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", TOKEN)
@@ -57,12 +57,12 @@ def nodes(
     *,
     temp_dir: str,
     address: str,
-    host: str | None,
+    host: str,
     count: int,
     cpus: int,
     gpus: int,
 ) -> None:
-    """Nodes that join the cluster at `address`, listening on `host` (None: where they reach it from).
+    """Nodes that join the cluster at `address`, listening on `host`, the address that the others reach them at.
 
     One after the other, since of two that start at once on one machine one may fail. Each is tried again some times.
     Raises `StartError`.
@@ -87,6 +87,21 @@ def nodes(
 
     for number in range(1, count + 1):
         start(number)
+
+
+def own_address(where: str) -> str:
+    """This machine's address as it is on the way to `where`, `host:port`. Raises `ValueError` for no way there.
+
+    Ray's own look-up gives the loopback address where it leaves that address alone (`QUIET`).
+    """
+    host, port = split_address(where)
+    host = host.strip("[]")
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as one:
+        try:
+            one.connect((host, port))  # sends nothing
+        except OSError as error:
+            raise ValueError(f"ray address {where} must be within reach, got {error.strerror or error}") from None
+        return str(one.getsockname()[0])
 
 
 def free_port(name: str, host: str, port: int) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from gram.cli.main import main
-from gram.distributed import cluster, jobs, local_cluster, processes
+from gram.distributed import cluster, jobs, local_cluster, processes, ray_start
 
 ROOT = Path(__file__).parent.parent
 
@@ -95,6 +95,13 @@ def test_only_marked_processes_and_their_sessions_end():
         for one in mine:
             one.kill()
             one.wait()
+
+
+def test_the_address_that_others_reach_this_machine_at():
+    assert ray_start.own_address("127.0.0.1:6379") == "127.0.0.1"
+    assert ray_start.own_address("localhost:6379") == "127.0.0.1"
+    with pytest.raises(ValueError, match=r"ray address 300\.0\.0\.1:6379 must be within reach, got "):
+        ray_start.own_address("300.0.0.1:6379")
 
 
 def test_a_log_told_twice_is_written_once():
