@@ -20,6 +20,8 @@ from gram.distributed.cluster import LOOPBACK, OBJECT_STORE_BYTES, STARTS, TOKEN
 TIMEOUT_S = 120.0
 FOREIGN = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", TOKEN)
 """Variables that may speak of another cluster."""
+WRONG_TOKEN = "InvalidAuthToken"
+"""In what Ray says then."""
 SHARED = {"dashboard_agent_listen_port": 0, "min_worker_port": 0, "max_worker_port": 0, "include_log_monitor": False}
 
 
@@ -116,7 +118,8 @@ def free_port(name: str, host: str, port: int) -> int:
 
 
 def _run(is_head: bool, parameters: Mapping[str, Any], environment: Mapping[str, str], log: Path) -> None:
-    """One node. Its processes keep the log open, so what it says is read from there. Raises `StartError`."""
+    """One node. Its processes keep the log open, so what it says is read from there. Raises `StartError`, and
+    `ValueError` for a token that is not the cluster's, with which trying again is in vain."""
     given = {name: value for name, value in os.environ.items() if name not in FOREIGN}
     request = json.dumps({"is_head": is_head, **SHARED, **parameters})
     with log.open("w") as file:
@@ -137,4 +140,6 @@ def _run(is_head: bool, parameters: Mapping[str, Any], environment: Mapping[str,
     if code:
         processes.kill_session(started.pid)  # what came up too late
         said = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        if any(WRONG_TOKEN in line for line in said):
+            raise ValueError("token must be that of the cluster, got another")
         raise StartError(f"ray must start, got {said[-1][:300] if said else f'exit code {code}'}")

@@ -104,6 +104,23 @@ def test_the_address_that_others_reach_this_machine_at():
         ray_start.own_address("300.0.0.1:6379")
 
 
+@pytest.mark.parametrize(
+    ("said", "error", "line"),
+    [
+        ("AuthenticationError: RPC error: InvalidAuthToken: it is", ValueError, "token must be that of the cluster"),
+        ("OSError: no room", ray_start.StartError, "ray must start, got OSError: no room"),
+    ],
+)
+def test_a_start_that_fails_for_its_token_is_not_tried_again(said, error, line, tmp_path, monkeypatch):
+    node, starts = tmp_path / "node.py", tmp_path / "starts"
+    node.write_text(f"import sys\nopen({str(starts)!r}, 'a').write('x')\nsys.exit({said!r})\n")
+    monkeypatch.setattr(ray_start.ray_node, "__file__", str(node))
+    with pytest.raises(ValueError, match=f"^{line}") as raised:
+        ray_start.nodes({}, temp_dir=str(tmp_path), address="127.0.0.1:1", host="127.0.0.1", count=1, cpus=1, gpus=0)
+    assert type(raised.value) is error
+    assert len(starts.read_text()) == (1 if error is ValueError else cluster.STARTS)
+
+
 def test_a_log_told_twice_is_written_once():
     parts: list[str] = []
     written = jobs._Written(parts.append)
