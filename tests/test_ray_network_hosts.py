@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from gram.distributed import processes
 from tests.network_hosts import ROOT, Host, Network, network, read_command, until, why_not
 from tests.test_ray_faults import payloads
 
@@ -95,6 +96,23 @@ def assert_same(driver: Driver, local: Local) -> dict[str, Any]:
         assert summary[key] == local.summary[key]
     assert payloads(driver.out) == local.payloads
     return summary
+
+
+def test_nothing_stays_of_hosts_whose_maker_is_killed():
+    if (reason := why_not()) is not None:
+        pytest.skip(reason)
+    make = "from tests.network_hosts import network\nwith network(2) as made:\n"
+    make += "    print(made.switch, *(host.holder for host in made.hosts), flush=True)\n    input()"
+    maker = subprocess.Popen(
+        [sys.executable, "-c", make], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with maker:
+        assert maker.stdout is not None
+        holders = [processes.find(int(number)) for number in maker.stdout.readline().split()]
+        assert len(holders) == 3
+        assert all(holder is not None and holder.is_alive for holder in holders)
+        maker.kill()
+    until(lambda: not any(holder is not None and holder.is_alive for holder in holders))
 
 
 def test_a_host_is_cut_off_and_the_others_do_its_work(local, tmp_path):
