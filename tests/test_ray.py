@@ -235,8 +235,8 @@ def test_nodes_come_and_go(nodes, sampler, local, ill, tmp_path):
 
     def watch() -> None:
         until = time.monotonic() + 90
-        for wanted, mark in ((2, "first"), (3, "last")):
-            while pool.account()["nodes"] < wanted and time.monotonic() < until:
+        for wanted, mark, lost in ((2, "first", 0), (3, "last", 1)):
+            while (pool.account()["nodes"] < wanted or len(told) < lost) and time.monotonic() < until:
                 time.sleep(0.1)
             (tmp_path / mark).touch()
 
