@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gram.distributed import processes
+
 NEW, OFF, AUTO = "new", "off", "auto"
 LOOPBACK = "127.0.0.1"
 STARTS = 3
@@ -27,6 +29,8 @@ STARTS = 3
 OBJECT_STORE_BYTES = 256 << 20
 HEAD_RESOURCE = "node:__internal_head__"
 """That the head alone has."""
+RAYLET = "raylet"
+"""Name of the process that every node has one of."""
 CONNECT_TIMEOUT_S = 10.0
 TOKEN, TOKEN_PATH, MODE = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"
 ADDRESS = "RAY_ADDRESS"
@@ -51,7 +55,7 @@ def connected(where: str, *, cpus: int | None = None) -> Iterator[None]:
     """Connects this process to a cluster for a while: `new`, `auto` (`running`), or the address of one, as `host:port`.
 
     `cpus` are those that a new one may use at least. Raises `ValueError` for an address that is none, that nobody
-    answers, or that comes without a token.
+    answers, or that comes without a token, and where this machine has no node to connect through.
     """
     if where == AUTO:
         where = running()
@@ -69,6 +73,7 @@ def connected(where: str, *, cpus: int | None = None) -> Iterator[None]:
         take_local_token(where)
         check_token(where, host)
         check_reachable(where, host, port)
+        check_node_here(where)
         os.environ.update(QUIET)
         arguments = {"address": where}
     import ray
@@ -180,6 +185,16 @@ def check_reachable(where: str, host: str, port: int) -> None:
         socket.create_connection((host.strip("[]"), port), timeout=CONNECT_TIMEOUT_S).close()
     except OSError as error:
         raise ValueError(f"ray address {where} must be a running cluster, got {error.strerror or error}") from None
+
+
+def check_node_here(where: str) -> None:
+    """Sees that a node runs on this machine, which Ray connects through, in no time rather than Ray's minute. Linux
+    alone: elsewhere Ray finds out. Raises `ValueError`."""
+    if processes.PROC.is_dir() and not processes.named(RAYLET):
+        raise ValueError(
+            f"ray address {where} must be that of a cluster with a node on this machine, got no node here"
+            f" (gram cluster up --join {where} starts one)"
+        )
 
 
 def _ask_for_token() -> None:

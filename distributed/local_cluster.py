@@ -22,13 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from gram.distributed import processes, ray_start
-from gram.distributed.cluster import LOOPBACK, MODE, QUIET, STARTS, TOKEN_PATH, given_token, split_address
+from gram.distributed.cluster import LOOPBACK, MODE, QUIET, RAYLET, STARTS, TOKEN_PATH, given_token, split_address
 from gram.distributed.processes import Process
 
 MARK = "GRAM_CLUSTER"
 """Variable whose value tells the processes of one cluster."""
-RAYLET = "raylet"
-"""Name of the process that every node has one of."""
 STATE_FILE, LOCK_FILE, TOKEN_FILE = "cluster.json", "cluster.lock", "cluster.token"
 PORT, DASHBOARD_PORT = 6379, 8265
 DASHBOARD_NEEDS = ("aiohttp", "aiohttp_cors", "grpc", "opencensus", "opentelemetry", "prometheus_client", "pydantic")
@@ -199,7 +197,7 @@ def _started(cluster: LocalCluster, plan: Plan) -> LocalCluster:
         environment,
         temp_dir=cluster.temp_dir,
         address=cluster.address,
-        host=None if cluster.is_joined and plan.host == LOOPBACK else plan.host,
+        host=ray_start.own_address(cluster.address) if cluster.is_joined and plan.host == LOOPBACK else plan.host,
         count=plan.nodes,
         cpus=plan.cpus_per_node,
         gpus=plan.gpus_per_node,

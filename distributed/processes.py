@@ -53,6 +53,11 @@ def find(pid: int) -> Process | None:
     return Process(pid, int(fields[START_FIELD]), name, int(fields[SESSION_FIELD]))
 
 
+def named(name: str) -> list[Process]:
+    """Processes of that name that this user can see."""
+    return [process for process in _all() if process.name == name]
+
+
 def marked(mark: str, value: str) -> list[Process]:
     """Processes of this user whose environment had `mark=value` when they started, and those of their sessions.
 

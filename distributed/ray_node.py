@@ -13,13 +13,9 @@ from typing import Any
 
 def start(is_head: bool, **parameters: Any) -> None:
     """Starts the node's processes, which stay when this one ends. Raises what Ray raises."""
-    from ray._private import services
     from ray._private.node import Node
     from ray._private.parameter import RayParams
 
-    if parameters.get("node_ip_address") is None:
-        address = parameters["gcs_address"]
-        parameters["node_ip_address"] = services.get_node_ip_address(address)  # type: ignore[no-untyped-call]
     Node(RayParams(**parameters), head=is_head, shutdown_at_exit=False, spawn_reaper=False, connect_only=False)
 
 

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from gram.distributed import processes, ray_node
-from gram.distributed.cluster import LOOPBACK, OBJECT_STORE_BYTES, STARTS, TOKEN
+from gram.distributed.cluster import LOOPBACK, OBJECT_STORE_BYTES, STARTS, TOKEN, split_address
 
 TIMEOUT_S = 120.0
 FOREIGN = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", TOKEN)
 """Variables that may speak of another cluster."""
+WRONG_TOKEN = "InvalidAuthToken"
+"""In what Ray says then."""
 SHARED = {"dashboard_agent_listen_port": 0, "min_worker_port": 0, "max_worker_port": 0, "include_log_monitor": False}
 
 
@@ -57,12 +59,12 @@ def nodes(
     *,
     temp_dir: str,
     address: str,
-    host: str | None,
+    host: str,
     count: int,
     cpus: int,
     gpus: int,
 ) -> None:
-    """Nodes that join the cluster at `address`, listening on `host` (None: where they reach it from).
+    """Nodes that join the cluster at `address`, listening on `host`, the address that the others reach them at.
 
     One after the other, since of two that start at once on one machine one may fail. Each is tried again some times.
     Raises `StartError`.
@@ -89,6 +91,21 @@ def nodes(
         start(number)
 
 
+def own_address(where: str) -> str:
+    """This machine's address as it is on the way to `where`, `host:port`. Raises `ValueError` for no way there.
+
+    Ray's own look-up gives the loopback address where it leaves that address alone (`QUIET`).
+    """
+    host, port = split_address(where)
+    host = host.strip("[]")
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as one:
+        try:
+            one.connect((host, port))  # sends nothing
+        except OSError as error:
+            raise ValueError(f"ray address {where} must be within reach, got {error.strerror or error}") from None
+        return str(one.getsockname()[0])
+
+
 def free_port(name: str, host: str, port: int) -> int:
     """`port` where nobody listens there, for 0 any free one. Raises `ValueError`."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as one:
@@ -101,7 +118,8 @@ def free_port(name: str, host: str, port: int) -> int:
 
 
 def _run(is_head: bool, parameters: Mapping[str, Any], environment: Mapping[str, str], log: Path) -> None:
-    """One node. Its processes keep the log open, so what it says is read from there. Raises `StartError`."""
+    """One node. Its processes keep the log open, so what it says is read from there. Raises `StartError`, and
+    `ValueError` for a token that is not the cluster's, with which trying again is in vain."""
     given = {name: value for name, value in os.environ.items() if name not in FOREIGN}
     request = json.dumps({"is_head": is_head, **SHARED, **parameters})
     with log.open("w") as file:
@@ -122,4 +140,6 @@ def _run(is_head: bool, parameters: Mapping[str, Any], environment: Mapping[str,
     if code:
         processes.kill_session(started.pid)  # what came up too late
         said = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        if any(WRONG_TOKEN in line for line in said):
+            raise ValueError("token must be that of the cluster, got another")
         raise StartError(f"ray must start, got {said[-1][:300] if said else f'exit code {code}'}")

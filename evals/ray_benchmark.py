@@ -5,6 +5,7 @@ The latter are whole commands, with and without, in turn.
 
 from __future__ import annotations
 
+import json
 import statistics
 import subprocess
 import sys
@@ -36,13 +37,18 @@ def driver_row(name: str, measure: Callable[[], Mapping[str, float]], rounds: in
 
 
 def start_row(rounds: int) -> Row:
-    """Extra seconds of `--ray new` over `--ray off`, from the start of the command to its end; median of the rounds."""
+    """Extra seconds of `--ray new` over `--ray off`, from the start of the command to its end; median of the rounds.
 
-    def run(*options: str) -> None:
-        command = [sys.executable, "-m", "gram", *COMMAND, *options]
-        subprocess.run(command, check=True, capture_output=True)
+    Raises `ValueError` where a command fails or the two give different trajectories.
+    """
+    digests: dict[str, str] = {}
 
-    seconds = paired({"off": run, "new": lambda: run("--ray", "new", "--workers", "1")}, rounds)
+    def run(where: str) -> None:
+        digests[where] = digest("--ray", where)
+
+    seconds = paired({where: lambda where=where: run(where) for where in ("off", "new")}, rounds)  # type: ignore[misc]
+    if digests["off"] != digests["new"]:
+        raise ValueError(f"--ray new must give the trajectories of --ray off, got others: {digests}")
     extra = [new - off for new, off in zip(seconds["new"], seconds["off"], strict=True)]
     return Row(
         name="nqueens8: extra seconds of --ray new",
@@ -51,5 +57,16 @@ def start_row(rounds: int) -> Row:
         high=max(extra),
         floor=MOST_S,
         is_ceiling=True,
-        facts={"seconds": seconds},
+        facts={"seconds": seconds, "same_trajectories": True},
     )
+
+
+def digest(*options: str) -> str:
+    """Runs the evaluation in a process of its own; the digest of its trajectories. Raises `ValueError`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "gram", *COMMAND, *options], check=False, capture_output=True, text=True
+    )
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise ValueError(f"gram {' '.join((*COMMAND, *options))} must succeed, got {said[-1]}")
+    return str(json.loads(done.stdout)["trajectories_sha256"])

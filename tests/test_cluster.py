@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from gram.cli.main import main
 from gram.config import SamplerConfig
-from gram.distributed import cluster
+from gram.distributed import cluster, processes
 from gram.distributed.worker import CANCELLED, Outcome, Runner, pack, wanted_facts
 from gram.sampler.plan import shards_of
 from gram.sampler.record import Sealed, digest_of, payload_of
@@ -83,6 +83,19 @@ def test_a_cluster_that_is_not_there_is_told_soon():
     port = free_port()
     with pytest.raises(ValueError, match=f"ray address 127.0.0.1:{port} must be a running cluster, got Connection ref"):
         cluster.check_reachable(f"127.0.0.1:{port}", cluster.LOOPBACK, port)
+
+
+def test_a_machine_without_a_node_is_told_at_once(monkeypatch):
+    """Ray connects through a node on this machine, and looks for one for a minute."""
+    seen = [processes.Process(2, 1, "raylet2", 2)]
+    monkeypatch.setattr(processes, "_all", lambda: seen)
+    with socket.create_server((cluster.LOOPBACK, 0)) as head:
+        where = f"{cluster.LOOPBACK}:{head.getsockname()[1]}"
+        told = f"got no node here .gram cluster up --join {where} starts one"
+        with pytest.raises(ValueError, match=told), cluster.connected(where):
+            pass
+    seen.append(processes.Process(1, 1, "raylet", 1))
+    cluster.check_node_here(where)
 
 
 @pytest.mark.parametrize(

@@ -181,12 +181,13 @@ def test_two_different_results_of_a_shard_are_an_error(nodes, sampler, ill, reco
         sampler.sample(PUZZLES, CONFIG, backend=pool)
 
 
-def test_a_slow_worker_does_not_hold_up_the_others(nodes, sampler, local, ill, tmp_path):
-    slow = ill(ill_workers.dawdles(0.1, tmp_path / "claimed", slow_seconds=30.0))
-    started = time.monotonic()
+@pytest.mark.parametrize("slow_seconds", [1.0, 3600.0], ids=["ten times slower", "stuck"])
+def test_a_slow_worker_does_not_hold_up_the_others(nodes, sampler, local, ill, tmp_path, slow_seconds):
+    """What it holds is run by others too; waiting for the stuck one would take longer than a test may."""
+    slow = ill(ill_workers.dawdles(0.1, tmp_path / "claimed", slow_seconds=slow_seconds))
     result, pool = spread(sampler, {"worker_class": slow})
     assert_same(result, local)
-    assert time.monotonic() - started < 60, "waiting for the two shards of the slow one would have taken longer"
+    assert (tmp_path / "claimed").exists(), "no worker was slow"
     assert pool.account()["retries"] == 0
 
 
@@ -287,9 +288,8 @@ def test_nodes_come_and_go(nodes, sampler, local, ill, tmp_path):
 
     def watch() -> None:
         until = time.monotonic() + 90
-        for wanted, mark in ((2, "first"), (3, "last")):
-            # A removed node's worker may be missed late: the run must not end before.
-            while (pool.account()["nodes"] < wanted or (wanted == 3 and not told)) and time.monotonic() < until:
+        for wanted, mark, lost in ((2, "first", 0), (3, "last", 1)):
+            while (pool.account()["nodes"] < wanted or len(told) < lost) and time.monotonic() < until:
                 time.sleep(0.1)
             (tmp_path / mark).touch()
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from gram.cli.main import main
-from gram.distributed import cluster, jobs, local_cluster, processes
+from gram.distributed import cluster, jobs, local_cluster, processes, ray_start
 
 ROOT = Path(__file__).parent.parent
 
@@ -95,6 +95,30 @@ def test_only_marked_processes_and_their_sessions_end():
         for one in mine:
             one.kill()
             one.wait()
+
+
+def test_the_address_that_others_reach_this_machine_at():
+    assert ray_start.own_address("127.0.0.1:6379") == "127.0.0.1"
+    assert ray_start.own_address("localhost:6379") == "127.0.0.1"
+    with pytest.raises(ValueError, match=r"ray address 300\.0\.0\.1:6379 must be within reach, got "):
+        ray_start.own_address("300.0.0.1:6379")
+
+
+@pytest.mark.parametrize(
+    ("said", "error", "line"),
+    [
+        ("AuthenticationError: RPC error: InvalidAuthToken: it is", ValueError, "token must be that of the cluster"),
+        ("OSError: no room", ray_start.StartError, "ray must start, got OSError: no room"),
+    ],
+)
+def test_a_start_that_fails_for_its_token_is_not_tried_again(said, error, line, tmp_path, monkeypatch):
+    node, starts = tmp_path / "node.py", tmp_path / "starts"
+    node.write_text(f"import sys\nopen({str(starts)!r}, 'a').write('x')\nsys.exit({said!r})\n")
+    monkeypatch.setattr(ray_start.ray_node, "__file__", str(node))
+    with pytest.raises(ValueError, match=f"^{line}") as raised:
+        ray_start.nodes({}, temp_dir=str(tmp_path), address="127.0.0.1:1", host="127.0.0.1", count=1, cpus=1, gpus=0)
+    assert type(raised.value) is error
+    assert len(starts.read_text()) == (1 if error is ValueError else cluster.STARTS)
 
 
 def test_a_log_told_twice_is_written_once():
