@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from gram.sampler.result import SampleResult
     from gram.tasks.protocol import Task, Tokens
 
-BLANK = 1
-"""Token of an empty cell in every task that draws on its puzzle's own grid."""
 SHOWN_BOARDS = 4
 
 
@@ -29,6 +27,8 @@ def generate(
     sampling: Sampling,
 ) -> None:
     """Sample boards from nothing; needs a checkpoint trained with the empty condition."""
+    from gram.tasks.blank import blank_puzzle
+
     at_least_one("count", count)
     family = sampling.task(task)
     blank = blank_puzzle(family)
@@ -47,18 +47,6 @@ def generate(
         print_json(_to_json(sampler, blank, result))
     else:
         _show(sampler, blank, result)
-
-
-def blank_puzzle(task: Task) -> Tokens:
-    """The puzzle that asks for nothing, `[L]`: every cell empty.
-
-    Raises `ValueError` where answers have another grid than puzzles.
-    """
-    import numpy as np
-
-    if task.output_start != 0 or task.output_tokens != task.tokens:
-        raise ValueError(f"task must write its answers on the puzzle's own grid to generate, got {task.name!r}")
-    return np.full(task.tokens, BLANK, dtype=np.uint8)
 
 
 def _to_json(sampler: Sampler, blank: Tokens, result: SampleResult) -> dict[str, Any]:
