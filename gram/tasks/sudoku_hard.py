@@ -13,8 +13,8 @@ import numpy as np
 
 from gram.tasks.sudoku import FIRST_DIGIT, SEED, Sudoku
 
-ROUNDS = 12
-BACK = 3
+ROUNDS = 80
+BACK = 4
 """Givens that come back in a round."""
 HARD = 2
 """Sets these random numbers apart from those of the splits, 0 and 1."""
