@@ -88,7 +88,7 @@ def test_a_run_keeps_to_its_file(tmp_path):
 
 
 def test_right_is_the_verifiers_word_where_there_are_several_answers():
-    queens, sudoku = get_task("nqueens6"), get_task("sudoku4")
+    queens, sudoku = get_task("nqueens7"), get_task("sudoku4")
     training = TrainConfig(steps=1)
     source = TrainingPuzzles(queens, config_of(queens), training)
     puzzles, targets = source.draw(np.random.default_rng(0), 50)
