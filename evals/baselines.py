@@ -1,7 +1,7 @@
 """A table of training methods: checkpoints trained alike, judged on the same held-out puzzles, with intervals.
 
 Not the sampling (the caller's) and not the training. Runs of one recipe with several training seeds are one row: each
-puzzle's values are their means, and the interval is that of chance among puzzles; the range over seeds stands beside it.
+puzzle's values are their means, the interval is that of chance among puzzles, and the range over seeds stands beside.
 
 Shapes: `P` puzzles, `N` width.
 """
@@ -86,7 +86,7 @@ def judge_run(task: Task, puzzles: PuzzleSet, results: Sequence[SampleResult], c
 
 
 def rows(task: Task, puzzles: PuzzleSet, runs: Sequence[Judged]) -> list[Row]:
-    """The table: the main method first, then by accuracy of one trajectory. Raises `ValueError` without the main one."""
+    """The main method first, the others by accuracy of one trajectory. Raises `ValueError` without the main one."""
     methods: dict[str, list[Judged]] = {}
     for run in runs:
         methods.setdefault(run.method, []).append(run)
