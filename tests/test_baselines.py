@@ -87,25 +87,28 @@ def test_the_script_on_trained_runs(tmp_path):
         runs.append(tmp_path / f"{name}-{seed}")
         train(made, runs[-1], is_compiled=False, dtype=torch.float32)
     page, picture = tmp_path / "out" / "page.md", tmp_path / "out" / "curves.png"
-    command = [sys.executable, "scripts/baselines_table.py", *map(str, runs), "--width", "3", "--out", str(page)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
-    def call(*more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*command, *more], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "scripts/baselines_table.py", *arguments, "--width", "3", "--out", str(page)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
-    done = call("--curves", str(picture))
+    folders = list(map(str, runs))
+    done = call(*folders, "--curves", str(picture))
     assert done.returncode == 0, done.stderr
     first = page.read_text()
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert first.count("| `gram` | 1 |") == 1
     assert first.count("| `trm` | 2 |") == 1
-    shards = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/samples/*/*")}
+    shards = {path: path.stat().st_size for path in tmp_path.glob("*/samples/*/*")}
     assert shards
-    assert call("--curves", str(picture)).returncode == 0
+    assert call(*folders, "--curves", str(picture)).returncode == 0
     assert page.read_text() == first
+    assert {path: path.stat().st_size for path in tmp_path.glob("*/samples/*/*")} == shards
     for refused, words in (
-        (call("--limit", "0"), "limit must be at least 1, got 0"),
+        (call(*folders, "--limit", "0"), "limit must be at least 1, got 0"),
         (call(str(tmp_path)), "must be a folder of gram train"),
+        (call(*folders[1:]), "must hold one of recipe 'nqueens4' to compare with, got trm"),
     ):
         assert refused.returncode == 2
         assert words in refused.stderr
