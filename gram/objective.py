@@ -93,7 +93,7 @@ class Loss(NamedTuple):
     kl: Tensor
     """Mean over tokens of noisy slots, nats."""
     kl_first: Tensor
-    """The same over slots at their first noisy step; NaN where there is none."""
+    """The same over slots at their first noisy step; NaN where there is none, and without a condition."""
     exact: Tensor
     """Share of slots whose decoded answer is the target (the posterior's view, not accuracy)."""
     heads: Tensor
@@ -133,7 +133,8 @@ def step_loss(
         nearest = set_loss(logits, slots.solutions, token_weights_V)
         per_puzzle = torch.where(slots.is_prior & noisy_B, nearest, per_puzzle)
     led_B = ~slots.is_prior
-    is_guided = bool(seen)
+    # Without a condition the noise decides everything: there the KL is no leak.
+    has_leak = bool(seen) and config.is_conditional
     noisy = (noisy_B & led_B).to(torch.float32)
     led = led_B.to(torch.float32)
     balanced_mean = (balanced.mean(1) * noisy).mean()
@@ -145,7 +146,7 @@ def step_loss(
         total=per_puzzle.mean() + beta * balanced_mean + heads,
         cross_entropy=((entropy.mean(1) * led).sum() / led.sum()).detach(),
         kl=(per_slot * noisy).sum() / noisy.sum().clamp(min=1),
-        kl_first=(per_slot * first).sum() / first.sum() if is_guided else per_slot.sum() * torch.nan,
+        kl_first=(per_slot * first).sum() / first.sum() if has_leak else per_slot.sum() * torch.nan,
         exact=(is_right.all(1) * led).sum() / led.sum(),
         heads=heads.detach(),
         h=h.detach(),

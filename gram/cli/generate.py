@@ -61,6 +61,7 @@ def _to_json(sampler: Sampler, blank: Tokens, result: SampleResult) -> dict[str,
         "valid": int(is_valid.sum()),
         "distinct": _distinct(sampler.task, boards),
         "distinct_valid": _distinct(sampler.task, boards[is_valid]),
+        "never_shown": _never_shown(sampler.task, boards[is_valid]),
         "depth": result.config.depth,
         "halting": result.config.halting,
         "temperature": result.config.temperature,
@@ -94,6 +95,12 @@ def _distinct(task: Task, boards: Tokens) -> int:
     return len(np.unique(task.canonical(boards), axis=0)) if len(boards) else 0
 
 
+def _never_shown(task: Task, boards: Tokens) -> int | None:
+    """Boards `[K, A]` of grids that training holds out; None where the task tells nothing of them."""
+    is_test_grid = getattr(task, "is_test_grid", None)
+    return None if is_test_grid is None else int(is_test_grid(boards).sum())
+
+
 def _show(sampler: Sampler, blank: Tokens, result: SampleResult) -> None:
     from rich.text import Text
 
@@ -117,4 +124,6 @@ def _show(sampler: Sampler, blank: Tokens, result: SampleResult) -> None:
         f", {summary['distinct']} distinct, {summary['distinct_valid']} distinct and valid",
     )
     console.print(line)
+    if summary["never_shown"] is not None:
+        console.print(f"{summary['never_shown']} of the valid ones are of grids that training never shows")
     console.print(Text(f"{speed}, checkpoint {sampler.name}, seed {result.config.seed}", "dim"))
