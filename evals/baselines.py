@@ -119,7 +119,7 @@ def rows(task: Task, puzzles: PuzzleSet, runs: Sequence[Judged]) -> list[Row]:
                 },
                 single_range=(min(each), max(each)) if len(each) > 1 else None,
                 coverage_pooled=pooled,
-                less_main=less and tuple(less),
+                less_main=less and (less.estimate, less.low, less.high),
             )
         )
     return sorted(made, key=lambda row: (row.method != MAIN, -row.figures["single"][0]))

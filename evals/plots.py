@@ -69,7 +69,7 @@ def training_curves(tasks: Mapping[str, Sequence[tuple[str, Sequence[tuple[float
         try:
             for axes, (task, runs) in zip(fields[0], tasks.items(), strict=True):
                 methods = list(dict.fromkeys(method for method, _ in runs))
-                colours = dict(zip(methods, mpl.colormaps["tab20"].colors, strict=False))
+                colours = dict(zip(methods, mpl.colormaps["tab20"](range(20)), strict=False))
                 for place, (method, points) in enumerate(runs):
                     is_named = method in (name for name, _ in runs[:place])
                     minutes, shares = zip(*points, strict=True) if points else ((), ())

@@ -105,7 +105,7 @@ def boards_section(figures: dict[str, Any]) -> str:
     rows = "\n".join(f"| {label} | {figures[key]:.4f} |" for key, label in BOARD_FIGURES.items() if key in figures)
     return f"""## Boards from nothing
 
-{figures["boards"]:,} boards, {figures["depth"]} supervision steps; shares of them, means over {len(SEEDS)} sampling seeds.
+{figures["boards"]:,} boards, {figures["depth"]} supervision steps; shares, means over {len(SEEDS)} sampling seeds.
 
 {commands}
 
@@ -123,7 +123,7 @@ def typical_speed(log: Path) -> float:
 
 def model_card(name: str, card: dict[str, Any]) -> str:
     """README.md of the checkpoint."""
-    is_conditional = card["recipe"]["model"]["is_conditional"] if "is_conditional" in card["recipe"]["model"] else True
+    is_conditional = card["recipe"]["model"].get("is_conditional", True)
     measured = heads_section(card["figures"]) if is_conditional else boards_section(card["figures"])
     notes = f"\n## Notes\n\n{card['notes']}\n" if card.get("notes") else ""
     return card_head(name, card) + measured + notes
@@ -195,7 +195,6 @@ def card_head(name: str, card: dict[str, Any]) -> str:
 | parameters | {card["parameters"]:,} |
 | log | `log.jsonl` |
 {scaled}
-
 """
 
 

@@ -183,7 +183,7 @@ class Arc:
         """Each pair `[P, 900]` turned by a random symmetry of the square, its colours but black renamed."""
         from gram.tasks.arc_augment import random_view
 
-        turned = [[], []]
+        turned: tuple[list[Tokens], list[Tokens]] = ([], [])
         for pair in zip(puzzles, answers, strict=True):
             view = random_view(rng)
             for side, tokens in zip(turned, pair, strict=True):
