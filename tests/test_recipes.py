@@ -1,5 +1,6 @@
 """Published recipes: each baseline is the main model but for the one thing that defines it, and trains."""
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -7,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from gram.cli.main import main
 from gram.model import Model
-from gram.objective import Replay, step_loss
+from gram.objective import Replay, diagnose, step_loss
 from gram.recipe import RecipeError, load_recipe, recipe_names
+from gram.tasks.registry import get_task
 from gram.train import Trainer, train
 from gram.training_cost import GPU_FLOPS, UTILISATION, cost_of
 
@@ -308,6 +311,46 @@ def test_cost_counts_what_a_step_does():
     assert cost.gpu_hours == pytest.approx(cost.step_flops * 10 / (GPU_FLOPS * UTILISATION * 3600))
     assert "10 steps" in cost.sentence()
     assert "NVIDIA H100" in cost.sentence()
+
+
+@pytest.mark.parametrize("arguments", [(), ("--puzzles", "nowhere.csv")])
+def test_a_dry_run_tells_the_cost_and_trains_nothing(tmp_path, capsys, arguments):
+    out = tmp_path / "out"
+    assert main(("train", "paper-sudoku-extreme", "--out", str(out), "--dry-run", "--json", *arguments)) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["steps"] == 65104
+    assert told["flops"] == told["step_flops"] * told["steps"]
+    assert told["gpu_hours"] > 0
+    assert main(("train", "nqueens8-trm", "--out", str(out), "--dry-run")) == 0
+    assert capsys.readouterr().out.startswith("cost: 287,618 parameters")
+    assert not out.exists()
+
+
+def test_a_file_that_is_not_there_is_one_line(tmp_path, capsys):
+    missing = str(tmp_path / "nowhere.csv")
+    assert main(("train", "sudoku9", "--out", str(tmp_path / "out"), "--puzzles", missing, "--quiet")) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"gram: {missing}: no such file"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("task", ["nqueens5", "colouring5"])
+def test_the_leak_is_diagnosed_in_words(tmp_path, task):
+    """What the command prints at the end, and its word in every line of the log."""
+    task = get_task(task)
+    shape = {
+        "task": task.name, "vocabulary": task.vocabulary, "tokens": task.tokens, "output_start": task.output_start,
+        "output_tokens": task.output_tokens, "has_empty_condition": False,
+    }  # fmt: skip
+    made = tiny("nqueens8", "stochastic-only", steps=10, empty_probability=0.0, token_weights=())
+    made = replace(made, task=task, model=replace(made.model, guidance="full", **shape))
+    card = train(made, tmp_path, is_compiled=False, dtype=torch.float32)
+    figure, words = card["leak_diagnosis"].split(" nats, ")
+    word = words.split(":")[0]
+    assert figure.startswith("KL per token at the first noisy step ")
+    assert word in ("leaking", "healthy", "collapsed")
+    assert word == diagnose(float(figure.split()[-1]))
+    logged = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert all(line["diagnosis"] in ("leaking", "healthy", "collapsed", "undefined") for line in logged)
 
 
 def test_best_of_many_costs_its_trajectories():

@@ -13,6 +13,7 @@ import torch
 
 from gram import checkpoint
 from gram.api import Sampler
+from gram.cli.main import main
 from gram.config import ModelConfig
 from gram.recipe import Recipe, RecipeError, load_recipe
 from gram.tasks.arc import Arc, decode, encode
@@ -183,6 +184,14 @@ def test_its_checkpoint_generates(tmp_path):
     assert set(card["held_out_while_training"]) == {"valid", "distinct"}
     sampler = Sampler(checkpoint.load(tmp_path), get_task("sudoku4"), name="mine")
     assert sampler.generate(6, halting="fixed").candidates.shape == (1, 6, 16)
+    assert card["leak_diagnosis"] == ""  # the noise decides everything: its KL is due
+
+
+def test_generated_boards_of_held_out_grids_are_counted(tmp_path, capsys):
+    train(unconditional(), tmp_path, is_compiled=False, dtype=torch.float32)
+    assert main(("generate", "sudoku4", "--checkpoint", str(tmp_path), "--count", "6", "--json")) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert 0 <= told["never_shown"] <= told["valid"] <= 6
 
 
 def make_sudoku_file(path: Path, count: int) -> subprocess.CompletedProcess[str]:
