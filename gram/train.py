@@ -297,11 +297,13 @@ def train(
     `start` is a checkpoint directory whose weights a new run begins with; its depth may differ. `puzzles` is a file of
     pairs to train on in place of the task's own. With several `ranks` each calls this, and `on_progress` is told on the
     first. Raises `RecipeError` where the folder holds another run, the checkpoint is one of another model or the
-    recipe's puzzles are missing, `PuzzleError` for a file that cannot be trained on.
+    recipe's puzzles are missing, `PuzzleError` for a file that cannot be trained on, `ValueError` for a batch that
+    the ranks cannot share.
     """
     ranks = ranks or Ranks()
     if recipe.needs_puzzles and puzzles is None:
         raise RecipeError(f"recipe {recipe.name} must be given --puzzles FILE ({recipe.needs_puzzles}), got none")
+    ranks.share(recipe.training.batch, "batch")
     source = TrainingPuzzles(recipe.task, recipe.model, recipe.training, puzzles)
     if ranks.is_first:
         claim(recipe, out, start, source.digest())

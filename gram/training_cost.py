@@ -45,9 +45,9 @@ class TrainingCost:
         if self.flops is None or self.gpu_hours is None:
             return f"cost: {each} (counted)"
         rate = f"{100 * UTILISATION:.0f} % of {GPU_FLOPS / 1e12:.0f} TFLOP/s"
-        hours = f"{self.gpu_hours:.3g} hours" if self.gpu_hours >= 0.1 else "less than 0.1 hours"
+        hours = f"about {self.gpu_hours:.3g} hours" if self.gpu_hours >= 0.1 else "less than 0.1 hours"
         hours += f" on one {GPU} at {rate}"
-        return f"cost: {each}, {self.flops:.2g} in {self.steps:,} steps; about {hours} (counted, not measured)"
+        return f"cost: {each}, {self.flops:.2g} in {self.steps:,} steps; {hours} (counted, not measured)"
 
 
 def cost_of(recipe: Recipe) -> TrainingCost:

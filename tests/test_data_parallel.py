@@ -37,6 +37,12 @@ def test_shares_are_even_and_whole():
         Ranks(0, 3).share(8, "batch")
 
 
+def test_a_batch_that_cannot_be_shared_leaves_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="batch must be a multiple of the 3 processes, got 8"):
+        run(tmp_path / "run", recipe(), ranks=Ranks(0, 3))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_process_that_torchrun_did_not_start_is_alone(monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     with joined(torch.device("cpu")) as ranks:
