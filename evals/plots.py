@@ -1,4 +1,4 @@
-"""Pictures as files by matplotlib: of a frontier (its page draws its own, `figures.py`), and of busy workers."""
+"""Pictures as files by matplotlib: of a frontier (its page draws its own, `figures.py`), of busy workers, of training."""
 
 from __future__ import annotations
 
@@ -69,6 +69,39 @@ def _draw(painters: Mapping[str, Callable[[Any], bool]], folder: Path) -> list[P
             finally:
                 plt.close(figure)
     return written
+
+
+def training_curves(tasks: Mapping[str, Sequence[tuple[str, Sequence[tuple[float, float]]]]], path: Path) -> None:
+    """Held-out accuracy of one trajectory against minutes of training: one field a task, one line a run.
+
+    `tasks`: by task, the method of each run and its (minutes, share) points; runs of a method share a colour.
+    """
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with plt.rc_context(STYLE):
+        size = (6.4 * len(tasks), 4.2)
+        figure, fields = plt.subplots(1, len(tasks), figsize=size, layout="constrained", squeeze=False)
+        try:
+            for axes, (task, runs) in zip(fields[0], tasks.items(), strict=True):
+                methods = list(dict.fromkeys(method for method, _ in runs))
+                colours = dict(zip(methods, mpl.colormaps["tab20"](range(20)), strict=False))
+                for place, (method, points) in enumerate(runs):
+                    is_named = method in (name for name, _ in runs[:place])
+                    minutes, shares = zip(*points, strict=True) if points else ((), ())
+                    percent = [100 * share for share in shares]
+                    label = None if is_named else method
+                    axes.plot(minutes, percent, marker=".", color=colours.get(method), label=label)
+                axes.set(
+                    title=task, xlabel="minutes of training", ylabel="accuracy of one trajectory, %", ylim=(0, 101)
+                )
+                axes.legend(fontsize=7)
+            figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else {})
+        finally:
+            plt.close(figure)
 
 
 def _cells(frontier: Frontier) -> dict[tuple[int, int], dict[str, Any]]:

@@ -14,15 +14,16 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from gram.api import Sampler, load
-    from gram.config import ModelConfig, SamplerConfig, TrainConfig
+    from gram.config import ModelConfig, SamplerConfig
     from gram.sampler.result import SampleResult
+    from gram.train_config import TrainConfig
 
 _HOMES = {
     "load": "gram.api",
     "Sampler": "gram.api",
     "ModelConfig": "gram.config",
     "SamplerConfig": "gram.config",
-    "TrainConfig": "gram.config",
+    "TrainConfig": "gram.train_config",
     "SampleResult": "gram.sampler.result",
 }
 

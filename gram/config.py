@@ -1,6 +1,6 @@
-"""Every setting and its default: the model, a training run, a sampling run.
+"""The settings of a model and of a sampling run, and their defaults; those of training stand in `train_config.py`.
 
-The only home of defaults: the command line, recipes (TOML), JSON and ablation keys use these field names. Field
+The only two homes of defaults: the command line, recipes (TOML), JSON and ablation keys use these field names. Field
 strings say meaning, unit and range; `__post_init__` refuses what is out of range in one line.
 """
 
@@ -34,17 +34,20 @@ KERNELS: tuple[str, ...] = get_args(Kernel)
 T = TypeVar("T")
 
 
-def _at_least(name: str, value: float, low: float) -> None:
+def at_least(name: str, value: float, low: float) -> None:
+    """Raises `ValueError` where a setting is below `low`."""
     if not value >= low:
         raise ValueError(f"{name} must be at least {low:g}, got {value}")
 
 
-def _within(name: str, value: float, low: float, high: float) -> None:
+def within(name: str, value: float, low: float, high: float) -> None:
+    """Raises `ValueError` where a setting lies outside its range, both ends included."""
     if not low <= value <= high:
         raise ValueError(f"{name} must be within {low:g} and {high:g}, got {value}")
 
 
-def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises `ValueError` where a setting is none of its choices."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
@@ -127,11 +130,11 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("vocabulary", "tokens", "output_tokens", "dim", "blocks", "hidden", "transitions", "depth"):
-            _at_least(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 1)
         for name in ("heads", "mixer_hidden", "guidance_hidden"):
-            _at_least(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 1)
         for name in ("registers", "low_level_updates", "noise_free_steps", "head_hidden", "output_start"):
-            _at_least(name, getattr(self, name), 0)
+            at_least(name, getattr(self, name), 0)
         for name, choices in (
             ("mixer", get_args(Mixer)),
             ("mixer_norm", get_args(MixerNorm)),
@@ -140,10 +143,10 @@ class ModelConfig:
             ("noise_order", get_args(NoiseOrder)),
             ("head_readout", get_args(HeadReadout)),
         ):
-            _one_of(name, getattr(self, name), choices)
+            one_of(name, getattr(self, name), choices)
         _check_halt_threshold("head", self.halt_threshold)
         for name in ("path_noise", "initial_std"):
-            _at_least(name, getattr(self, name), 0)
+            at_least(name, getattr(self, name), 0)
         if not 0 <= self.path_keep < 1:
             raise ValueError(f"path_keep must be at least 0 and below 1, got {self.path_keep}")
         if self.dim % 4:
@@ -224,9 +227,9 @@ class SamplerConfig:
     def __post_init__(self) -> None:
         for name in ("width", "depth", "transitions", "slots"):
             if getattr(self, name) is not None:
-                _at_least(name, getattr(self, name), 1)
+                at_least(name, getattr(self, name), 1)
         if self.low_level_updates is not None:
-            _at_least("low_level_updates", self.low_level_updates, 0)
+            at_least("low_level_updates", self.low_level_updates, 0)
         for name, choices in (
             ("selector", SELECTORS),
             ("halting", HALTINGS),
@@ -235,12 +238,12 @@ class SamplerConfig:
             ("width_policy", WIDTH_POLICIES),
             ("kernel", KERNELS),
         ):
-            _one_of(name, getattr(self, name), choices)
+            one_of(name, getattr(self, name), choices)
         if self.injector is not None:
-            _one_of("injector", self.injector, INJECTORS)
-        _within("temperature", self.temperature, 0, 100)
+            one_of("injector", self.injector, INJECTORS)
+        within("temperature", self.temperature, 0, 100)
         if self.sigma is not None:
-            _within("sigma", self.sigma, 0, 100)
+            within("sigma", self.sigma, 0, 100)
             if self.injector not in ("gaussian", "path"):
                 raise ValueError(f"sigma must come with injector gaussian or path, got {self.injector}")
         if not 0 < self.resample_threshold <= 1:
@@ -256,7 +259,7 @@ class SamplerConfig:
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"seed must be within 0 and 2^64 - 1, got {self.seed}")
         if self.launch is not None:
-            _at_least("launch", self.launch, 8)
+            at_least("launch", self.launch, 8)
 
 
 def _check_halt_threshold(halting: str, threshold: float | None) -> None:
@@ -271,78 +274,6 @@ def _check_halt_threshold(halting: str, threshold: float | None) -> None:
         raise ValueError(f"halt_threshold must be a whole number of steps for unchanged, got {threshold}")
     if halting == "fixed":
         raise ValueError(f"halt_threshold must come with a way of halting, got {threshold} with fixed")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainConfig:
-    """One training run (2605.19376, section 3; the schedules are ours, see CONTRIBUTING.md)."""
-
-    steps: int | None = None
-    """Optimiser steps of the whole run; the schedules follow whichever of `steps` and `minutes` is nearer its end."""
-    minutes: float | None = None
-    """Wall-clock minutes of the whole run, resumed parts included."""
-    batch: int = 256
-    """Slots: puzzles thought about at once; one optimiser step advances all by one supervision step."""
-    split: str = "train"
-    """Split of the task that training draws from."""
-    learning_rate: float = 1e-3
-    """Peak rate of AdamW."""
-    warmup_steps: int = 100
-    """Optimiser steps of linear warm-up."""
-    final_learning_rate: float = 0.1
-    """Fraction of the peak that the cosine ends at."""
-    beta1: float = 0.9
-    """AdamW's first-moment decay."""
-    beta2: float = 0.95
-    """AdamW's second-moment decay."""
-    weight_decay: float = 0.2
-    """Decoupled weight decay; embeddings, positions and biases included."""
-    clip: float = 1.0
-    """Largest global gradient norm."""
-    ema: float = 0.99
-    """Decay of the averaged weights that are shipped."""
-    kl_beta: tuple[tuple[float, float], ...] = ((0.0, 1.5), (0.15, 1.5), (0.25, 6.0))
-    """Piecewise linear weight of the KL: (fraction of training, value)."""
-    kl_balance: float = 0.8
-    """Share of the KL that moves the prior; the rest moves the posterior."""
-    token_weights: tuple[tuple[int, float], ...] = ()
-    """Weight of a target token in the cross-entropy where it is not 1: (token, weight)."""
-    empty_probability: float = 0.0
-    """Share of training puzzles shown as the empty condition (unconditional generation)."""
-    prior_share: float = 0.0
-    """Share of slots that follow the prior and aim at whichever solutions they are nearest to (ours): they meet the
-    states that sampling meets, which posterior-led slots never do. For tasks with several solutions."""
-    rollout_slots: int = 48
-    """Prior rollouts advanced beside each optimiser step; halt head and LPRM learn from them."""
-    seed: int = 0
-    """Seed of weights, data and noise."""
-    evaluate_every_s: float = 60.0
-    """Seconds between prior-rollout evaluations on held-out puzzles (unit: wall-clock)."""
-    evaluate_puzzles: int = 96
-    """Held-out puzzles of such an evaluation."""
-    evaluate_width: int = 8
-    """Trajectories per puzzle of such an evaluation."""
-    checkpoint_every_s: float = 60.0
-    """Seconds between checkpoints of the run."""
-
-    def __post_init__(self) -> None:
-        if self.steps is None and self.minutes is None:
-            raise ValueError("steps or minutes must be set, got neither")
-        for name in ("batch", "rollout_slots", "evaluate_puzzles", "evaluate_width"):
-            _at_least(name, getattr(self, name), 1)
-        if self.steps is not None:
-            _at_least("steps", self.steps, 1)
-        _within("seed", self.seed, 0, 2**63 - 1)
-        if self.minutes is not None and not self.minutes > 0:
-            raise ValueError(f"minutes must be above 0, got {self.minutes}")
-        for name in ("kl_balance", "ema", "empty_probability", "prior_share", "beta1", "beta2", "final_learning_rate"):
-            _within(name, getattr(self, name), 0, 1)
-        for name in ("kl_beta", "token_weights"):
-            if any(len(pair) != 2 for pair in getattr(self, name)):
-                raise ValueError(f"{name} must be a list of pairs, got {getattr(self, name)}")
-        fractions = [point[0] for point in self.kl_beta]
-        if not fractions or fractions != sorted(fractions):
-            raise ValueError(f"kl_beta must list rising fractions of training, got {self.kl_beta}")
 
 
 def config_to_json(config: Any) -> dict[str, Any]:

@@ -6,26 +6,40 @@ Gradients flow through the last transition only; the state is carried, detached.
 noisy step: every draw of the posterior that the KL does not charge leaks the target into the state.
 
 Slots may instead follow the prior (`TrainConfig.prior_share`); these maximise the likelihood of any valid answer,
-`log sum_s p(s)`, which pulls a state towards the solution it is nearest to.
+`log sum_s p(s)`, which pulls a state towards the solution it is nearest to. Best-of-many (`TrainConfig.best_of`) has no
+posterior: of several trajectories of a puzzle under the prior, `rows_ahead` finds the one nearest to the target, and
+that one takes the loss. Models with fixed noise (EqR, 2605.21488) meet it here as in sampling.
 
-Shapes: `B` slots, `L` tokens (registers included), `D` columns, `A` answer tokens, `S` solutions, `H` replayed
-rollout states.
+Shapes: `B` rows (slots, or trajectories of slots), `L` tokens (registers included), `D` columns, `A` answer tokens, `S`
+solutions, `H` replayed rollout states.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from gram.config import ModelConfig, TrainConfig
+from gram.config import ModelConfig
 from gram.guidance import Gaussian, balanced_kl, kl, posterior, prior
 from gram.kernels.philox import Site, noise
-from gram.kernels.reference import Spec, Weights, add_noise, decode, read_head, transition
+from gram.kernels.reference import (
+    Guide,
+    Settle,
+    Spec,
+    Weights,
+    add_noise,
+    decode,
+    read_head,
+    settle,
+    transition,
+)
 from gram.model import embed, embed_target
+from gram.train_config import TrainConfig
 
 
 class Slots(NamedTuple):
@@ -52,6 +66,10 @@ class Slots(NamedTuple):
     step: Tensor
     """Supervision steps taken, `[B]` int64."""
 
+    def take(self, rows: Tensor) -> Slots:
+        """These rows alone."""
+        return Slots(*(field[rows] for field in self))
+
 
 class Replay(NamedTuple):
     """States of finished prior rollouts, for the heads."""
@@ -75,7 +93,7 @@ class Loss(NamedTuple):
     kl: Tensor
     """Mean over tokens of noisy slots, nats."""
     kl_first: Tensor
-    """The same over slots at their first noisy step; NaN where there is none."""
+    """The same over slots at their first noisy step; NaN where there is none, and without a condition."""
     exact: Tensor
     """Share of slots whose decoded answer is the target (the posterior's view, not accuracy)."""
     heads: Tensor
@@ -102,53 +120,145 @@ def step_loss(
     `weights` require gradients; `beta` and `token_weights_V` are tensors so that a compiled step serves all of
     training.
     """
-    e_x = embed(weights, config, slots.puzzles, is_empty_P=slots.is_empty if "empty" in weights else None)
     noisy_B = slots.step >= spec.noise_free_steps
-    divergence = torch.zeros(noisy_B.shape[0], spec.tokens, device=h.device)
-    balanced = divergence
-    if spec.guidance == "none":
-        h, l = transition(weights, spec, h, l, e_x, None)
-    else:
-        e_y = embed_target(weights, config, slots.targets)
-        seen: list[Tensor] = []
-
-        def guide(u: Tensor) -> Tensor:
-            q, p = posterior(weights, spec, u, e_y), prior(weights, spec, u)
-            led, led_by = (q, p)
-            if u.requires_grad:
-                # The KL must not pull on the state: it reads both Gaussians at the detached one.
-                led, led_by = posterior(weights, spec, u.detach(), e_y), prior(weights, spec, u.detach())
-            seen.extend((balanced_kl(led, led_by, training.kl_balance), kl(led, led_by).detach()))
-            normal = _posterior_noise(slots, spec, spec.transitions - 1, training.seed)
-            return add_noise(u, *_followed(slots, q, p), normal, noisy_B, spec, 1.0)
-
-        h, l = transition(weights, spec, h, l, e_x, guide)
+    h, l, seen = _last_transition(weights, config, training, spec, slots, h, l)
+    if seen:
         balanced, divergence = seen
+    else:
+        balanced = divergence = torch.zeros(noisy_B.shape[0], spec.tokens, device=h.device)
 
     logits = decode(weights, spec, h)
-    share = token_weights_V[slots.targets]
-    entropy = cross_entropy(logits.flatten(0, 1), slots.targets.flatten(), reduction="none").view_as(share)
-    per_puzzle = (entropy * share).sum(1) / share.sum(1)
+    entropy, per_puzzle = _entropy(logits, slots.targets, token_weights_V)
     if training.prior_share:
         nearest = set_loss(logits, slots.solutions, token_weights_V)
         per_puzzle = torch.where(slots.is_prior & noisy_B, nearest, per_puzzle)
     led_B = ~slots.is_prior
+    # Without a condition the noise decides everything: there the KL is no leak.
+    has_leak = bool(seen) and config.is_conditional
     noisy = (noisy_B & led_B).to(torch.float32)
     led = led_B.to(torch.float32)
     balanced_mean = (balanced.mean(1) * noisy).mean()
     heads = head_loss(weights, spec, replay)
     first = ((slots.step == spec.noise_free_steps) & led_B).to(torch.float32)
     per_slot = divergence.mean(1)
+    is_right = (logits.argmax(-1) == slots.targets) | (token_weights_V[slots.targets] == 0)
     return Loss(
         total=per_puzzle.mean() + beta * balanced_mean + heads,
         cross_entropy=((entropy.mean(1) * led).sum() / led.sum()).detach(),
         kl=(per_slot * noisy).sum() / noisy.sum().clamp(min=1),
-        kl_first=(per_slot * first).sum() / first.sum() if spec.guidance != "none" else per_slot.sum() * torch.nan,
-        exact=((logits.argmax(-1) == slots.targets).all(1) * led).sum() / led.sum(),
+        kl_first=(per_slot * first).sum() / first.sum() if has_leak else per_slot.sum() * torch.nan,
+        exact=(is_right.all(1) * led).sum() / led.sum(),
         heads=heads.detach(),
         h=h.detach(),
         l=l.detach(),
     )
+
+
+@torch.no_grad()
+def rows_ahead(
+    weights: Weights,
+    config: ModelConfig,
+    training: TrainConfig,
+    spec: Spec,
+    slots: Slots,
+    token_weights_V: Tensor,
+    h: Tensor,
+    l: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Best-of-many: every row's state after the step's last transition under the prior, and the rows `[B / best_of]`
+    nearest to their targets, one of each slot. `h, l` are the state after the earlier transitions."""
+    h, l, _ = _last_transition(weights, config, training, spec, slots, h, l)
+    _, per_row = _entropy(decode(weights, spec, h), slots.targets, token_weights_V)
+    nearest = per_row.view(-1, training.best_of).argmin(1)
+    return h, l, nearest + training.best_of * torch.arange(len(nearest), device=h.device)
+
+
+def _entropy(logits: Tensor, targets: Tensor, token_weights_V: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of every answer token, `[B, A]`, and its weighted mean, `[B]`."""
+    share = token_weights_V[targets]
+    entropy = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(share)
+    return entropy, (entropy * share).sum(1) / share.sum(1)
+
+
+def _last_transition(
+    weights: Weights,
+    config: ModelConfig,
+    training: TrainConfig,
+    spec: Spec,
+    slots: Slots,
+    h: Tensor,
+    l: Tensor,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """State after the last transition, and where there is a KL, `[B, L]`: with balanced gradient, and as a figure."""
+    e_x = _condition(weights, config, slots)
+    e_y = embed_target(weights, config, slots.targets) if training.has_posterior and spec.guidance != "none" else None
+    seen: list[Tensor] = []
+
+    def charge(u: Tensor, q: Gaussian, p: Gaussian) -> None:
+        assert e_y is not None
+        if u.requires_grad:
+            # The KL must not pull on the state: it reads both Gaussians at the detached one.
+            q, p = posterior(weights, spec, u.detach(), e_y), prior(weights, spec, u.detach())
+        seen.extend((balanced_kl(q, p, training.kl_balance), kl(q, p).detach()))
+
+    index = spec.transitions - 1
+    guide = _guide(weights, spec, slots, e_y, index, training.seed, charge)
+    settled = _settle(config, spec, slots, index, training.seed, training.gradient_calls)
+    h, l = transition(weights, spec, h, l, e_x, guide, settled)
+    return h, l, seen
+
+
+def _condition(weights: Weights, config: ModelConfig, slots: Slots) -> Tensor:
+    return embed(weights, config, slots.puzzles, is_empty_P=slots.is_empty if "empty" in weights else None)
+
+
+def _guide(
+    weights: Weights,
+    spec: Spec,
+    slots: Slots,
+    e_y: Tensor | None,
+    index: int,
+    seed: int,
+    charge: Callable[[Tensor, Gaussian, Gaussian], None] | None = None,
+) -> Guide | None:
+    """Adds the learned noise of transition `index`: the posterior's, or the prior's in rows that follow it and where
+    there is no target `e_y`."""
+    if spec.guidance == "none":
+        return None
+    noisy_B = slots.step >= spec.noise_free_steps
+
+    def guide(u: Tensor) -> Tensor:
+        normal = _normals(slots, spec, Site.POSTERIOR, slots.step * spec.transitions + index, seed)
+        p = prior(weights, spec, u)
+        if e_y is None:
+            return add_noise(u, *p, normal, noisy_B, spec, 1.0)
+        q = posterior(weights, spec, u, e_y)
+        if charge is not None:
+            charge(u, q, p)
+        return add_noise(u, *_followed(slots, q, p), normal, noisy_B, spec, 1.0)
+
+    return guide
+
+
+def _settle(
+    config: ModelConfig, spec: Spec, slots: Slots, index: int, seed: int, gradient_calls: int = 0
+) -> Settle | None:
+    """What core calls of transition `index` leave: with EqR's kept share and noise, and without a history where no
+    gradient shall flow through the call."""
+    calls = spec.low_level_updates + 1
+    first = calls - gradient_calls if gradient_calls else 0
+    if not (config.path_keep or config.path_noise or first > 0):
+        return None
+
+    def settled(old: Tensor, new: Tensor, call: int) -> Tensor:
+        eps = None
+        if config.path_noise:
+            call_B = (slots.step * spec.transitions + index) * calls + call
+            eps = config.path_noise * _normals(slots, spec, Site.PATH, call_B, seed)
+        new = settle(old, new, config.path_keep, eps)
+        return new.detach() if call < first else new
+
+    return settled
 
 
 def set_loss(logits: Tensor, solutions: Tensor, token_weights_V: Tensor) -> Tensor:
@@ -179,33 +289,26 @@ def head_loss(weights: Weights, spec: Spec, replay: Replay) -> Tensor:
 
 @torch.no_grad()
 def earlier_transitions(
-    weights: Weights, config: ModelConfig, seed: int, spec: Spec, slots: Slots
+    weights: Weights, config: ModelConfig, training: TrainConfig, spec: Spec, slots: Slots
 ) -> tuple[Tensor, Tensor]:
-    """State after all but the last transition of a supervision step, under the posterior, without gradients."""
+    """State after all but the last transition of a supervision step, without gradients."""
     h, l = slots.h, slots.l
     if spec.transitions == 1:
         return h, l
-    e_x = embed(weights, config, slots.puzzles, is_empty_P=slots.is_empty if "empty" in weights else None)
-    noisy_B = slots.step >= spec.noise_free_steps
-    e_y = None if spec.guidance == "none" else embed_target(weights, config, slots.targets)
+    e_x = _condition(weights, config, slots)
+    e_y = embed_target(weights, config, slots.targets) if training.has_posterior and spec.guidance != "none" else None
     for index in range(spec.transitions - 1):
-
-        def guide(u: Tensor, index: int = index) -> Tensor:
-            assert e_y is not None
-            normal = _posterior_noise(slots, spec, index, seed)
-            q = posterior(weights, spec, u, e_y)
-            return add_noise(u, *_followed(slots, q, prior(weights, spec, u)), normal, noisy_B, spec, 1.0)
-
-        h, l = transition(weights, spec, h, l, e_x, None if e_y is None else guide)
+        guide = _guide(weights, spec, slots, e_y, index, training.seed)
+        h, l = transition(weights, spec, h, l, e_x, guide, _settle(config, spec, slots, index, training.seed))
     return h, l
 
 
-def _posterior_noise(slots: Slots, spec: Spec, index: int, seed: int) -> Tensor:
+def _normals(slots: Slots, spec: Spec, site: Site, transition_B: Tensor, seed: int) -> Tensor:
     return noise(
         (spec.tokens, spec.dim),
         seed=seed,
-        site=Site.POSTERIOR,
-        transition_B=slots.step * spec.transitions + index,
+        site=site,
+        transition_B=transition_B,
         trajectory_B=slots.trajectory,
         puzzle_hash_B=slots.puzzle_hash,
     )

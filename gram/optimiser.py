@@ -11,8 +11,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from gram.config import TrainConfig
+from gram.data_parallel import Ranks
 from gram.model import Model
+from gram.train_config import TrainConfig
 
 ALIGN = 64
 """Elements that every tensor's place in the flat buffer is a multiple of: whole cache lines for vector loads."""
@@ -21,8 +22,8 @@ ALIGN = 64
 class FlatWeights:
     """All parameters of a model in one buffer, with their names and shapes."""
 
-    def __init__(self, model: Model, training: TrainConfig, dtype: torch.dtype) -> None:
-        self.training = training
+    def __init__(self, model: Model, training: TrainConfig, dtype: torch.dtype, ranks: Ranks | None = None) -> None:
+        self.training, self.ranks = training, ranks or Ranks()
         parameters = dict(model.named_parameters())
         self.shapes = {name: parameter.shape for name, parameter in parameters.items()}
         self.sizes = [math.ceil(shape.numel() / ALIGN) * ALIGN for shape in self.shapes.values()]
@@ -52,9 +53,9 @@ class FlatWeights:
         return named | self.buffers
 
     def update(self, learning_rate: float) -> float:
-        """One AdamW step from the compute copy's gradient; returns the gradient's norm before clipping."""
+        """One AdamW step from the compute copy's gradient, averaged over ranks; returns its norm before clipping."""
         assert self.compute.grad is not None
-        self.master.grad = self.compute.grad.to(torch.float32)
+        self.master.grad = self.ranks.average(self.compute.grad.to(torch.float32))
         norm = float(torch.nn.utils.clip_grad_norm_([self.master], self.training.clip))
         for group in self.adam.param_groups:
             group["lr"] = learning_rate

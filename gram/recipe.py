@@ -2,9 +2,13 @@
 
 task = "nqueens8"
 description = "one line"
+puzzles = "which file"    # only where it trains on a file (`--puzzles FILE`): what that file is
 [model]
 preset = "small"          # any field of ModelConfig beside it
 [training]                # fields of TrainConfig
+
+With `base = "nqueens8"` (a published recipe, or a TOML file beside this one) a recipe says only what it changes; a
+length of its own, `steps` or `minutes`, replaces the base's.
 """
 
 from __future__ import annotations
@@ -14,12 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gram.config import ModelConfig, TrainConfig, config_from_json, config_to_json
+from gram.config import ModelConfig, config_from_json, config_to_json
 from gram.presets import model_config
 from gram.tasks.protocol import Task
 from gram.tasks.registry import get_task
+from gram.train_config import TrainConfig
 
 FOLDER = Path(__file__).parent / "recipes"
+TABLES = ("model", "training")
+KEYS = ("base", "task", "description", "puzzles", *TABLES)
+LENGTHS = {"steps", "minutes"}
 
 
 class RecipeError(ValueError):
@@ -35,6 +43,8 @@ class Recipe:
     task: Task
     model: ModelConfig
     training: TrainConfig
+    needs_puzzles: str = ""
+    """What the file is that it trains on; empty where the task makes the puzzles."""
 
     def to_json(self) -> dict[str, Any]:
         """What decides the run's outcome; a resumed run must have the same."""
@@ -64,18 +74,8 @@ def load_recipe(
     A budget given here stands alone: `minutes` drops the recipe's `steps` and the other way round. Raises `RecipeError`
     in one line.
     """
-    path = FOLDER / f"{name_or_file}.toml"
-    if not path.is_file():
-        path = Path(name_or_file)
-    if not path.is_file():
-        raise RecipeError(f"recipe must be a TOML file or one of {', '.join(recipe_names())}, got {name_or_file!r}")
-    try:
-        values = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not TOML ({error})") from None
-    for key in values:
-        if key not in ("task", "description", "model", "training"):
-            raise RecipeError(f"{path}: {key!r} is not a key of a recipe; known: task, description, model, training")
+    path = _find(name_or_file)
+    values = _read(path)
     if not isinstance(values.get("task"), str):
         raise RecipeError(f"{path}: task must name a task, got {values.get('task')!r}")
     try:
@@ -98,7 +98,43 @@ def load_recipe(
         _check_together(model, training)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"{path}: {error}") from None
-    return Recipe(path.stem, str(values.get("description", "")), task, model, training)
+    return Recipe(path.stem, str(values["description"]), task, model, training, str(values["puzzles"]))
+
+
+def _find(name_or_file: str, beside: Path | None = None) -> Path:
+    """The file of a published recipe's name, or a file (a base: beside the recipe that names it)."""
+    path = FOLDER / f"{name_or_file}.toml"
+    if not path.is_file():
+        path = Path(name_or_file) if beside is None else beside.parent / name_or_file
+    if not path.is_file():
+        what = "recipe" if beside is None else f"{beside}: base"
+        raise RecipeError(f"{what} must be a TOML file or one of {', '.join(recipe_names())}, got {name_or_file!r}")
+    return path
+
+
+def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A recipe's values, its base's filled in. Raises `RecipeError`."""
+    try:
+        values = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not TOML ({error})") from None
+    for key, value in values.items():
+        if key not in KEYS:
+            raise RecipeError(f"{path}: {key!r} is not a key of a recipe; known: {', '.join(KEYS)}")
+        if isinstance(value, dict) != (key in TABLES):
+            raise RecipeError(f"{path}: {key} must be {'a table' if key in TABLES else 'text'}, got {value!r}")
+    base = values.pop("base", None)
+    if base is None:
+        return {"description": "", "puzzles": "", **values}
+    below = _find(str(base), path)
+    if below in (*seen, path):
+        raise RecipeError(f"{path}: base must not lead back to itself, got {base!r}")
+    made = _read(below, (*seen, path))
+    if LENGTHS & set(values.get("training", {})):
+        made["training"] = {key: value for key, value in made.get("training", {}).items() if key not in LENGTHS}
+    for table in TABLES:
+        values[table] = {**made.get(table, {}), **values.get(table, {})}
+    return {**made, **values}
 
 
 def _check_together(model: ModelConfig, training: TrainConfig) -> None:
@@ -111,3 +147,7 @@ def _check_together(model: ModelConfig, training: TrainConfig) -> None:
     for token, _ in training.token_weights:
         if not 0 <= token < model.vocabulary:
             raise ValueError(f"token_weights must name tokens below {model.vocabulary}, got {token}")
+    if model.injector == "path" and model.guidance != "none":
+        raise ValueError(f"guidance must be none with path noise or a random initial state, got {model.guidance!r}")
+    if training.best_of > 1 and model.guidance == "none":
+        raise ValueError(f"best_of must be 1 without learned noise, got {training.best_of}")

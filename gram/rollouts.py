@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 
 from gram.config import ModelConfig
-from gram.kernels.reference import Spec, Step, Weights, decode
+from gram.data_parallel import Ranks
+from gram.kernels.reference import LEARNED, Injection, Spec, Step, Weights, decode
 from gram.model import embed
 from gram.objective import Replay
 from gram.tasks.identity import puzzle_hash
-from gram.tasks.protocol import Task
+from gram.training_puzzles import TrainingPuzzles
+from gram.training_slots import initial_state
 
 CAPACITY = 2048
 """States kept for replay; at 48 rollouts they are at most about 45 optimiser steps old."""
@@ -35,25 +37,31 @@ class Rollouts:
 
     def __init__(
         self,
-        task: Task,
+        puzzles: TrainingPuzzles,
         config: ModelConfig,
         spec: Spec,
         slots: int,
         seed: int,
         dtype: torch.dtype,
         device: torch.device,
+        ranks: Ranks,
     ) -> None:
-        self.task, self.config, self.spec, self.seed = task, config, spec, seed
-        self.slots = slots
+        self.source, self.config, self.spec, self.seed, self.ranks = puzzles, config, spec, seed, ranks
+        self.slots = slots = max(1, slots // ranks.size)
+        # As sampling would: a model that was trained with fixed noise meets it here too.
+        is_path = config.injector == "path"
+        self.injection = Injection(injector="path", sigma=config.path_noise) if is_path else LEARNED
         state = (slots, spec.tokens, spec.dim)
         self.h = torch.zeros(state, dtype=dtype, device=device)
         self.l = torch.zeros(state, dtype=dtype, device=device)
         self.puzzles = np.zeros((slots, config.tokens), np.uint8)
+        self.targets = np.zeros((slots, config.output_tokens), np.uint8)
         self.hashes = np.zeros(slots, np.int64)
         self.trajectory = np.zeros(slots, np.int64)
         self.taken = np.zeros(slots, np.int64)
         self.last = np.zeros(slots, np.int64)
         self.started = 0
+        self.is_empty = None if config.is_conditional else torch.ones(slots, dtype=torch.bool, device=device)
         self.past_h: list[list[Tensor]] = [[] for _ in range(slots)]
         self.past_right: list[list[bool]] = [[] for _ in range(slots)]
         self.kept_h = torch.zeros((CAPACITY, *state[1:]), dtype=dtype, device=device)
@@ -61,28 +69,38 @@ class Rollouts:
         self.kept_final = np.zeros(CAPACITY, np.float32)
         self.written = 0
 
-    def _refill(self, weights: Weights, rng: np.random.Generator, split: str) -> None:
+    def _refill(self, weights: Weights, rng: np.random.Generator) -> None:
         free = np.flatnonzero(self.taken == self.last)
         if not len(free):
             return
-        puzzles, _ = self.task.training_batch(rng, len(free), split=split)
-        self.puzzles[free] = puzzles
-        self.hashes[free] = [puzzle_hash(self.task.name, puzzle) for puzzle in puzzles]
-        self.trajectory[free] = FIRST_TRAJECTORY + self.started + np.arange(len(free))
+        puzzles, targets = self.source.draw(rng, len(free))
+        self.puzzles[free], self.targets[free] = puzzles, targets
+        self.hashes[free] = [puzzle_hash(self.source.task.name, puzzle) for puzzle in puzzles]
+        number = (self.started + np.arange(len(free))) * self.ranks.size + self.ranks.rank
+        self.trajectory[free] = FIRST_TRAJECTORY + number
         self.started += len(free)
         self.taken[free] = 0
         # Mostly short: late answers are nearly always right and teach the heads nothing.
         self.last[free] = np.minimum(
             rng.integers(1, self.config.depth + 1, len(free)), rng.integers(1, self.config.depth + 3, len(free))
         )
-        index = torch.from_numpy(free).to(self.h.device)
-        self.h[index] = weights["z0_h"].to(self.h.dtype)
-        self.l[index] = weights["z0_l"].to(self.l.dtype)
+        device = self.h.device
+        index = torch.from_numpy(free).to(device)
+        h, l = initial_state(
+            self.config,
+            self.spec,
+            weights["z0_h"],
+            weights["z0_l"],
+            seed=self.seed,
+            puzzle_hash_B=torch.from_numpy(self.hashes[free]).to(device),
+            trajectory_B=torch.from_numpy(self.trajectory[free]).to(device),
+        )
+        self.h[index], self.l[index] = h.to(self.h.dtype), l.to(self.l.dtype)
 
     @torch.no_grad()
-    def advance(self, step_function: StepFunction, weights: Weights, rng: np.random.Generator, split: str) -> float:
+    def advance(self, step_function: StepFunction, weights: Weights, rng: np.random.Generator) -> float:
         """One supervision step of every rollout; returns the share of answers now right."""
-        self._refill(weights, rng, split)
+        self._refill(weights, rng)
         device = self.h.device
         puzzles = torch.from_numpy(self.puzzles.astype(np.int64)).to(device)
         state = step_function(
@@ -90,15 +108,16 @@ class Rollouts:
             self.spec,
             self.h,
             self.l,
-            embed(weights, self.config, puzzles),
+            embed(weights, self.config, puzzles, is_empty_P=self.is_empty),
             seed=self.seed,
             puzzle_hash_B=torch.from_numpy(self.hashes).to(device),
             trajectory_B=torch.from_numpy(self.trajectory).to(device),
             step_B=torch.from_numpy(self.taken).to(device),
+            injection=self.injection,
         )
         self.h, self.l = state.h.clone(), state.l.clone()
         answers = decode(weights, self.spec, self.h).argmax(-1).to(torch.uint8).cpu().numpy()
-        is_right = self.task.verify(self.puzzles, answers)
+        is_right = self.source.are_right(self.puzzles, self.targets, answers)
         self.taken += 1
         for slot in range(self.slots):
             self.past_h[slot].append(self.h[slot].clone())

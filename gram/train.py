@@ -1,14 +1,13 @@
 """The training loop: one optimiser step per supervision step, in bf16 with an fp32 master.
 
 A run lives in one folder: `run.json` (its recipe), `log.jsonl`, `state.safetensors` (to continue after a kill) and,
-from
-the first checkpoint on, the checkpoint files themselves with the averaged weights. Files are moved into place whole.
+from the first checkpoint on, the checkpoint files themselves with the averaged weights. Files are moved into place
+whole, by the first rank where there are several (`gram/data_parallel.py`).
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import json
 import math
 import platform
@@ -16,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -25,14 +24,17 @@ from torch import Tensor
 
 from gram import checkpoint
 from gram.config import SamplerConfig
+from gram.data_parallel import Ranks
 from gram.kernels import reference
 from gram.model import Model
-from gram.objective import Loss, Replay, Slots, diagnose, earlier_transitions, explain, step_loss
+from gram.objective import Loss, Replay, Slots, diagnose, earlier_transitions, explain, rows_ahead, step_loss
 from gram.optimiser import FlatWeights, kl_beta, learning_rate
 from gram.recipe import Recipe, RecipeError
 from gram.rollouts import Rollouts
+from gram.run_folder import claim, finite, mend_log, starting_weights
 from gram.sampler.run import sample
 from gram.tasks.protocol import PuzzleSet
+from gram.training_puzzles import TrainingPuzzles
 from gram.training_slots import TrainingSlots
 
 HEAD_STATES = 128
@@ -91,24 +93,31 @@ class Trainer:
         dtype: torch.dtype,
         is_compiled: bool = True,
         start: Path | None = None,
+        puzzles: TrainingPuzzles | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.recipe, self.out, self.device, self.dtype = recipe, out, device, dtype
-        self.task, self.training = recipe.task, recipe.training
+        self.task, self.training, self.ranks = recipe.task, recipe.training, ranks or Ranks()
+        self.puzzles = puzzles or TrainingPuzzles(recipe.task, recipe.model, recipe.training)
         keep_memory()
         self.model = Model(recipe.model, seed=self.training.seed).to(device)
         features = getattr(self.task, "position_features", None)
         if features is not None and hasattr(self.model, "positions"):
             self.model.start_positions(torch.from_numpy(features()))
         if start is not None:
-            self.model.load_state_dict(_starting_weights(recipe, start))
+            self.model.load_state_dict(starting_weights(recipe, start))
         self.spec = self.model.spec
-        self.flat = FlatWeights(self.model, self.training, self.dtype)
-        self.slots = TrainingSlots(self.task, recipe.model, self.training, self.dtype, device)
+        self.flat = FlatWeights(self.model, self.training, self.dtype, self.ranks)
+        self.slots = TrainingSlots(self.puzzles, recipe.model, self.training, self.spec, dtype, device, self.ranks)
         self.rollouts = Rollouts(
-            self.task, recipe.model, self.spec, self.training.rollout_slots, self.training.seed, self.dtype, device
-        )
-        self.held_out = self.task.split(
-            self.training.split.replace("train", "test"), limit=self.training.evaluate_puzzles
+            self.puzzles,
+            recipe.model,
+            self.spec,
+            self.training.rollout_slots,
+            self.training.seed,
+            dtype,
+            device,
+            self.ranks,
         )
         weights = torch.ones(recipe.model.vocabulary)
         for token, weight in self.training.token_weights:
@@ -119,6 +128,7 @@ class Trainer:
         self.kl_first = math.nan
         compiled: Callable[..., Any] = torch.compile if is_compiled else (lambda function: function)
         self._loss = compiled(self._loss_of_flat)
+        self._ahead = compiled(self._rows_ahead)
         self._advance = compiled(reference.supervision_step)
 
     def _loss_of_flat(self, flat: Tensor, slots: Slots, replay: Replay, beta: Tensor, h: Tensor, l: Tensor) -> Loss:
@@ -135,6 +145,11 @@ class Trainer:
             l,
         )
 
+    def _rows_ahead(self, flat: Tensor, slots: Slots, h: Tensor, l: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return rows_ahead(
+            self.flat.views(flat), self.recipe.model, self.training, self.spec, slots, self.token_weights, h, l
+        )
+
     @property
     def fraction(self) -> float:
         """Part of the run done: by steps or by minutes, whichever is further."""
@@ -148,27 +163,33 @@ class Trainer:
         rng = np.random.default_rng([self.training.seed, self.step])
         weights = self.flat.views(self.flat.compute.detach())
         self.slots.refill(weights["z0_h"], weights["z0_l"], rng)
-        rollout_right = self.rollouts.advance(self._advance, weights, rng, self.training.split)
+        if not self.ranks.is_first:
+            rng = np.random.default_rng([self.training.seed, self.step, self.ranks.rank])  # rollouts of its own
+        rollout_right = self.rollouts.advance(self._advance, weights, rng)
         slots = self.slots.view()
-        h, l = earlier_transitions(weights, self.recipe.model, self.training.seed, self.spec, slots)
+        h, l = earlier_transitions(weights, self.recipe.model, self.training, self.spec, slots)
+        carried = None
+        if not self.training.has_posterior:
+            *carried, nearest = self._ahead(self.flat.compute.detach(), slots, h, l)
+            slots, h, l = slots.take(nearest), h[nearest], l[nearest]
         beta = kl_beta(self.training, self.fraction)
-        replay = self.rollouts.draw(rng, HEAD_STATES)
+        replay = self.rollouts.draw(rng, max(1, HEAD_STATES // self.ranks.size))
         loss = self._loss(self.flat.compute, slots, replay, torch.tensor(beta, device=self.device), h, l)
         loss.total.backward()
         rate = learning_rate(self.training, self.step, self.fraction)
         norm = self.flat.update(rate)
         if not math.isfinite(norm):
             raise FloatingPointError(f"gradient norm must be finite, got {norm} at optimiser step {self.step}")
-        self.slots.carry(loss.h, loss.l)
+        self.slots.carry(*(carried or (loss.h, loss.l)))
         self.step += 1
-        if math.isfinite(kl_first := float(loss.kl_first)):
-            self.kl_first = kl_first
+        names = ("cross_entropy", "kl", "kl_first", "exact", "heads")
+        told = torch.stack([getattr(loss, name).detach().float() for name in names])
+        everyone = self.ranks.gather(told[None]).nanmean(0).tolist()
+        figures = dict(zip(names, everyone, strict=True))
+        if math.isfinite(figures["kl_first"]):
+            self.kl_first = figures["kl_first"]
         return {
-            "cross_entropy": float(loss.cross_entropy),
-            "kl": float(loss.kl),
-            "kl_first": float(loss.kl_first),
-            "exact": float(loss.exact),
-            "heads": float(loss.heads),
+            **figures,
             "rollout_right": rollout_right,
             "gradient_norm": norm,
             "learning_rate": rate,
@@ -180,17 +201,22 @@ class Trainer:
         return self.flat.averaged_model(Model(self.recipe.model).to(self.device), self.dtype)
 
     def evaluate(self) -> dict[str, float]:
-        """Prior rollouts on held-out puzzles: single accuracy and, with several solutions, pooled coverage."""
+        """Prior rollouts on held-out puzzles: single accuracy and, with several solutions, pooled coverage. Of a model
+        without condition: shares of valid and of distinct boards."""
         config = SamplerConfig(width=self.training.evaluate_width, halting="fixed", seed=self.training.seed)
-        if not self.recipe.model.is_conditional:
-            return {}
-        result = sample(self.averaged(), self.task, self.held_out.puzzles, config)
-        width = config.width
+        held_out, width = self.puzzles.held_out, config.width
+        if self.puzzles.blank is not None:
+            many = replace(config, width=width * self.training.evaluate_puzzles)
+            boards = sample(self.averaged(), self.task, held_out.puzzles[:1], many, is_unconditional=True).candidates[0]
+            is_valid = self.task.verify(np.repeat(self.puzzles.blank[None], len(boards), axis=0), boards)
+            distinct = len(np.unique(self.task.canonical(boards), axis=0))
+            return {"valid": float(is_valid.mean()), "distinct": distinct / len(boards)}
+        result = sample(self.averaged(), self.task, held_out.puzzles, config)
         flat = result.candidates.reshape(-1, result.candidates.shape[-1])
-        is_right = self.task.verify(np.repeat(self.held_out.puzzles, width, axis=0), flat).reshape(-1, width)
+        is_right = self.task.verify(np.repeat(held_out.puzzles, width, axis=0), flat).reshape(-1, width)
         figures = {"single_accuracy": float(is_right.mean())}
         if self.task.is_multi_solution:
-            figures["coverage_pooled"] = self._coverage(self.held_out, result.candidates, is_right)
+            figures["coverage_pooled"] = self._coverage(held_out, result.candidates, is_right)
         return figures
 
     def _coverage(self, held_out: PuzzleSet, candidates: np.ndarray, is_right: np.ndarray) -> float:
@@ -201,7 +227,7 @@ class Trainer:
         return found / sum(self.task.count_solutions(puzzle) for puzzle in held_out.puzzles)
 
     def save_state(self) -> None:
-        """Writes what a resumed run needs, in one file that is whole or absent."""
+        """Writes what a resumed run needs, in one file that is whole or absent; every rank must call."""
         tensors = {f"flat.{name}": tensor for name, tensor in self.flat.state().items()}
         tensors |= {f"slots.{name}": tensor for name, tensor in self.slots.state().items()}
         metadata = {
@@ -210,7 +236,8 @@ class Trainer:
             "figures": json.dumps(self.figures),
             "kl_first": repr(self.kl_first),
         }
-        checkpoint.write_tensors(self.out / "state.safetensors", tensors, metadata)
+        if self.ranks.is_first:
+            checkpoint.write_tensors(self.out / "state.safetensors", tensors, metadata)
 
     def load_state(self) -> bool:
         """Continues from the folder's state, where it has one."""
@@ -232,7 +259,7 @@ class Trainer:
 
     def save(self, command: str) -> dict[str, Any]:
         """Writes the state to continue from, and the averaged weights as a checkpoint with its card, which it
-        returns."""
+        returns; every rank must call."""
         card = {
             "task": self.task.name,
             "description": self.recipe.description,
@@ -245,7 +272,8 @@ class Trainer:
             "leak_diagnosis": explain(self.kl_first, is_multi_solution=self.task.is_multi_solution),
         }
         self.save_state()
-        checkpoint.save(self.averaged(), self.out, card=card, dtype=torch.bfloat16)
+        if self.ranks.is_first:
+            checkpoint.save(self.averaged(), self.out, card=card, dtype=torch.bfloat16)
         return card
 
 
@@ -260,109 +288,91 @@ def train(
     start: Path | None = None,
     on_progress: Callable[[TrainProgress], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    puzzles: Path | None = None,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Trains a recipe into a folder; a folder that holds a part of the same run is continued. Returns the run's card.
 
     Ends when the recipe's steps or minutes are spent, or, with everything saved, soon after `should_stop()` is true.
-    `start` is a checkpoint directory whose weights a new run begins with; its depth may differ. Raises `RecipeError`
-    where the folder holds another run or the checkpoint is one of another model.
+    `start` is a checkpoint directory whose weights a new run begins with; its depth may differ. `puzzles` is a file of
+    pairs to train on in place of the task's own. With several `ranks` each calls this, and `on_progress` is told on the
+    first. Raises `RecipeError` where the folder holds another run, the checkpoint is one of another model or the
+    recipe's puzzles are missing, `PuzzleError` for a file that cannot be trained on, `ValueError` for a batch that
+    the ranks cannot share.
     """
-    _claim(recipe, out, start)
+    ranks = ranks or Ranks()
+    if recipe.needs_puzzles and puzzles is None:
+        raise RecipeError(f"recipe {recipe.name} must be given --puzzles FILE ({recipe.needs_puzzles}), got none")
+    ranks.share(recipe.training.batch, "batch")
+    source = TrainingPuzzles(recipe.task, recipe.model, recipe.training, puzzles)
+    if ranks.is_first:
+        claim(recipe, out, start, source.digest())
+    ranks.wait()
     trainer = Trainer(
-        recipe, out, device=device or torch.device("cpu"), dtype=dtype, is_compiled=is_compiled, start=start
+        recipe,
+        out,
+        device=device or torch.device("cpu"),
+        dtype=dtype,
+        is_compiled=is_compiled,
+        start=start,
+        puzzles=source,
+        ranks=ranks,
     )
     trainer.load_state()
-    began = time.monotonic() - trainer.elapsed_s
-    evaluated_s = saved_s = told_s = trainer.elapsed_s
-    told_step = trainer.step
     if trainer.fraction >= 1:
         return checkpoint.read_card(out)
-    _mend_log(out / "log.jsonl", trainer.step)
+    ranks.wait()
+    if not ranks.is_first:
+        return _run(trainer, command, None, None, should_stop)
+    mend_log(out / "log.jsonl", trainer.step)
     with (out / "log.jsonl").open("a") as log:
-        while trainer.fraction < 1 and not should_stop():
-            values = trainer.advance()
-            trainer.elapsed_s = time.monotonic() - began
-            is_last = trainer.fraction >= 1
-            evaluation: dict[str, float] = {}
-            if is_last or trainer.elapsed_s - evaluated_s >= recipe.training.evaluate_every_s:
+        return _run(trainer, command, log, on_progress, should_stop)
+
+
+def _run(
+    trainer: Trainer,
+    command: str,
+    log: IO[str] | None,
+    on_progress: Callable[[TrainProgress], None] | None,
+    should_stop: Callable[[], bool],
+) -> dict[str, Any]:
+    """The loop itself. Every decision in it is one that all ranks make alike."""
+    training, ranks = trainer.training, trainer.ranks
+    began = time.monotonic() - trainer.elapsed_s
+
+    def settle(is_stopping: bool = False) -> bool:
+        trainer.elapsed_s, is_over = ranks.settle(time.monotonic() - began, is_stopping, trainer.device)
+        return is_over
+
+    evaluated_s = saved_s = told_s = trainer.elapsed_s
+    told_step = trainer.step
+    while trainer.fraction < 1 and not settle(should_stop()):
+        values = trainer.advance()
+        settle()
+        evaluation: dict[str, float] = {}
+        if trainer.fraction >= 1 or trainer.elapsed_s - evaluated_s >= training.evaluate_every_s:
+            if ranks.is_first:
                 evaluation = trainer.figures = trainer.evaluate()
-                trainer.elapsed_s = evaluated_s = time.monotonic() - began
-            if evaluation or trainer.step % LOG_EVERY_STEPS == 0:
-                elapsed_s = max(trainer.elapsed_s, 1e-9)
-                progress = TrainProgress(
-                    step=trainer.step,
-                    elapsed_s=elapsed_s,
-                    fraction=trainer.fraction,
-                    steps_per_s=(trainer.step - told_step) / max(elapsed_s - told_s, 1e-9),
-                    left_s=elapsed_s * (1 - trainer.fraction) / max(trainer.fraction, 1e-9),
-                    diagnosis=diagnose(values["kl_first"]),
-                    evaluation=evaluation,
-                    **values,
-                )
-                told_s, told_step = elapsed_s, trainer.step
-                log.write(json.dumps(_finite(asdict(progress))) + "\n")
-                log.flush()
-                if on_progress is not None:
-                    on_progress(progress)
-            if trainer.elapsed_s - saved_s >= recipe.training.checkpoint_every_s:
-                trainer.save(command)
-                saved_s = trainer.elapsed_s
-        return trainer.save(command)
-
-
-def _mend_log(path: Path, step: int) -> None:
-    """Drops from the log what a killed run wrote after the state that is continued, and half a last line."""
-    kept = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            values = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if values["step"] <= step:
-            kept.append(line + "\n")
-    checkpoint.write_atomically(path, "".join(kept).encode())
-
-
-def _starting_weights(recipe: Recipe, start: Path) -> dict[str, Tensor]:
-    """The weights of checkpoint `start`, fp32. Raises `RecipeError` where its model is not the recipe's."""
-    theirs = checkpoint.read_config(start)
-    if replace(theirs, depth=recipe.model.depth) != recipe.model:
-        differing = [name for name, value in asdict(recipe.model).items() if value != getattr(theirs, name)]
-        name = next(name for name in differing if name != "depth")
-        raise RecipeError(
-            f"start must be a checkpoint of the recipe's model, got {name} {getattr(theirs, name)!r} in {start}, "
-            f"expected {getattr(recipe.model, name)!r}"
-        )
-    return checkpoint.load(start, dtype=torch.float32).weights()
-
-
-def _claim(recipe: Recipe, out: Path, start: Path | None) -> None:
-    """Marks the folder as this recipe's run, or refuses one that holds another. The length of a run may change."""
-    path = out / "run.json"
-    mine = json.loads(json.dumps(recipe.to_json()))
-    if start is not None:
-        mine["start"] = hashlib.sha256((start / checkpoint.WEIGHTS_FILE).read_bytes()).hexdigest()
-    if path.is_file():
-        theirs = json.loads(path.read_text())
-        for run in (mine, theirs):
-            for budget in ("steps", "minutes"):
-                run["training"].pop(budget, None)
-        if theirs != mine:
-            differing = [key for key in (*mine, *theirs) if mine.get(key) != theirs.get(key)]
-            raise RecipeError(
-                f"folder {out} must be empty or hold a run of recipe {recipe.name}, got another {differing[0]}"
+            settle()
+            evaluated_s = trainer.elapsed_s
+        if log is not None and (evaluation or trainer.step % LOG_EVERY_STEPS == 0):
+            elapsed_s = max(trainer.elapsed_s, 1e-9)
+            progress = TrainProgress(
+                step=trainer.step,
+                elapsed_s=elapsed_s,
+                fraction=trainer.fraction,
+                steps_per_s=(trainer.step - told_step) / max(elapsed_s - told_s, 1e-9),
+                left_s=elapsed_s * (1 - trainer.fraction) / max(trainer.fraction, 1e-9),
+                diagnosis=diagnose(values["kl_first"]),
+                evaluation=evaluation,
+                **values,
             )
-        return
-    if (out / checkpoint.CONFIG_FILE).exists():
-        raise RecipeError(f"folder {out} must be empty or hold a run of recipe {recipe.name}, got a checkpoint")
-    if recipe.training.prior_share and not recipe.task.is_multi_solution:
-        raise RecipeError(f"prior_share must be 0 for {recipe.task.name}, whose puzzles have one solution, got more")
-    if out.exists() and not out.is_dir():
-        raise RecipeError(f"folder must be a directory, got the file {out}")
-    checkpoint.write_json(path, mine)
-
-
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
-    }
+            told_s, told_step = elapsed_s, trainer.step
+            log.write(json.dumps(finite(asdict(progress))) + "\n")
+            log.flush()
+            if on_progress is not None:
+                on_progress(progress)
+        if trainer.elapsed_s - saved_s >= training.checkpoint_every_s:
+            trainer.save(command)
+            saved_s = trainer.elapsed_s
+    return trainer.save(command)

@@ -2,19 +2,26 @@
 
 One optimiser step advances every slot by one supervision step; a sequence leaves after `depth` steps (HRM's and TRM's
 leave early when they halt; led by the posterior nearly all would, at once) and a new puzzle takes its place. The first
-sequences are cut short so that the slots are spread over all steps.
+sequences are cut short so that the slots are spread over all steps. With best-of-many a slot holds several
+trajectories of its puzzle, one row each.
+
+Shapes: `B` rows of all ranks, of which this one holds the states of its share.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from gram.config import ModelConfig, TrainConfig
+from gram.config import ModelConfig
+from gram.data_parallel import Ranks
+from gram.kernels.reference import Spec, initial_noise
 from gram.objective import Slots
 from gram.tasks.identity import puzzle_hash
-from gram.tasks.protocol import Task
+from gram.train_config import TrainConfig
+from gram.training_puzzles import TrainingPuzzles
 
 MOST_SOLUTIONS = 32
 """Valid answers that a slot which follows the prior is shown."""
@@ -24,11 +31,21 @@ class TrainingSlots:
     """The state carried from one optimiser step to the next."""
 
     def __init__(
-        self, task: Task, config: ModelConfig, training: TrainConfig, dtype: torch.dtype, device: torch.device
+        self,
+        puzzles: TrainingPuzzles,
+        config: ModelConfig,
+        training: TrainConfig,
+        spec: Spec,
+        dtype: torch.dtype,
+        device: torch.device,
+        ranks: Ranks,
     ) -> None:
-        self.task, self.config, self.training = task, config, training
-        count, length = training.batch, config.registers + config.tokens
-        self.h = torch.zeros(count, length, config.dim, dtype=dtype, device=device)
+        self.source, self.config, self.training, self.spec, self.ranks = puzzles, config, training, spec, ranks
+        count, length = training.rows, config.registers + config.tokens
+        own = ranks.share(training.batch, "batch")
+        self.own = slice(own.start * training.best_of, own.stop * training.best_of)
+        """Rows whose states this rank holds."""
+        self.h = torch.zeros(self.own.stop - self.own.start, length, config.dim, dtype=dtype, device=device)
         self.l = torch.zeros_like(self.h)
         self.puzzles = np.zeros((count, config.tokens), np.int64)
         self.targets = np.zeros((count, config.output_tokens), np.int64)
@@ -46,37 +63,54 @@ class TrainingSlots:
         free = np.flatnonzero(self.left == 0)
         if not len(free):
             return
-        puzzles, targets = self.task.training_batch(rng, len(free), split=self.training.split)
-        self.puzzles[free], self.targets[free] = puzzles, targets
-        self.is_empty[free] = rng.random(len(free)) < (
-            self.training.empty_probability if self.config.is_conditional else 1.0
-        )
+        copies = self.training.best_of
+        count = len(free) // copies
+        puzzles, targets = self.source.draw(rng, count)
+        self.puzzles[free], self.targets[free] = puzzles.repeat(copies, 0), targets.repeat(copies, 0)
+        is_empty = rng.random(count) < (self.training.empty_probability if self.config.is_conditional else 1.0)
+        self.is_empty[free] = is_empty.repeat(copies)
         self.is_prior[free] = (rng.random(len(free)) < self.training.prior_share) & ~self.is_empty[free]
         for slot in free[self.is_prior[free]]:
             self._list_solutions(int(slot), rng)
-        self.hashes[free] = [puzzle_hash(self.task.name, puzzle) for puzzle in puzzles]
+        hashes = np.array([puzzle_hash(self.source.task.name, puzzle) for puzzle in puzzles], np.int64)
+        self.hashes[free] = hashes.repeat(copies)
         self.trajectory[free] = self.started + np.arange(len(free))
         depth = self.config.depth
-        self.left[free] = depth if self.started else 1 + np.arange(len(free)) % depth
+        self.left[free] = depth if self.started else 1 + np.arange(count).repeat(copies) % depth
         self.started += len(free)
         self.taken[free] = 0
-        index = torch.from_numpy(free).to(self.h.device)
-        self.h[index] = z0_h.to(self.h.dtype)
-        self.l[index] = z0_l.to(self.l.dtype)
+        self._start(free[(free >= self.own.start) & (free < self.own.stop)], z0_h, z0_l)
+
+    def _start(self, rows: NDArray[np.int64], z0_h: Tensor, z0_l: Tensor) -> None:
+        """Puts the initial state into rows of this rank."""
+        if not len(rows):
+            return
+        device = self.h.device
+        index = torch.from_numpy(rows - self.own.start).to(device)
+        h, l = initial_state(
+            self.config,
+            self.spec,
+            z0_h,
+            z0_l,
+            seed=self.training.seed,
+            puzzle_hash_B=torch.from_numpy(self.hashes[rows]).to(device),
+            trajectory_B=torch.from_numpy(self.trajectory[rows]).to(device),
+        )
+        self.h[index], self.l[index] = h.to(self.h.dtype), l.to(self.l.dtype)
 
     def _list_solutions(self, slot: int, rng: np.random.Generator) -> None:
         """Writes down the slot's valid answers, a random part of them where there are many."""
-        valid = self.task.solutions(self.puzzles[slot].astype(np.uint8))
+        valid = self.source.task.solutions(self.puzzles[slot].astype(np.uint8))
         if len(valid) > MOST_SOLUTIONS:
             valid = valid[rng.permutation(len(valid))[:MOST_SOLUTIONS]]
         self.solutions[slot] = 0
         self.solutions[slot, : len(valid)] = valid
 
     def view(self) -> Slots:
-        """The slots as the loss takes them."""
+        """This rank's slots as the loss takes them."""
 
         def tensor(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(array.copy()).to(self.h.device)
+            return torch.from_numpy(array[self.own].copy()).to(self.h.device)
 
         return Slots(
             h=self.h,
@@ -98,17 +132,36 @@ class TrainingSlots:
         self.left -= 1
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that a resumed run needs."""
+        """Everything that a resumed run needs, of all ranks; each must ask."""
         arrays = {name: torch.from_numpy(getattr(self, name).copy()) for name in _ARRAYS}
-        return {"h": self.h, "l": self.l, "started": torch.tensor(self.started), **arrays}
+        h, l = self.ranks.gather(self.h), self.ranks.gather(self.l)
+        return {"h": h, "l": l, "started": torch.tensor(self.started), **arrays}
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """The inverse of `state`."""
-        self.h.copy_(tensors["h"])
-        self.l.copy_(tensors["l"])
+        self.h.copy_(tensors["h"][self.own])
+        self.l.copy_(tensors["l"][self.own])
         self.started = int(tensors["started"])
         for name in _ARRAYS:
             setattr(self, name, tensors[name].numpy().copy())
 
 
 _ARRAYS = ("puzzles", "targets", "solutions", "is_empty", "is_prior", "hashes", "trajectory", "taken", "left")
+
+
+def initial_state(
+    config: ModelConfig,
+    spec: Spec,
+    z0_h: Tensor,
+    z0_l: Tensor,
+    *,
+    seed: int,
+    puzzle_hash_B: Tensor,
+    trajectory_B: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Initial `h` and `l` of training sequences, `[B, L, D]` or what broadcasts to it: stored, or random (EqR)."""
+    if not config.initial_std:
+        return z0_h, z0_l
+    return initial_noise(
+        spec, seed=seed, puzzle_hash_B=puzzle_hash_B, trajectory_B=trajectory_B, scale=config.initial_std
+    )

@@ -23,6 +23,13 @@ SEEDS = (0, 1, 2)
 FEW_STEPS = (2, 3)
 FEW_PUZZLES = ("--limit", "300")
 """Of the runs that compare halting with full depth, and few steps with each other."""
+BOARDS = 1000
+BOARD_FIGURES = {
+    "valid": "valid",
+    "distinct": "distinct",
+    "distinct_valid": "distinct and valid",
+    "never_shown": "valid, of grids that training never shows",
+}
 SHOWN = (
     "single_accuracy",
     "accuracy",
@@ -37,12 +44,13 @@ SHOWN = (
 )
 
 
-def evaluate(*arguments: str) -> tuple[str, dict[str, Any]]:
-    """One `gram eval` and what it printed."""
-    command = ["gram", "eval", *arguments]
+def evaluate(*arguments: str, verb: str = "eval") -> tuple[str, dict[str, Any]]:
+    """One `gram eval` (or another verb) and what it printed."""
+    command = ["gram", verb, *arguments]
     print(" ".join(command), file=sys.stderr, flush=True)
+    quiet = ["--quiet"] if verb == "eval" else []
     done = subprocess.run(
-        [sys.executable, "-m", *command, "--json", "--quiet"], check=True, capture_output=True, text=True, cwd=ROOT
+        [sys.executable, "-m", *command, "--json", *quiet], check=True, capture_output=True, text=True, cwd=ROOT
     )
     return " ".join(command), json.loads(done.stdout)
 
@@ -77,6 +85,36 @@ def measure(task: str, name: str, *, is_stochastic: bool) -> dict[str, Any]:
     return figures
 
 
+def measure_boards(task: str, name: str) -> dict[str, Any]:
+    """Boards from nothing: shares of `BOARDS`, means over three sampling seeds."""
+    runs = [
+        evaluate(task, "--checkpoint", name, "--count", str(BOARDS), "--seed", str(seed), verb="generate")
+        for seed in SEEDS
+    ]
+    keys = [key for key in ("valid", "distinct", "distinct_valid", "never_shown") if runs[0][1][key] is not None]
+    figures: dict[str, Any] = {
+        key: round(statistics.mean(result[key] for _, result in runs) / BOARDS, 5) for key in keys
+    }
+    figures |= {"boards": BOARDS, "depth": runs[0][1]["depth"], "by_seed": [result["valid"] for _, result in runs]}
+    return figures | {"commands": [command for command, _ in runs], "versions": runs[0][1]["versions"]}
+
+
+def boards_section(figures: dict[str, Any]) -> str:
+    """Figures of boards from nothing, as Markdown."""
+    commands = "\n".join(f"    {command}" for command in figures["commands"])
+    rows = "\n".join(f"| {label} | {figures[key]:.4f} |" for key, label in BOARD_FIGURES.items() if key in figures)
+    return f"""## Boards from nothing
+
+{figures["boards"]:,} boards, {figures["depth"]} supervision steps; shares, means over {len(SEEDS)} sampling seeds.
+
+{commands}
+
+| figure | share |
+|---|---|
+{rows}
+"""
+
+
 def typical_speed(log: Path) -> float:
     """Optimiser steps a second: the median over the log's lines, which pauses and other jobs do not move."""
     lines = [json.loads(line) for line in log.read_text().splitlines()]
@@ -85,7 +123,14 @@ def typical_speed(log: Path) -> float:
 
 def model_card(name: str, card: dict[str, Any]) -> str:
     """README.md of the checkpoint."""
-    figures = card["figures"]
+    is_conditional = card["recipe"]["model"].get("is_conditional", True)
+    measured = heads_section(card["figures"]) if is_conditional else boards_section(card["figures"])
+    notes = f"\n## Notes\n\n{card['notes']}\n" if card.get("notes") else ""
+    return card_head(name, card) + measured + notes
+
+
+def heads_section(figures: dict[str, Any]) -> str:
+    """Held-out figures and how the heads do, as Markdown."""
     rows = "\n".join(f"| {key} | {figures[key]:.4f} |" for key in SHOWN if key in figures)
     seeds = len(figures["commands"])
     few = "\n".join(
@@ -104,11 +149,33 @@ trajectories):
         if few
         else ""
     )
-    steps_minutes = card["optimiser_steps"] / card["steps_per_s"] / 60
-    notes = f"\n## Notes\n\n{card['notes']}\n" if card.get("notes") else ""
     full, low_high = figures["full_depth"], figures["single_accuracy_interval"]
     share = 100 * full["share_of_steps"]
     commands = "\n".join(f"    {command}" for command in figures["commands"])
+    return f"""## Held-out figures
+
+{figures["puzzles"]:,} puzzles, {figures["width"]} trajectories each, at most {figures["depth"]} supervision steps,
+halting by the halt head; means over {seeds} sampling seed{"s" if seeds > 1 else ""}. 95 % interval of
+`single_accuracy` (seed 0): {low_high[0]:.4f} to {low_high[1]:.4f}.
+
+{commands}
+
+| figure | value |
+|---|---|
+{rows}
+
+## Heads
+
+Against full depth on the same puzzles (`{full["command"]}`: single accuracy
+{full["single_accuracy"]:.4f}), halting costs {full["cost_of_halting_points"]:.2f} points of single accuracy
+and takes {share:.0f} % of the steps.
+
+{few_steps}"""
+
+
+def card_head(name: str, card: dict[str, Any]) -> str:
+    """What the checkpoint is and how it was trained, as Markdown."""
+    steps_minutes = card["optimiser_steps"] / card["steps_per_s"] / 60
     scale = card.get("noise_scale", 1.0)
     scaled = f"| deviation of the prior's noise, scaled after training by | {scale:g} |\n" if scale != 1 else ""
     if "halt_threshold" in card:
@@ -128,25 +195,7 @@ trajectories):
 | parameters | {card["parameters"]:,} |
 | log | `log.jsonl` |
 {scaled}
-## Held-out figures
-
-{figures["puzzles"]:,} puzzles, {figures["width"]} trajectories each, at most {figures["depth"]} supervision steps,
-halting by the halt head; means over {seeds} sampling seed{"s" if seeds > 1 else ""}. 95 % interval of
-`single_accuracy` (seed 0): {low_high[0]:.4f} to {low_high[1]:.4f}.
-
-{commands}
-
-| figure | value |
-|---|---|
-{rows}
-
-## Heads
-
-Against full depth on the same puzzles (`{full["command"]}`: single accuracy
-{full["single_accuracy"]:.4f}), halting costs {full["cost_of_halting_points"]:.2f} points of single accuracy
-and takes {share:.0f} % of the steps.
-
-{few_steps}{notes}"""
+"""
 
 
 def _figure(value: float | None) -> str:
@@ -186,7 +235,10 @@ def main() -> None:
         before = json.loads((target / "card.json").read_text())
         card |= {key: before[key] for key in ("figures", "notes") if key in before}
     else:
-        card["figures"] = measure(card["task"], arguments.name, is_stochastic=is_stochastic)
+        if config["is_conditional"]:
+            card["figures"] = measure(card["task"], arguments.name, is_stochastic=is_stochastic)
+        else:
+            card["figures"] = measure_boards(card["task"], arguments.name)
     (target / "card.json").write_text(json.dumps(card, indent=2) + "\n")
     (target / "README.md").write_text(model_card(arguments.name, card))
 

@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from gram import checkpoint
 from gram.checkpoint import CheckpointError
-from gram.config import ModelConfig, TrainConfig, config_from_json
+from gram.config import ModelConfig, config_from_json
 from gram.recipe import load_recipe
+from gram.train_config import TrainConfig
 from tests.models import tiny_config, tiny_model
 
 

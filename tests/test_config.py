@@ -7,11 +7,11 @@ import pytest
 from gram.config import (
     ModelConfig,
     SamplerConfig,
-    TrainConfig,
     config_from_json,
     config_to_json,
 )
 from gram.presets import PRESETS, model_config
+from gram.train_config import TrainConfig
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from gram import checkpoint
-from gram.config import TrainConfig
 from gram.objective import Replay, diagnose, explain, head_loss, set_loss, step_loss
 from gram.optimiser import FlatWeights, kl_beta, learning_rate
 from gram.recipe import Recipe, RecipeError, load_recipe, recipe_names
 from gram.tasks.registry import get_task
 from gram.train import Trainer, train
+from gram.train_config import TrainConfig
 from tests.models import tiny_config, tiny_model
 
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from gram.sampler.result import SampleResult
     from gram.tasks.protocol import Task, Tokens
 
-BLANK = 1
-"""Token of an empty cell in every task that draws on its puzzle's own grid."""
 SHOWN_BOARDS = 4
 
 
@@ -29,6 +27,8 @@ def generate(
     sampling: Sampling,
 ) -> None:
     """Sample boards from nothing; needs a checkpoint trained with the empty condition."""
+    from gram.tasks.blank import blank_puzzle
+
     at_least_one("count", count)
     family = sampling.task(task)
     blank = blank_puzzle(family)
@@ -49,18 +49,6 @@ def generate(
         _show(sampler, blank, result)
 
 
-def blank_puzzle(task: Task) -> Tokens:
-    """The puzzle that asks for nothing, `[L]`: every cell empty.
-
-    Raises `ValueError` where answers have another grid than puzzles.
-    """
-    import numpy as np
-
-    if task.output_start != 0 or task.output_tokens != task.tokens:
-        raise ValueError(f"task must write its answers on the puzzle's own grid to generate, got {task.name!r}")
-    return np.full(task.tokens, BLANK, dtype=np.uint8)
-
-
 def _to_json(sampler: Sampler, blank: Tokens, result: SampleResult) -> dict[str, Any]:
     from gram.cli.versions import versions
 
@@ -73,6 +61,7 @@ def _to_json(sampler: Sampler, blank: Tokens, result: SampleResult) -> dict[str,
         "valid": int(is_valid.sum()),
         "distinct": _distinct(sampler.task, boards),
         "distinct_valid": _distinct(sampler.task, boards[is_valid]),
+        "never_shown": _never_shown(sampler.task, boards[is_valid]),
         "depth": result.config.depth,
         "halting": result.config.halting,
         "temperature": result.config.temperature,
@@ -106,6 +95,12 @@ def _distinct(task: Task, boards: Tokens) -> int:
     return len(np.unique(task.canonical(boards), axis=0)) if len(boards) else 0
 
 
+def _never_shown(task: Task, boards: Tokens) -> int | None:
+    """Boards `[K, A]` of grids that training holds out; None where the task tells nothing of them."""
+    is_test_grid = getattr(task, "is_test_grid", None)
+    return None if is_test_grid is None else int(is_test_grid(boards).sum())
+
+
 def _show(sampler: Sampler, blank: Tokens, result: SampleResult) -> None:
     from rich.text import Text
 
@@ -129,4 +124,6 @@ def _show(sampler: Sampler, blank: Tokens, result: SampleResult) -> None:
         f", {summary['distinct']} distinct, {summary['distinct_valid']} distinct and valid",
     )
     console.print(line)
+    if summary["never_shown"] is not None:
+        console.print(f"{summary['never_shown']} of the valid ones are of grids that training never shows")
     console.print(Text(f"{speed}, checkpoint {sampler.name}, seed {result.config.seed}", "dim"))

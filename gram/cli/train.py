@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,43 +39,64 @@ def train(
         str | None,
         typer.Option(metavar="C", help="Begin with the weights of this checkpoint (shipped name or directory)."),
     ] = None,
+    puzzles: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Train on the pairs of this file (question, answer), not the task's own."),
+    ] = None,
     task_module: TaskModule = None,
+    is_dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what the run would cost and stop.")] = False,
     as_json: Json = False,
     is_quiet: Quiet = False,
 ) -> None:
-    """Train a checkpoint from a recipe; repeat the command to continue."""
+    """Train a checkpoint from a recipe; repeat the command to continue. Several GPUs: `torchrun -m gram train ...`."""
     from gram import checkpoint
     from gram.api import choose_device, choose_dtype
+    from gram.data_parallel import joined, local_device
     from gram.recipe import load_recipe
     from gram.train import train as run
+    from gram.training_cost import cost_of
 
     loaded = load_recipe(recipe, task_module=task_module, minutes=minutes, steps=steps, seed=seed)
-    view = _Silent() if is_quiet else _Terminal() if sys.stderr.isatty() else _Lines()
+    if is_dry_run:
+        cost = cost_of(loaded)
+        _tell({**asdict(cost), "flops": cost.flops, "gpu_hours": cost.gpu_hours}, cost.sentence(), as_json)
+        return
+    where = local_device(choose_device(device))
     stop = _StopSignal()
-    where = choose_device(device)
-    with view, stop:
-        summary = run(
-            loaded,
-            out,
-            device=where,
-            dtype=choose_dtype(dtype, where),
-            command=_command_line(),
-            start=None if start is None else checkpoint.find(start),
-            on_progress=view.show,
-            should_stop=stop.is_set,
-        )
+    with joined(where) as ranks, stop:
+        is_silent = is_quiet or not ranks.is_first
+        if not is_silent:
+            print(cost_of(loaded).sentence(), file=sys.stderr)
+        view = _Silent() if is_silent else _Terminal() if sys.stderr.isatty() else _Lines()
+        with view:
+            summary = run(
+                loaded,
+                out,
+                device=where,
+                dtype=choose_dtype(dtype, where),
+                command=_command_line(),
+                start=None if start is None else checkpoint.find(start),
+                on_progress=view.show,
+                should_stop=stop.is_set,
+                puzzles=puzzles,
+                ranks=ranks,
+            )
     if stop.signum is not None:
         raise Interrupted(stop.signum)
+    if ranks.is_first:
+        minutes_run = f"{summary['optimiser_steps']} optimiser steps in {summary['minutes']:.1f} minutes"
+        diagnosis = f"\n{summary['leak_diagnosis']}" if summary["leak_diagnosis"] else ""
+        _tell(summary, f"{loaded.name}: {minutes_run} -> {out}{diagnosis}", as_json)
+
+
+def _tell(summary: dict[str, Any], text: str, as_json: bool) -> None:
+    """The command's result on stdout."""
     if as_json:
         from gram.cli.terminal import print_json
 
         print_json(summary)
     else:
-        print(
-            f"{loaded.name}: {summary['optimiser_steps']} optimiser steps in {summary['minutes']:.1f} minutes -> {out}"
-        )
-        if diagnosis := summary["leak_diagnosis"]:
-            print(diagnosis)
+        print(text)
 
 
 def _command_line() -> str:

@@ -156,8 +156,17 @@ class Arc:
         Outputs are remembered for `verify`. Groups are tasks: tests of one stand and fall together.
         """
         pairs = [(index, pair) for index, task in enumerate(read_tasks(path)) for pair in task.test]
+        return self._remember(pairs, path, "test input")
+
+    def load_training(self, path: Path) -> PuzzleSet:
+        """The demonstrations of such a file or folder, grouped by task; its tests stay out of training."""
+        pairs = [(index, pair) for index, task in enumerate(read_tasks(path)) for pair in task.train]
+        return self._remember(pairs, path, "demonstration")
+
+    def _remember(self, pairs: list[tuple[int, Pair]], path: Path, what: str) -> PuzzleSet:
+        """Pairs of (task number, example) as tokens; outputs are remembered. Raises `PuzzleError` for none."""
         if not pairs:
-            raise PuzzleError(f"{path}: must hold at least one test input, got none")
+            raise PuzzleError(f"{path}: must hold at least one {what}, got none")
         puzzles = np.stack([encode(pair.input) for _, pair in pairs])
         outputs = [encode(pair.output) for _, pair in pairs if pair.output is not None]
         is_known = len(outputs) == len(pairs)
@@ -169,6 +178,18 @@ class Arc:
             answers=np.stack(outputs) if is_known else None,
             groups=np.array([index for index, _ in pairs], dtype=np.int64),
         )
+
+    def augment(self, rng: np.random.Generator, puzzles: Tokens, answers: Tokens) -> tuple[Tokens, Tokens]:
+        """Each pair `[P, 900]` turned by a random symmetry of the square, its colours but black renamed."""
+        from gram.tasks.arc_augment import random_view
+
+        turned: tuple[list[Tokens], list[Tokens]] = ([], [])
+        for pair in zip(puzzles, answers, strict=True):
+            view = random_view(rng)
+            for side, tokens in zip(turned, pair, strict=True):
+                side.append(encode(view.apply(decode(tokens))))
+        shape = (len(puzzles), self.tokens)
+        return np.array(turned[0], dtype=np.uint8).reshape(shape), np.array(turned[1], dtype=np.uint8).reshape(shape)
 
     def board(self, puzzle: Tokens, answer: Tokens | None = None) -> Board:
         shown = puzzle if answer is None else answer

@@ -61,9 +61,14 @@ def views(rng: np.random.Generator, count: int) -> list[View]:
         raise ValueError(f"views must be within 1 and 1,000,000, got {count}")
     found = {View(): None}
     while len(found) < count:
-        colours = (0, *(rng.permutation(COLOURS - 1) + 1).tolist())
-        found[View(int(rng.integers(SYMMETRIES)), colours)] = None
+        found[random_view(rng)] = None
     return list(found)
+
+
+def random_view(rng: np.random.Generator) -> View:
+    """Any view."""
+    colours = (0, *(rng.permutation(COLOURS - 1) + 1).tolist())
+    return View(int(rng.integers(SYMMETRIES)), colours)
 
 
 def vote(predictions: Iterable[tuple[Grid, float]]) -> list[Grid]:

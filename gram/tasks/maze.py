@@ -116,8 +116,12 @@ class Maze:
         if split != "train":
             raise ValueError(f"training split must be train, got {split!r}")
         puzzles, answers, _ = self._take("train", rng.integers(0, POOL, count).tolist())
-        cells = self._symmetries[rng.integers(0, len(self._symmetries), count)]
-        row = np.arange(count)[:, None]
+        return self.augment(rng, puzzles, answers)
+
+    def augment(self, rng: np.random.Generator, puzzles: Tokens, answers: Tokens) -> tuple[Tokens, Tokens]:
+        """Each pair `[P, L]` turned by a random symmetry of the square."""
+        cells = self._symmetries[rng.integers(0, len(self._symmetries), len(puzzles))]
+        row = np.arange(len(puzzles))[:, None]
         return puzzles[row, cells], answers[row, cells]
 
     def conflicts(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.int64]:

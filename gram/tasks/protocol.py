@@ -70,8 +70,14 @@ Board = list[list[Cell]]
 class Task(Protocol):
     """A family of puzzles. Users implement this in a file of their own and pass `--task-module FILE`.
 
-    A task may also have `position_features() -> [L, F]` (fp32, 0 or 1): tokens that share features start training with
-    learned positions that are alike (`Model.start_positions`).
+    A task may also have
+
+    - `position_features() -> [L, F]` (fp32, 0 or 1): tokens that share features start training with learned positions
+      that are alike (`Model.start_positions`);
+    - `augment(rng, puzzles, answers) -> (puzzles, answers)`: random symmetries of pairs `[P, L]` and `[P, A]`, applied
+      where training takes its pairs from a file;
+    - `load_training(path) -> PuzzleSet`: the pairs of such a file, where `load` would give something else;
+    - `is_test_grid(answers) -> [P]`: whether an answer `[P, A]` is one that training never shows (`gram generate`).
     """
 
     name: str

@@ -53,7 +53,7 @@ class Sudoku:
         self._hash_weights = np.array([pow(GOLDEN, cell + 1, 2**64) for cell in range(self.tokens)], dtype=np.uint64)
         self._made = {"train": _Made(POOL[n], self.tokens), "test": _Made(TEST_PUZZLES[n], self.tokens)}
 
-    def _full_grid(self, rng: np.random.Generator) -> list[int]:
+    def full_grid(self, rng: np.random.Generator) -> list[int]:
         """A random solved grid: digits are tried in random order, the first row is a random permutation."""
         board = [*(rng.permutation(self.n) + 1).tolist(), *([0] * (self.tokens - self.n))]
         found: list[list[int]] = []
@@ -90,7 +90,7 @@ class Sudoku:
         givens = int(rng.integers(low, high + 1))
         board = None
         while board is None:
-            grid = self._full_grid(rng)
+            grid = self.full_grid(rng)
             answer = np.array(grid, dtype=np.uint8) + np.uint8(FIRST_DIGIT - 1)
             if bool(self.is_test_grid(answer[None])[0]) == (split == "test"):
                 board = self._dig(grid, rng, givens)
@@ -138,6 +138,13 @@ class Sudoku:
             ratings=made.ratings[:count].copy(),
             groups=grids.reshape(-1).astype(np.int64),
         )
+
+    def puzzle(self, split: str, index: int) -> PuzzleSet:
+        """Puzzle number `index` of a split alone; only that one is made."""
+        self._check_split(split)
+        made = self._need(split, [index])
+        one = slice(index, index + 1)
+        return PuzzleSet(puzzles=made.puzzles[one], answers=made.answers[one], ratings=made.ratings[one])
 
     def training_batch(self, rng: np.random.Generator, count: int, *, split: str = "train") -> tuple[Tokens, Tokens]:
         if split != "train":

@@ -1,0 +1,83 @@
+"""The folder of a training run: whose it is, its log after a kill, the weights it begins with.
+
+Not the loop (`gram/train.py`). Every refusal is a `RecipeError` in one line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gram import checkpoint
+from gram.recipe import Recipe, RecipeError
+
+
+def mend_log(path: Path, step: int) -> None:
+    """Drops from the log what a killed run wrote after the state that is continued, and half a last line."""
+    kept = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if values["step"] <= step:
+            kept.append(line + "\n")
+    checkpoint.write_atomically(path, "".join(kept).encode())
+
+
+def starting_weights(recipe: Recipe, start: Path) -> dict[str, Tensor]:
+    """The weights of checkpoint `start`, fp32. Raises `RecipeError` where its model is not the recipe's."""
+    theirs = checkpoint.read_config(start)
+    if replace(theirs, depth=recipe.model.depth) != recipe.model:
+        differing = [name for name, value in asdict(recipe.model).items() if value != getattr(theirs, name)]
+        name = next(name for name in differing if name != "depth")
+        raise RecipeError(
+            f"start must be a checkpoint of the recipe's model, got {name} {getattr(theirs, name)!r} in {start}, "
+            f"expected {getattr(recipe.model, name)!r}"
+        )
+    return checkpoint.load(start, dtype=torch.float32).weights()
+
+
+def claim(recipe: Recipe, out: Path, start: Path | None, puzzles: str | None) -> None:
+    """Marks the folder as this recipe's run, or refuses one that holds another. The length of a run may change.
+
+    `start`: checkpoint whose weights it begins with; `puzzles`: digest of the file it trains on.
+    """
+    path = out / "run.json"
+    mine = json.loads(json.dumps(recipe.to_json()))
+    if start is not None:
+        mine["start"] = hashlib.sha256((start / checkpoint.WEIGHTS_FILE).read_bytes()).hexdigest()
+    if puzzles is not None:
+        mine["puzzles"] = puzzles
+    if path.is_file():
+        theirs = json.loads(path.read_text())
+        for run in (mine, theirs):
+            for budget in ("steps", "minutes"):
+                run["training"].pop(budget, None)
+        if theirs != mine:
+            differing = [key for key in (*mine, *theirs) if mine.get(key) != theirs.get(key)]
+            raise RecipeError(
+                f"folder {out} must be empty or hold a run of recipe {recipe.name}, got another {differing[0]}"
+            )
+        return
+    if (out / checkpoint.CONFIG_FILE).exists():
+        raise RecipeError(f"folder {out} must be empty or hold a run of recipe {recipe.name}, got a checkpoint")
+    if recipe.training.prior_share and not recipe.task.is_multi_solution:
+        raise RecipeError(f"prior_share must be 0 for {recipe.task.name}, whose puzzles have one solution, got more")
+    if out.exists() and not out.is_dir():
+        raise RecipeError(f"folder must be a directory, got the file {out}")
+    checkpoint.write_json(path, mine)
+
+
+def finite(values: dict[str, Any]) -> dict[str, Any]:
+    """`values` with None for numbers that JSON lacks."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
+    }

@@ -1,0 +1,102 @@
+"""The settings of a training run and their defaults; recipes (TOML) use these field names under `[training]`.
+
+Field strings say meaning, unit and range; `__post_init__` refuses what is out of range in one line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gram.config import at_least, within
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """One training run (2605.19376, section 3; the schedules are ours, see CONTRIBUTING.md)."""
+
+    steps: int | None = None
+    """Optimiser steps of the whole run; the schedules follow whichever of `steps` and `minutes` is nearer its end."""
+    minutes: float | None = None
+    """Wall-clock minutes of the whole run, resumed parts included."""
+    batch: int = 256
+    """Slots: puzzles thought about at once, on all processes together; one optimiser step advances all by one
+    supervision step."""
+    split: str = "train"
+    """Split of the task that training draws from."""
+    learning_rate: float = 1e-3
+    """Peak rate of AdamW."""
+    warmup_steps: int = 100
+    """Optimiser steps of linear warm-up."""
+    final_learning_rate: float = 0.1
+    """Fraction of the peak that the cosine ends at."""
+    beta1: float = 0.9
+    """AdamW's first-moment decay."""
+    beta2: float = 0.95
+    """AdamW's second-moment decay."""
+    weight_decay: float = 0.2
+    """Decoupled weight decay; embeddings, positions and biases included."""
+    clip: float = 1.0
+    """Largest global gradient norm."""
+    ema: float = 0.99
+    """Decay of the averaged weights that are shipped."""
+    kl_beta: tuple[tuple[float, float], ...] = ((0.0, 1.5), (0.15, 1.5), (0.25, 6.0))
+    """Piecewise linear weight of the KL: (fraction of training, value)."""
+    kl_balance: float = 0.8
+    """Share of the KL that moves the prior; the rest moves the posterior."""
+    token_weights: tuple[tuple[int, float], ...] = ()
+    """Weight of a target token in the cross-entropy where it is not 1: (token, weight)."""
+    empty_probability: float = 0.0
+    """Share of training puzzles shown as the empty condition (unconditional generation)."""
+    prior_share: float = 0.0
+    """Share of slots that follow the prior and aim at whichever solutions they are nearest to (ours): they meet the
+    states that sampling meets, which posterior-led slots never do. For tasks with several solutions."""
+    best_of: int = 1
+    """Trajectories of each puzzle under the prior, of which the one nearest to the target takes the loss of a
+    supervision step: best-of-many, without posterior and KL (ours). 1 trains by the posterior."""
+    gradient_calls: int = 0
+    """Core calls at the end of the last transition that gradients flow through, its high-level update counted: 2 is
+    HRM's one-step gradient (2506.21734), 0 the whole transition (TRM, GRAM)."""
+    rollout_slots: int = 48
+    """Prior rollouts advanced beside each optimiser step; halt head and LPRM learn from them."""
+    seed: int = 0
+    """Seed of weights, data and noise."""
+    evaluate_every_s: float = 60.0
+    """Seconds between prior-rollout evaluations on held-out puzzles (unit: wall-clock)."""
+    evaluate_puzzles: int = 96
+    """Held-out puzzles of such an evaluation."""
+    evaluate_width: int = 8
+    """Trajectories per puzzle of such an evaluation."""
+    checkpoint_every_s: float = 60.0
+    """Seconds between checkpoints of the run."""
+
+    def __post_init__(self) -> None:
+        if self.steps is None and self.minutes is None:
+            raise ValueError("steps or minutes must be set, got neither")
+        for name in ("batch", "best_of", "rollout_slots", "evaluate_puzzles", "evaluate_width"):
+            at_least(name, getattr(self, name), 1)
+        at_least("gradient_calls", self.gradient_calls, 0)
+        if self.steps is not None:
+            at_least("steps", self.steps, 1)
+        within("seed", self.seed, 0, 2**63 - 1)
+        if self.minutes is not None and not self.minutes > 0:
+            raise ValueError(f"minutes must be above 0, got {self.minutes}")
+        for name in ("kl_balance", "ema", "empty_probability", "prior_share", "beta1", "beta2", "final_learning_rate"):
+            within(name, getattr(self, name), 0, 1)
+        for name in ("kl_beta", "token_weights"):
+            if any(len(pair) != 2 for pair in getattr(self, name)):
+                raise ValueError(f"{name} must be a list of pairs, got {getattr(self, name)}")
+        fractions = [point[0] for point in self.kl_beta]
+        if not fractions or fractions != sorted(fractions):
+            raise ValueError(f"kl_beta must list rising fractions of training, got {self.kl_beta}")
+        if self.best_of > 1 and self.prior_share:
+            raise ValueError(f"prior_share must be 0 with best_of {self.best_of}, got {self.prior_share:g}")
+
+    @property
+    def has_posterior(self) -> bool:
+        """Whether trajectories follow the posterior where the model has learned noise."""
+        return self.best_of == 1
+
+    @property
+    def rows(self) -> int:
+        """Trajectories of all slots."""
+        return self.batch * self.best_of

@@ -1,0 +1,121 @@
+"""The table of training methods: rows, intervals, order; the script on tiny trained runs."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gram.evals import baselines
+from gram.evals.baselines import Judged, markdown, method_of, rows
+from gram.tasks.registry import get_task
+from gram.train import train
+from tests.test_training import recipe
+
+ROOT = Path(__file__).parent.parent
+
+
+def judged(method: str, single: list[float], *, coverage: list[float] | None = None) -> Judged:
+    card = {"optimiser_steps": 100, "minutes": 10.0, "parameters": 1000}
+    values = np.array(single)
+    found = None if coverage is None else np.array(coverage)
+    return Judged(method=method, card=card, single=values, accuracy=(values > 0.5).astype(float), coverage=found)
+
+
+def queens(count: int):
+    task = get_task("nqueens6")
+    return task, task.split("test", limit=count)
+
+
+def test_the_main_method_stands_first_and_differences_are_from_it():
+    task, puzzles = queens(8)
+    share = [0.5, 1.0, 0.0, 0.5, 1.0, 1.0, 0.5, 0.5]
+    worse = [max(0.0, value - 0.5) for value in share]
+    table = rows(task, puzzles, [judged("trm", worse, coverage=worse), judged("gram", share, coverage=share)])
+    assert [row.method for row in table] == ["gram", "trm"]
+    main, other = table
+    assert main.less_main is None
+    assert main.figures["single"][0] == pytest.approx(np.mean(share))
+    assert other.less_main is not None
+    assert other.less_main[0] == pytest.approx(np.mean(worse) - np.mean(share))
+    for value, low, high in other.figures.values():
+        assert low <= value <= high
+
+
+def test_runs_of_one_method_are_one_row_with_their_range():
+    task, puzzles = queens(4)
+    full, none = [1.0] * 4, [0.0] * 4
+    table = rows(task, puzzles, [judged("gram", full, coverage=full), judged("gram", none, coverage=none)])
+    assert len(table) == 1
+    assert (table[0].runs, table[0].single_range) == (2, (0.0, 1.0))
+    assert table[0].figures["single"][0] == 0.5
+    assert table[0].coverage_pooled == 0.5
+
+
+def test_without_the_main_method_there_is_no_table():
+    task, puzzles = queens(2)
+    with pytest.raises(ValueError, match="must hold one of recipe 'nqueens6' to compare with, got trm"):
+        rows(task, puzzles, [judged("trm", [0.0, 1.0])])
+
+
+def test_names_of_methods():
+    assert method_of("nqueens8", "nqueens8") == "gram"
+    assert method_of("nqueens8", "nqueens8-best-of-many") == "best-of-many"
+
+
+def test_a_task_of_one_solution_has_no_coverage_column():
+    task = get_task("sudoku4")
+    puzzles = task.split("test", limit=3)
+    text = markdown(
+        task, rows(task, puzzles, [judged("gram", [1.0, 0.5, 0.0]), judged("trm", [1.0, 0.5, 0.0])]), width=4
+    )
+    assert "coverage" not in text
+    assert "not told apart" in text
+    assert len({line.count("|") for line in text.splitlines()}) == 1
+
+
+@pytest.mark.slow
+def test_the_script_on_trained_runs(tmp_path):
+    """Main method, its twin of two seeds; the second call samples nothing anew and writes the same page."""
+    runs = []
+    for name, guidance, seed in (("nqueens4", "full", 0), ("nqueens4-trm", "none", 0), ("nqueens4-trm", "none", 1)):
+        made = replace(recipe(model={"guidance": guidance}, seed=seed, steps=10), name=name)
+        runs.append(tmp_path / f"{name}-{seed}")
+        train(made, runs[-1], is_compiled=False, dtype=torch.float32)
+    page, picture = tmp_path / "out" / "page.md", tmp_path / "out" / "curves.png"
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "scripts/baselines_table.py", *arguments, "--width", "3", "--out", str(page)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+    folders = list(map(str, runs))
+    done = call(*folders, "--curves", str(picture))
+    assert done.returncode == 0, done.stderr
+    first = page.read_text()
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert first.count("| `gram` | 1 |") == 1
+    assert first.count("| `trm` | 2 |") == 1
+    shards = {path: path.stat().st_size for path in tmp_path.glob("*/samples/*/*")}
+    assert shards
+    assert call(*folders, "--curves", str(picture)).returncode == 0
+    assert page.read_text() == first
+    assert {path: path.stat().st_size for path in tmp_path.glob("*/samples/*/*")} == shards
+    for refused, words in (
+        (call(*folders, "--limit", "0"), "limit must be at least 1, got 0"),
+        (call(str(tmp_path)), "must be a folder of gram train"),
+        (call(*folders[1:]), "must hold one of recipe 'nqueens4' to compare with, got trm"),
+    ):
+        assert refused.returncode == 2
+        assert words in refused.stderr
+    assert page.read_text() == first
+
+
+def test_a_run_without_samples_is_refused():
+    task, puzzles = queens(2)
+    with pytest.raises(ValueError, match="at least one sampling seed"):
+        baselines.judge_run(task, puzzles, [], {})

@@ -1,0 +1,59 @@
+"""A program for torchrun: two ranks advance a tiny run and write down their gradients. Not a test itself."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from gram.data_parallel import joined
+from gram.train import Trainer, train
+from tests.test_training import recipe
+
+CPU = torch.device("cpu")
+STEPS = 3
+
+
+def gradients(trainer: Trainer) -> list[torch.Tensor]:
+    """What AdamW is given at each of `STEPS` optimiser steps."""
+    found = []
+    for _ in range(STEPS):
+        trainer.advance()
+        assert trainer.flat.master.grad is not None
+        found.append(trainer.flat.master.grad.clone())
+    return found
+
+
+def settings(name: str) -> dict[str, object]:
+    """Settings of a case: `plain`, or one that draws noise in every way and in several transitions."""
+    # A clip that never acts: heads learn from rollouts that differ with the number of ranks.
+    common = {"clip": 1e9, "batch": 8, "rollout_slots": 4}
+    cases: dict[str, dict[str, object]] = {
+        "plain": {},
+        "several-transitions": {"model": {"transitions": 2, "noise_order": "after"}},
+        "best-of-many": {"best_of": 2},
+        "random-start": {"model": {"guidance": "none", "initial_std": 1.0, "path_noise": 0.01, "path_keep": 0.05}},
+        "prior-share": {"prior_share": 0.5},
+    }
+    return {**common, **cases[name]}
+
+
+def main() -> None:
+    """`two_ranks.py gradients CASE FOLDER` or `two_ranks.py train STEPS FOLDER`."""
+    what, argument, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    with joined(CPU) as ranks:
+        assert ranks.size == 2
+        if what == "train":
+            made = recipe(steps=int(argument), checkpoint_every_s=0.0)
+            card = train(made, folder, dtype=torch.float32, is_compiled=False, ranks=ranks)
+            print(json.dumps({"rank": ranks.rank, "steps": card["optimiser_steps"]}), flush=True)
+            return
+        made = recipe(**settings(argument))
+        trainer = Trainer(made, folder, device=CPU, dtype=torch.float32, is_compiled=False, ranks=ranks)
+        torch.save(gradients(trainer), folder / f"rank{ranks.rank}.pt")
+
+
+if __name__ == "__main__":
+    main()
