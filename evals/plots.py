@@ -1,4 +1,4 @@
-"""Pictures as files by matplotlib: of a frontier (its page draws its own, `figures.py`), of busy workers, of training."""
+"""Pictures as files by matplotlib: frontiers (a page draws its own, `figures.py`), busy workers, trainings."""
 
 from __future__ import annotations
 
