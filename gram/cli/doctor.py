@@ -125,15 +125,15 @@ def _kernels(device: Any, dtype: Any) -> list[Check]:
     model = Model(ModelConfig())
     checks = []
     for kernel in dispatch.KERNELS:
-        what = PATHS.get(kernel, "")
+        what = f"{PATHS[kernel]}; " if kernel in PATHS else ""
         try:
             dispatch.choose(device, model.spec, dtype, kernel)
         except ValueError as error:
             missing = str(error).removeprefix(f"kernel {kernel} cannot run: ")
-            checks.append(Check(f"kernel {kernel}", "note", f"{what}; not here: {missing}"))
+            checks.append(Check(f"kernel {kernel}", "note", f"{what}not here: {missing}"))
         else:
             more = _compiled_cache(dtype) if kernel == "compiled" else ""
-            checks.append(Check(f"kernel {kernel}", "ok", f"{what}; can run here{more}"))
+            checks.append(Check(f"kernel {kernel}", "ok", f"{what}can run here{more}"))
     return checks
 
 
