@@ -187,12 +187,10 @@ def noise(spec: Spec, seed: int, c1_B: Tensor, c2_B: Tensor, c3_B: Tensor) -> Te
 
 def is_kept(weights: Weights, spec: Spec, dtype: torch.dtype) -> bool:
     """Whether the cache on disk holds every piece of a model under the learned noise, so that nothing is compiled."""
-    needed: list[tuple[str, torch.dtype, Shapes]] = [
-        ("core", dtype, _shapes(core_weights(weights, "low", spec))),
-        ("normals", torch.float32, ()),
-    ]
+    needed: list[tuple[str, torch.dtype, Shapes]] = [("core", dtype, _shapes(core_weights(weights, "low", spec)))]
     if spec.guidance != "none":
-        needed.append(("guide", dtype, _shapes([weights["prior.gate_up"], weights["prior.down"]])))
+        prior = [weights["prior.gate_up"], weights["prior.down"]]
+        needed += [("normals", torch.float32, ()), ("guide", dtype, _shapes(prior))]
     return all(
         compile_cache.path_of((name, _alike(spec), kind, shapes, block_size(spec))).is_file()
         for name, kind, shapes in needed
