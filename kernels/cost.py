@@ -2,7 +2,8 @@
 
 Eager: every operation reads its inputs and writes its outputs, views apart; an expanded tensor counts once. Fused: the
 kernel's loads and stores of states, by trajectory, and weights once per launch, since all programs share them in the
-second-level cache. Scratch states are counted in full, though they mostly stay in that cache too.
+second-level cache. Scratch states are counted in full, though they mostly stay in that cache too. Kernel C: the same for
+every operation of its plan.
 """
 
 from __future__ import annotations
@@ -74,3 +75,19 @@ def fused_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> 
     packed = pack.pack(weights, spec, dtype)
     shared = sum(x.numel() * x.element_size() for x in (packed.matrix, packed.tokens, packed.vector))
     return Count(count * ((copied + in_calls + guided + 1) * state + keys_and_heads) + shared, 1)
+
+
+def gemm_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> Count:
+    """Kernel C's supervision step of `count` trajectories with the prior's noise: what every operation of its plan reads
+    and writes, weights at every product, and the copies into and out of its buffers.
+
+    All of its launches but the copies are one graph to whoever launches them.
+    """
+    from gram.kernels import gemm_pack, gemm_plan
+
+    meta = {name: tensor.detach().to("meta") for name, tensor in weights.items()}
+    matrices = gemm_pack.pack(meta, spec, dtype)
+    plan = gemm_plan.lay_out(matrices, spec, count, reference.LEARNED, has_active=False, device=torch.device("meta"))
+    moved = [tensor for operation in plan.operations for tensor in operation.moved()]
+    copied = [*plan.given(), plan.state, plan.score]
+    return Count(sum(map(_bytes, moved)) + 2 * sum(map(_bytes, copied)), len(plan.operations) + len(copied))

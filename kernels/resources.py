@@ -114,7 +114,7 @@ def _of_binary(target: str, binary: bytes, listing: str, shared: int) -> Resourc
         said = subprocess.run(
             [tool, "--dump-resource-usage", file.name], check=True, capture_output=True, text=True
         ).stdout
-    usage = dict(re.findall(r"(REG|STACK|SHARED):(\d+)", said[said.index("Function supervision_step_kernel") :]))
+    usage = dict(re.findall(r"(REG|STACK|SHARED):(\d+)", said[said.index("Function ") :]))
     counts = {name: listing.count(name) for name in ("wgmma.mma_async", "tcgen05.mma", "mma.sync")}
     best = next((name for name, count in counts.items() if count), "none")
     return Resources(
@@ -148,14 +148,21 @@ def compile_apart(
 ) -> Resources:
     """`compile_step` in a process of its own. Raises `RuntimeError` with its last lines where that fails."""
     request = {"spec": asdict(spec), "shapes": shapes, "target": target, "injection": asdict(injection)}
+    return Resources(**answer_apart("gram.kernels.resources", request))
+
+
+def answer_apart(module: str, request: Mapping[str, Any]) -> Any:
+    """What a module says to a request, JSON both, in a process that does not interpret kernels.
+
+    Raises `RuntimeError` with its last lines where that fails.
+    """
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, "-m", "gram.kernels.resources"],
-        input=json.dumps(request), capture_output=True, text=True, env=environment,
-    )  # fmt: skip
+        [sys.executable, "-m", module], input=json.dumps(request), capture_output=True, text=True, env=environment
+    )
     if done.returncode:
-        raise RuntimeError(f"compiling for {target} failed: " + "\n".join(done.stderr.splitlines()[-5:]))
-    return Resources(**json.loads(done.stdout.splitlines()[-1]))
+        raise RuntimeError(f"compiling for {request['target']} failed: " + "\n".join(done.stderr.splitlines()[-5:]))
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:

@@ -91,6 +91,14 @@ def _run_checks() -> list[Check]:
         Check("device", "ok", f"{device.type}: {why}"),
         Check("dtype", "ok", _dtype(device)),
         Check("kernel", "ok", f"{path.kernel}: {path.reason}"),
+        *(
+            Check(
+                f"--kernel {name}",
+                "note" if obstacle else "ok",
+                dispatch.USES[name] + (f": {obstacle}" if obstacle else ""),
+            )
+            for name, obstacle in dispatch.obstacles(device, choose_dtype(device=device)).items()
+        ),
         _step(device, choose_dtype(device=device)),
         _processor(),
         Check("threads", "ok", f"{torch.get_num_threads()} of {os.cpu_count()} cores"),
