@@ -218,8 +218,8 @@ class SamplerConfig:
     launch: int | None = None
     """Trajectories of one launch, at least 8; None lets the model's size decide. Part of a result's identity."""
     kernel: Kernel = "auto"
-    """Kernel path: `eager`, `compiled` (for a CPU), on a GPU `fused` (one launch for a step), `blocks` (one a block) or
-    `gemm` (matrix products, for a large `dim`), or, `auto`, what is proven on the device and pays for the run. Part of a
+    """Kernel path: `eager`, `compiled` (for a CPU), on a GPU `fused` (one launch a step), `blocks` (one a block) or
+    `gemm` (matrix products, for a large `dim`); `auto` is what is proven on the device and pays for the run. Part of a
     result's identity."""
 
     def __post_init__(self) -> None:

@@ -2,8 +2,8 @@
 
 Eager: every operation reads its inputs and writes its outputs, views apart; an expanded tensor counts once. Fused: the
 kernel's loads and stores of states, by trajectory, and weights once per launch, since all programs share them in the
-second-level cache. Scratch states are counted in full, though they mostly stay in that cache too. Kernel C: the same for
-every operation of its plan.
+second-level cache. Scratch states are counted in full, though they mostly stay in that cache too. Kernel C: every operation
+of its plan.
 """
 
 from __future__ import annotations
@@ -78,8 +78,9 @@ def fused_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> 
 
 
 def gemm_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> Count:
-    """Kernel C's supervision step of `count` trajectories with the prior's noise: what every operation of its plan reads
-    and writes, weights at every product, and the copies into and out of its buffers.
+    """Kernel C's supervision step of `count` trajectories with the prior's noise.
+
+    What every operation of its plan reads and writes, and the copies into and out of its buffers.
 
     All of its launches but the copies are one graph to whoever launches them.
     """

@@ -3,8 +3,8 @@
 `eager` is the PyTorch reference, on any device. `fused` is one Triton launch for a whole supervision step
 (`transition.py`), on a GPU; before its first use with a model it is compared with the reference on the same device and
 input, and refused where they differ. `blocks` is the same in one launch per block (`blocks.py`), with the same check.
-Both hold up to 128 columns. `gemm` (`gemm.py`) is for wider models: the GPU library's matrix products with fused kernels
-between them, a step captured as one graph, with the same check.
+Both hold up to 128 columns. `gemm` (`gemm.py`) is for wider models: the GPU library's matrix products with fused
+kernels between them, a step captured as one graph, with the same check.
 `compiled` (`compiled.py`) is the reference compiled ahead of time for a CPU.
 Nothing falls back in silence: what cannot run raises, `auto` says what it chose, and why.
 """

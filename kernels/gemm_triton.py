@@ -16,6 +16,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from gram.kernels.blocks_triton import is_on
 from gram.kernels.philox_triton import normals_at
 from gram.kernels.transition_triton import FIXED_SCALE_HIGH, FIXED_SCALE_LOW, PATH, PRIOR, gated, product, rotated
 
@@ -104,9 +105,8 @@ def attention_kernel(
 ):  # fmt: skip
     """Attention of one trajectory's head for `BM` queries, over tiles of `BN` keys: `qkv [B*L, 3*D]` to `[B*L, D]`."""
     row_b, head = tl.program_id(0), tl.program_id(1)
-    if HAS_ACTIVE:
-        if tl.load(active_ptr + row_b) == 0:
-            return
+    if is_on(active_ptr, row_b, HAS_ACTIVE) == 0:
+        return
     base = qkv_ptr + row_b.to(tl.int64) * (L * 3 * D) + head * W + tl.arange(0, W)[None, :]
     asker = tl.program_id(2) * BM + tl.arange(0, BM)
     is_asker = (asker < L)[:, None]
@@ -288,9 +288,7 @@ def readout_kernel(
     is_column = column < N
     WIDTH: tl.constexpr = 4 * N if HAS_HIDDEN else N
     base = read_ptr + row_b.to(tl.int64) * read_stride + column
-    is_active = row_b == row_b
-    if HAS_ACTIVE:
-        is_active = tl.load(active_ptr + row_b) != 0
+    is_active = is_on(active_ptr, row_b, HAS_ACTIVE) != 0
     for head in tl.static_range(2):
         total = tl.zeros((R, NP), tl.float32)
         for first in tl.range(0, READ, R):

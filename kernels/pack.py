@@ -193,8 +193,8 @@ def pack(weights: Weights, spec: Spec, dtype: torch.dtype, *, tile: int = TILE, 
         parts = [*weights["prior.gate_up"].chunk(2), *(part.T for part in weights["prior.down"].chunk(2))]
         matrix.append(_tiled(parts, layout.guidance_hidden, tile, spec.dim))
     if layout.head_hidden:
-        for name in HEADS:
-            matrix.append(_tiled([*weights[name + ".gate_up"].chunk(2)], layout.head_hidden, tile, spec.dim))
+        gates = ([*weights[name + ".gate_up"].chunk(2)] for name in HEADS)
+        matrix += [_tiled(parts, layout.head_hidden, tile, spec.dim) for parts in gates]
     vector = last_layers(weights, layout.head_hidden or spec.dim)
     cos, sin = rotary_halves(spec, vector.device)
     together = torch.cat(tokens) if tokens else torch.zeros(token_tile, layout.token_rows, device=vector.device)
