@@ -291,7 +291,7 @@ class _Builder:
             self.product(states, heads.T, read)
         touched = (read if self.head_hidden else read[:, :tokens],) * 2 + (self.score,)
         padded = _power(size)
-        own = {"READ": tokens, "N": size, "NP": padded, "R": max(1, ROW_ELEMENTS // padded)}
+        own = {"read": tokens, "N": size, "NP": padded, "R": max(1, ROW_ELEMENTS // padded)}
         own |= {"read_ptr": read, "read_stride": stride, "HAS_HIDDEN": self.head_hidden > 0}
         self.launch(bodies.readout_kernel, (self.count,), touched, **own)
 

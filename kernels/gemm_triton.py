@@ -273,15 +273,15 @@ def guide_kernel(
         store_sum(h.to(tl.float32), l, e_ptr, x_ptr, at, is_in, SUMS)
 
 
-@triton.jit(do_not_specialize=["count", "read_stride"])
+@triton.jit(do_not_specialize=["count", "read", "read_stride"])
 def readout_kernel(
-    read_ptr, vector_ptr, score_ptr, active_ptr, count, read_stride,
-    READ: tl.constexpr, N: tl.constexpr, NP: tl.constexpr, R: tl.constexpr,
+    read_ptr, vector_ptr, score_ptr, active_ptr, count, read, read_stride,
+    N: tl.constexpr, NP: tl.constexpr, R: tl.constexpr,
     HAS_HIDDEN: tl.constexpr, HAS_ACTIVE: tl.constexpr,
 ):  # fmt: skip
-    """Halt logit and LPRM of a trajectory from the mean of `READ` tokens, into `score_ptr [2, B]`; NaN where inactive.
+    """Halt logit and LPRM of a trajectory from the mean of `read` tokens, into `score_ptr [2, B]`; NaN where inactive.
 
-    `read` holds a trajectory's states `[READ, N]` or, `HAS_HIDDEN`, its heads' gates and ups `[READ, 4*N]`.
+    `read_ptr` holds a trajectory's states `[read, N]` or, `HAS_HIDDEN`, its heads' gates and ups `[read, 4*N]`.
     """
     row_b = tl.program_id(0)
     column = tl.arange(0, NP)[None, :]
@@ -291,9 +291,9 @@ def readout_kernel(
     is_active = is_on(active_ptr, row_b, HAS_ACTIVE) != 0
     for head in tl.static_range(2):
         total = tl.zeros((R, NP), tl.float32)
-        for first in tl.range(0, READ, R):
+        for first in tl.range(0, read, R):
             token = first + tl.arange(0, R)[:, None]
-            is_in = (token < READ) & is_column
+            is_in = (token < read) & is_column
             place = base + token * WIDTH
             if HAS_HIDDEN:
                 gate = tl.load(place + head * 2 * N, mask=is_in, other=0.0).to(tl.float32)
@@ -301,6 +301,6 @@ def readout_kernel(
             else:
                 total += tl.load(place, mask=is_in, other=0.0).to(tl.float32)
         last = vector_ptr + head * (N + 1)
-        readout = tl.sum(total, 0)[None, :] / READ
+        readout = tl.sum(total, 0)[None, :] / read
         value = tl.sum(readout * tl.load(last + column, mask=is_column, other=0.0)) + tl.load(last + N)
         tl.store(score_ptr + head * count + row_b, tl.where(is_active, value, float("nan")))

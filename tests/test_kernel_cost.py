@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from gram.config import ModelConfig
 from gram.kernels import cost, pack
 from gram.model import Model
 from tests.kernel_presets import shipped_config
@@ -24,6 +25,42 @@ def test_fused_count_by_hand():
     shared = 4 * (packed.matrix.numel() + packed.tokens.numel() + packed.vector.numel())
     expected = 5 * (18 * 16 * 16 * 4 + 32) + shared
     assert cost.fused_step(model.weights(), model.spec, 5, torch.float32) == (expected, 1)
+
+
+def test_gemm_count_by_hand():
+    """S numbers in a state of 5 x 16 x 16. Prior: 2S, 1.5S, 2.5S and 7S, weights 512. A block: 16S, weights 1,152, the
+    norms' 80 once; its settling 2S inside, 5S, 4S and 2S at the ends of the three calls, 80 each. Heads: 2S and 10.
+    Copies, both ways: h, l, e_x, both results, keys, scores."""
+    model = tiny_model()
+    s = 5 * 16 * 16
+    blocks = 6 * (16 * s + 1152 + 80)
+    settled = 3 * (2 * s + 80) + (5 + 4 + 2) * s + 3 * 80
+    operations = 4 * (13 * s + 512 + blocks + settled + 2 * s + 10)
+    copies = 2 * (4 * 5 * s + 3 * 5 * 8 + 16 + 8 + 40)
+    launches = 4 + 6 * 6 + 6 + 1 + 10
+    assert cost.gemm_step(model.weights(), model.spec, 5, torch.float32) == (operations + copies, launches)
+
+
+@pytest.mark.parametrize(
+    ("shape", "less_bytes"),
+    [
+        ({"mixer": "token", "tokens": 97, "mixer_hidden": 192}, 2.6),
+        ({"mixer": "token", "tokens": 97, "mixer_hidden": 192, "mixer_norm": "tokens"}, 2.5),
+        ({"mixer": "attention", "tokens": 96, "heads": 8, "positions": "rotary"}, 4.3),
+    ],
+    ids=["token", "norm-over-tokens", "attention"],
+)
+def test_kernel_c_moves_less_at_512(shape, less_bytes):
+    """T=3, K=6 of 64 x 20 trajectories, as the paper's; the products alone move most of what is left."""
+    config = ModelConfig(
+        dim=512, hidden=1536, guidance_hidden=512, transitions=3, low_level_updates=6, output_tokens=81, **shape
+    )  # fmt: skip
+    model = Model(config)
+    sizes = (model.weights(), model.spec, 1280, torch.bfloat16)
+    eager, gemm = cost.eager_step(*sizes), cost.gemm_step(*sizes)
+    print(shape, eager, gemm, eager.bytes / gemm.bytes)
+    assert gemm.bytes * less_bytes < eager.bytes
+    assert gemm.launches * 4 < eager.launches
 
 
 @pytest.mark.parametrize("name", ["nqueens8", "colouring8"])
