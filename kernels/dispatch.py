@@ -32,7 +32,6 @@ __all__ = [
     "decode",
     "initial_noise",
     "launch_size",
-    "obstacles",
     "slot_count",
     "step_flops",
     "supervision_step",
@@ -49,14 +48,6 @@ so that the same run always takes the same path."""
 
 
 Kernel = Literal["eager", "compiled", "fused", "blocks", "gemm"]
-USES: dict[str, str] = {
-    "eager": "the PyTorch reference, on any device",
-    "compiled": "the reference compiled ahead of time, on a CPU",
-    "fused": "one launch a supervision step, on a GPU, for a dim up to 128",
-    "blocks": "one launch a block, on a GPU, for a dim up to 128; finds faults in fused",
-    "gemm": "matrix products with fused kernels between them, one graph a step, on a GPU; for a larger dim",
-}
-"""What each path is for, as `gram doctor` says it."""
 
 
 class Path(NamedTuple):
@@ -97,12 +88,6 @@ def choose(
     if obstacle is not None:
         raise ValueError(f"kernel {wanted} cannot run: {obstacle}")
     return Path(cast(Kernel, wanted), "asked for")
-
-
-def obstacles(device: torch.device, dtype: torch.dtype) -> dict[str, str | None]:
-    """For each path what keeps it from running on a device, or None; whether it holds a model is another question."""
-    found: dict[str, str | None] = {"eager": None, "compiled": _compile_obstacle(device, dtype)}
-    return found | {name: _device_obstacle(device, dtype, name) for name in LAUNCHED}
 
 
 def _choose_on_cpu(device: torch.device, dtype: torch.dtype, flops: float) -> Path:
@@ -170,20 +155,13 @@ LAUNCHED = {
 """Paths that need a GPU."""
 
 
-def _device_obstacle(device: torch.device, dtype: torch.dtype, kernel: str) -> str | None:
-    """Why a path of Triton kernels cannot run on a device, whatever the model, or None."""
+def _obstacle(device: torch.device, spec: Spec | None, dtype: torch.dtype, kernel: str) -> str | None:
+    """Why a path of Triton kernels cannot run, or None."""
     what = "the fused kernel" if kernel in ("fused", "blocks") else f"kernel {kernel}"
     if device.type != "cuda":
         return f"{what} needs a GPU, got {device.type}"
     if dtype not in TOLERANCE:
         return f"{what} takes float32 or bfloat16, got {dtype}"
-    return None
-
-
-def _obstacle(device: torch.device, spec: Spec | None, dtype: torch.dtype, kernel: str) -> str | None:
-    """Why a path of Triton kernels cannot run, or None."""
-    if reason := _device_obstacle(device, dtype, kernel):
-        return reason
     if spec is None:
         return "no model is given yet"
     reason = LAUNCHED[kernel].misfit(spec)

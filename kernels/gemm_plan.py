@@ -228,8 +228,8 @@ class _Builder:
         if spec.mixer_norm == "tokens":
             padded = _power(spec.tokens)
             columns = min(_power(spec.dim), max(8, 4096 // padded))
-            grid = (self.count, -(-spec.dim // columns))
-            self.launch(bodies.token_norm_kernel, grid, (self.x, self.x), LP=padded, CT=columns)
+            by_columns = (self.count, -(-spec.dim // columns))
+            self.launch(bodies.token_norm_kernel, by_columns, (self.x, self.x), LP=padded, CT=columns)
 
     def swiglu(self, name: str) -> None:
         """`x += swiglu(norm(x)) / s`, with `s` kept in `norm`; under a norm over tokens `x += swiglu(x)`."""
@@ -291,7 +291,7 @@ class _Builder:
             self.product(states, heads.T, read)
         touched = (read if self.head_hidden else read[:, :tokens],) * 2 + (self.score,)
         padded = _power(size)
-        own = {"read": tokens, "N": size, "NP": padded, "R": max(1, ROW_ELEMENTS // padded)}
+        own: dict[str, Any] = {"read": tokens, "N": size, "NP": padded, "R": max(1, ROW_ELEMENTS // padded)}
         own |= {"read_ptr": read, "read_stride": stride, "HAS_HIDDEN": self.head_hidden > 0}
         self.launch(bodies.readout_kernel, (self.count,), touched, **own)
 

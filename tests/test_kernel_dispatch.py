@@ -102,13 +102,3 @@ def test_a_graph_is_not_made_of_weights_that_do_not_count_their_changes():
         weights = {name: tensor.clone() for name, tensor in model.weights().items()}
     with pytest.raises(ValueError, match=r"kernel gemm needs weights made outside torch\.inference_mode"):
         dispatch._packed(weights, model.spec, torch.float32, "gemm")
-
-
-def test_every_path_says_what_it_is_for_and_what_stops_it():
-    on_cpu = dispatch.obstacles(CPU, torch.float32)
-    assert set(on_cpu) == set(dispatch.USES) == set(dispatch.KERNELS)
-    assert on_cpu["eager"] is None
-    for name in ("fused", "blocks", "gemm"):
-        assert "needs a GPU" in (on_cpu[name] or "")
-    on_gpu = dispatch.obstacles(GPU, torch.bfloat16)
-    assert [name for name, obstacle in on_gpu.items() if obstacle] == ["compiled"]

@@ -11,6 +11,8 @@ from gram.kernels.reference import LEARNED, Injection
 from tests.kernel_presets import SHIPPED, shipped_config, spec_and_shapes
 
 STACK_BUDGET, SHARED_BUDGET = 64, 227 * 1024
+SHARED_LIMITS = {"sm_80": 163 * 1024, "sm_90": SHARED_BUDGET, "sm_100": SHARED_BUDGET, "gfx942": 64 * 1024}
+"""Shared memory that a program may have on each device."""
 
 
 def assert_within_budget(made: resources.Resources) -> None:
@@ -75,7 +77,7 @@ def assert_kernel_c_within_budget(mixer: str, target: str, injection: Injection 
     assert {"gate", "settle", "readout", "attention" if mixer == "attention" else "gate"} <= names
     for name, used in made.items():
         assert used.stack_bytes == 0, (name, used)
-        assert used.shared_bytes <= SHARED_BUDGET, (name, used)
+        assert used.shared_bytes <= SHARED_LIMITS[target], (name, used)
         if name.startswith("attention"):
             wanted = {"sm_80": "mma.sync", "sm_90": "wgmma.mma_async", "sm_100": "tcgen05.mma", "gfx942": "mfma"}
             assert used.products == wanted[target], used

@@ -91,23 +91,11 @@ def _run_checks() -> list[Check]:
         Check("device", "ok", f"{device.type}: {why}"),
         Check("dtype", "ok", _dtype(device)),
         Check("kernel", "ok", f"{path.kernel}: {path.reason}"),
-        *_paths(device, choose_dtype(device=device)),
         _step(device, choose_dtype(device=device)),
         _processor(),
         Check("threads", "ok", f"{torch.get_num_threads()} of {os.cpu_count()} cores"),
         *_checkpoints(),
     ]
-
-
-def _paths(device: Any, dtype: Any) -> list[Check]:
-    """Every kernel path: what it is for, and what keeps it from running here."""
-    from gram.kernels import dispatch
-
-    checks = []
-    for name, obstacle in dispatch.obstacles(device, dtype).items():
-        finding = dispatch.USES[name] + (f" ({obstacle})" if obstacle else "")
-        checks.append(Check(f"--kernel {name}", "note" if obstacle else "ok", finding))
-    return checks
 
 
 def _dtype(device: Any) -> str:
