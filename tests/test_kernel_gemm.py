@@ -93,6 +93,10 @@ OWN_CASES = {
                      "output_tokens": 63, "low_level_updates": 1},
     "several-key-tiles": {"mixer": "attention", "dim": 16, "heads": 1, "positions": "both", "tokens": 81,
                           "output_tokens": 81, "low_level_updates": 0, "head_readout": "first"},
+    "unguided-transitions": {"guidance": "none", "transitions": 2},
+    "unguided-high-level": {"guidance": "none", "transitions": 2, "low_level_updates": 0},
+    **{f"high-level-{order}": {"transitions": 2, "low_level_updates": 0, "noise_order": order}
+       for order in ("before", "after")},
     "register-and-hidden": {"registers": 1, "head_readout": "register", "head_hidden": 12},
 }  # fmt: skip
 
