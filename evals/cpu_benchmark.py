@@ -22,6 +22,7 @@ from gram.evals.sampler_benchmark import Row, paired, ratios
 from gram.kernels import compiled, reference
 from gram.kernels.dispatch import step_flops
 from gram.kernels.philox import Site, counter_word1
+from gram.kernels.reference import Step
 from gram.model import Model
 from gram.presets import model_config
 from gram.tasks.registry import get_task
@@ -64,9 +65,16 @@ def arguments(model: Model, count: int) -> Arguments:
 
 def check(model: Model, states: tuple[Tensor, Tensor, Tensor], keys: dict[str, Any]) -> float:
     """The error of the compiled step. Raises `AssertionError` where it exceeds what the type allows."""
+    made = compiled.supervision_step(model.weights(), model.spec, *states, **keys)
+    return step_error(made, model, states, keys, "the compiled step")
+
+
+def step_error(
+    made: Step, model: Model, states: tuple[Tensor, Tensor, Tensor], keys: dict[str, Any], what: str
+) -> float:
+    """The error of a step against the reference in fp32. Raises `AssertionError` where the type allows less."""
     h, l, e_x = states
     weights, spec, worst = model.weights(), model.spec, 0.0
-    made = compiled.supervision_step(weights, spec, h, l, e_x, **keys)
     wide_weights = {name: weight.float() for name, weight in weights.items()}
     expected = reference.supervision_step(wide_weights, spec, h.float(), l.float(), e_x.float(), **keys)
     for one, other in zip(made, expected, strict=True):
@@ -77,7 +85,7 @@ def check(model: Model, states: tuple[Tensor, Tensor, Tensor], keys: dict[str, A
             error = (gap.square().mean().sqrt() / wide.square().mean().sqrt().clamp(min=1)).item()
         if not error <= TOLERANCE[model.dtype]:
             raise AssertionError(
-                f"the compiled step must agree within {TOLERANCE[model.dtype]:g} before it is timed, got {error:.3g}"
+                f"{what} must agree within {TOLERANCE[model.dtype]:g} before it is timed, got {error:.3g}"
             )
         worst = max(worst, error)
     return worst

@@ -63,6 +63,14 @@ def constants(spec: Spec, fixed: dict[str, Any], launch: Launch) -> dict[str, An
     return {name: everything[name] for name in launch.kernel.arg_names if name in everything}
 
 
+def name_of(launch: Launch) -> str:
+    """What a launch is called in tables of resources."""
+    name: str = launch.kernel.__name__.removesuffix("_kernel")
+    if name == "mixer":
+        return name + (" of x", " of h + l", " of h + e_x + l")[launch.constants["SUMS"]]
+    return name + ", last block" if name == "channel" and not launch.constants else name
+
+
 def supervision_step(
     packed: Packed,
     spec: Spec,

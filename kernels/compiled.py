@@ -169,6 +169,20 @@ def _piece(name: str, spec: Spec, dtype: torch.dtype, shapes: Shapes, block: int
     return compile_cache.compiled(module, _arguments(name, spec, dtype, shapes), (name, spec, dtype, shapes, block))
 
 
+def is_kept(weights: Weights, spec: Spec, dtype: torch.dtype) -> bool:
+    """Whether the cache on disk holds every piece of a model under the learned noise, so that nothing is compiled."""
+    needed: list[tuple[str, torch.dtype, Shapes]] = [
+        ("core", dtype, _shapes(core_weights(weights, "low", spec))),
+        ("normals", torch.float32, ()),
+    ]
+    if spec.guidance != "none":
+        needed.append(("guide", dtype, _shapes([weights["prior.gate_up"], weights["prior.down"]])))
+    return all(
+        compile_cache.path_of((name, _alike(spec), kind, shapes, block_size(spec))).is_file()
+        for name, kind, shapes in needed
+    )
+
+
 def _shapes(weights: list[Tensor]) -> Shapes:
     return tuple(tuple(weight.shape) for weight in weights)
 

@@ -3,7 +3,7 @@
 Eager: every operation reads its inputs and writes its outputs, views apart; an expanded tensor counts once. Fused: the
 kernel's loads and stores of states, by trajectory, and weights once per launch, since all programs share them in the
 second-level cache. Scratch states are counted in full, though they mostly stay in that cache too. Kernel C: all of its
-operations.
+operations. Tests hold the counts of states against the loads and stores that the kernels make in the interpreter.
 """
 
 from __future__ import annotations
@@ -64,17 +64,50 @@ def eager_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> 
     )
 
 
+def _state_bytes(spec: Spec, dtype: torch.dtype) -> int:
+    return spec.tokens * spec.dim * dtype.itemsize
+
+
+def _tables(packed: pack.Packed, spec: Spec) -> int:
+    """Bytes of the rotary tables, where there are any."""
+    is_rotary = spec.is_rotary and spec.mixer == "attention"
+    return 4 * (packed.cos.numel() + packed.sin.numel()) if is_rotary else 0
+
+
+KEYS, HEADS = 3 * 8, 2 * 4
+"""Bytes of one trajectory's puzzle hash, id and step number, and of its two heads."""
+
+
 def fused_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> Count:
     """The fused kernel's supervision step of `count` trajectories with the prior's noise: one launch."""
-    state = spec.tokens * spec.dim * dtype.itemsize
-    calls = spec.transitions * (spec.low_level_updates + 1)
-    copied = 4  # both states, read and written
-    in_calls = calls * 3 + spec.transitions * spec.low_level_updates  # h, l read, one written; e_x in low-level calls
+    calls, low_calls = spec.transitions * (spec.low_level_updates + 1), spec.transitions * spec.low_level_updates
     guided = 2 * spec.transitions if spec.guidance != "none" else 0
-    keys_and_heads = 3 * 8 + 2 * 4
+    loaded = spec.transitions + calls + low_calls  # l once in a transition, h in every call, e_x in low-level ones
+    stored = spec.transitions + min(low_calls, spec.transitions)  # what `f_H` and the last low-level call made
+    if spec.path_keep > 0:
+        loaded, stored = loaded + calls, calls
+    states = 4 + guided + loaded + stored + 1  # both copied first; the heads load h
     packed = pack.pack(weights, spec, dtype)
-    shared = sum(x.numel() * x.element_size() for x in (packed.matrix, packed.tokens, packed.vector))
-    return Count(count * ((copied + in_calls + guided + 1) * state + keys_and_heads) + shared, 1)
+    numbers = packed.matrix.numel() + (packed.tokens.numel() if spec.mixer == "token" else 0)
+    shared = dtype.itemsize * numbers + 4 * packed.vector.numel() + _tables(packed, spec)
+    return Count(count * (states * _state_bytes(spec, dtype) + KEYS + HEADS) + shared, 1)
+
+
+def blocks_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> Count:
+    """The same of the per-block kernels: a launch for both states, two per block, one per prior, one for the heads."""
+    calls, low_calls = spec.transitions * (spec.low_level_updates + 1), spec.transitions * spec.low_level_updates
+    guided = spec.transitions if spec.guidance != "none" else 0
+    # Of each block the mixer and the channel SwiGLU read and write one; a call's first mixer sums two or three.
+    states = 4 + 4 * calls * spec.blocks + calls + low_calls + (spec.path_keep > 0) * calls + 2 * guided + 1
+    packed = pack.pack(weights, spec, dtype)
+    layout = packed.layout
+    block = layout.core_rows * spec.dim + 3 * layout.mixer_hidden * layout.token_rows
+    heads = (packed.matrix.shape[0] - layout.head_row) * spec.dim
+    prior = 4 * layout.guidance_hidden * spec.dim
+    shared = dtype.itemsize * (calls * spec.blocks * block + guided * prior + heads) + 4 * packed.vector.numel()
+    shared += calls * spec.blocks * _tables(packed, spec)
+    each = states * _state_bytes(spec, dtype) + KEYS + guided * KEYS + HEADS
+    return Count(count * each + shared, 2 + 2 * calls * spec.blocks + guided)
 
 
 def gemm_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> Count:

@@ -1,106 +1,50 @@
-"""What kernel C's Triton kernels take of a device, read from ahead-of-time compilation; see `resources.py`.
-
-Run as a module, it reads one request as JSON from standard input and prints one answer.
-"""
+"""Kernel C's launches as a compiler takes them: for `resources.py`, which reads what they take of a device."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gram.kernels import gemm_pack, resources
-from gram.kernels.reference import LEARNED, Injection, Spec
-from gram.kernels.resources import TARGETS, Resources
+from gram.kernels import gemm_pack
+from gram.kernels.gemm_plan import Launch, lay_out
+from gram.kernels.reference import Injection, Spec
 
 TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int64: "*i64", torch.int8: "*i8"}
 
 
-def compile_step(
-    spec: Spec, shapes: Mapping[str, list[int]], target: str, injection: Injection = LEARNED
-) -> dict[str, Resources]:
-    """Compiles every kernel of a supervision step in bf16, active flags included; by name, variants numbered.
-
-    Raises `ValueError` for an unknown target, a spec that kernel C cannot take or a process that interprets kernels.
-    """
-    if target not in TARGETS:
-        raise ValueError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        raise ValueError("kernels must be compiled in a process without TRITON_INTERPRET, got TRITON_INTERPRET=1")
-    from gram.kernels.gemm_plan import Launch, lay_out
-
+def launches(
+    spec: Spec, shapes: Mapping[str, list[int]], injection: Injection
+) -> Iterator[tuple[str, Any, dict[str, Any], dict[str, str]]]:
+    """Each different launch of a supervision step in bf16 once, active flags included: its name, its kernel, what it
+    compiles in and the types of its parameters. Raises `ValueError` where kernel C cannot take the spec."""
     device = torch.device("meta")
     weights = {name: torch.empty(shape, device=device) for name, shape in shapes.items()}
     matrices = gemm_pack.pack(weights, spec, torch.bfloat16)
-    plan = lay_out(matrices, spec, 8, injection, has_active=True, device=device)
-    made: dict[str, Resources] = {}
     seen: set[str] = set()
-    for launch in plan.operations:
-        if not isinstance(launch, Launch):
-            continue
-        signature = {name: _type(launch, name) for name in launch.kernel.arg_names}
-        name = launch.kernel.__name__.removesuffix("_kernel")
-        variant = f"{name} {signature} {launch.constants}"
-        if variant not in seen:
-            seen.add(variant)
-            number = sum(known.split("-")[0] == name for known in made) + 1
-            made[f"{name}-{number}"] = _compile(launch, signature, target)
-    return made
+    for launch in lay_out(matrices, spec, 8, injection, has_active=True, device=device).operations:
+        if isinstance(launch, Launch) and (name := name_of(launch)) not in seen:
+            seen.add(name)
+            signature = {each: _type(launch, each) for each in launch.kernel.arg_names}
+            yield name, launch.kernel, launch.constants, signature
 
 
-def _type(launch: Any, name: str) -> str:
+def name_of(launch: Launch) -> str:
+    """What a launch is called in tables of resources: its kernel and what tells it from its other variants."""
+    name: str = launch.kernel.__name__.removesuffix("_kernel").replace("_", " ")
+    constants = launch.constants
+    if name == "gate":
+        return f"gate of {constants['N']}"
+    if "PLACE" in constants:
+        name += (" x", " h", " l")[constants["PLACE"]]
+    return name + ("", ", then h + l", ", then h + e_x + l")[constants.get("SUMS", 0)]
+
+
+def _type(launch: Launch, name: str) -> str:
     """A parameter's type as the compiler names it."""
     if name in launch.constants:
         return "constexpr"
     value = launch.arguments[name]
     return TYPES[value.dtype] if isinstance(value, Tensor) else "i32"
-
-
-def _compile(launch: Any, signature: dict[str, str], target: str) -> Resources:
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    from gram.kernels.gemm_plan import WARPS
-
-    # Every buffer is an allocation of its own or its head, and those start at multiples of 16 bytes.
-    aligned = {
-        (index,): [["tt.divisibility", 16]]
-        for index, name in enumerate(launch.kernel.arg_names)
-        if signature[name][0] == "*"
-    }
-    compiled = triton.compile(
-        ASTSource(launch.kernel, signature, launch.constants, aligned),
-        target=GPUTarget(*TARGETS[target]),
-        options={"num_warps": WARPS},
-    )
-    shared = int(compiled.metadata.shared)
-    if target.startswith("gfx"):
-        return resources._of_assembly(target, compiled.asm["amdgcn"], shared)
-    return resources._of_binary(target, compiled.asm["cubin"], compiled.asm["ptx"], shared)
-
-
-def compile_apart(
-    spec: Spec, shapes: Mapping[str, list[int]], target: str, injection: Injection = LEARNED
-) -> dict[str, Resources]:
-    """`compile_step` in a process of its own. Raises `RuntimeError` with its last lines where that fails."""
-    request = {"spec": asdict(spec), "shapes": shapes, "target": target, "injection": asdict(injection)}
-    answer = resources.answer_apart("gram.kernels.gemm_resources", request)
-    return {name: Resources(**values) for name, values in answer.items()}
-
-
-def main() -> None:
-    """Answers the request on standard input."""
-    asked = json.load(sys.stdin)
-    made = compile_step(Spec(**asked["spec"]), asked["shapes"], asked["target"], Injection(**asked["injection"]))
-    print(json.dumps({name: asdict(values) for name, values in made.items()}))
-
-
-if __name__ == "__main__":
-    main()

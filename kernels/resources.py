@@ -1,25 +1,28 @@
-"""What the fused kernel takes of a device, read from ahead-of-time compilation: no GPU is needed. Not its speed.
+"""What the Triton kernels take of a device, read from ahead-of-time compilation: no GPU is needed. Not their speed.
 
-Registers and stack come from the compiled binary (`cuobjdump` of the triton wheel), shared memory from the compiler.
-Run as a module, it reads one request as JSON from standard input and prints one answer: a process of its own, since a
-process that interprets kernels cannot compile them.
+Registers, stack and spills come from the compiled binary (`cuobjdump`, `nvdisasm` of the triton wheel), shared memory
+from the compiler. Run as a module, it reads one request as JSON from standard input and prints one answer: a process of
+its own, since a process that interprets kernels cannot compile them. Answers are kept beside the CPU's compiled pieces.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from gram.kernels import compile_cache
 from gram.kernels.pack import Layout, layout_of
 from gram.kernels.reference import LEARNED, Injection, Spec, Weights
 
@@ -29,7 +32,34 @@ TARGETS = {
     "sm_100": ("cuda", 100, 32),
     "gfx942": ("hip", "gfx942", 64),
 }
-"""Devices the kernel is compiled for: backend, architecture, threads of a warp."""
+"""Devices the kernels are compiled for: backend, architecture, threads of a warp."""
+PATHS = ("fused", "blocks", "gemm")
+"""Kernel paths that are compiled for them (`dispatch.KERNELS`)."""
+SOURCES = ("blocks.py", "blocks_triton.py", "gemm_pack.py", "gemm_plan.py", "gemm_resources.py", "gemm_triton.py",
+           "pack.py", "philox_triton.py", "resources.py", "transition.py", "transition_triton.py")  # fmt: skip
+
+
+class Processor(NamedTuple):
+    """What the programs of one streaming multiprocessor (AMD: compute unit) share."""
+
+    warps: int
+    registers: int
+    """Of a lane: all warps' together."""
+    register_step: int
+    """A thread's registers are given out in steps of so many."""
+    shared_bytes: int
+    reserved_bytes: int
+    """Shared memory that each program loses to the system."""
+
+
+PROCESSORS = {
+    "sm_80": Processor(64, 2048, 8, 164 * 1024, 1024),
+    "sm_90": Processor(64, 2048, 8, 228 * 1024, 1024),
+    "sm_100": Processor(64, 2048, 8, 228 * 1024, 1024),
+    "gfx942": Processor(32, 2048, 8, 64 * 1024, 0),
+}
+"""CUDA C++ Programming Guide, technical specifications per compute capability; AMD CDNA 3 ISA: four units of 512
+registers a lane and 8 waves each."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,12 +67,24 @@ class Resources:
     """One compiled kernel."""
 
     target: str
+    kernel: str
+    """Which launch of its path it is."""
     registers: int
     """Of a thread."""
     stack_bytes: int
     """Of a thread; spilled registers stand there."""
+    spills: int
+    """Instructions that load from or store to the stack."""
+    inner_spills: int
+    """Those of them in innermost loops, where the products are."""
     shared_bytes: int
     """Of a program."""
+    warps: int
+    """Of a program."""
+    programs: int
+    """That one multiprocessor holds at once; 0 where one does not fit."""
+    occupancy: float
+    """Share of the multiprocessor's warps that these are."""
     products: str
     """Matrix instruction found: `wgmma`, `tcgen05`, `mma.sync`, `mfma` or `none`."""
     product_count: int
@@ -53,12 +95,42 @@ def shapes_of(weights: Weights) -> dict[str, list[int]]:
     return {name: list(tensor.shape) for name, tensor in weights.items()}
 
 
+def programs_of(target: str, *, registers: int, shared_bytes: int, warps: int) -> int:
+    """Programs that one multiprocessor of a target holds at once."""
+    unit = PROCESSORS[target]
+    given = -(-max(registers, 1) // unit.register_step) * unit.register_step
+    by_registers = unit.registers // given // warps
+    by_shared = unit.shared_bytes // max(shared_bytes + unit.reserved_bytes, 1)
+    return min(unit.warps // warps, by_registers, by_shared)
+
+
+def spills_of(listing: str, access: str) -> tuple[int, int]:
+    """Instructions of an assembly listing that match `access`, and how many of them stand in innermost loops.
+
+    A loop is what stands between a label and a branch back to it.
+    """
+    labels: dict[str, int] = {}
+    ends: dict[int, int] = {}
+    found: list[int] = []
+    for index, line in enumerate(listing.splitlines()):
+        if label := re.match(r"\s*(\.L\w+):", line):
+            labels[label[1]] = index
+        elif branch := re.search(r"\b(?:BRA\S*|s_c?branch\w*)\s.*?(\.L\w+)", line):
+            if branch[1] in labels:
+                ends[labels[branch[1]]] = index
+        elif re.search(access, line):
+            found.append(index)
+    loops = list(ends.items())
+    inner = [one for one in loops if not any(one != two and one[0] <= two[0] and two[1] <= one[1] for two in loops)]
+    return len(found), sum(any(first <= at <= last for first, last in inner) for at in found)
+
+
 def _signature(spec: Spec, layout: Layout, constants: Mapping[str, Any], names: list[str]) -> dict[str, str]:
     from gram.kernels.transition import block_shapes
 
     tiles = block_shapes(spec, layout)
     kinds = {
-        "bf16": ("h_ptr", "l_ptr", "e_ptr", "state_ptr"),
+        "bf16": ("h_ptr", "l_ptr", "e_ptr", "state_ptr", "x_ptr", "out_ptr"),
         "fp32": ("score_ptr", "vector_ptr", "cos_ptr", "sin_ptr"),
         "i64": ("hash_ptr", "trajectory_ptr", "step_ptr"),
         "i8": ("active_ptr",),
@@ -69,107 +141,200 @@ def _signature(spec: Spec, layout: Layout, constants: Mapping[str, Any], names: 
     return {name: types.get(name, "i32") for name in names}
 
 
-def compile_step(spec: Spec, shapes: Mapping[str, list[int]], target: str, injection: Injection = LEARNED) -> Resources:
-    """Compiles a whole supervision step in bf16, active flags included, for a target.
+def _launches(path: str, spec: Spec, fixed: dict[str, Any]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """A path's launches, each different one once: its name, its kernel and what it compiles in."""
+    if path == "fused":
+        from gram.kernels.transition_triton import supervision_step_kernel
 
-    Raises `ValueError` for an unknown target, a spec the kernel cannot take or a process that interprets kernels.
+        yield "supervision step", supervision_step_kernel, fixed
+        return
+    from gram.kernels import blocks
+
+    seen: list[tuple[str, dict[str, Any]]] = []
+    for launch in blocks.launches(spec, fixed):
+        compiled_in = blocks.constants(spec, fixed, launch)
+        if (launch.kernel.__name__, compiled_in) not in seen:
+            seen.append((launch.kernel.__name__, compiled_in))
+            yield blocks.name_of(launch), launch.kernel, compiled_in
+
+
+def compile_path(
+    spec: Spec, shapes: Mapping[str, list[int]], target: str, injection: Injection = LEARNED, path: str = "fused"
+) -> list[Resources]:
+    """Compiles every launch of a path's supervision step in bf16, active flags included, for a target.
+
+    Raises `ValueError` for an unknown target or path, a spec the kernels cannot take or a process that interprets them.
     """
-    if target not in TARGETS:
-        raise ValueError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
+    _check(target, path)
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise ValueError("kernels must be compiled in a process without TRITON_INTERPRET, got TRITON_INTERPRET=1")
+    if path == "gemm":
+        from gram.kernels import gemm_plan, gemm_resources
+
+        options = {"num_warps": gemm_plan.WARPS}
+        return [_compiled(*launch, target, options) for launch in gemm_resources.launches(spec, shapes, injection)]
+    from gram.kernels.transition import WARPS, constants
+
+    layout = layout_of({name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, spec)
+    fixed = constants(spec, layout, injection, has_active=True)
+    options = {"num_warps": WARPS, "num_stages": 1}
+    return [
+        _compiled(
+            name, kernel, compiled_in, _signature(spec, layout, compiled_in, list(kernel.arg_names)), target, options
+        )
+        for name, kernel, compiled_in in _launches(path, spec, fixed)
+    ]
+
+
+def _check(target: str, path: str) -> None:
+    if target not in TARGETS:
+        raise ValueError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
+    if path not in PATHS:
+        raise ValueError(f"compiled path must be one of {', '.join(PATHS)}, got {path!r}")
+
+
+def _compiled(
+    name: str,
+    kernel: Any,
+    constants: dict[str, Any],
+    signature: dict[str, str],
+    target: str,
+    options: dict[str, int],
+) -> Resources:
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from gram.kernels.transition import WARPS, constants
-    from gram.kernels.transition_triton import supervision_step_kernel as kernel
-
-    layout = layout_of({name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, spec)
-    fixed = constants(spec, layout, injection, has_active=True)
-    names = list(kernel.arg_names)
     aligned = {
         (index,): [["tt.divisibility", 16]]
-        for index, name in enumerate(names)
-        if name.endswith("_ptr") or "_stride_" in name
+        for index, each in enumerate(kernel.arg_names)
+        if each.endswith("_ptr") or "_stride_" in each
     }
     compiled = triton.compile(
-        ASTSource(kernel, _signature(spec, layout, fixed, names), fixed, aligned),
+        ASTSource(kernel, signature, constants, aligned),
         target=GPUTarget(*TARGETS[target]),
-        options={"num_warps": WARPS, "num_stages": 1},
+        options=options,
     )
-    shared = int(compiled.metadata.shared)
+    shared, warps = int(compiled.metadata.shared), int(compiled.metadata.num_warps)
     if target.startswith("gfx"):
-        return _of_assembly(target, compiled.asm["amdgcn"], shared)
-    return _of_binary(target, compiled.asm["cubin"], compiled.asm["ptx"], shared)
+        found = _of_assembly(compiled.asm["amdgcn"], shared)
+    else:
+        found = _of_binary(kernel.__name__, compiled.asm["cubin"], compiled.asm["ptx"], shared)
+    programs = programs_of(target, registers=found["registers"], shared_bytes=found["shared_bytes"], warps=warps)
+    return Resources(
+        target=target,
+        kernel=name,
+        warps=warps,
+        programs=programs,
+        occupancy=programs * warps / PROCESSORS[target].warps,
+        **found,
+    )
 
 
-def _of_binary(target: str, binary: bytes, listing: str, shared: int) -> Resources:
+def _of_binary(name: str, binary: bytes, listing: str, shared: int) -> dict[str, Any]:
     import triton
 
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+    def said(tool: str, *options: str) -> str:
+        done = subprocess.run([tools / tool, *options, file.name], check=True, capture_output=True, text=True)
+        return done.stdout
+
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary)
         file.flush()
-        said = subprocess.run(
-            [tool, "--dump-resource-usage", file.name], check=True, capture_output=True, text=True
-        ).stdout
-    usage = dict(re.findall(r"(REG|STACK|SHARED):(\d+)", said[said.index("Function ") :]))
-    counts = {name: listing.count(name) for name in ("wgmma.mma_async", "tcgen05.mma", "mma.sync")}
-    best = next((name for name, count in counts.items() if count), "none")
-    return Resources(
-        target=target,
-        registers=int(usage["REG"]),
-        stack_bytes=int(usage["STACK"]),
-        shared_bytes=shared + int(usage["SHARED"]),
-        products=best,
-        product_count=counts.get(best, 0),
-    )
+        usage_text, code = said("cuobjdump", "--dump-resource-usage"), said("nvdisasm", "--print-code")
+    usage = dict(re.findall(r"(REG|STACK|SHARED):(\d+)", usage_text[usage_text.index(f"Function {name}") :]))
+    counts = {each: listing.count(each) for each in ("wgmma.mma_async", "tcgen05.mma", "mma.sync")}
+    best = next((each for each, count in counts.items() if count), "none")
+    spills, inner_spills = spills_of(code, r"\b(LDL|STL)\b")
+    return {
+        "registers": int(usage["REG"]),
+        "stack_bytes": int(usage["STACK"]),
+        "spills": spills,
+        "inner_spills": inner_spills,
+        "shared_bytes": shared + int(usage["SHARED"]),
+        "products": best,
+        "product_count": counts.get(best, 0),
+    }
 
 
-def _of_assembly(target: str, listing: str, shared: int) -> Resources:
+def _of_assembly(listing: str, shared: int) -> dict[str, Any]:
     def field(name: str) -> int:
         found = re.search(rf"\.{name}:\s+(\d+)", listing)
         return int(found[1]) if found else -1
 
     count = listing.count("v_mfma")
-    return Resources(
-        target=target,
-        registers=field("vgpr_count"),
-        stack_bytes=field("private_segment_fixed_size"),
-        shared_bytes=shared,
-        products="mfma" if count else "none",
-        product_count=count,
-    )
+    spills, inner_spills = spills_of(listing, r"\bscratch_(load|store)\w*\s")
+    return {
+        "registers": field("vgpr_count"),
+        "stack_bytes": field("private_segment_fixed_size"),
+        "spills": spills,
+        "inner_spills": inner_spills,
+        "shared_bytes": shared,
+        "products": "mfma" if count else "none",
+        "product_count": count,
+    }
 
 
 def compile_apart(
-    spec: Spec, shapes: Mapping[str, list[int]], target: str, injection: Injection = LEARNED
-) -> Resources:
-    """`compile_step` in a process of its own. Raises `RuntimeError` with its last lines where that fails."""
-    request = {"spec": asdict(spec), "shapes": shapes, "target": target, "injection": asdict(injection)}
-    return Resources(**answer_apart("gram.kernels.resources", request))
-
-
-def answer_apart(module: str, request: Mapping[str, Any]) -> Any:
-    """What a module says to a request, JSON both, in a process that does not interpret kernels.
-
-    Raises `RuntimeError` with its last lines where that fails.
-    """
+    spec: Spec, shapes: Mapping[str, list[int]], target: str, injection: Injection = LEARNED, path: str = "fused"
+) -> list[Resources]:
+    """`compile_path` in a process of its own. Raises `RuntimeError` with its last lines where that fails."""
+    request = json.dumps(_request(spec, shapes, target, injection, path))
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, "-m", module], input=json.dumps(request), capture_output=True, text=True, env=environment
-    )
+        [sys.executable, "-m", "gram.kernels.resources"],
+        input=request, capture_output=True, text=True, env=environment,
+    )  # fmt: skip
     if done.returncode:
-        raise RuntimeError(f"compiling for {request['target']} failed: " + "\n".join(done.stderr.splitlines()[-5:]))
-    return json.loads(done.stdout.splitlines()[-1])
+        raise RuntimeError(f"compiling {path} for {target} failed: " + "\n".join(done.stderr.splitlines()[-5:]))
+    return [Resources(**made) for made in json.loads(done.stdout.splitlines()[-1])]
+
+
+def _request(
+    spec: Spec, shapes: Mapping[str, list[int]], target: str, injection: Injection, path: str
+) -> dict[str, Any]:
+    _check(target, path)
+    return {
+        "spec": asdict(spec),
+        "shapes": shapes,
+        "target": target,
+        "injection": asdict(injection),
+        "path": path,
+    }
+
+
+def kept_or_compiled(
+    spec: Spec, shapes: Mapping[str, list[int]], target: str, injection: Injection = LEARNED, path: str = "fused"
+) -> list[Resources]:
+    """`compile_apart`, once for each request, version of triton and state of the sources; kept as a file.
+
+    Raises `RuntimeError` where compiling fails.
+    """
+    digest = hashlib.sha256(json.dumps(_request(spec, shapes, target, injection, path)).encode())
+    digest.update(version("triton").encode())
+    for name in SOURCES:
+        digest.update((Path(__file__).parent / name).read_bytes())
+    kept = compile_cache.folder() / f"resources-{digest.hexdigest()[:32]}.json"
+    if kept.is_file():
+        return [Resources(**made) for made in json.loads(kept.read_text())]
+    made = compile_apart(spec, shapes, target, injection, path)
+    kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
+        written = Path(folder) / kept.name
+        written.write_text(json.dumps([asdict(each) for each in made]))
+        os.replace(written, kept)
+    return made
 
 
 def main() -> None:
     """Answers the request on standard input."""
     asked = json.load(sys.stdin)
-    made = compile_step(Spec(**asked["spec"]), asked["shapes"], asked["target"], Injection(**asked["injection"]))
-    print(json.dumps(asdict(made)))
+    made = compile_path(
+        Spec(**asked["spec"]), asked["shapes"], asked["target"], Injection(**asked["injection"]), asked["path"]
+    )
+    print(json.dumps([asdict(each) for each in made]))
 
 
 if __name__ == "__main__":

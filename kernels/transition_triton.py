@@ -1,8 +1,9 @@
 """The body of the fused kernel: one program takes one trajectory through a whole supervision step.
 
 It computes `reference.supervision_step`; `pack.py` says where its weights stand, `transition.py` how it is launched.
-Functions without annotations are bodies of GPU kernels. The state stays in global memory (it lives in the second-level
-cache): carried in registers it spills. Barriers stand between a store and the loads of other threads.
+Functions without annotations are bodies of GPU kernels. Both states stay in global memory (in the second-level cache):
+carried in registers through the products they spill. Only what a core call made is carried, to the next call's sum: so
+of a transition's `l` the last alone is stored. Barriers stand between a store and the loads of other threads.
 
 Shapes: `LP` token rows (padded), `D` columns, `W` columns of a head.
 """
@@ -207,6 +208,7 @@ def supervision_step_kernel(
             )  # fmt: skip
             tl.store(h_out, noisy.to(u.dtype), mask=token < noisy_rows)
             tl.debug_barrier()
+        low = tl.load(h_out + l_offset, mask=is_token, other=0.0)
         for call in tl.range(0, K + 1, num_stages=1):
             is_low = call < K
             e_x = tl.load(
@@ -215,7 +217,6 @@ def supervision_step_kernel(
                 other=0.0,
             )
             summed = tl.load(h_out, mask=is_token, other=0.0).to(tl.float32) + e_x.to(tl.float32)
-            low = tl.load(h_out + l_offset, mask=is_token, other=0.0)
             x = (low.to(tl.float32) + summed).to(low.dtype)
             row = tl.where(is_low, 0, HIGH_ROW)
             token_row = tl.where(is_low, 0, HIGH_TOKEN_ROW)
@@ -244,8 +245,11 @@ def supervision_step_kernel(
                     made = transition * (K + 1) + call
                     new = new + sigma * normals(k0, k1, made, PATH, trajectory, puzzle_hash, LP, D)
                 x = new.to(low.dtype)
+            low = x
+            # Of the low-level calls' states only the last is loaded again, unless a share of each is kept.
+            is_loaded_again = call >= 0 if KEEP > 0 else call >= K - 1
             tl.debug_barrier()
-            tl.store(place, x, mask=is_token)
+            tl.store(place, x, mask=token < tl.where(is_loaded_again, L, 0))
             tl.debug_barrier()
         if not IS_BEFORE and GUIDANCE != "none":
             u = tl.load(h_out, mask=is_token, other=0.0)

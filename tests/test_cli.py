@@ -17,6 +17,7 @@ import torch
 from gram import checkpoint
 from gram.cli.main import COMMANDS, main
 from gram.config import ModelConfig
+from gram.kernels.dispatch import KERNELS
 from gram.model import Model
 from gram.tasks import registry
 
@@ -228,6 +229,11 @@ def test_doctor_ends_with_a_verdict(gram: Command, monkeypatch: pytest.MonkeyPat
     report = json.loads(gram("doctor", "--json")[1])
     assert report["is_ready"]
     assert {"device", "kernel", "dtype", "torch"} <= set(report["checks"])
+    paths = {name: report["checks"][f"kernel {name}"] for name in KERNELS}
+    assert paths["eager"]["state"] == "ok"
+    if not torch.cuda.is_available():
+        assert "needs a GPU" in paths["fused"]["finding"]
+        assert "needs a GPU" in paths["blocks"]["finding"]
     monkeypatch.setenv("GRAM_DATA", "/nowhere")
     code, out, _ = gram("doctor")
     assert code == 1

@@ -3,9 +3,6 @@
 Triton decides at import whether kernels are interpreted, so the cases run in a process of their own.
 """
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -14,37 +11,31 @@ import torch
 from gram.kernels import gemm_pack, reference
 from gram.kernels.reference import Injection
 from tests.models import tiny_model
-from tests.test_kernel_interpreted import CASES, IS_INTERPRETED, NAN, interpreted
+from tests.test_kernel_interpreted import CASES, IS_INTERPRETED, NAN, interpreted, run_apart
+
+if IS_INTERPRETED:
+    from tests import mended_interpreter
 
 SEED = (0xF0000007 << 32) | 0xE0000009
 COMPANY = 8
 """Trajectories of a launch in most tests: the least that the sampler launches."""
 
 
-def run_apart(marks: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", __file__, "-q", "-m", marks, "-p", "no:cacheprovider"],
-        env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-6000:]
-    assert " passed" in done.stdout
-
-
 if not IS_INTERPRETED:
 
     def test_in_a_process_that_interprets():
-        run_apart("not slow")
+        run_apart("not slow", __file__)
 
     @pytest.mark.slow
     def test_in_a_process_that_interprets_slowly():
-        run_apart("slow")
+        run_apart("slow", __file__)
 
 
-def given(spec, rows=(0, 1, 2)):
+def given(spec, rows=(0, 1, 2), dtype=torch.float32):
     """States and keys of some rows of eight trajectories that differ in everything."""
     rows = list(rows)
     generator = torch.Generator().manual_seed(5)
-    states = [torch.randn(COMPANY, spec.tokens, spec.dim, generator=generator)[rows] for _ in range(3)]
+    states = [torch.randn(COMPANY, spec.tokens, spec.dim, generator=generator)[rows].to(dtype) for _ in range(3)]
     keys = {
         "puzzle_hash_B": torch.tensor([9, 2**32 - 5, 7, 0, 1, 2, 3, 4])[rows],
         "trajectory_B": torch.tensor([0, 5, 2**31 + 1, 3, 4, 5, 6, 7])[rows],
@@ -64,19 +55,30 @@ def poisoned(matrices, spec, count, injection, has_active):
             tensor.fill_(NAN)
     for tensor in (ready.plan.key, ready.plan.scale, ready.plan.step):
         tensor.fill_(7)
-    return (torch.full((2, count, spec.tokens, spec.dim), NAN), torch.full((2, count), NAN))
+    return (torch.full((2, count, spec.tokens, spec.dim), NAN, dtype=matrices.dtype), torch.full((2, count), NAN))
 
 
-def launch(model, *, injection=reference.LEARNED, rows=(0, 1, 2), active_B=None, matrices=None, seed=SEED):
-    """Kernel C's and the reference's step of some rows."""
+def launch(
+    model,
+    *,
+    injection=reference.LEARNED,
+    rows=(0, 1, 2),
+    active_B=None,
+    matrices=None,
+    seed=SEED,
+    dtype=torch.float32,
+):
+    """Kernel C's step of some rows, and the reference's in fp32 of the same weights and states."""
     from gram.kernels import gemm
 
-    states, keys = given(model.spec, rows)
+    states, keys = given(model.spec, rows, dtype)
     keys |= {"seed": seed, "injection": injection}
-    matrices = matrices or gemm_pack.pack(model.weights(), model.spec, torch.float32)
+    weights = {name: tensor.to(dtype).float() for name, tensor in model.weights().items()}
+    matrices = matrices or gemm_pack.pack(weights, model.spec, dtype)
     out = poisoned(matrices, model.spec, len(rows), injection, active_B is not None)
     actual = gemm.supervision_step(matrices, model.spec, *states, active_B=active_B, out=out, **keys)
-    return actual, reference.supervision_step(model.weights(), model.spec, *states, **keys), states
+    wide = (state.float() for state in states)
+    return actual, reference.supervision_step(weights, model.spec, *wide, **keys), states
 
 
 def assert_equal_to_reference(model, **options):
@@ -209,6 +211,43 @@ def test_bad_states_are_refused_and_none_are_taken():
         gemm.supervision_step(matrices, model.spec, h, l, e_x[:2], seed=0, **keys)
     none = gemm.supervision_step(matrices, model.spec, h[:0], l[:0], e_x[:0], seed=0, **keys)
     assert none.h.shape == (0, 16, 16)
+
+
+@interpreted
+@pytest.mark.parametrize("case", [*CASES, *OWN_CASES])
+def test_bfloat16_is_close_to_the_reference(case):
+    """Relative error 2e-2, of heads absolute below 1: activations are rounded to 2^-9."""
+    with mended_interpreter.bfloat16():
+        actual, expected, _ = launch(tiny_model(**(CASES | OWN_CASES)[case]), dtype=torch.bfloat16)
+    assert actual.h.dtype is torch.bfloat16
+    for name, one, other in zip(actual._fields, actual, expected, strict=True):
+        size = other.square().mean().sqrt().clamp(min=1 if other.dim() == 1 else 0)
+        error = float((one.float() - other).square().mean().sqrt() / size)
+        assert error <= 2e-2, (name, error)
+        assert name != "h" or error > 1e-5, "bfloat16 must have rounded"
+
+
+@interpreted
+@pytest.mark.parametrize(
+    "case", ["token", "two-transitions", "wider", "norm-over-tokens", "high-level-after", "rotary"]
+)
+def test_the_plan_says_what_its_kernels_move(case):
+    """Launch by launch, every byte of a state under a mask; keys and weights apart."""
+    from gram.kernels import gemm_plan
+
+    model = tiny_model(**{**(CASES | OWN_CASES)[case], "noise_free_steps": 0})
+    matrices = gemm_pack.pack(model.weights(), model.spec, torch.bfloat16)
+    cpu = torch.device("cpu")
+    plan = gemm_plan.lay_out(matrices, model.spec, 3, reference.LEARNED, has_active=False, device=cpu)
+    for tensor in plan.given():
+        tensor.zero_()
+    for operation in plan.operations:
+        with mended_interpreter.bfloat16(), mended_interpreter.traffic() as counted:
+            operation.run()
+        if isinstance(operation, gemm_plan.Launch):
+            states = [tensor for tensor in operation.touched if tensor.dtype == torch.bfloat16]
+            moved = counted.loaded.get("bf16", 0) + counted.stored.get("bf16", 0)
+            assert moved == sum(2 * tensor.numel() for tensor in states), operation.kernel
 
 
 @interpreted

@@ -1,9 +1,10 @@
-"""The kernels on a GPU, against the reference in float64; runs only where there is one."""
+"""The Triton kernels on a GPU, against the reference in float64; runs only where there is one."""
 
 import pytest
 import torch
 
 from gram.kernels import pack, reference
+from gram.kernels.reference import Injection
 from tests.models import tiny_model
 
 pytestmark = [
@@ -15,10 +16,12 @@ pytestmark = [
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-4), (torch.bfloat16, 5e-2)])
 @pytest.mark.parametrize("mixer", ["token", "attention"])
 @pytest.mark.parametrize("tokens", [9, 63, 64, 81])
-def test_equals_float64(dtype, limit, mixer, tokens):
+@pytest.mark.parametrize("path", ["fused", "blocks"])
+def test_equals_float64(dtype, limit, mixer, tokens, path):
     """Relative error of the states; norms and noise are fp32 there too, and bf16 rounds every activation (2^-9)."""
-    from gram.kernels import transition
+    from gram.kernels import blocks, transition
 
+    step = {"fused": transition, "blocks": blocks}[path].supervision_step
     model = tiny_model(
         mixer=mixer, tokens=tokens, output_tokens=tokens, dim=128, heads=4, hidden=256, mixer_hidden=128,
         positions="both", guidance_hidden=128,
@@ -29,16 +32,50 @@ def test_equals_float64(dtype, limit, mixer, tokens):
     keys = {"seed": 2**40 + 3, "puzzle_hash_B": rows % 5, "trajectory_B": rows, "step_B": rows % 3}
     out = (torch.full((2, *shape), float("nan"), device="cuda", dtype=dtype), torch.full((2, 33), 0.0, device="cuda"))
     packed = pack.pack(model.weights(), model.spec, dtype)
-    actual = transition.supervision_step(packed, model.spec, h, l, e_x, out=out, **keys)
+    actual = step(packed, model.spec, h, l, e_x, out=out, **keys)
     weights = {name: tensor.double() for name, tensor in model.weights().items()}
     expected = reference.supervision_step(weights, model.spec, h.double(), l.double(), e_x.double(), **keys)
     for one, other in ((actual.h, expected.h), (actual.l, expected.l)):
         gap = (one.double() - other).square().mean().sqrt() / other.square().mean().sqrt()
         assert float(gap) <= limit
-    alone = transition.supervision_step(
+    for one, other in ((actual.halt, expected.halt), (actual.lprm, expected.lprm)):
+        assert float((one - other).abs().max() / other.abs().max().clamp(min=1)) <= limit
+    alone = step(
         packed, model.spec, h[7:8], l[7:8], e_x[7:8], **{k: v if k == "seed" else v[7:8] for k, v in keys.items()}
     )
     assert torch.equal(alone.h[0], actual.h[7])
+
+
+@pytest.mark.parametrize("path", ["fused", "blocks"])
+@pytest.mark.parametrize("order", ["before", "after"])
+@pytest.mark.parametrize(
+    "injection",
+    [Injection(), Injection(injector="gaussian", sigma=0.3, site="both"), Injection(injector="path", sigma=0.1)],
+    ids=lambda injection: injection.injector,
+)
+def test_longer_recurrences_with_every_noise(path, order, injection):
+    """Several transitions, a kept share, inactive rows: states are stored and loaded again by other threads."""
+    from gram.kernels import blocks, transition
+
+    step = {"fused": transition, "blocks": blocks}[path].supervision_step
+    model = tiny_model(
+        tokens=64, output_tokens=64, dim=128, hidden=96, mixer_hidden=64, guidance_hidden=64, transitions=3,
+        low_level_updates=4, noise_order=order, path_keep=0.05, head_hidden=64,
+    ).to("cuda")  # fmt: skip
+    generator = torch.Generator("cuda").manual_seed(1)
+    rows = torch.arange(300, device="cuda")
+    h, l, e_x = (torch.randn(300, 64, 128, generator=generator, device="cuda") for _ in range(3))
+    keys = {"seed": 3, "puzzle_hash_B": rows % 7, "trajectory_B": rows, "step_B": rows % 3, "injection": injection}
+    active_B = rows % 4 != 1
+    packed = pack.pack(model.weights(), model.spec, torch.float32)
+    actual = step(packed, model.spec, h, l, e_x, active_B=active_B, **keys)
+    weights = {name: tensor.double() for name, tensor in model.weights().items()}
+    expected = reference.supervision_step(weights, model.spec, h.double(), l.double(), e_x.double(), **keys)
+    for one, other, start in ((actual.h, expected.h, h), (actual.l, expected.l, l)):
+        gap = (one.double() - other)[active_B].square().mean().sqrt() / other[active_B].square().mean().sqrt()
+        assert float(gap) <= 1e-4
+        assert torch.equal(one[~active_B], start[~active_B])
+    assert torch.equal(actual.halt.isnan(), ~active_B)
 
 
 WIDE = {

@@ -21,9 +21,9 @@ interpreted = pytest.mark.skipif(not IS_INTERPRETED, reason="runs in the process
 NAN = float("nan")
 
 
-def run_apart(marks: str) -> None:
+def run_apart(marks: str, file: str = __file__) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", __file__, "-q", "-m", marks, "-p", "no:cacheprovider"],
+        [sys.executable, "-m", "pytest", file, "-q", "-m", marks, "-p", "no:cacheprovider"],
         env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-6000:]
@@ -40,13 +40,18 @@ if not IS_INTERPRETED:
         run_apart("slow")
 
 
-def launch(model, *, injection=reference.LEARNED, rows=(0, 1, 2), active_B=None, spec=None, path="fused"):
-    """The kernel's and the reference's step of some rows of three trajectories that differ in everything."""
+def launch(
+    model, *, injection=reference.LEARNED, rows=(0, 1, 2), active_B=None, spec=None, path="fused", dtype=torch.float32
+):
+    """The kernel's and the reference's step of some rows of three trajectories that differ in everything.
+
+    The reference computes in fp32, from the same weights and states as the kernel.
+    """
     from gram.kernels import blocks, transition
 
     spec, rows = spec or model.spec, list(rows)
     generator = torch.Generator().manual_seed(5)
-    h, l, e_x = (torch.randn(3, spec.tokens, spec.dim, generator=generator)[rows] for _ in range(3))
+    h, l, e_x = (torch.randn(3, spec.tokens, spec.dim, generator=generator)[rows].to(dtype) for _ in range(3))
     arguments = {
         "seed": (0xF0000007 << 32) | 0xE0000009,
         "puzzle_hash_B": torch.tensor([9, 2**32 - 5, 7])[rows],
@@ -54,11 +59,13 @@ def launch(model, *, injection=reference.LEARNED, rows=(0, 1, 2), active_B=None,
         "step_B": torch.tensor([0, 1, 4])[rows],
         "injection": injection,
     }
-    packed = pack.pack(model.weights(), spec, torch.float32, tile=16, token_tile=16)
-    out = (torch.full((2, len(rows), spec.tokens, spec.dim), NAN), torch.full((2, len(rows)), NAN))
+    weights = {name: tensor.to(dtype).float() for name, tensor in model.weights().items()}
+    packed = pack.pack(weights, spec, dtype, tile=16, token_tile=16)
+    out = (torch.full((2, len(rows), spec.tokens, spec.dim), NAN, dtype=dtype), torch.full((2, len(rows)), NAN))
     step = {"fused": transition, "blocks": blocks}[path].supervision_step
     actual = step(packed, spec, h, l, e_x, active_B=active_B, out=out, **arguments)
-    return actual, reference.supervision_step(model.weights(), spec, h, l, e_x, **arguments), (h, l)
+    wide = (state.float() for state in (h, l, e_x))
+    return actual, reference.supervision_step(weights, spec, *wide, **arguments), (h, l)
 
 
 def assert_equal_to_reference(model, **options):

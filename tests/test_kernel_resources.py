@@ -1,51 +1,90 @@
-"""The fused kernel compiles for every device we name, within its budgets; no GPU is needed."""
+"""The Triton kernels compile for every device we name, within their budgets; no GPU is needed."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from gram.config import ModelConfig
-from gram.kernels import gemm_resources, resources
+from gram.kernels import resources
 from gram.kernels.reference import LEARNED, Injection
 from tests.kernel_presets import SHIPPED, shipped_config, spec_and_shapes
 
 STACK_BUDGET, SHARED_BUDGET = 64, 227 * 1024
-SHARED_LIMITS = {"sm_80": 163 * 1024, "sm_90": SHARED_BUDGET, "sm_100": SHARED_BUDGET, "gfx942": 64 * 1024}
-"""Shared memory that a program may have on each device."""
+PRODUCTS = {"sm_80": "mma.sync", "sm_90": "wgmma.mma_async", "gfx942": "mfma"}
+BLOCKS = {"begin", "mixer of x", "mixer of h + e_x + l", "mixer of h + l", "channel", "readout"}
+WITHOUT_PRODUCTS = ("begin",)
 
 
 def assert_within_budget(made: resources.Resources) -> None:
     assert made.stack_bytes <= STACK_BUDGET, made
+    assert made.inner_spills == 0, made
     assert made.shared_bytes <= SHARED_BUDGET, made
-    assert made.products == "wgmma.mma_async", made
+    assert made.programs >= 1, made
+
+
+def assert_blocks_within_budget(made: list[resources.Resources]) -> None:
+    for each in made:
+        assert_within_budget(each)
+        assert each.stack_bytes == 0, each
+        assert each.spills == 0, each
 
 
 def test_one_shipped_model_fits_an_sm_90():
-    assert_within_budget(resources.compile_apart(*spec_and_shapes(shipped_config("nqueens8")), "sm_90"))
+    (made,) = resources.compile_apart(*spec_and_shapes(shipped_config("nqueens8")), "sm_90")
+    assert_within_budget(made)
+    assert made.products == PRODUCTS["sm_90"], made
+
+
+def test_the_blocks_of_one_shipped_model_fit_an_sm_90():
+    made = resources.compile_apart(*spec_and_shapes(shipped_config("nqueens8")), "sm_90", path="blocks")
+    assert {each.kernel for each in made} == BLOCKS | {"prior"}
+    assert_blocks_within_budget(made)
+    assert {each.kernel for each in made if each.products == "none"} == set(WITHOUT_PRODUCTS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED)
 @pytest.mark.parametrize("target", list(resources.TARGETS))
 def test_every_shipped_model_compiles(name, target):
-    made = resources.compile_apart(*spec_and_shapes(shipped_config(name)), target)
+    (made,) = resources.compile_apart(*spec_and_shapes(shipped_config(name)), target)
     print(name, made)
     if target == "sm_90":
         assert_within_budget(made)
-    assert made.products == {"sm_80": "mma.sync", "gfx942": "mfma", "sm_90": "wgmma.mma_async"}.get(
-        target, made.products
-    )
+    assert made.products == PRODUCTS.get(target, made.products)
     assert made.product_count > 0
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("target", list(resources.TARGETS))
+def test_the_blocks_of_every_shipped_model_compile(name, target):
+    spec, shapes = spec_and_shapes(shipped_config(name))
+    made = resources.compile_apart(spec, shapes, target, path="blocks")
+    for each in made:
+        print(name, each)
+    assert {each.kernel for each in made} == BLOCKS | ({"prior"} if spec.guidance != "none" else set())
+    for each in made:
+        if each.kernel not in WITHOUT_PRODUCTS:
+            assert each.products == PRODUCTS.get(target, each.products), each
+            assert each.product_count > 0, each
+    if target == "sm_90":
+        assert_blocks_within_budget(made)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("mixer", ["token", "attention"])
-def test_above_64_rows_compiles_and_reports(mixer):
+@pytest.mark.parametrize("path", resources.PATHS)
+def test_above_64_rows_compiles_and_reports(mixer, path):
     config = ModelConfig(
         tokens=81, output_tokens=81, vocabulary=11, mixer=mixer, hidden=320, positions="both", is_core_shared=False
     )
-    print(mixer, resources.compile_apart(*spec_and_shapes(config), "sm_90"))
+    made = resources.compile_apart(*spec_and_shapes(config), "sm_90", path=path)
+    for each in made:
+        print(mixer, each)
+    if path == "blocks":
+        assert all(each.stack_bytes <= STACK_BUDGET for each in made), made
 
 
 @pytest.mark.slow
@@ -54,10 +93,14 @@ def test_above_64_rows_compiles_and_reports(mixer):
     [Injection(injector="gaussian", sigma=0.3, site="both"), Injection(injector="path", sigma=0.01)],
     ids=lambda injection: injection.injector,
 )
-def test_published_injectors_fit_an_sm_90(injection):
+@pytest.mark.parametrize("path", resources.PATHS)
+def test_published_injectors_fit_an_sm_90(injection, path):
     spec, shapes = spec_and_shapes(shipped_config("nqueens8"))
     spec = replace(spec, noise_order="after", path_keep=0.05)
-    assert_within_budget(resources.compile_apart(spec, shapes, "sm_90", injection))
+    made = resources.compile_apart(spec, shapes, "sm_90", injection, path)
+    for each in made:
+        assert_within_budget(each)
+    assert ("channel, last block" in {each.kernel for each in made}) == (path == "blocks")
 
 
 WIDE = {
@@ -65,22 +108,26 @@ WIDE = {
     "norm-over-tokens": {"mixer": "token", "tokens": 97, "mixer_hidden": 192, "mixer_norm": "tokens"},
     "attention": {"mixer": "attention", "tokens": 96, "heads": 8, "positions": "rotary"},
 }
+SHARED_LIMITS = {"sm_80": 163 * 1024, "sm_90": SHARED_BUDGET, "sm_100": SHARED_BUDGET, "gfx942": 64 * 1024}
+"""Shared memory that a program may have on each device."""
 
 
 def assert_kernel_c_within_budget(mixer: str, target: str, injection: Injection = LEARNED, **overrides: Any) -> None:
-    """Every kernel of a step at D = 512: no stack, so nothing is spilled; matrix units where there is a product."""
+    """Every kernel of a step at D = 512: no stack, no spills; matrix units where there is a product."""
     shape = WIDE[mixer] | overrides
     config = ModelConfig(dim=512, hidden=1536, guidance_hidden=512, transitions=3, output_tokens=81, **shape)
-    made = gemm_resources.compile_apart(*spec_and_shapes(config), target, injection)
-    print(mixer, *made.items(), sep="\n")
-    names = {name.split("-")[0] for name in made}
-    assert {"gate", "settle", "readout", "attention" if mixer == "attention" else "gate"} <= names
-    for name, used in made.items():
-        assert used.stack_bytes == 0, (name, used)
-        assert used.shared_bytes <= SHARED_LIMITS[target], (name, used)
-        if name.startswith("attention"):
-            wanted = {"sm_80": "mma.sync", "sm_90": "wgmma.mma_async", "sm_100": "tcgen05.mma", "gfx942": "mfma"}
-            assert used.products == wanted[target], used
+    made = resources.compile_apart(*spec_and_shapes(config), target, injection, "gemm")
+    print(mixer, *made, sep="\n")
+    names = {each.kernel for each in made}
+    assert {"settle x", "settle h", "settle l, then h + e_x + l", "settle l, then h + l", "readout"} <= names
+    assert ("token norm" in names) == (mixer == "norm-over-tokens")
+    for each in made:
+        assert each.stack_bytes == each.spills == 0, each
+        assert each.shared_bytes <= SHARED_LIMITS[target], each
+        assert each.programs >= 1, each
+    products = {each.kernel: each.products for each in made if each.products != "none"}
+    wanted = {"sm_80": "mma.sync", "sm_90": "wgmma.mma_async", "sm_100": "tcgen05.mma", "gfx942": "mfma"}
+    assert products == ({"attention": wanted[target]} if mixer == "attention" else {})
 
 
 def test_kernel_c_fits_an_sm_90():
@@ -109,10 +156,69 @@ def test_kernel_c_compiles_with_published_injectors(injection, target):
 def test_an_interpreting_process_refuses_to_compile(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     with pytest.raises(ValueError, match="TRITON_INTERPRET"):
-        resources.compile_step(*spec_and_shapes(shipped_config("nqueens8")), "sm_90")
+        resources.compile_path(*spec_and_shapes(shipped_config("nqueens8")), "sm_90")
     with pytest.raises(ValueError, match="sm_75"):
-        resources.compile_step(*spec_and_shapes(shipped_config("nqueens8")), "sm_75")
-    with pytest.raises(ValueError, match="TRITON_INTERPRET"):
-        gemm_resources.compile_step(*spec_and_shapes(shipped_config("nqueens8")), "sm_90")
-    with pytest.raises(ValueError, match="sm_75"):
-        gemm_resources.compile_step(*spec_and_shapes(shipped_config("nqueens8")), "sm_75")
+        resources.compile_path(*spec_and_shapes(shipped_config("nqueens8")), "sm_75")
+    with pytest.raises(ValueError, match="eager"):
+        resources.compile_apart(*spec_and_shapes(shipped_config("nqueens8")), "sm_90", path="eager")
+
+
+def test_spills_are_told_from_those_of_innermost_loops():
+    listing = """
+        .L_x_0:
+                /*0010*/  STL [R1], R5 ;
+        .L_x_1:
+                /*0020*/  LDL R5, [R1+0x4] ;
+                /*0030*/  HGMMA.64x32x16.F32.BF16 R24, gdesc[UR4] ;
+                /*0040*/  @P0 BRA `(.L_x_1) ;
+                /*0050*/  @P1 BRA `(.L_x_0) ;
+                /*0060*/  LDL.64 R2, [R1] ;
+                /*0070*/  @P2 BRA `(.L_x_2) ;
+        .L_x_2:
+                /*0080*/  EXIT ;
+    """
+    assert resources.spills_of(listing, r"\b(LDL|STL)\b") == (3, 1)
+    listing = "\n.LBB0_1:\n scratch_load_dword v1, off, s32\n s_cbranch_scc1 .LBB0_1\n v_mfma_f32 v0\n"
+    assert resources.spills_of(listing, r"\bscratch_(load|store)\w*\s") == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("target", "registers", "shared", "programs"),
+    [
+        ("sm_90", 255, 84_000, 1),  # 256 x 256 of 65,536 registers
+        ("sm_90", 128, 84_000, 2),
+        ("sm_90", 128, 120_000, 1),
+        ("sm_90", 32, 0, 8),  # 64 warps in all
+        ("sm_80", 128, 166_000, 1),
+        ("sm_80", 128, 167_900, 0),  # more than 163 KiB
+        ("gfx942", 256, 65_536, 1),  # two waves on each of four units
+        ("gfx942", 264, 0, 0),
+        ("gfx942", 128, 65_537, 0),
+    ],
+)
+def test_programs_of_a_multiprocessor_by_hand(target, registers, shared, programs):
+    assert resources.programs_of(target, registers=registers, shared_bytes=shared, warps=8) == programs
+
+
+def test_resources_are_compiled_once_and_again_after_a_change(monkeypatch, tmp_path):
+    asked = []
+    made = resources.Resources(
+        target="sm_90", kernel="supervision step", registers=255, stack_bytes=8, spills=2, inner_spills=0,
+        shared_bytes=84_000, warps=8, programs=1, occupancy=0.125, products="wgmma.mma_async", product_count=9,
+    )  # fmt: skip
+
+    def compiled(*arguments):
+        asked.append(arguments)
+        return [made]
+
+    monkeypatch.setenv("GRAM_CACHE", str(tmp_path))
+    monkeypatch.setattr(resources, "compile_apart", compiled)
+    request = (*spec_and_shapes(shipped_config("nqueens8")), "sm_90")
+    assert resources.kept_or_compiled(*request) == [made] == resources.kept_or_compiled(*request)
+    assert len(asked) == 1
+    (kept,) = tmp_path.iterdir()
+    assert json.loads(kept.read_text())[0]["registers"] == 255
+    resources.kept_or_compiled(*request, path="blocks")
+    monkeypatch.setattr(resources, "version", lambda _: "another")
+    resources.kept_or_compiled(*request)
+    assert len(asked) == 3

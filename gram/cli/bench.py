@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gram.cli.options import Json, Quiet, at_least_one, whole
+from gram.cli.options import Json, Quiet, at_least_one, real, whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from gram.evals.sampler_benchmark import Row
 
@@ -30,6 +30,22 @@ def bench(
     ] = None,
     rounds: Annotated[int, typer.Option(parser=whole, metavar="R", help="Paired rounds.")] = 5,
     limit: Annotated[int, typer.Option(parser=whole, metavar="P", help="Puzzles of a timed run.")] = 200,
+    has_resources: Annotated[
+        bool,
+        typer.Option(
+            "--resources/--no-resources",
+            help="Of kernels: compile them for every GPU named, which takes minutes the first time.",
+        ),
+    ] = True,
+    has_timings: Annotated[
+        bool, typer.Option("--timings/--no-timings", help="Of kernels: time a supervision step here.")
+    ] = True,
+    teraflops: Annotated[
+        float, typer.Option(parser=real, metavar="R", help="Of kernels: a GPU's bf16 rate, TFLOP/s.")
+    ] = 790.0,
+    terabytes: Annotated[
+        float, typer.Option(parser=real, metavar="R", help="Of kernels: a GPU's memory rate, TB/s.")
+    ] = 3.0,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON there too.")] = None,
     as_json: Json = False,
     is_quiet: Quiet = False,
@@ -39,29 +55,57 @@ def bench(
         raise ValueError(f"benchmark must be one of {', '.join(KINDS)}, got {kind!r}")
     at_least_one("rounds", rounds)
     at_least_one("limit", limit)
+    for name, value in (("teraflops", teraflops), ("terabytes", terabytes)):
+        if not 0 < value < float("inf"):
+            raise ValueError(f"{name} must be above 0, got {value:g}")
     from gram.cli import terminal
     from gram.cli.versions import versions
     from gram.evals.sampler_benchmark import to_json
 
+    def tell(line: str) -> None:
+        if not is_quiet:
+            terminal.tell(line)
+
     rows: list[Row] = []
+    counts: dict[str, Any] = {}
+    if kind == "kernels":
+        counts = _kernel_counts(teraflops, terabytes, has_resources, tell)
+        rows += counts.pop("rows")
+    rates = {"teraflops": teraflops, "terabytes": terabytes}
     measured = {
         "sampler": lambda: _sampler_rows(rounds, limit, peer_repo),
-        "kernels": lambda: _kernel_rows(rounds, peer_repo),
+        "kernels": lambda: _kernel_rows(rounds, peer_repo, rates) if has_timings else (),
         "ray": lambda: _ray_rows(rounds),
     }
     for row in measured[kind]():
         rows.append(row)
-        if not is_quiet:
-            terminal.tell(f"{row.name}: {row.ratio:.2f}")
-    summary = to_json(rows) | {"versions": versions()}
+        tell(f"{row.name}: {row.ratio:.2f}")
+    summary = to_json(rows) | counts | {"versions": versions()}
     if out is not None:
         from gram.checkpoint import write_json
 
         write_json(out, terminal.defined(summary))
     if as_json:
         terminal.print_json(summary)
-    else:
-        _show(rows)
+        return
+    if counts:
+        from gram.cli.kernel_view import show_counts
+
+        show_counts(counts, rows)
+    _show(rows)
+
+
+def _kernel_counts(
+    teraflops: float, terabytes: float, has_resources: bool, tell: Callable[[str], None]
+) -> dict[str, Any]:
+    """`rows` that are counted, `roofline`, `rates` and, where asked for, the compiled kernels' `resources`."""
+    from gram.evals import kernel_counts
+
+    rates = {"teraflops": teraflops, "terabytes": terabytes}
+    roofline = list(kernel_counts.roofline(**rates))
+    resources = list(kernel_counts.compiled(tell=tell)) if has_resources else []
+    rows = list(kernel_counts.rows(roofline))
+    return {"rows": rows, "rates": rates, "roofline": roofline, "resources": resources}
 
 
 def _ray_rows(rounds: int) -> Iterator[Row]:
@@ -70,9 +114,12 @@ def _ray_rows(rounds: int) -> Iterator[Row]:
     yield start_row(rounds)
 
 
-def _kernel_rows(rounds: int, peer_repo: Path | None) -> Iterator[Row]:
-    from gram.evals import cpu_benchmark
+def _kernel_rows(rounds: int, peer_repo: Path | None, rates: dict[str, float]) -> Iterator[Row]:
+    from gram.api import choose_device
+    from gram.evals import cpu_benchmark, gpu_benchmark
 
+    if choose_device().type == "cuda":
+        yield from gpu_benchmark.rows(rounds=rounds, **rates)
     yield from cpu_benchmark.rows(peer_repo, rounds=rounds)
 
 

@@ -27,6 +27,15 @@ CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 COMPILERS = ("c++", "g++", "clang++")
 DATA_VARIABLE = "GRAM_DATA"
 
+PATHS = {
+    "eager": "PyTorch, operation by operation; any device",
+    "compiled": "the same compiled ahead of time; long runs on a CPU take it",
+    "fused": "a supervision step in one Triton launch; where asked for",
+    "blocks": "the same in one launch per block, to find a fault in fused; where asked for",
+    "gemm": "matrix products with fused kernels between them, one graph a step, for a large dim; where asked for",
+}
+"""What each kernel path is."""
+
 State = Literal["ok", "note", "broken"]
 
 
@@ -91,6 +100,7 @@ def _run_checks() -> list[Check]:
         Check("device", "ok", f"{device.type}: {why}"),
         Check("dtype", "ok", _dtype(device)),
         Check("kernel", "ok", f"{path.kernel}: {path.reason}"),
+        *_kernels(device, choose_dtype(device=device)),
         _step(device, choose_dtype(device=device)),
         _processor(),
         Check("threads", "ok", f"{torch.get_num_threads()} of {os.cpu_count()} cores"),
@@ -105,6 +115,47 @@ def _dtype(device: Any) -> str:
     name = str(choose_dtype(device=device)).removeprefix("torch.")
     has = "has" if multiplies_bfloat16(device) else "has no"
     return f"{name}: {device.type} {has} instructions for bfloat16"
+
+
+def _kernels(device: Any, dtype: Any) -> list[Check]:
+    """Every kernel path: what it is and whether a model of the usual shape can take it here, else what is missing."""
+    from gram.config import ModelConfig
+    from gram.kernels import dispatch
+    from gram.model import Model
+
+    model = Model(ModelConfig())
+    checks = []
+    for kernel in dispatch.KERNELS:
+        what = PATHS.get(kernel, "")
+        try:
+            dispatch.choose(device, model.spec, dtype, kernel)
+        except ValueError as error:
+            missing = str(error).removeprefix(f"kernel {kernel} cannot run: ")
+            checks.append(Check(f"kernel {kernel}", "note", f"{what}; not here: {missing}"))
+        else:
+            more = _compiled_cache(dtype) if kernel == "compiled" else ""
+            checks.append(Check(f"kernel {kernel}", "ok", f"{what}; can run here{more}"))
+    return checks
+
+
+def _compiled_cache(dtype: Any) -> str:
+    """Where the compiled path keeps its pieces, how many there are and which shipped checkpoints need no compiling."""
+    from gram import checkpoint
+    from gram.kernels import compile_cache, compiled
+
+    folder = compile_cache.folder()
+    pieces = list(folder.glob("*.pt2")) if folder.is_dir() else []
+    size = sum(path.stat().st_size for path in pieces) / 2**20
+    finding = f"; cache {folder}: {len(pieces)} pieces, {size:.0f} MiB" if pieces else f"; cache {folder}: empty"
+    warm, cold = [], []
+    for name in checkpoint.shipped_names():
+        try:
+            model = checkpoint.load(checkpoint.find(name)).to(dtype)
+        except checkpoint.CheckpointError:
+            continue  # told among the checkpoints
+        (warm if compiled.is_kept(model.weights(), model.spec, dtype) else cold).append(name)
+    finding += f"; warm for {', '.join(warm)}" if warm else ""
+    return finding + (f"; the first use compiles (minutes) for {', '.join(cold)}" if cold else "")
 
 
 def _step(device: Any, dtype: Any) -> Check:
