@@ -59,6 +59,9 @@ def _type(launch: Any, name: str) -> str:
     if name in launch.constants:
         return "constexpr"
     value = launch.arguments[name]
+    if name == "tiles":
+        rows, columns = value.block_shape
+        return f"tensordesc<bf16[{rows},{columns}]>"
     return TYPES[value.dtype] if isinstance(value, Tensor) else "i32"
 
 
@@ -66,8 +69,6 @@ def _compile(launch: Any, signature: dict[str, str], target: str) -> Resources:
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
-
-    from gram.kernels.gemm_plan import WARPS
 
     # Every buffer is an allocation of its own or its head, and those start at multiples of 16 bytes.
     aligned = {
@@ -78,7 +79,7 @@ def _compile(launch: Any, signature: dict[str, str], target: str) -> Resources:
     compiled = triton.compile(
         ASTSource(launch.kernel, signature, launch.constants, aligned),
         target=GPUTarget(*TARGETS[target]),
-        options={"num_warps": WARPS},
+        options={"num_warps": launch.warps},
     )
     shared = int(compiled.metadata.shared)
     if target.startswith("gfx"):

@@ -74,11 +74,12 @@ def assert_kernel_c_within_budget(mixer: str, target: str, injection: Injection 
     made = gemm_resources.compile_apart(*spec_and_shapes(config), target, injection)
     print(mixer, *made.items(), sep="\n")
     names = {name.split("-")[0] for name in made}
-    assert {"gate", "settle", "readout", "attention" if mixer == "attention" else "gate"} <= names
+    mixing = "attention" if mixer == "attention" else "token_mix"
+    assert {"gate", "settle", "readout", mixing} <= names
     for name, used in made.items():
         assert used.stack_bytes == 0, (name, used)
         assert used.shared_bytes <= SHARED_LIMITS[target], (name, used)
-        if name.startswith("attention"):
+        if name.startswith(mixing):
             wanted = {"sm_80": "mma.sync", "sm_90": "wgmma.mma_async", "sm_100": "tcgen05.mma", "gfx942": "mfma"}
             assert used.products == wanted[target], used
 
