@@ -4,7 +4,8 @@ A model's tensors keep their names and their order `[out, in]`, in the type mult
 
     hidden widths          padded with zeros to whole multiples of `WHOLE` (a SwiGLU of zeros adds nothing)
     ...mixer.qkv           rotary pairs of every query and key head stand side by side, as in `pack.py`
-    ...mixer.gate_up       of the token mixer: transposed, `[L, 2*Hm]`, so that no row has an odd length in memory
+    ...mixer.tiles         the token mixer for up to `pack.LONGEST` tokens: `[3*Hm, Lp]`, tile by tile as in `pack.py`
+    ...mixer.gate_up       the token mixer for more: transposed, `[L, 2*Hm]`, so that no row has an odd length in memory
     heads.gate_up          both heads' SwiGLUs, halt first: `[4*Hh, D]`
 """
 
@@ -17,7 +18,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from gram.kernels.pack import HEADS, interleaved, last_layers, rotary_halves
+from gram.kernels.pack import (
+    HEADS,
+    LONGEST,
+    TOKEN_TILE,
+    interleaved,
+    last_layers,
+    power,
+    rotary_halves,
+    tiled,
+)
 from gram.kernels.reference import Spec, Weights
 
 WHOLE = 8
@@ -74,6 +84,14 @@ def _qkv(qkv: Tensor, spec: Spec) -> Tensor:
     return torch.stack([*turned, parts[2]]).flatten(0, 2)
 
 
+def _token_mixer(name: str, gate_up: Tensor, down: Tensor, spec: Spec) -> dict[str, Tensor]:
+    """One token mixer: tiles for one kernel or, for many tokens, two matrices."""
+    if spec.tokens > LONGEST:
+        return {name + "gate_up": _wide([*gate_up.chunk(2)]).T, name + "down": _narrow(down)}
+    hidden = down.shape[1] + -down.shape[1] % TOKEN_TILE
+    return {name + "tiles": tiled([*gate_up.chunk(2), down.T], hidden, TOKEN_TILE, power(spec.tokens))}
+
+
 @torch.no_grad()
 def pack(weights: Weights, spec: Spec, dtype: torch.dtype) -> Matrices:
     """Packs weights for a spec in the type multiplied in. Raises `ValueError` where kernel C cannot take the spec."""
@@ -84,8 +102,7 @@ def pack(weights: Weights, spec: Spec, dtype: torch.dtype) -> Matrices:
         for block in range(spec.blocks):
             mixer, channel = f"{core}.{block}.mixer.", f"{core}.{block}.channel."
             if spec.mixer == "token":
-                layers[mixer + "gate_up"] = _wide([*weights[mixer + "gate_up"].chunk(2)]).T
-                layers[mixer + "down"] = _narrow(weights[mixer + "down"])
+                layers |= _token_mixer(mixer, weights[mixer + "gate_up"], weights[mixer + "down"], spec)
             else:
                 layers[mixer + "qkv"] = _qkv(weights[mixer + "qkv"], spec)
                 layers[mixer + "out"] = weights[mixer + "out"]

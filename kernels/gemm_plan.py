@@ -16,13 +16,17 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from gram.kernels import gemm_triton as bodies
 from gram.kernels.gemm_pack import Matrices
+from gram.kernels.pack import TOKEN_TILE
 from gram.kernels.reference import Injection, Spec
 from gram.kernels.transition import head_width, noise_constants
 
 WARPS = 4
+PRODUCT_WARPS = 8
+"""Of the token mixer, whose programs hold `128 x 128` sums."""
 ROW_ELEMENTS = 2048
 """Numbers of a state that one program of the row kernels holds."""
 NO_SUM, HIGH_SUM, LOW_SUM = (int(kind.value) for kind in (bodies.NO_SUM, bodies.HIGH_SUM, bodies.LOW_SUM))
@@ -65,14 +69,16 @@ class Launch(NamedTuple):
     constants: dict[str, Any]
     touched: tuple[Tensor, ...]
     """What it reads and writes, one entry each time; keys and scales left out."""
+    weights: tuple[Tensor, ...] = ()
+    warps: int = WARPS
 
     def run(self) -> None:
         """Launches on the current stream."""
-        self.kernel[self.grid](**self.arguments, **self.constants, num_warps=WARPS)
+        self.kernel[self.grid](**self.arguments, **self.constants, num_warps=self.warps)
 
     def moved(self) -> list[Tensor]:
         """What it reads and writes."""
-        return list(self.touched)
+        return [*self.touched, *self.weights]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,14 +128,15 @@ class _Builder:
         self.operations: list[Product | Launch] = []
         layers, dim, dtype = matrices.layers, spec.dim, matrices.dtype
         self.hidden = layers["low.0.channel.down"].shape[1]
-        self.mixer_hidden = layers["low.0.mixer.down"].shape[1] if spec.mixer == "token" else 0
+        self.has_tiles = "low.0.mixer.tiles" in layers
+        self.mixer_hidden = layers["low.0.mixer.down"].shape[1] if "low.0.mixer.down" in layers else 0
         self.guidance_hidden = layers["prior.down"].shape[1] if spec.guidance != "none" else 0
         self.head_hidden = len(layers["heads.gate_up"]) // 4 if "heads.gate_up" in layers else 0
         wide = 2 * max(self.hidden, self.guidance_hidden, 2 * self.head_hidden, dim)
         narrow = max(self.hidden, self.guidance_hidden)
         if spec.mixer == "token":
             mixed = -(-self.mixer_hidden * dim // spec.tokens)
-            wide, narrow = max(wide, 2 * mixed), max(narrow, mixed)
+            wide, narrow = max(wide, 2 * mixed), max(narrow, mixed)  # no more where the mixer is one kernel
         else:
             wide, narrow = max(wide, 3 * dim), max(narrow, dim)
 
@@ -189,13 +196,21 @@ class _Builder:
     def product(self, left: Tensor, right: Tensor, out: Tensor, *, is_added: bool = False) -> None:
         self.operations.append(Product(left, right, out, is_added))
 
-    def launch(self, kernel: Any, grid: tuple[int, ...], touched: Sequence[Tensor], **own: Any) -> None:
+    def launch(
+        self,
+        kernel: Any,
+        grid: tuple[int, ...],
+        touched: Sequence[Tensor],
+        weights: tuple[Tensor, ...] = (),
+        warps: int = WARPS,
+        **own: Any,
+    ) -> None:
         """Takes what the kernel names from `own`, the buffers and the constants; those are its upper-case names."""
         everything = self.given | self.fixed | own
         values = {name: everything[name] for name in kernel.arg_names}
         constants = {name: value for name, value in values.items() if name.isupper()}
         arguments = {name: value for name, value in values.items() if not name.isupper()}
-        self.operations.append(Launch(kernel, grid, arguments, constants, tuple(touched)))
+        self.operations.append(Launch(kernel, grid, arguments, constants, tuple(touched), weights, warps))
 
     def by_rows(self, kernel: Any, touched: Sequence[Tensor], **own: Any) -> None:
         self.launch(kernel, (-(-self.rows // self.fixed["R"]),), touched, **own)
@@ -207,8 +222,11 @@ class _Builder:
         self.launch(bodies.gate_kernel, grid, (wide, act), wide_ptr=wide, act_ptr=act, N=size, TILE=tile)
 
     def mix(self, name: str) -> None:
-        """`x += mixer(x)`."""
+        """`x += mixer(x)`, normed where the norm runs over tokens."""
         spec, layers = self.spec, self.matrices.layers
+        if self.has_tiles:
+            self.mix_tiles(layers[name + "tiles"])
+            return
         if spec.mixer == "token":
             x = self.x.view(self.count, spec.tokens, spec.dim)
             wide = self.in_wide(self.count, 2 * self.mixer_hidden, spec.dim)
@@ -230,6 +248,14 @@ class _Builder:
             columns = min(_power(spec.dim), max(8, 4096 // padded))
             by_columns = (self.count, -(-spec.dim // columns))
             self.launch(bodies.token_norm_kernel, by_columns, (self.x, self.x), LP=padded, CT=columns)
+
+    def mix_tiles(self, tiles: Tensor) -> None:
+        """A token mixer in one launch."""
+        columns = min(128, max(16, self.fixed["DP"]))
+        own = {"tiles": TensorDescriptor.from_tensor(tiles, [TOKEN_TILE, tiles.shape[1]]), "TT": TOKEN_TILE}
+        own |= {"HM": len(tiles) // 3, "LP": tiles.shape[1], "CT": columns}
+        grid = (self.count, -(-self.spec.dim // columns))
+        self.launch(bodies.token_mix_kernel, grid, (self.x, self.x), (tiles,), PRODUCT_WARPS, **own)
 
     def swiglu(self, name: str) -> None:
         """`x += swiglu(norm(x)) / s`, with `s` kept in `norm`; under a norm over tokens `x += swiglu(x)`."""

@@ -17,9 +17,9 @@ TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int64: "*i64", t
 
 def launches(
     spec: Spec, shapes: Mapping[str, list[int]], injection: Injection
-) -> Iterator[tuple[str, Any, dict[str, Any], dict[str, str]]]:
+) -> Iterator[tuple[str, Any, dict[str, Any], dict[str, str], int]]:
     """Each different launch of a supervision step in bf16 once, active flags included: its name, its kernel, what it
-    compiles in and the types of its parameters. Raises `ValueError` where kernel C cannot take the spec."""
+    compiles in, the types of its parameters and its warps. Raises `ValueError` where kernel C cannot take the spec."""
     device = torch.device("meta")
     weights = {name: torch.empty(shape, device=device) for name, shape in shapes.items()}
     matrices = gemm_pack.pack(weights, spec, torch.bfloat16)
@@ -28,7 +28,7 @@ def launches(
         if isinstance(launch, Launch) and (name := name_of(launch)) not in seen:
             seen.add(name)
             signature = {each: _type(launch, each) for each in launch.kernel.arg_names}
-            yield name, launch.kernel, launch.constants, signature
+            yield name, launch.kernel, launch.constants, signature, launch.warps
 
 
 def name_of(launch: Launch) -> str:
@@ -47,4 +47,7 @@ def _type(launch: Launch, name: str) -> str:
     if name in launch.constants:
         return "constexpr"
     value = launch.arguments[name]
+    if name == "tiles":
+        rows, columns = value.block_shape
+        return f"tensordesc<bf16[{rows},{columns}]>"
     return TYPES[value.dtype] if isinstance(value, Tensor) else "i32"

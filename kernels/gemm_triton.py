@@ -18,7 +18,16 @@ import triton.language as tl
 
 from gram.kernels.blocks_triton import is_on
 from gram.kernels.philox_triton import normals_at
-from gram.kernels.transition_triton import FIXED_SCALE_HIGH, FIXED_SCALE_LOW, PATH, PRIOR, gated, product, rotated
+from gram.kernels.transition_triton import (
+    FIXED_SCALE_HIGH,
+    FIXED_SCALE_LOW,
+    PATH,
+    PRIOR,
+    gated,
+    product,
+    rotated,
+    token_mixed,
+)
 
 NO_SUM = tl.constexpr(0)
 HIGH_SUM = tl.constexpr(1)
@@ -144,6 +153,29 @@ def attention_kernel(
         highest = higher
     place = mixed_ptr + row_b.to(tl.int64) * (L * D) + asker[:, None] * D + head * W + tl.arange(0, W)[None, :]
     tl.store(place, (mixed / weight[:, None]).to(query.dtype), mask=is_asker)
+
+
+@triton.jit
+def token_mix_kernel(
+    x_ptr, active_ptr, tiles,
+    L: tl.constexpr, LP: tl.constexpr, D: tl.constexpr, CT: tl.constexpr, HM: tl.constexpr, TT: tl.constexpr,
+    EPS: tl.constexpr, IS_SCALED: tl.constexpr, HAS_ACTIVE: tl.constexpr,
+):  # fmt: skip
+    """`x += token mixer(x)` on `CT` columns of one trajectory, which need no others: the hidden units, far more than
+    the tokens, never leave the program. Normed over tokens here, where that is the norm."""
+    row_b = tl.program_id(0)
+    if is_on(active_ptr, row_b, HAS_ACTIVE) == 0:
+        return
+    token = tl.arange(0, LP)[:, None]
+    column = tl.program_id(1) * CT + tl.arange(0, CT)[None, :]
+    is_in = (token < L) & (column < D)
+    place = x_ptr + row_b.to(tl.int64) * (L * D) + token * D + column
+    x = tl.load(place, mask=is_in, other=0.0)
+    mixed = token_mixed(x, tiles, 0, HM, TT, LP, CT)
+    if not IS_SCALED:
+        mixed = mixed * tl.rsqrt(tl.sum(mixed * mixed, 0) / L + EPS)[None, :]
+    tl.debug_barrier()
+    tl.store(place, mixed.to(x.dtype), mask=is_in)
 
 
 @triton.jit

@@ -87,7 +87,7 @@ def _whole(size: int, tile: int) -> int:
     return -(-size // tile) * tile
 
 
-def _power(size: int) -> int:
+def power(size: int) -> int:
     """The least power of two from 16 on that holds `size`."""
     return max(16, 1 << (size - 1).bit_length())
 
@@ -105,7 +105,7 @@ def layout_of(weights: Weights, spec: Spec, *, tile: int = TILE, token_tile: int
     cores = 1 if spec.is_core_shared else 2
     prior_row = cores * spec.blocks * core_rows
     return Layout(
-        token_rows=_power(spec.tokens),
+        token_rows=power(spec.tokens),
         hidden=hidden,
         mixer_hidden=mixer_hidden,
         guidance_hidden=guidance_hidden,
@@ -120,7 +120,7 @@ def layout_of(weights: Weights, spec: Spec, *, tile: int = TILE, token_tile: int
     )
 
 
-def _tiled(parts: list[Tensor], hidden: int, tile: int, columns: int) -> Tensor:
+def tiled(parts: list[Tensor], hidden: int, tile: int, columns: int) -> Tensor:
     """Matrices `[hidden, columns]`, padded with zeros, tile by tile: all parts' first tile, then their second ..."""
     padded = torch.zeros(len(parts), hidden, columns, dtype=parts[0].dtype, device=parts[0].device)
     for index, part in enumerate(parts):
@@ -184,17 +184,17 @@ def pack(weights: Weights, spec: Spec, dtype: torch.dtype, *, tile: int = TILE, 
             if spec.mixer == "token":
                 gate, up = weights[mixer + "gate_up"].chunk(2)
                 parts = [gate, up, weights[mixer + "down"].T]
-                tokens.append(_tiled(parts, layout.mixer_hidden, token_tile, layout.token_rows))
+                tokens.append(tiled(parts, layout.mixer_hidden, token_tile, layout.token_rows))
             else:
                 matrix.append(_attention(weights[mixer + "qkv"], weights[mixer + "out"], spec))
             gate, up = weights[channel + "gate_up"].chunk(2)
-            matrix.append(_tiled([gate, up, weights[channel + "down"].T], layout.hidden, tile, spec.dim))
+            matrix.append(tiled([gate, up, weights[channel + "down"].T], layout.hidden, tile, spec.dim))
     if spec.guidance != "none":
         parts = [*weights["prior.gate_up"].chunk(2), *(part.T for part in weights["prior.down"].chunk(2))]
-        matrix.append(_tiled(parts, layout.guidance_hidden, tile, spec.dim))
+        matrix.append(tiled(parts, layout.guidance_hidden, tile, spec.dim))
     if layout.head_hidden:
         gates = ([*weights[name + ".gate_up"].chunk(2)] for name in HEADS)
-        matrix += [_tiled(parts, layout.head_hidden, tile, spec.dim) for parts in gates]
+        matrix += [tiled(parts, layout.head_hidden, tile, spec.dim) for parts in gates]
     vector = last_layers(weights, layout.head_hidden or spec.dim)
     cos, sin = rotary_halves(spec, vector.device)
     together = torch.cat(tokens) if tokens else torch.zeros(token_tile, layout.token_rows, device=vector.device)

@@ -169,10 +169,12 @@ def compile_path(
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise ValueError("kernels must be compiled in a process without TRITON_INTERPRET, got TRITON_INTERPRET=1")
     if path == "gemm":
-        from gram.kernels import gemm_plan, gemm_resources
+        from gram.kernels import gemm_resources
 
-        options = {"num_warps": gemm_plan.WARPS}
-        return [_compiled(*launch, target, options) for launch in gemm_resources.launches(spec, shapes, injection)]
+        return [
+            _compiled(*launch, target, {"num_warps": warps})
+            for *launch, warps in gemm_resources.launches(spec, shapes, injection)
+        ]
     from gram.kernels.transition import WARPS, constants
 
     layout = layout_of({name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, spec)

@@ -91,6 +91,8 @@ OWN_CASES = {
     "odd-dim": {"dim": 24, "heads": 1},
     "wider": {"dim": 64, "hidden": 96, "transitions": 2},
     "norm-over-tokens": {"mixer_norm": "tokens", "tokens": 13, "output_tokens": 13, "noise_order": "after"},
+    "many-tokens": {"tokens": 133, "output_tokens": 133, "low_level_updates": 1},
+    "many-tokens-norm": {"tokens": 133, "output_tokens": 133, "low_level_updates": 1, "mixer_norm": "tokens"},
     "attention-63": {"mixer": "attention", "dim": 64, "heads": 2, "positions": "rotary", "tokens": 63,
                      "output_tokens": 63, "low_level_updates": 1},
     "several-key-tiles": {"mixer": "attention", "dim": 16, "heads": 1, "positions": "both", "tokens": 81,
@@ -284,7 +286,7 @@ def test_packing_pads_hidden_units_alone():
     model = tiny_model(hidden=13, mixer_hidden=11)
     layers = gemm_pack.pack(model.weights(), model.spec, torch.float32).layers
     assert layers["low.0.channel.gate_up"].shape == (32, 16)
-    assert layers["low.0.mixer.gate_up"].shape == (16, 32)
+    assert layers["low.0.mixer.tiles"].shape == (3 * 32, 16)
     x = torch.randn(5, 16, generator=torch.Generator().manual_seed(0))
     own = reference.swiglu(x, *(model.weights()[f"low.0.channel.{name}"] for name in ("gate_up", "down")))
     packed = reference.swiglu(x, *(layers[f"low.0.channel.{name}"] for name in ("gate_up", "down")))
