@@ -62,7 +62,7 @@ def versions(model: Model, states: tuple[Tensor, Tensor, Tensor], keys: dict[str
 
 def captured(run: Version) -> Version:
     """`run` as one CUDA graph, replayed; its result is overwritten by each replay."""
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
@@ -102,7 +102,7 @@ def step_rows(
     seconds = {each: [value / REPEATS for value in values] for each, values in seconds.items()}
     flops = count * step_flops(model.weights(), model.spec)
     ours = "fused" if "fused" in timed else "gemm"
-    moved = kernel_counts.COUNTS[ours](model.weights(), model.spec, count, model.dtype).bytes
+    moved = kernel_counts.COUNTS[ours][0](model.weights(), model.spec, count, model.dtype).bytes
     floor_s = max(flops / (teraflops * 1e12), moved / (terabytes * 1e12))
     facts = {
         "preset": name,

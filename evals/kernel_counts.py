@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 from gram.evals.sampler_benchmark import Row
-from gram.kernels import cost, resources
+from gram.kernels import cost, gemm_pack, pack, resources
 from gram.kernels.cost import Count
-from gram.kernels.dispatch import LAUNCHED, step_flops
+from gram.kernels.dispatch import step_flops
+from gram.kernels.reference import Spec
 from gram.model import Model
 from gram.presets import PRESETS, model_config
 
@@ -25,8 +26,13 @@ TRAJECTORIES = 1280
 TERAFLOPS, TERABYTES = 790.0, 3.0
 """Rates of bf16 matrix products and of memory, per second, both measured on an H100."""
 BYTES_FLOOR = 50.0
-COUNTS = {"eager": cost.eager_step, "blocks": cost.blocks_step, "fused": cost.fused_step, "gemm": cost.gemm_step}
-"""Paths whose bytes are counted."""
+COUNTS: dict[str, tuple[Callable[..., Count], Callable[[Spec], str | None]]] = {
+    "eager": (cost.eager_step, lambda _: None),
+    "blocks": (cost.blocks_step, pack.misfit),
+    "fused": (cost.fused_step, pack.misfit),
+    "gemm": (cost.gemm_step, gemm_pack.misfit),
+}
+"""Paths whose bytes are counted: the counter, and why a model cannot take the path."""
 
 
 @cache
@@ -37,7 +43,7 @@ def _model(preset: str) -> Model:
 def paths_of(preset: str) -> dict[str, Callable[..., Count]]:
     """The paths that can take a preset's model, with their counters."""
     spec = _model(preset).spec
-    return {name: count for name, count in COUNTS.items() if name == "eager" or LAUNCHED[name].misfit(spec) is None}
+    return {name: count for name, (count, misfit) in COUNTS.items() if misfit(spec) is None}
 
 
 def roofline(
@@ -74,13 +80,14 @@ def rows(entries: Iterable[dict[str, Any]]) -> Iterator[Row]:
         if path != "fused":
             continue
         ratio, launches = found[preset, "eager"]["bytes"] / entry["bytes"], float(entry["launches"])
-        label = f"{preset}, {entry['trajectories']} trajectories"
+        facts = {"preset": preset, "trajectories": entry["trajectories"]}
         yield Row(
-            name=f"{label}: counted device bytes, eager / fused", ratio=ratio, low=ratio, high=ratio, floor=BYTES_FLOOR,
+            name=f"{preset}: counted bytes, eager / fused", ratio=ratio, low=ratio, high=ratio,
+            floor=BYTES_FLOOR, facts=facts,
         )  # fmt: skip
         yield Row(
-            name=f"{label}: launches of the fused step", ratio=launches, low=launches, high=launches, floor=1.0,
-            is_ceiling=True,
+            name=f"{preset}: launches of the fused step", ratio=launches, low=launches, high=launches, floor=1.0,
+            is_ceiling=True, facts=facts,
         )  # fmt: skip
 
 

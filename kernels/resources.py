@@ -33,8 +33,12 @@ TARGETS = {
     "gfx942": ("hip", "gfx942", 64),
 }
 """Devices the kernels are compiled for: backend, architecture, threads of a warp."""
-PATHS = ("fused", "blocks", "gemm")
-"""Kernel paths that are compiled for them (`dispatch.KERNELS`)."""
+PATHS = {
+    "fused": "gram.kernels.resources",
+    "blocks": "gram.kernels.resources",
+    "gemm": "gram.kernels.gemm_resources",
+}
+"""Kernel paths that are compiled for them (`dispatch.KERNELS`), and the module that answers for each."""
 SOURCES = ("blocks.py", "blocks_triton.py", "gemm_pack.py", "gemm_plan.py", "gemm_resources.py", "gemm_triton.py",
            "pack.py", "philox_triton.py", "resources.py", "transition.py", "transition_triton.py")  # fmt: skip
 
@@ -49,13 +53,13 @@ class Processor(NamedTuple):
     """A thread's registers are given out in steps of so many."""
     shared_bytes: int
     reserved_bytes: int
-    """Shared memory that each program loses to the system."""
+    """Shared memory that each program loses to the system; from sm_90 on the binary counts it itself."""
 
 
 PROCESSORS = {
     "sm_80": Processor(64, 2048, 8, 164 * 1024, 1024),
-    "sm_90": Processor(64, 2048, 8, 228 * 1024, 1024),
-    "sm_100": Processor(64, 2048, 8, 228 * 1024, 1024),
+    "sm_90": Processor(64, 2048, 8, 228 * 1024, 0),
+    "sm_100": Processor(64, 2048, 8, 228 * 1024, 0),
     "gfx942": Processor(32, 2048, 8, 64 * 1024, 0),
 }
 """CUDA C++ Programming Guide, technical specifications per compute capability; AMD CDNA 3 ISA: four units of 512
@@ -168,22 +172,12 @@ def compile_path(
     _check(target, path)
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise ValueError("kernels must be compiled in a process without TRITON_INTERPRET, got TRITON_INTERPRET=1")
-    if path == "gemm":
-        from gram.kernels import gemm_resources
-
-        return [
-            _compiled(*launch, target, {"num_warps": warps})
-            for *launch, warps in gemm_resources.launches(spec, shapes, injection)
-        ]
-    from gram.kernels.transition import WARPS, constants
+    from gram.kernels.transition import constants
 
     layout = layout_of({name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, spec)
     fixed = constants(spec, layout, injection, has_active=True)
-    options = {"num_warps": WARPS, "num_stages": 1}
     return [
-        _compiled(
-            name, kernel, compiled_in, _signature(spec, layout, compiled_in, list(kernel.arg_names)), target, options
-        )
+        _compiled(name, kernel, compiled_in, _signature(spec, layout, compiled_in, list(kernel.arg_names)), target)
         for name, kernel, compiled_in in _launches(path, spec, fixed)
     ]
 
@@ -195,17 +189,12 @@ def _check(target: str, path: str) -> None:
         raise ValueError(f"compiled path must be one of {', '.join(PATHS)}, got {path!r}")
 
 
-def _compiled(
-    name: str,
-    kernel: Any,
-    constants: dict[str, Any],
-    signature: dict[str, str],
-    target: str,
-    options: dict[str, int],
-) -> Resources:
+def _compiled(name: str, kernel: Any, constants: dict[str, Any], signature: dict[str, str], target: str) -> Resources:
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
+
+    from gram.kernels.transition import WARPS
 
     aligned = {
         (index,): [["tt.divisibility", 16]]
@@ -215,13 +204,18 @@ def _compiled(
     compiled = triton.compile(
         ASTSource(kernel, signature, constants, aligned),
         target=GPUTarget(*TARGETS[target]),
-        options=options,
+        options={"num_warps": WARPS, "num_stages": 1},
     )
+    return of_compiled(name, kernel.__name__, compiled, target)
+
+
+def of_compiled(name: str, function: str, compiled: Any, target: str) -> Resources:
+    """Resources of one compiled kernel, called `name` here and `function` in its binary."""
     shared, warps = int(compiled.metadata.shared), int(compiled.metadata.num_warps)
     if target.startswith("gfx"):
         found = _of_assembly(compiled.asm["amdgcn"], shared)
     else:
-        found = _of_binary(kernel.__name__, compiled.asm["cubin"], compiled.asm["ptx"], shared)
+        found = _of_binary(function, compiled.asm["cubin"], compiled.asm["ptx"], shared)
     programs = programs_of(target, registers=found["registers"], shared_bytes=found["shared_bytes"], warps=warps)
     return Resources(
         target=target,
@@ -283,15 +277,23 @@ def compile_apart(
     spec: Spec, shapes: Mapping[str, list[int]], target: str, injection: Injection = LEARNED, path: str = "fused"
 ) -> list[Resources]:
     """`compile_path` in a process of its own. Raises `RuntimeError` with its last lines where that fails."""
-    request = json.dumps(_request(spec, shapes, target, injection, path))
+    request = _request(spec, shapes, target, injection, path)
+    return [Resources(**made) for made in answer_apart(PATHS[path], request)]
+
+
+def answer_apart(module: str, request: Mapping[str, Any]) -> Any:
+    """What a module says to a request, JSON both, in a process that does not interpret kernels.
+
+    Raises `RuntimeError` with its last lines where that fails.
+    """
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, "-m", "gram.kernels.resources"],
-        input=request, capture_output=True, text=True, env=environment,
-    )  # fmt: skip
+        [sys.executable, "-m", module], input=json.dumps(request), capture_output=True, text=True, env=environment
+    )
     if done.returncode:
-        raise RuntimeError(f"compiling {path} for {target} failed: " + "\n".join(done.stderr.splitlines()[-5:]))
-    return [Resources(**made) for made in json.loads(done.stdout.splitlines()[-1])]
+        said = "\n".join(done.stderr.splitlines()[-5:])
+        raise RuntimeError(f"compiling {request['path']} for {request['target']} failed: {said}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def _request(

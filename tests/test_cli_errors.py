@@ -96,6 +96,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (("sample", TASK, "--trace", "{folder}/empty.txt"), ("empty.txt",)),
         (("bench", "luck"), ("luck", "sampler")),
         (("bench", "sampler", "--rounds", "0"), ("rounds", "0")),
+        (("bench", "kernels", "--teraflops", "0"), ("teraflops", "0")),
+        (("bench", "kernels", "--terabytes", "inf"), ("terabytes", "inf")),
         (("eval", TASK, "--temperature", "-1"), ("temperature", "-1")),
         (("eval", TASK, "--temperature", "nan"), ("temperature", "nan")),
         (("eval", TASK, "--seed", "-1"), ("seed", "-1")),

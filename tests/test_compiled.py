@@ -123,3 +123,23 @@ def test_flops_of_a_step_by_hand():
     split = replace(model.spec, is_core_shared=False)
     other = tiny_model(transitions=2, low_level_updates=2, is_core_shared=False)
     assert dispatch.step_flops(other.weights(), split) == 2 * (3 * model.spec.blocks * block + prior)
+
+
+@pytest.mark.parametrize("overrides", [{}, {"guidance": "none"}, {"mixer": "attention", "is_core_shared": False}])
+def test_a_model_is_known_to_be_kept_when_all_its_pieces_are(monkeypatch, tmp_path, overrides):
+    def kept(module, arguments, key):
+        compile_cache.path_of(key).touch()
+        return module
+
+    monkeypatch.setenv(compile_cache.FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(compile_cache, "compiled", kept)
+    compiled._piece.cache_clear()
+    model = tiny_model(**overrides)
+    states, keys = arguments(model, [0, 1])
+    assert not compiled.is_kept(model.weights(), model.spec, torch.float32)
+    compiled.supervision_step(model.weights(), model.spec, *states, **keys)
+    assert compiled.is_kept(model.weights(), model.spec, torch.float32)
+    assert not compiled.is_kept(model.weights(), model.spec, torch.bfloat16)
+    next(tmp_path.iterdir()).unlink()
+    assert not compiled.is_kept(model.weights(), model.spec, torch.float32)
+    compiled._piece.cache_clear()

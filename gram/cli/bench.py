@@ -10,7 +10,7 @@ import typer
 from gram.cli.options import Json, Quiet, at_least_one, real, whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from gram.evals.sampler_benchmark import Row
 
@@ -72,7 +72,7 @@ def bench(
         counts = _kernel_counts(teraflops, terabytes, has_resources, tell)
         rows += counts.pop("rows")
     rates = {"teraflops": teraflops, "terabytes": terabytes}
-    measured = {
+    measured: dict[str, Callable[[], Iterable[Row]]] = {
         "sampler": lambda: _sampler_rows(rounds, limit, peer_repo),
         "kernels": lambda: _kernel_rows(rounds, peer_repo, rates) if has_timings else (),
         "ray": lambda: _ray_rows(rounds),
@@ -101,10 +101,10 @@ def _kernel_counts(
     """`rows` that are counted, `roofline`, `rates` and, where asked for, the compiled kernels' `resources`."""
     from gram.evals import kernel_counts
 
-    rates = {"teraflops": teraflops, "terabytes": terabytes}
-    roofline = list(kernel_counts.roofline(**rates))
+    roofline = list(kernel_counts.roofline(teraflops=teraflops, terabytes=terabytes))
     resources = list(kernel_counts.compiled(tell=tell)) if has_resources else []
     rows = list(kernel_counts.rows(roofline))
+    rates = {"teraflops": teraflops, "terabytes": terabytes}
     return {"rows": rows, "rates": rates, "roofline": roofline, "resources": resources}
 
 

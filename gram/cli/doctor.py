@@ -126,15 +126,15 @@ def _kernels(device: Any, dtype: Any) -> list[Check]:
     model = Model(ModelConfig())
     checks = []
     for kernel in dispatch.KERNELS:
-        what = PATHS.get(kernel, "")
+        what = f"{PATHS[kernel]}; " if kernel in PATHS else ""
         try:
             dispatch.choose(device, model.spec, dtype, kernel)
         except ValueError as error:
             missing = str(error).removeprefix(f"kernel {kernel} cannot run: ")
-            checks.append(Check(f"kernel {kernel}", "note", f"{what}; not here: {missing}"))
+            checks.append(Check(f"kernel {kernel}", "note", f"{what}not here: {missing}"))
         else:
             more = _compiled_cache(dtype) if kernel == "compiled" else ""
-            checks.append(Check(f"kernel {kernel}", "ok", f"{what}; can run here{more}"))
+            checks.append(Check(f"kernel {kernel}", "ok", f"{what}can run here{more}"))
     return checks
 
 
@@ -147,7 +147,8 @@ def _compiled_cache(dtype: Any) -> str:
     pieces = list(folder.glob("*.pt2")) if folder.is_dir() else []
     size = sum(path.stat().st_size for path in pieces) / 2**20
     finding = f"; cache {folder}: {len(pieces)} pieces, {size:.0f} MiB" if pieces else f"; cache {folder}: empty"
-    warm, cold = [], []
+    warm: list[str] = []
+    cold: list[str] = []
     for name in checkpoint.shipped_names():
         try:
             model = checkpoint.load(checkpoint.find(name)).to(dtype)

@@ -20,16 +20,21 @@ def show_counts(counts: dict[str, Any], rows: Iterable[Row]) -> None:
     trajectories = counts["roofline"][0]["trajectories"]
     console.print(
         Text(
-            f"A supervision step of {trajectories:,} trajectories in bf16, by count; floor at "
-            f"{rates['teraflops']:g} TFLOP/s and {rates['terabytes']:g} TB/s",
+            f"A step of {trajectories:,} trajectories in bf16, by count; floors at "
+            f"{rates['teraflops']:g} TFLOP/s, {rates['terabytes']:g} TB/s",
             "bold",
         )
     )
     console.print(_roofline(counts["roofline"], measured_ms(rows)))
-    if counts["resources"]:
+    worst = list(kernel_counts.worst(counts["resources"]))
+    for preset in dict.fromkeys(entry["preset"] for entry in worst):
         console.print()
-        console.print(Text("What the compiled kernels take (of several kernels the worst); no GPU was asked", "bold"))
-        console.print(_resources(counts["resources"]))
+        console.print(Text(f"Compiled kernels of {preset} on each target; of blocks, the worst", "bold"))
+        mine = [entry for entry in worst if entry["preset"] == preset]
+        console.print(_resources(mine))
+        for entry in mine:
+            if "error" in entry:
+                console.print(Text(f"{entry['path']} on {entry['target']}: {entry['error']}", "red"))
     console.print()
 
 
@@ -38,7 +43,7 @@ def measured_ms(rows: Iterable[Row]) -> dict[tuple[str, str], float]:
     return {
         (row.facts["preset"], path): 1e3 * statistics.median(seconds)
         for row in rows
-        if "preset" in row.facts
+        if {"preset", "seconds"} <= row.facts.keys()
         for path, seconds in row.facts["seconds"].items()
     }
 
@@ -64,26 +69,23 @@ def _roofline(entries: list[dict[str, Any]], measured: dict[tuple[str, str], flo
 
 
 def _resources(entries: list[dict[str, Any]]) -> Any:
-    headers = ("preset", "kernel", "target", "registers", "stack", "spills", "shared", "occupancy", "products")
-    made = terminal.table(*headers, left=3)
-    before = ("", "")
-    for entry in kernel_counts.worst(entries):
-        path = entry["path"] + (f" ({entry['kernels']})" if entry["kernels"] > 1 else "")
-        here = entry["preset"], path
-        names = [now if here[: index + 1] != before[: index + 1] else "" for index, now in enumerate(here)]
-        before = here
+    headers = ("kernel", "target", "registers", "stack", "spills", "inner", "shared", "occupancy", "products")
+    made = terminal.table(*headers, left=2)
+    before = ""
+    for entry in entries:
+        names = [entry["path"] if entry["path"] != before else "", entry["target"]]
+        before = entry["path"]
         if "error" in entry:
-            made.add_row(*names, entry["target"], *[""] * 5, Text("does not compile", "red"))
+            made.add_row(*names, *[""] * 5, Text("fails", "red"))
             continue
-        occupancy = f"{100 * entry['occupancy']:.1f} %" if entry["programs"] else "does not fit"
         made.add_row(
             *names,
-            entry["target"],
             str(entry["registers"]),
             f"{entry['stack_bytes']} B",
-            f"{entry['spills']} ({entry['inner_spills']} inner)" if entry["spills"] else "0",
+            str(entry["spills"]),
+            str(entry["inner_spills"]),
             f"{entry['shared_bytes'] / 1024:.0f} KiB",
-            Text(occupancy, "" if entry["programs"] else "red"),
-            entry["products"],
+            f"{100 * entry['occupancy']:.1f} %" if entry["programs"] else Text("no room", "red"),
+            entry["products"].split(".")[0],
         )
     return made
