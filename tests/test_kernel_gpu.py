@@ -94,11 +94,15 @@ WIDE = {
 @pytest.mark.parametrize("order", ["before", "after"])
 @pytest.mark.parametrize("shape", WIDE)
 def test_kernel_c_equals_float64(dtype, limit, order, shape):
-    """As above at D = 512; the graph is captured once and gives every later step, in any slot, bit for bit."""
+    """As above at D = 512; the graph is captured once and gives every later step, in any slot, bit for bit.
+
+    In bf16 one transition: a second magnifies the rounding, eager's as well.
+    """
     from gram.kernels import gemm, gemm_pack
 
     model = tiny_model(
-        dim=512, hidden=1536, guidance_hidden=512, transitions=2, noise_order=order, head_hidden=64, **WIDE[shape]
+        dim=512, hidden=1536, guidance_hidden=512, noise_order=order, head_hidden=64,
+        transitions=1 if dtype == torch.bfloat16 else 2, **WIDE[shape],
     ).to("cuda", dtype)  # fmt: skip
     spec, rows = model.spec, torch.arange(33, device="cuda")
     generator = torch.Generator("cuda").manual_seed(0)
