@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -18,8 +19,8 @@ from torch import Tensor
 from gram.evals import kernel_counts
 from gram.evals.cpu_benchmark import arguments, step_error
 from gram.evals.sampler_benchmark import Row, paired, ratios
-from gram.kernels import cost, pack, reference
-from gram.kernels.dispatch import step_flops
+from gram.kernels import reference
+from gram.kernels.dispatch import LAUNCHED, step_flops
 from gram.kernels.reference import Step
 from gram.model import Model
 from gram.presets import PRESETS, model_config
@@ -34,34 +35,29 @@ Version = Callable[[], Step]
 
 
 def rows(*, rounds: int, teraflops: float, terabytes: float) -> Iterator[Row]:
-    """Rows of every preset that the Triton kernels can take. Raises `AssertionError` where a version is wrong."""
+    """Rows of every preset. Raises `AssertionError` where a version is wrong."""
     for preset in PRESETS:
         model = Model(model_config(preset)).to("cuda", torch.bfloat16).requires_grad_(False)
-        if pack.misfit(model.spec) is None:
-            yield from step_rows(
-                preset, model, kernel_counts.TRAJECTORIES, rounds, teraflops=teraflops, terabytes=terabytes
-            )
+        yield from step_rows(
+            preset, model, kernel_counts.TRAJECTORIES, rounds, teraflops=teraflops, terabytes=terabytes
+        )
 
 
 def versions(model: Model, states: tuple[Tensor, Tensor, Tensor], keys: dict[str, Any]) -> dict[str, Version]:
     """What is timed, by name."""
-    from gram.kernels import blocks, transition
-
     weights, spec = model.weights(), model.spec
-    packed = pack.pack(weights, spec, model.dtype)
 
     def eager() -> Step:
         return reference.supervision_step(weights, spec, *states, **keys)
 
     eager()  # makes the rotary tables, which the reference keeps and must not take from a trace
     compiled = torch.compile(eager)
-    return {
-        "eager": eager,
-        "torch.compile": compiled,
-        GRAPH: captured(compiled),
-        "blocks": partial(blocks.supervision_step, packed, spec, *states, **keys),
-        "fused": partial(transition.supervision_step, packed, spec, *states, **keys),
-    }
+    made: dict[str, Version] = {"eager": eager, "torch.compile": compiled, GRAPH: captured(compiled)}
+    for name, path in LAUNCHED.items():
+        if path.misfit(spec) is None:
+            step = import_module(f"gram.kernels.{path.module}").supervision_step
+            made[name] = partial(step, path.packer(weights, spec, model.dtype), spec, *states, **keys)
+    return made
 
 
 def captured(run: Version) -> Version:
@@ -94,7 +90,8 @@ def step_rows(
     terabytes: float,
     make: Callable[..., dict[str, Version]] = versions,
 ) -> Iterator[Row]:
-    """The other versions over the fused kernel, and the fused kernel over the floor of its own count."""
+    """The other versions over the fused kernel, or over kernel C where the model is too wide for it; and the floor of
+    that one's own count over it."""
     device = next(iter(model.weights().values())).device
     states, keys = arguments(model, count)
     states = tuple(state.to(device) for state in states)  # type: ignore[assignment]
@@ -104,7 +101,8 @@ def step_rows(
     seconds = paired({each: partial(_repeat, run, device) for each, run in timed.items()}, rounds)
     seconds = {each: [value / REPEATS for value in values] for each, values in seconds.items()}
     flops = count * step_flops(model.weights(), model.spec)
-    moved = cost.fused_step(model.weights(), model.spec, count, model.dtype).bytes
+    ours = "fused" if "fused" in timed else "gemm"
+    moved = kernel_counts.COUNTS[ours][0](model.weights(), model.spec, count, model.dtype).bytes
     floor_s = max(flops / (teraflops * 1e12), moved / (terabytes * 1e12))
     facts = {
         "preset": name,
@@ -118,14 +116,14 @@ def step_rows(
         "dtype": str(model.dtype).removeprefix("torch."),
     }
     label = f"GPU step {name} D={model.spec.dim} L={model.spec.tokens}, {count} trajectories, {facts['dtype']}"
-    for other in (GRAPH, "torch.compile", "eager", "blocks"):
-        middle, low, high = ratios(seconds[other], seconds["fused"])
+    for other in (each for each in timed if each != ours):
+        middle, low, high = ratios(seconds[other], seconds[ours])
         is_first = other == GRAPH
         yield Row(
-            name=f"{label}: {other} / fused", ratio=middle, low=low, high=high, floor=FLOOR if is_first else None,
-            facts=facts if is_first else {},
+            name=f"{label}: {other} / {ours}", ratio=middle, low=low, high=high,
+            floor=FLOOR if is_first and ours == "fused" else None, facts=facts if is_first else {},
         )  # fmt: skip
-    middle, low, high = ratios([floor_s] * rounds, seconds["fused"])
+    middle, low, high = ratios([floor_s] * rounds, seconds[ours])
     yield Row(name=f"{label}: fraction of the floor", ratio=middle, low=low, high=high, floor=None)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from gram.evals.sampler_benchmark import Row
-from gram.kernels import cost, pack, resources
+from gram.kernels import cost, gemm_pack, pack, resources
 from gram.kernels.cost import Count
 from gram.kernels.dispatch import step_flops
 from gram.kernels.reference import Spec
@@ -30,6 +30,7 @@ COUNTS: dict[str, tuple[Callable[..., Count], Callable[[Spec], str | None]]] = {
     "eager": (cost.eager_step, lambda _: None),
     "blocks": (cost.blocks_step, pack.misfit),
     "fused": (cost.fused_step, pack.misfit),
+    "gemm": (cost.gemm_step, gemm_pack.misfit),
 }
 """Paths whose bytes are counted: the counter, and why a model cannot take the path."""
 

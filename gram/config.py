@@ -21,7 +21,7 @@ Resampler = Literal["none", "lprm", "halt", "lprm-increment", "halt-increment"]
 Halting = Literal["head", "fixed", "residual", "unchanged"]
 Selector = Literal["vote", "lprm", "halt", "residual", "margin", "first", "first-halt"]
 WidthPolicy = Literal["fixed", "staged", "decided", "verified"]
-Kernel = Literal["auto", "eager", "compiled", "fused", "blocks"]
+Kernel = Literal["auto", "eager", "compiled", "fused", "blocks", "gemm"]
 
 SELECTORS: tuple[str, ...] = get_args(Selector)
 HALTINGS: tuple[str, ...] = get_args(Halting)
@@ -221,8 +221,9 @@ class SamplerConfig:
     launch: int | None = None
     """Trajectories of one launch, at least 8; None lets the model's size decide. Part of a result's identity."""
     kernel: Kernel = "auto"
-    """Kernel path: `eager`, `compiled` (for a CPU), `fused` (one launch for a step, on a GPU), `blocks` (one a block)
-    or, `auto`, what is proven on the device and pays for the run. Part of a result's identity."""
+    """Kernel path: `eager`, `compiled` (for a CPU), on a GPU `fused` (one launch a step), `blocks` (one a block) or
+    `gemm` (matrix products, for a large `dim`); `auto` is what is proven on the device and pays for the run. Part of a
+    result's identity."""
 
     def __post_init__(self) -> None:
         for name in ("width", "depth", "transitions", "slots"):

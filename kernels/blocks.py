@@ -87,7 +87,7 @@ def supervision_step(
     out: tuple[Tensor, Tensor] | None = None,
 ) -> Step:
     """See `transition.supervision_step`: the same arguments, results and errors, in one launch per block."""
-    transition.check_states(packed, spec, h, l, e_x)
+    transition.check_states(packed.matrix.dtype, spec, h, l, e_x)
     count = h.shape[0]
     h, l = (x if x.stride(-1) == 1 else x.contiguous() for x in (h, l))
     e_x = e_x if e_x[:1].is_contiguous() else e_x.contiguous()

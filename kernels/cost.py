@@ -2,8 +2,8 @@
 
 Eager: every operation reads its inputs and writes its outputs, views apart; an expanded tensor counts once. Fused: the
 kernel's loads and stores of states, by trajectory, and weights once per launch, since all programs share them in the
-second-level cache. Scratch states are counted in full, though they mostly stay in that cache too. Tests hold the counts
-of states against the loads and stores that the kernels make in the interpreter.
+second-level cache. Scratch states are counted in full, though they mostly stay in that cache too. Kernel C: all of its
+operations. Tests hold the counts of states against the loads and stores that the kernels make in the interpreter.
 """
 
 from __future__ import annotations
@@ -108,3 +108,20 @@ def blocks_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) ->
     shared += calls * spec.blocks * _tables(packed, spec)
     each = states * _state_bytes(spec, dtype) + KEYS + guided * KEYS + HEADS
     return Count(count * each + shared, 2 + 2 * calls * spec.blocks + guided)
+
+
+def gemm_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> Count:
+    """Kernel C's supervision step of `count` trajectories with the prior's noise.
+
+    What every operation of its plan reads and writes, and the copies into and out of its buffers.
+
+    All of its launches but the copies are one graph to whoever launches them.
+    """
+    from gram.kernels import gemm_pack, gemm_plan
+
+    meta = {name: tensor.detach().to("meta") for name, tensor in weights.items()}
+    matrices = gemm_pack.pack(meta, spec, dtype)
+    plan = gemm_plan.lay_out(matrices, spec, count, reference.LEARNED, has_active=False, device=torch.device("meta"))
+    moved = [tensor for operation in plan.operations for tensor in operation.moved()]
+    copied = [*plan.given(), plan.state, plan.score]
+    return Count(sum(map(_bytes, moved)) + 2 * sum(map(_bytes, copied)), len(plan.operations) + len(copied))

@@ -3,6 +3,8 @@
 `eager` is the PyTorch reference, on any device. `fused` is one Triton launch for a whole supervision step
 (`transition.py`), on a GPU; before its first use with a model it is compared with the reference on the same device and
 input, and refused where they differ. `blocks` is the same in one launch per block (`blocks.py`), with the same check.
+Both hold up to 128 columns. `gemm` (`gemm.py`) is for wider models: the GPU library's matrix products with fused
+kernels between them, a step captured as one graph, with the same check.
 `compiled` (`compiled.py`) is the reference compiled ahead of time for a CPU.
 Nothing falls back in silence: what cannot run raises, `auto` says what it chose, and why.
 """
@@ -12,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from gram.kernels import compile_cache, pack, reference
+from gram.kernels import compile_cache, gemm_pack, pack, reference
 from gram.kernels.reference import LEARNED, Injection, Spec, Step, Weights
 
 __all__ = [
@@ -35,7 +37,7 @@ __all__ = [
     "supervision_step",
 ]
 
-KERNELS = ("eager", "compiled", "fused", "blocks")
+KERNELS = ("eager", "compiled", "fused", "blocks", "gemm")
 """Names of the kernel paths; part of a result's identity."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 """Largest relative difference of the states (root of mean squares) that the first-use check allows, by type."""
@@ -45,7 +47,7 @@ takes one and a half and saves a third of the rest. A matter of the run alone, n
 so that the same run always takes the same path."""
 
 
-Kernel = Literal["eager", "compiled", "fused", "blocks"]
+Kernel = Literal["eager", "compiled", "fused", "blocks", "gemm"]
 
 
 class Path(NamedTuple):
@@ -64,8 +66,8 @@ def choose(
 ) -> Path:
     """The kernel path for a device, a model's spec (None: not known yet), type and amount of work in `flops`.
 
-    `wanted` forces a path. `auto` compiles long runs on a CPU and is the reference elsewhere, until the fused kernel
-    has been proven on a GPU. Raises `ValueError` where `wanted` is unknown or cannot run.
+    `wanted` forces a path. `auto` compiles long runs on a CPU and is the reference elsewhere, until a kernel has been
+    proven on a GPU. Raises `ValueError` where `wanted` is unknown or cannot run.
     """
     if wanted not in ("auto", *KERNELS):
         raise ValueError(f"kernel must be one of auto, {', '.join(KERNELS)}, got {wanted!r}")
@@ -77,13 +79,15 @@ def choose(
         return Path("compiled", "asked for")
     if wanted == "auto" and device.type == "cpu":
         return _choose_on_cpu(device, dtype, flops)
-    obstacle = _obstacle(device, spec, dtype)
     if wanted == "auto":
-        why = obstacle or "the fused kernel has not been proven on a GPU yet, so it must be asked for"
+        fitting = "fused" if spec is None or pack.misfit(spec) is None else "gemm"
+        why = _obstacle(device, spec, dtype, fitting)
+        why = why or f"kernel {fitting} has not been proven on a GPU yet, so it must be asked for"
         return Path("eager", f"the PyTorch reference runs on {device.type}: {why}")
+    obstacle = _obstacle(device, spec, dtype, wanted)
     if obstacle is not None:
         raise ValueError(f"kernel {wanted} cannot run: {obstacle}")
-    return Path("fused" if wanted == "fused" else "blocks", "asked for")
+    return Path(cast(Kernel, wanted), "asked for")
 
 
 def _choose_on_cpu(device: torch.device, dtype: torch.dtype, flops: float) -> Path:
@@ -135,13 +139,35 @@ def _compiled_step(weights: Weights, spec: Spec, h: Tensor, l: Tensor, e_x: Tens
     return compiled.supervision_step(weights, spec, h, l, e_x, **rows)
 
 
-def _obstacle(device: torch.device, spec: Spec | None, dtype: torch.dtype) -> str | None:
-    """Why the fused kernel cannot run, or None."""
+class _Launched(NamedTuple):
+    """A path of Triton kernels: the module that launches it and what it takes."""
+
+    module: str
+    packer: Callable[[Weights, Spec, torch.dtype], Any]
+    misfit: Callable[[Spec], str | None]
+
+
+LAUNCHED = {
+    "fused": _Launched("transition", pack.pack, pack.misfit),
+    "blocks": _Launched("blocks", pack.pack, pack.misfit),
+    "gemm": _Launched("gemm", gemm_pack.pack, gemm_pack.misfit),
+}
+"""Paths that need a GPU."""
+
+
+def _obstacle(device: torch.device, spec: Spec | None, dtype: torch.dtype, kernel: str) -> str | None:
+    """Why a path of Triton kernels cannot run, or None."""
+    what = "the fused kernel" if kernel in ("fused", "blocks") else f"kernel {kernel}"
     if device.type != "cuda":
-        return f"the fused kernel needs a GPU, got {device.type}"
+        return f"{what} needs a GPU, got {device.type}"
     if dtype not in TOLERANCE:
-        return f"the fused kernel takes float32 or bfloat16, got {dtype}"
-    return "no model is given yet" if spec is None else pack.misfit(spec)
+        return f"{what} takes float32 or bfloat16, got {dtype}"
+    if spec is None:
+        return "no model is given yet"
+    reason = LAUNCHED[kernel].misfit(spec)
+    if reason is not None and kernel != "gemm" and gemm_pack.misfit(spec) is None:
+        reason += "; kernel gemm takes this model"
+    return reason
 
 
 class _Ready(NamedTuple):
@@ -149,26 +175,34 @@ class _Ready(NamedTuple):
 
     sources: dict[str, Tensor]
     versions: tuple[tuple[int, int], ...]
-    packed: pack.Packed
+    packed: Any
 
 
-_READY: dict[tuple[Spec, torch.dtype], _Ready] = {}
-"""The last model of each spec and type; keeping its tensors keeps their identities from being given to others."""
+_READY: dict[tuple[Any, Spec, torch.dtype], _Ready] = {}
+"""The last model of each packer, spec and type; keeping its tensors keeps their identities from being given to
+others."""
 
 _CHECKED: set[tuple[str, Spec, torch.dtype]] = set()
 """Kernels that agreed with the reference on the weights last packed."""
 
 
-def _packed(weights: Weights, spec: Spec, dtype: torch.dtype) -> tuple[pack.Packed, bool]:
-    """Packed weights, and whether they are new; packed anew when a tensor was replaced or changed in place."""
+def _packed(weights: Weights, spec: Spec, dtype: torch.dtype, kernel: str = "fused") -> tuple[Any, bool]:
+    """Packed weights, and whether they are new; packed anew when a tensor was replaced or changed in place.
+
+    Raises `ValueError` where `gemm`, whose graph stands on its weights, gets some that do not count their changes.
+    """
+    packer = LAUNCHED[kernel].packer
     if any(tensor.is_inference() for tensor in weights.values()):
-        return pack.pack(weights, spec, dtype), True  # these do not count their changes
+        if kernel == "gemm":
+            raise ValueError("kernel gemm needs weights made outside torch.inference_mode, got inference tensors")
+        return packer(weights, spec, dtype), True  # these do not count their changes
     versions = tuple((id(tensor), tensor._version) for tensor in weights.values())
-    known = _READY.get((spec, dtype))
+    use = (packer, spec, dtype)
+    known = _READY.get(use)
     if known is not None and known.versions == versions:
         return known.packed, False
-    _READY[spec, dtype] = _Ready(dict(weights), versions, pack.pack(weights, spec, dtype))
-    return _READY[spec, dtype].packed, True
+    _READY[use] = _Ready(dict(weights), versions, packer(weights, spec, dtype))
+    return _READY[use].packed, True
 
 
 def _disagreement(actual: Step, expected: Step) -> float:
@@ -182,20 +216,19 @@ def _disagreement(actual: Step, expected: Step) -> float:
 
 
 def _triton_step(kernel: str, weights: Weights, spec: Spec, h: Tensor, l: Tensor, e_x: Tensor, **rows: Any) -> Step:
-    """A step by `fused` or `blocks`. Raises `RuntimeError` where a model's first one disagrees with the reference."""
+    """A step by a path of Triton kernels. Raises `RuntimeError` where a model's first one disagrees with the
+    reference."""
     choose(h.device, spec, h.dtype, kernel)
-    packed, is_new = _packed(weights, spec, h.dtype)
+    packed, is_new = _packed(weights, spec, h.dtype, kernel)
     use = (kernel, spec, h.dtype)
-    module = import_module(
-        "gram.kernels." + {"fused": "transition", "blocks": "blocks"}[kernel]
-    )  # triton is slow to load
+    module = import_module("gram.kernels." + LAUNCHED[kernel].module)  # triton is slow to load
     made: Step = module.supervision_step(packed, spec, h, l, e_x, **rows)
     if is_new:
         _CHECKED.difference_update({(name, spec, h.dtype) for name in KERNELS})
     if use not in _CHECKED:
         gap = _disagreement(made, reference.supervision_step(weights, spec, h, l, e_x, **rows))
         if not gap <= TOLERANCE[h.dtype]:
-            _READY.pop((spec, h.dtype), None)
+            _READY.pop((LAUNCHED[kernel].packer, spec, h.dtype), None)
             raise RuntimeError(
                 f"kernel {kernel} must agree with the reference within {TOLERANCE[h.dtype]:g} on its first use, "
                 f"got {gap:.3g}; take --kernel eager"
@@ -234,8 +267,7 @@ def supervision_step(
     runs: dict[str, Callable[..., Step]] = {
         "eager": reference.supervision_step,
         "compiled": _compiled_step,
-        "fused": partial(_triton_step, "fused"),
-        "blocks": partial(_triton_step, "blocks"),
+        **{name: partial(_triton_step, name) for name in LAUNCHED},
     }
     return runs[kernel](
         weights,

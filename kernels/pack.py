@@ -30,6 +30,8 @@ TOKEN_TILE = 32
 """Hidden units of the token SwiGLU worked on at once."""
 LONGEST = 128
 """Token rows that the fused kernel may hold."""
+HEADS = ("halt", "lprm")
+"""Heads in the order of their scores."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +87,7 @@ def _whole(size: int, tile: int) -> int:
     return -(-size // tile) * tile
 
 
-def _power(size: int) -> int:
+def power(size: int) -> int:
     """The least power of two from 16 on that holds `size`."""
     return max(16, 1 << (size - 1).bit_length())
 
@@ -103,7 +105,7 @@ def layout_of(weights: Weights, spec: Spec, *, tile: int = TILE, token_tile: int
     cores = 1 if spec.is_core_shared else 2
     prior_row = cores * spec.blocks * core_rows
     return Layout(
-        token_rows=_power(spec.tokens),
+        token_rows=power(spec.tokens),
         hidden=hidden,
         mixer_hidden=mixer_hidden,
         guidance_hidden=guidance_hidden,
@@ -118,7 +120,7 @@ def layout_of(weights: Weights, spec: Spec, *, tile: int = TILE, token_tile: int
     )
 
 
-def _tiled(parts: list[Tensor], hidden: int, tile: int, columns: int) -> Tensor:
+def tiled(parts: list[Tensor], hidden: int, tile: int, columns: int) -> Tensor:
     """Matrices `[hidden, columns]`, padded with zeros, tile by tile: all parts' first tile, then their second ..."""
     padded = torch.zeros(len(parts), hidden, columns, dtype=parts[0].dtype, device=parts[0].device)
     for index, part in enumerate(parts):
@@ -127,7 +129,7 @@ def _tiled(parts: list[Tensor], hidden: int, tile: int, columns: int) -> Tensor:
     return tiles
 
 
-def _interleaved(rows_WD: Tensor) -> Tensor:
+def interleaved(rows_WD: Tensor) -> Tensor:
     """Rows of one head with each rotary pair, `i` and `i + W/2`, side by side."""
     paired: Tensor = rows_WD.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
     return paired
@@ -141,9 +143,30 @@ def _attention(qkv: Tensor, out: Tensor, spec: Spec) -> Tensor:
     for head in range(spec.heads):
         q, k = query[head], key[head]
         if spec.is_rotary:
-            q, k = _interleaved(q), _interleaved(k)
+            q, k = interleaved(q), interleaved(k)
         rows += [q, k, value[head], out[:, head * width : (head + 1) * width].T]
     return torch.cat(rows)
+
+
+def last_layers(weights: Weights, width: int) -> Tensor:
+    """Last layer, padded to `width`, and bias of halt head and LPRM: `[2, width + 1]`, fp32."""
+    device = weights["halt.weight"].device
+    vector = torch.zeros(2, width + 1, dtype=torch.float32, device=device)
+    for index, name in enumerate(HEADS):
+        last = weights[name + ".weight"][0]
+        vector[index, : len(last)] = last.to(torch.float32)
+        vector[index, width] = weights[name + ".bias"][0].to(torch.float32)
+    return vector
+
+
+def rotary_halves(spec: Spec, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines `[L, W/2]`, fp32; placeholders where nothing is rotated."""
+    if spec.mixer != "attention" or not spec.is_rotary:
+        blank = torch.zeros(1, 1, device=device)
+        return blank, blank
+    width = spec.dim // spec.heads
+    cos, sin = rotary_tables(spec.tokens, width, spec.rope_theta, device)
+    return cos[:, : width // 2].contiguous(), sin[:, : width // 2].contiguous()
 
 
 @torch.no_grad()
@@ -161,27 +184,18 @@ def pack(weights: Weights, spec: Spec, dtype: torch.dtype, *, tile: int = TILE, 
             if spec.mixer == "token":
                 gate, up = weights[mixer + "gate_up"].chunk(2)
                 parts = [gate, up, weights[mixer + "down"].T]
-                tokens.append(_tiled(parts, layout.mixer_hidden, token_tile, layout.token_rows))
+                tokens.append(tiled(parts, layout.mixer_hidden, token_tile, layout.token_rows))
             else:
                 matrix.append(_attention(weights[mixer + "qkv"], weights[mixer + "out"], spec))
             gate, up = weights[channel + "gate_up"].chunk(2)
-            matrix.append(_tiled([gate, up, weights[channel + "down"].T], layout.hidden, tile, spec.dim))
+            matrix.append(tiled([gate, up, weights[channel + "down"].T], layout.hidden, tile, spec.dim))
     if spec.guidance != "none":
         parts = [*weights["prior.gate_up"].chunk(2), *(part.T for part in weights["prior.down"].chunk(2))]
-        matrix.append(_tiled(parts, layout.guidance_hidden, tile, spec.dim))
-    width = layout.head_hidden or spec.dim
-    vector = torch.zeros(2, width + 1, dtype=torch.float32, device=matrix[0].device)
-    for index, name in enumerate(("halt", "lprm")):
-        if layout.head_hidden:
-            matrix.append(_tiled([*weights[name + ".gate_up"].chunk(2)], layout.head_hidden, tile, spec.dim))
-        last = weights[name + ".weight"][0]
-        vector[index, : len(last)] = last.to(torch.float32)
-        vector[index, width] = weights[name + ".bias"][0].to(torch.float32)
-    if spec.mixer == "attention" and spec.is_rotary:
-        head = spec.dim // spec.heads
-        tables = rotary_tables(spec.tokens, head, spec.rope_theta, vector.device)
-        cos, sin = (table[:, : head // 2].contiguous() for table in tables)
-    else:
-        cos = sin = torch.zeros(1, 1, device=vector.device)
+        matrix.append(tiled(parts, layout.guidance_hidden, tile, spec.dim))
+    if layout.head_hidden:
+        gates = ([*weights[name + ".gate_up"].chunk(2)] for name in HEADS)
+        matrix += [tiled(parts, layout.head_hidden, tile, spec.dim) for parts in gates]
+    vector = last_layers(weights, layout.head_hidden or spec.dim)
+    cos, sin = rotary_halves(spec, vector.device)
     together = torch.cat(tokens) if tokens else torch.zeros(token_tile, layout.token_rows, device=vector.device)
     return Packed(torch.cat(matrix).to(dtype).contiguous(), together.to(dtype).contiguous(), vector, cos, sin, layout)

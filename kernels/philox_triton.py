@@ -50,11 +50,12 @@ def box_muller(first, second):
 
 
 @triton.jit
-def normals(k0, k1, transition, SITE: tl.constexpr, trajectory, puzzle_hash, ROWS: tl.constexpr, DIM: tl.constexpr):
-    """Standard normals `[ROWS, DIM]`, fp32, of one trajectory at one site."""
-    row = tl.arange(0, ROWS)[:, None]
-    block = tl.arange(0, DIM // 4)[None, :]
-    c0 = (row * (DIM // 4) + block).to(tl.uint32)
+def normals_at(
+    c0, k0, k1, transition, SITE: tl.constexpr, trajectory, puzzle_hash, ROWS: tl.constexpr, DIM: tl.constexpr
+):
+    """Standard normals `[ROWS, DIM]`, fp32, of element blocks `c0 [ROWS, DIM / 4]`; the other words are scalars or
+    stand in columns `[ROWS, 1]`."""
+    c0 = c0.to(tl.uint32)
     zero = c0 ^ c0
     c1 = zero + ((transition & 0xFFFFFF) | (SITE << 24)).to(tl.uint32)
     w0, w1, w2, w3 = philox4x32(
@@ -63,3 +64,12 @@ def normals(k0, k1, transition, SITE: tl.constexpr, trajectory, puzzle_hash, ROW
     n0, n1 = box_muller(w0, w1)
     n2, n3 = box_muller(w2, w3)
     return tl.reshape(tl.join(tl.join(n0, n2), tl.join(n1, n3)), (ROWS, DIM))
+
+
+@triton.jit
+def normals(k0, k1, transition, SITE: tl.constexpr, trajectory, puzzle_hash, ROWS: tl.constexpr, DIM: tl.constexpr):
+    """Standard normals `[ROWS, DIM]`, fp32, of one trajectory at one site."""
+    row = tl.arange(0, ROWS)[:, None]
+    block = tl.arange(0, DIM // 4)[None, :]
+    c0 = row * (DIM // 4) + block
+    return normals_at(c0, k0, k1, transition, SITE, trajectory, puzzle_hash, ROWS, DIM)

@@ -33,10 +33,14 @@ TARGETS = {
     "gfx942": ("hip", "gfx942", 64),
 }
 """Devices the kernels are compiled for: backend, architecture, threads of a warp."""
-PATHS = {"fused": "gram.kernels.resources", "blocks": "gram.kernels.resources"}
+PATHS = {
+    "fused": "gram.kernels.resources",
+    "blocks": "gram.kernels.resources",
+    "gemm": "gram.kernels.gemm_resources",
+}
 """Kernel paths that are compiled for them (`dispatch.KERNELS`), and the module that answers for each."""
-SOURCES = ("blocks.py", "blocks_triton.py", "pack.py", "philox_triton.py", "resources.py", "transition.py",
-           "transition_triton.py")  # fmt: skip
+SOURCES = ("blocks.py", "blocks_triton.py", "gemm_pack.py", "gemm_plan.py", "gemm_resources.py", "gemm_triton.py",
+           "pack.py", "philox_triton.py", "resources.py", "transition.py", "transition_triton.py")  # fmt: skip
 
 
 class Processor(NamedTuple):

@@ -24,7 +24,6 @@ WARPS = 8
 def constants(spec: Spec, layout: Layout, injection: Injection, *, has_active: bool) -> dict[str, Any]:
     """What one model and one kind of noise compile into the kernel, by its parameters' names."""
     is_token = spec.mixer == "token"
-    is_gaussian = injection.injector == "gaussian" and injection.sigma != 0
     return {
         "L": spec.tokens,
         "LP": layout.token_rows,
@@ -47,8 +46,18 @@ def constants(spec: Spec, layout: Layout, injection: Injection, *, has_active: b
         "IS_TOKEN": is_token,
         "IS_ROTARY": spec.is_rotary and not is_token,
         "EPS": spec.norm_eps,
-        "GUIDANCE": spec.guidance,
+        **noise_constants(spec, injection),
         "IS_BEFORE": spec.noise_order == "before",
+        "READS_REGISTER": spec.head_readout != "mean",
+        "HAS_ACTIVE": has_active,
+    }
+
+
+def noise_constants(spec: Spec, injection: Injection) -> dict[str, Any]:
+    """What the kind of noise compiles into a kernel; its scales stay numbers of the launch."""
+    is_gaussian = injection.injector == "gaussian" and injection.sigma != 0
+    return {
+        "GUIDANCE": spec.guidance,
         "NOISE_FREE": spec.noise_free_steps,
         "IS_WARM": injection.injector == "prior" and injection.temperature != 0,
         "CENTER": spec.log_sigma_center,
@@ -57,8 +66,6 @@ def constants(spec: Spec, layout: Layout, injection: Injection, *, has_active: b
         "DISTURBS_L": is_gaussian and injection.site in ("l", "both"),
         "KEEP": spec.path_keep,
         "HAS_PATH": injection.injector == "path" and injection.sigma != 0,
-        "READS_REGISTER": spec.head_readout != "mean",
-        "HAS_ACTIVE": has_active,
     }
 
 
@@ -81,11 +88,11 @@ def word(value: int) -> int:
     return value - (1 << 32) if value >= 1 << 31 else value
 
 
-def check_states(packed: Packed, spec: Spec, h: Tensor, l: Tensor, e_x: Tensor) -> None:
+def check_states(dtype: torch.dtype, spec: Spec, h: Tensor, l: Tensor, e_x: Tensor) -> None:
     """Raises `ValueError` where a state's type or shape is not what the packed weights take."""
     for name, state in (("h", h), ("l", l), ("e_x", e_x)):
-        if state.dtype != packed.matrix.dtype:
-            raise ValueError(f"{name} must be of the packed weights' type {packed.matrix.dtype}, got {state.dtype}")
+        if state.dtype != dtype:
+            raise ValueError(f"{name} must be of the packed weights' type {dtype}, got {state.dtype}")
         if tuple(state.shape) != (h.shape[0], spec.tokens, spec.dim):
             raise ValueError(f"{name} must be {[h.shape[0], spec.tokens, spec.dim]}, got {list(state.shape)}")
 
@@ -118,7 +125,7 @@ def supervision_step(
     `active_B` (bool) names the rows to advance; all of them without it. `out` receives the states `[2, B, L, D]` and
     heads `[2, B]` (fp32). Raises `ValueError` where a state's type is not that of the weights.
     """
-    check_states(packed, spec, h, l, e_x)
+    check_states(packed.matrix.dtype, spec, h, l, e_x)
     count = h.shape[0]
     h, l = (x if x.stride(-1) == 1 else x.contiguous() for x in (h, l))
     e_x = e_x if e_x[:1].is_contiguous() else e_x.contiguous()

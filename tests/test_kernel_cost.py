@@ -30,6 +30,39 @@ def test_fused_count_by_hand():
     assert cost.fused_step(model.weights(), model.spec, 5, torch.float32) == (expected, 1)
 
 
+def test_gemm_count_by_hand():
+    """S numbers in a state of 5 x 16 x 16. Prior: 2S, 1.5S, 2.5S and 7S, weights 512. A block: 12S, weights 3 x 32 x 16
+    and 768, the norms' 80 once; its settling 2S inside, 5S, 4S and 2S at the ends of the three calls, 80 each. Heads:
+    2S and 10. Copies, both ways: h, l, e_x, both results, keys, scores."""
+    model = tiny_model()
+    s = 5 * 16 * 16
+    blocks = 6 * (12 * s + 1536 + 768 + 80)
+    settled = 3 * (2 * s + 80) + (5 + 4 + 2) * s + 3 * 80
+    operations = 4 * (13 * s + 512 + blocks + settled + 2 * s + 10)
+    copies = 2 * (4 * 5 * s + 3 * 5 * 8 + 16 + 8 + 40)
+    launches = 4 + 6 * 4 + 6 + 1 + 10
+    assert cost.gemm_step(model.weights(), model.spec, 5, torch.float32) == (operations + copies, launches)
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "less_bytes"),
+    [
+        ("paper-sudoku", {"tokens": 81, "output_tokens": 81}, 6),
+        ("paper-sudoku", {"tokens": 81, "output_tokens": 81, "mixer_norm": "tokens"}, 6),
+        ("paper", {"tokens": 81, "output_tokens": 81}, 6),
+    ],
+    ids=["token", "norm-over-tokens", "attention"],
+)
+def test_kernel_c_moves_less_at_512(preset, overrides, less_bytes):
+    """A step of 64 x 20 trajectories; most of what is left, the library's products move."""
+    model = Model(model_config(preset, **overrides))
+    sizes = (model.weights(), model.spec, 1280, torch.bfloat16)
+    eager, gemm = cost.eager_step(*sizes), cost.gemm_step(*sizes)
+    print(preset, overrides, eager, gemm, eager.bytes / gemm.bytes)
+    assert gemm.bytes * less_bytes < eager.bytes
+    assert gemm.launches * 6 < eager.launches
+
+
 def test_blocks_count_by_hand():
     """T=1, K=2, two blocks: both states copied (4); two sums of 3 and one of 2, and a block's other 3 moves six times.
 

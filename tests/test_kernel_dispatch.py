@@ -29,6 +29,15 @@ def test_a_gpu_takes_the_fused_kernel_where_asked_and_where_the_model_fits():
     unproven = dispatch.choose(GPU, spec, torch.bfloat16)
     assert unproven.kernel == "eager"
     assert "proven" in unproven.reason
+    wide = replace(spec, dim=512)
+    assert dispatch.choose(GPU, wide, torch.bfloat16, "gemm") == ("gemm", "asked for")
+    unproven = dispatch.choose(GPU, wide, torch.bfloat16)
+    assert unproven.kernel == "eager"
+    assert "kernel gemm has not been proven" in unproven.reason
+    with pytest.raises(ValueError, match="got 512; kernel gemm takes this model"):
+        dispatch.choose(GPU, wide, wanted="fused")
+    with pytest.raises(ValueError, match="multiple of 8, up to 4096, got 8192"):
+        dispatch.choose(GPU, replace(spec, dim=8192), wanted="gemm")
     for overrides, word in (({"dim": 512}, "512"), ({"mixer_norm": "tokens"}, "tokens")):
         with pytest.raises(ValueError, match=word):
             dispatch.choose(GPU, replace(spec, **overrides), wanted="fused")
@@ -40,6 +49,8 @@ def test_a_gpu_takes_the_fused_kernel_where_asked_and_where_the_model_fits():
         (CPU, torch.float32, "fused", "needs a GPU"),
         (CPU, torch.float32, "blocks", "kernel blocks cannot run: .* needs a GPU"),
         (GPU, torch.float16, "fused", "float16"),
+        (CPU, torch.float32, "gemm", "kernel gemm cannot run: kernel gemm needs a GPU, got cpu"),
+        (GPU, torch.float16, "gemm", "kernel gemm takes float32 or bfloat16, got torch.float16"),
         (CPU, torch.float32, "fast", "must be one of"),
     ],
 )
@@ -48,20 +59,22 @@ def test_what_cannot_run_raises(device, dtype, wanted, message):
         dispatch.choose(device, tiny_model().spec, dtype, wanted)
 
 
+@pytest.mark.parametrize(("kernel", "module"), [("fused", "transition"), ("gemm", "gemm")])
 @pytest.mark.parametrize("error", [0.0, 1.0, float("nan")])
-def test_first_use_refuses_a_kernel_that_differs(monkeypatch, error):
+def test_first_use_refuses_a_kernel_that_differs(monkeypatch, error, kernel, module):
     def step(packed, *arguments, **rows):
         made = reference.supervision_step(model.weights(), *arguments, **rows)
         return made._replace(h=made.h + error)
 
-    monkeypatch.setitem(sys.modules, "gram.kernels.transition", SimpleNamespace(supervision_step=step))
-    monkeypatch.setattr(gram.kernels, "transition", sys.modules["gram.kernels.transition"], raising=False)
+    name = f"gram.kernels.{module}"
+    monkeypatch.setitem(sys.modules, name, SimpleNamespace(supervision_step=step))
+    monkeypatch.setattr(gram.kernels, module, sys.modules[name], raising=False)
     monkeypatch.setattr(dispatch, "_obstacle", lambda *_: None)
     monkeypatch.setattr(dispatch, "_READY", {})
     model, rows = tiny_model(), torch.arange(2)
     h, l = model.initial_state(2)
     arguments = (model.weights(), model.spec, h, l, model.embed(torch.ones(2, 16, dtype=torch.long)))
-    keys = {"seed": 0, "puzzle_hash_B": rows, "trajectory_B": rows, "step_B": rows, "kernel": "fused"}
+    keys = {"seed": 0, "puzzle_hash_B": rows, "trajectory_B": rows, "step_B": rows, "kernel": kernel}
     if error == 0:
         made = dispatch.supervision_step(*arguments, **keys)
         assert torch.equal(made.h, dispatch.supervision_step(*arguments, **keys | {"kernel": "eager"}).h)
@@ -70,10 +83,22 @@ def test_first_use_refuses_a_kernel_that_differs(monkeypatch, error):
             dispatch.supervision_step(*arguments, **keys)
 
 
-def test_weights_are_packed_again_only_after_a_change(monkeypatch):
+@pytest.mark.parametrize("kernel", ["fused", "blocks", "gemm"])
+def test_weights_are_packed_again_only_after_a_change(monkeypatch, kernel):
     monkeypatch.setattr(dispatch, "_READY", {})
     model = tiny_model()
-    assert dispatch._packed(model.weights(), model.spec, torch.float32)[1]
-    assert not dispatch._packed(model.weights(), model.spec, torch.float32)[1]
+    first, is_new = dispatch._packed(model.weights(), model.spec, torch.float32, kernel)
+    assert is_new
+    again, is_new = dispatch._packed(model.weights(), model.spec, torch.float32, kernel)
+    assert again is first
+    assert not is_new
     model.low[0].channel.down.mul_(2)
-    assert dispatch._packed(model.weights(), model.spec, torch.float32)[1]
+    assert dispatch._packed(model.weights(), model.spec, torch.float32, kernel)[1]
+
+
+def test_a_graph_is_not_made_of_weights_that_do_not_count_their_changes():
+    with torch.inference_mode():
+        model = tiny_model()
+        weights = {name: tensor.clone() for name, tensor in model.weights().items()}
+    with pytest.raises(ValueError, match=r"kernel gemm needs weights made outside torch\.inference_mode"):
+        dispatch._packed(weights, model.spec, torch.float32, "gemm")

@@ -79,3 +79,54 @@ def test_longer_recurrences_with_every_noise(path, order, injection):
         assert float(gap) <= 1e-4
         assert torch.equal(one[~active_B], start[~active_B])
     assert torch.equal(actual.halt.isnan(), ~active_B)
+
+
+WIDE = {
+    "token-97": {"mixer": "token", "tokens": 97, "output_tokens": 97, "mixer_hidden": 192},
+    "norm-over-tokens-81": {
+        "mixer": "token", "tokens": 81, "output_tokens": 81, "mixer_hidden": 160, "mixer_norm": "tokens"
+    },
+    "attention-96": {"mixer": "attention", "tokens": 96, "output_tokens": 96, "heads": 8, "positions": "rotary"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-4), (torch.bfloat16, 5e-2)])
+@pytest.mark.parametrize("order", ["before", "after"])
+@pytest.mark.parametrize("shape", WIDE)
+def test_kernel_c_equals_float64(dtype, limit, order, shape):
+    """As above at D = 512; the graph is captured once and gives every later step, in any slot, bit for bit.
+
+    In bf16 one transition: a second magnifies the rounding, eager's as well.
+    """
+    from gram.kernels import gemm, gemm_pack
+
+    model = tiny_model(
+        dim=512, hidden=1536, guidance_hidden=512, noise_order=order, head_hidden=64,
+        transitions=1 if dtype == torch.bfloat16 else 2, **WIDE[shape],
+    ).to("cuda", dtype)  # fmt: skip
+    spec, rows = model.spec, torch.arange(33, device="cuda")
+    generator = torch.Generator("cuda").manual_seed(0)
+    sizes = (33, spec.tokens, 512)
+    h, l, e_x = (torch.randn(sizes, generator=generator, device="cuda").to(dtype) for _ in range(3))
+    keys = {"seed": 2**40 + 3, "puzzle_hash_B": rows % 5, "trajectory_B": rows, "step_B": rows % 3}
+    out = (torch.full((2, *sizes), float("nan"), device="cuda", dtype=dtype), torch.full((2, 33), 0.0, device="cuda"))
+    matrices = gemm_pack.pack(model.weights(), spec, dtype)
+    actual = gemm.supervision_step(matrices, spec, h, l, e_x, out=out, **keys)
+    graph = matrices.captured.graph
+    assert graph is not None
+    weights = {name: tensor.double() for name, tensor in model.weights().items()}
+    expected = reference.supervision_step(weights, spec, h.double(), l.double(), e_x.double(), **keys)
+    for one, other in ((actual.h, expected.h), (actual.l, expected.l)):
+        gap = (one.double() - other).square().mean().sqrt() / other.square().mean().sqrt()
+        assert float(gap) <= limit
+    for one, other in ((actual.halt, expected.halt), (actual.lprm, expected.lprm)):
+        assert float((one.double() - other.double()).abs().max()) <= 10 * limit
+    turned = {name: key if name == "seed" else key.flip(0) for name, key in keys.items()}
+    again = gemm.supervision_step(matrices, spec, h.flip(0), l.flip(0), e_x.flip(0), **turned)
+    assert matrices.captured.graph is graph
+    for one, other in zip(again, actual, strict=True):
+        assert torch.equal(one.flip(0), other)
+    active_B = rows % 2 == 0
+    some = gemm.supervision_step(matrices, spec, h, l, e_x, active_B=active_B, **keys)
+    assert torch.equal(some.h[~active_B], h[~active_B])
+    assert torch.equal(some.h[active_B], actual.h[active_B])

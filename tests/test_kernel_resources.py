@@ -2,12 +2,13 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from gram.config import ModelConfig
 from gram.kernels import resources
-from gram.kernels.reference import Injection
+from gram.kernels.reference import LEARNED, Injection
 from tests.kernel_presets import SHIPPED, shipped_config, spec_and_shapes
 
 STACK_BUDGET, SHARED_BUDGET = 64, 227 * 1024
@@ -100,6 +101,56 @@ def test_published_injectors_fit_an_sm_90(injection, path):
     for each in made:
         assert_within_budget(each)
     assert ("channel, last block" in {each.kernel for each in made}) == (path == "blocks")
+
+
+WIDE = {
+    "token": {"mixer": "token", "tokens": 97, "mixer_hidden": 192},
+    "norm-over-tokens": {"mixer": "token", "tokens": 97, "mixer_hidden": 192, "mixer_norm": "tokens"},
+    "attention": {"mixer": "attention", "tokens": 96, "heads": 8, "positions": "rotary"},
+}
+SHARED_LIMITS = {"sm_80": 163 * 1024, "sm_90": SHARED_BUDGET, "sm_100": SHARED_BUDGET, "gfx942": 64 * 1024}
+"""Shared memory that a program may have on each device."""
+
+
+def assert_kernel_c_within_budget(mixer: str, target: str, injection: Injection = LEARNED, **overrides: Any) -> None:
+    """Every kernel of a step at D = 512: no stack, no spills; matrix units where there is a product."""
+    shape = WIDE[mixer] | overrides
+    config = ModelConfig(dim=512, hidden=1536, guidance_hidden=512, transitions=3, output_tokens=81, **shape)
+    made = resources.compile_apart(*spec_and_shapes(config), target, injection, "gemm")
+    print(mixer, *made, sep="\n")
+    names = {each.kernel for each in made}
+    assert {"settle x", "settle h", "settle l, then h + e_x + l", "settle l, then h + l", "readout"} <= names
+    mixing = "attention" if mixer == "attention" else "token mix"
+    for each in made:
+        assert each.stack_bytes == each.spills == 0, each
+        assert each.shared_bytes <= SHARED_LIMITS[target], each
+        assert each.programs >= 1, each
+    products = {each.kernel: each.products for each in made if each.products != "none"}
+    wanted = {"sm_80": "mma.sync", "sm_90": "wgmma.mma_async", "sm_100": "tcgen05.mma", "gfx942": "mfma"}
+    assert products == {mixing: wanted[target]}
+
+
+def test_kernel_c_fits_an_sm_90():
+    assert_kernel_c_within_budget("attention", "sm_90")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mixer", WIDE)
+@pytest.mark.parametrize("target", list(resources.TARGETS))
+def test_kernel_c_compiles(mixer, target):
+    assert_kernel_c_within_budget(mixer, target)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "injection",
+    [Injection(injector="gaussian", sigma=0.3, site="both"), Injection(injector="path", sigma=0.01)],
+    ids=lambda injection: injection.injector,
+)
+@pytest.mark.parametrize("target", ["sm_90", "gfx942"])
+def test_kernel_c_compiles_with_published_injectors(injection, target):
+    more = {"noise_order": "after", "path_keep": 0.05, "head_hidden": 64, "is_core_shared": False}
+    assert_kernel_c_within_budget("token", target, injection, **more)
 
 
 def test_an_interpreting_process_refuses_to_compile(monkeypatch):

@@ -32,6 +32,7 @@ PATHS = {
     "compiled": "the same compiled ahead of time; long runs on a CPU take it",
     "fused": "a supervision step in one Triton launch; where asked for",
     "blocks": "the same in one launch per block, to find a fault in fused; where asked for",
+    "gemm": "matrix products with fused kernels between them, one graph a step, for a large dim; where asked for",
 }
 """What each kernel path is."""
 
