@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -65,7 +66,14 @@ def compiled(module: nn.Module, arguments: tuple[Tensor, ...], key: object) -> C
         if compiler() is None:
             raise RuntimeError(f"kernel compiled needs a C++ compiler ({', '.join(COMPILERS)}), got none")
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with torch.inference_mode(False), torch.no_grad(), tempfile.TemporaryDirectory(dir=path.parent) as made:
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+            tempfile.TemporaryDirectory(dir=path.parent) as made,
+            warnings.catch_warnings(),
+        ):
+            # PyTorch's export warns of its own use of a deprecated check.
+            warnings.simplefilter("ignore", FutureWarning)
             # The arguments may have been made under inference mode, which export does not take.
             fresh = tuple(torch.zeros(x.shape, dtype=x.dtype) for x in arguments)
             program = torch.export.export(module, fresh, strict=False)
