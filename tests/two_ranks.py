@@ -49,10 +49,11 @@ def main() -> None:
             made = recipe(steps=int(argument), checkpoint_every_s=0.0)
             card = train(made, folder, dtype=torch.float32, is_compiled=False, ranks=ranks)
             print(json.dumps({"rank": ranks.rank, "steps": card["optimiser_steps"]}), flush=True)
-            return
-        made = recipe(**settings(argument))
-        trainer = Trainer(made, folder, device=CPU, dtype=torch.float32, is_compiled=False, ranks=ranks)
-        torch.save(gradients(trainer), folder / f"rank{ranks.rank}.pt")
+        else:
+            made = recipe(**settings(argument))
+            trainer = Trainer(made, folder, device=CPU, dtype=torch.float32, is_compiled=False, ranks=ranks)
+            torch.save(gradients(trainer), folder / f"rank{ranks.rank}.pt")
+    ranks.leave()
 
 
 if __name__ == "__main__":

@@ -87,6 +87,7 @@ def train(
         minutes_run = f"{summary['optimiser_steps']} optimiser steps in {summary['minutes']:.1f} minutes"
         diagnosis = f"\n{summary['leak_diagnosis']}" if summary["leak_diagnosis"] else ""
         _tell(summary, f"{loaded.name}: {minutes_run} -> {out}{diagnosis}", as_json)
+    ranks.leave()
 
 
 def _tell(summary: dict[str, Any], text: str, as_json: bool) -> None:
