@@ -55,10 +55,11 @@ def evaluate(*arguments: str, verb: str = "eval") -> tuple[str, dict[str, Any]]:
     return " ".join(command), json.loads(done.stdout)
 
 
-def measure(task: str, name: str, *, is_stochastic: bool) -> dict[str, Any]:
+def measure(task: str, name: str, *, is_stochastic: bool, limit: int | None) -> dict[str, Any]:
     """Held-out figures over three sampling seeds (one where seeds change nothing), and how the heads do."""
     common = (task, "--checkpoint", name, "--width", "20")
-    runs = [evaluate(*common, "--seed", str(seed)) for seed in (SEEDS if is_stochastic else SEEDS[:1])]
+    limited = () if limit is None else ("--limit", str(limit))
+    runs = [evaluate(*common, *limited, "--seed", str(seed)) for seed in (SEEDS if is_stochastic else SEEDS[:1])]
     values = {key: [result[key] for _, result in runs] for key in SHOWN if runs[0][1][key] is not None}
     figures: dict[str, Any] = {key: round(statistics.mean(value), 5) for key, value in values.items()}
     figures["single_accuracy_by_seed"] = values["single_accuracy"]
@@ -217,6 +218,7 @@ def main() -> None:
     parser.add_argument(
         "--halt-threshold", type=float, help="default of the checkpoint's sampling; choose on training puzzles"
     )
+    parser.add_argument("--limit", type=int, help="held-out puzzles of the main figures [default: all]")
     arguments = parser.parse_args()
     target = ROOT / "gram" / "weights" / arguments.name
     target.mkdir(parents=True, exist_ok=True)
@@ -236,7 +238,7 @@ def main() -> None:
         card |= {key: before[key] for key in ("figures", "notes") if key in before}
     else:
         if config["is_conditional"]:
-            card["figures"] = measure(card["task"], arguments.name, is_stochastic=is_stochastic)
+            card["figures"] = measure(card["task"], arguments.name, is_stochastic=is_stochastic, limit=arguments.limit)
         else:
             card["figures"] = measure_boards(card["task"], arguments.name)
     (target / "card.json").write_text(json.dumps(card, indent=2) + "\n")

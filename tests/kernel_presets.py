@@ -8,6 +8,7 @@ from pathlib import Path
 
 import gram
 from gram.config import ModelConfig
+from gram.kernels import gemm_pack, pack
 from gram.kernels.reference import Spec
 from gram.kernels.resources import shapes_of
 from gram.model import Model
@@ -27,3 +28,9 @@ def spec_and_shapes(config: ModelConfig) -> tuple[Spec, dict[str, list[int]]]:
     """What compiling needs of a model."""
     model = Model(config)
     return model.spec, shapes_of(model.weights())
+
+
+FUSED = [name for name in SHIPPED if pack.misfit(Model(shipped_config(name)).spec) is None]
+"""Those that kernels A and B take."""
+GEMM = [name for name in SHIPPED if name not in FUSED and gemm_pack.misfit(Model(shipped_config(name)).spec) is None]
+"""Those that kernel C takes instead."""

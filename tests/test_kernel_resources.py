@@ -9,7 +9,7 @@ import pytest
 from gram.config import ModelConfig
 from gram.kernels import resources
 from gram.kernels.reference import LEARNED, Injection
-from tests.kernel_presets import SHIPPED, shipped_config, spec_and_shapes
+from tests.kernel_presets import FUSED, GEMM, SHIPPED, shipped_config, spec_and_shapes
 
 STACK_BUDGET, SHARED_BUDGET = 64, 227 * 1024
 PRODUCTS = {"sm_80": "mma.sync", "sm_90": "wgmma.mma_async", "gfx942": "mfma"}
@@ -45,7 +45,7 @@ def test_the_blocks_of_one_shipped_model_fit_an_sm_90():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", FUSED)
 @pytest.mark.parametrize("target", list(resources.TARGETS))
 def test_every_shipped_model_compiles(name, target):
     (made,) = resources.compile_apart(*spec_and_shapes(shipped_config(name)), target)
@@ -56,8 +56,21 @@ def test_every_shipped_model_compiles(name, target):
     assert made.product_count > 0
 
 
+def test_every_shipped_model_has_a_kernel():
+    assert sorted(FUSED + GEMM) == SHIPPED
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", GEMM)
+@pytest.mark.parametrize("target", list(resources.TARGETS))
+def test_every_shipped_model_beyond_the_fused_kernel_compiles(name, target):
+    made = resources.compile_apart(*spec_and_shapes(shipped_config(name)), target, path="gemm")
+    assert made
+    assert all(each.stack_bytes <= STACK_BUDGET for each in made), made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FUSED)
 @pytest.mark.parametrize("target", list(resources.TARGETS))
 def test_the_blocks_of_every_shipped_model_compile(name, target):
     spec, shapes = spec_and_shapes(shipped_config(name))
