@@ -186,9 +186,15 @@ def family_mask(grid: Grid, family: str) -> NDArray[np.bool_]:
 
 def budgets_of(grid: Grid, price: Floats) -> list[float]:
     """Budgets to match: the price of one trajectory at the trained depth, doubled until the dearest cell fits."""
-    start = float(price[grid.depths.index(grid.trained_depth), 0])
-    dearest = float(np.nanmax(price)) if np.isfinite(price).any() else math.nan
-    if not (start > 0 and math.isfinite(dearest)):
+    return shared_budgets([price], [float(price[grid.depths.index(grid.trained_depth), 0])])
+
+
+def shared_budgets(prices: Sequence[Floats], starts: Sequence[float]) -> list[float]:
+    """Budgets that every checkpoint can afford: the dearest of their `starts` (one trajectory at the trained depth),
+    doubled until every cell fits."""
+    dearest = max(float(np.nanmax(price)) if np.isfinite(price).any() else math.nan for price in prices)
+    start = max(starts)
+    if not all(each > 0 for each in starts) or not math.isfinite(dearest):
         return []
     budgets = [start]
     while budgets[-1] * TOLERANCE < dearest:

@@ -178,14 +178,9 @@ def heat(frontier: Frontier, measure: str, halting: str) -> str:
     return drawn.svg(x_label="width (trajectories)", y_label="depth (supervision steps)", contours=contours)
 
 
-def pareto(frontier: Frontier, measure: str, halting: str) -> str:
-    """All cells, and the line of those that no cheaper one reaches."""
-    cells = [cell for cell in best_cells(frontier, measure, halting).values() if cell["latency_ms_p50"]]
-    if not cells:
-        return ""
-    trained = frontier["grid"]["trained_depth"]
-    prices, values = [cell["latency_ms_p50"] for cell in cells], [cell["value"] for cell in cells]
-    chart = Chart((min(prices) * 0.9, max(prices) * 1.15), value_range(values), "Pareto frontier", is_log_x=True)
+def latency_chart(prices: Sequence[float], bounds: Sequence[float], measure: str, title: str) -> Chart:
+    """A chart of the measure, with room for `bounds`, against the median latency of a puzzle, ms on a logarithm."""
+    chart = Chart((min(prices) * 0.9, max(prices) * 1.15), value_range(bounds), title, is_log_x=True)
     shares(
         chart,
         log_ticks(*chart.x_range),
@@ -193,6 +188,17 @@ def pareto(frontier: Frontier, measure: str, halting: str) -> str:
         y_label=measure,
         x_format=milliseconds,
     )
+    return chart
+
+
+def pareto(frontier: Frontier, measure: str, halting: str) -> str:
+    """All cells, and the line of those that no cheaper one reaches."""
+    cells = [cell for cell in best_cells(frontier, measure, halting).values() if cell["latency_ms_p50"]]
+    if not cells:
+        return ""
+    trained = frontier["grid"]["trained_depth"]
+    prices, values = [cell["latency_ms_p50"] for cell in cells], [cell["value"] for cell in cells]
+    chart = latency_chart(prices, values, measure, "Pareto frontier")
     best = rising(cells, "latency_ms_p50")
     last = {**best[-1], "latency_ms_p50": max(prices)}
     chart.line([(cell["latency_ms_p50"], cell["value"]) for cell in [*best, last]], "pass", is_stepped=True)

@@ -10,7 +10,6 @@ Shapes: `P` puzzles, `M` depths, `N` widths, `S` selectors.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gram.evals.budgets import TOLERANCE, Judge, Scored, Slice, ahead, contrast, corrected, score
+from gram.evals.budgets import Judge, Scored, Slice, ahead, contrast, corrected, score, shared_budgets
 from gram.evals.cells import Grid
 from gram.evals.frontier import UNITS
 from gram.evals.outcomes import Arrays
@@ -150,19 +149,6 @@ def price_of(frontier: Frontier, by: str) -> Floats:
         if cell["halting"] == halting and cell.get(PRICES[by]) is not None:
             price[grid["depths"].index(cell["depth"]), grid["widths"].index(cell["width"])] = cell[PRICES[by]]
     return price
-
-
-def shared_budgets(prices: Sequence[Floats], starts: Sequence[float]) -> list[float]:
-    """Budgets that every checkpoint can afford: the dearest of their `starts` (one trajectory at the trained depth),
-    doubled until every cell fits."""
-    dearest = max(float(np.nanmax(price)) if np.isfinite(price).any() else math.nan for price in prices)
-    start = max(starts)
-    if not all(each > 0 for each in starts) or not math.isfinite(dearest):
-        return []
-    budgets = [start]
-    while budgets[-1] * TOLERANCE < dearest:
-        budgets.append(budgets[-1] * 2)
-    return budgets
 
 
 def _rows(by: str, members: tuple[Member, Member], judges: tuple[Judge, Judge]) -> list[dict[str, Any]]:

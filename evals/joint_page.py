@@ -7,8 +7,7 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
-from gram.evals.charts import Chart, log_ticks
-from gram.evals.figures import amount, best_cells, key, milliseconds, rising, shares, tip, value_range
+from gram.evals.figures import amount, best_cells, key, latency_chart, milliseconds, rising, tip
 from gram.evals.report import page, section
 from gram.evals.tables import Entry, chosen, matching, p_value, points, table, words
 
@@ -104,14 +103,7 @@ def curves(frontiers: Frontiers, measure: str) -> str:
     prices = [cell[price] for cell in known]
     names = ("value_low", "value", "value_high")
     bounds = [cell[name] for cell in known for name in names if cell[name] is not None]
-    chart = Chart((min(prices) * 0.9, max(prices) * 1.15), value_range(bounds), f"{measure} by latency", is_log_x=True)
-    shares(
-        chart,
-        log_ticks(*chart.x_range),
-        x_label="latency of a puzzle (median)",
-        y_label=measure,
-        x_format=milliseconds,
-    )
+    chart = latency_chart(prices, bounds, measure, f"{measure} by latency")
     entries = []
     for place, (label, some) in enumerate(cells.items()):
         colour = f"s{place % 7 + 1}"

@@ -59,6 +59,16 @@ def active_rows(active_ptr, row, L: tl.constexpr, HAS_ACTIVE: tl.constexpr):
 
 
 @triton.jit
+def rows_here(rows, D: tl.constexpr, DP: tl.constexpr, R: tl.constexpr):
+    """This program's rows `[R, 1]` (0 beyond the last), which of its elements `[R, DP]` there are, and their places."""
+    row = (tl.program_id(0) * R + tl.arange(0, R))[:, None]
+    column = tl.arange(0, DP)[None, :]
+    is_row = row < rows
+    row = tl.where(is_row, row, 0)
+    return row, is_row & (column < D), row.to(tl.int64) * D + column
+
+
+@triton.jit
 def store_sum(h, l, e_ptr, x_ptr, at, is_in, SUMS: tl.constexpr):
     """Stores what the next core call reads of states `h, l` (fp32, `[R, DP]`)."""
     if SUMS == LOW_SUM:
@@ -81,12 +91,7 @@ def begin_kernel(
     DISTURBS_H: tl.constexpr, DISTURBS_L: tl.constexpr, HAS_ACTIVE: tl.constexpr,
 ):  # fmt: skip
     """PTRM's noise on the states `[2, B*L, D]`, in place, and the first core call's sum."""
-    row = (tl.program_id(0) * R + tl.arange(0, R))[:, None]
-    column = tl.arange(0, DP)[None, :]
-    is_row = row < rows
-    row = tl.where(is_row, row, 0)
-    is_in = is_row & (column < D)
-    at = row.to(tl.int64) * D + column
+    row, is_in, at = rows_here(rows, D, DP, R)
     l_ptr = state_ptr + rows.to(tl.int64) * D
     h = tl.load(state_ptr + at, mask=is_in, other=0.0)
     l = tl.load(l_ptr + at, mask=is_in, other=0.0)
@@ -231,12 +236,7 @@ def settle_kernel(
 ):  # fmt: skip
     """Norms `s x`. `PLACE` 0 leaves it in `x`, for the next block; else it is the new `h` (1) or `l` (2): EqR's kept
     share and path noise, the state, and the next core call's sum in `x`."""
-    row = (tl.program_id(0) * R + tl.arange(0, R))[:, None]
-    column = tl.arange(0, DP)[None, :]
-    is_row = row < rows
-    row = tl.where(is_row, row, 0)
-    is_in = is_row & (column < D)
-    at = row.to(tl.int64) * D + column
+    row, is_in, at = rows_here(rows, D, DP, R)
     made = tl.load(x_ptr + at, mask=is_in, other=0.0).to(tl.float32)
     if IS_SCALED:
         made = made * tl.load(norm_ptr + row)
@@ -280,14 +280,9 @@ def guide_kernel(
 ):  # fmt: skip
     """`h + mu + temperature sigma n`, in place, past the noise-free steps, and the next core call's sum; `prior` holds
     `mu`, then raw log sigma, as far as they are asked for."""
-    row = (tl.program_id(0) * R + tl.arange(0, R))[:, None]
-    column = tl.arange(0, DP)[None, :]
-    is_row = row < rows
-    row = tl.where(is_row, row, 0)
-    is_in = is_row & (column < D)
-    at = row.to(tl.int64) * D + column
+    row, is_in, at = rows_here(rows, D, DP, R)
     WIDTH: tl.constexpr = 2 * D if HAS_MEAN and HAS_NORMAL else D
-    told = prior_ptr + row.to(tl.int64) * WIDTH + column
+    told = prior_ptr + row.to(tl.int64) * WIDTH + tl.arange(0, DP)[None, :]
     step = tl.load(step_ptr + row // L)
     u = tl.load(state_ptr + at, mask=is_in, other=0.0)
     noisy = u.to(tl.float32)

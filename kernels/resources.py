@@ -33,12 +33,8 @@ TARGETS = {
     "gfx942": ("hip", "gfx942", 64),
 }
 """Devices the kernels are compiled for: backend, architecture, threads of a warp."""
-PATHS = {
-    "fused": "gram.kernels.resources",
-    "blocks": "gram.kernels.resources",
-    "gemm": "gram.kernels.gemm_resources",
-}
-"""Kernel paths that are compiled for them (`dispatch.KERNELS`), and the module that answers for each."""
+PATHS = ("fused", "blocks", "gemm")
+"""Kernel paths that are compiled for them (`dispatch.KERNELS`)."""
 SOURCES = ("blocks.py", "blocks_triton.py", "gemm_pack.py", "gemm_plan.py", "gemm_resources.py", "gemm_triton.py",
            "pack.py", "philox_triton.py", "resources.py", "transition.py", "transition_triton.py")  # fmt: skip
 
@@ -145,21 +141,43 @@ def _signature(spec: Spec, layout: Layout, constants: Mapping[str, Any], names: 
     return {name: types.get(name, "i32") for name in names}
 
 
-def _launches(path: str, spec: Spec, fixed: dict[str, Any]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """A path's launches, each different one once: its name, its kernel and what it compiles in."""
-    if path == "fused":
-        from gram.kernels.transition_triton import supervision_step_kernel
+class Source(NamedTuple):
+    """One kernel of a path's supervision step, to be compiled."""
 
-        yield "supervision step", supervision_step_kernel, fixed
+    name: str
+    kernel: Any
+    constants: Mapping[str, Any]
+    signature: Mapping[str, str]
+    """Types by parameter, as the compiler names them."""
+    options: Mapping[str, int]
+
+
+def _sources(path: str, spec: Spec, shapes: Mapping[str, list[int]], injection: Injection) -> Iterator[Source]:
+    """A path's launches in bf16, each different one once, active flags included."""
+    if path == "gemm":
+        from gram.kernels import gemm_resources
+
+        yield from gemm_resources.sources(spec, shapes, injection)
         return
-    from gram.kernels import blocks
+    from gram.kernels import blocks, transition
+    from gram.kernels.transition_triton import supervision_step_kernel
 
+    layout = layout_of({name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, spec)
+    fixed = transition.constants(spec, layout, injection, has_active=True)
+
+    def source(name: str, kernel: Any, constants: dict[str, Any]) -> Source:
+        signature = _signature(spec, layout, constants, list(kernel.arg_names))
+        return Source(name, kernel, constants, signature, {"num_warps": transition.WARPS, "num_stages": 1})
+
+    if path == "fused":
+        yield source("supervision step", supervision_step_kernel, fixed)
+        return
     seen: list[tuple[str, dict[str, Any]]] = []
     for launch in blocks.launches(spec, fixed):
         compiled_in = blocks.constants(spec, fixed, launch)
         if (launch.kernel.__name__, compiled_in) not in seen:
             seen.append((launch.kernel.__name__, compiled_in))
-            yield blocks.name_of(launch), launch.kernel, compiled_in
+            yield source(blocks.name_of(launch), launch.kernel, compiled_in)
 
 
 def compile_path(
@@ -172,14 +190,7 @@ def compile_path(
     _check(target, path)
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise ValueError("kernels must be compiled in a process without TRITON_INTERPRET, got TRITON_INTERPRET=1")
-    from gram.kernels.transition import constants
-
-    layout = layout_of({name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, spec)
-    fixed = constants(spec, layout, injection, has_active=True)
-    return [
-        _compiled(name, kernel, compiled_in, _signature(spec, layout, compiled_in, list(kernel.arg_names)), target)
-        for name, kernel, compiled_in in _launches(path, spec, fixed)
-    ]
+    return [_compiled(source, target) for source in _sources(path, spec, shapes, injection)]
 
 
 def _check(target: str, path: str) -> None:
@@ -189,37 +200,31 @@ def _check(target: str, path: str) -> None:
         raise ValueError(f"compiled path must be one of {', '.join(PATHS)}, got {path!r}")
 
 
-def _compiled(name: str, kernel: Any, constants: dict[str, Any], signature: dict[str, str], target: str) -> Resources:
+def _compiled(source: Source, target: str) -> Resources:
+    """Resources of one kernel. Its buffers and strides are multiples of 16 bytes: allocations, or their heads."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from gram.kernels.transition import WARPS
-
     aligned = {
         (index,): [["tt.divisibility", 16]]
-        for index, each in enumerate(kernel.arg_names)
+        for index, each in enumerate(source.kernel.arg_names)
         if each.endswith("_ptr") or "_stride_" in each
     }
     compiled = triton.compile(
-        ASTSource(kernel, signature, constants, aligned),
+        ASTSource(source.kernel, dict(source.signature), dict(source.constants), aligned),
         target=GPUTarget(*TARGETS[target]),
-        options={"num_warps": WARPS, "num_stages": 1},
+        options=dict(source.options),
     )
-    return of_compiled(name, kernel.__name__, compiled, target)
-
-
-def of_compiled(name: str, function: str, compiled: Any, target: str) -> Resources:
-    """Resources of one compiled kernel, called `name` here and `function` in its binary."""
     shared, warps = int(compiled.metadata.shared), int(compiled.metadata.num_warps)
     if target.startswith("gfx"):
         found = _of_assembly(compiled.asm["amdgcn"], shared)
     else:
-        found = _of_binary(function, compiled.asm["cubin"], compiled.asm["ptx"], shared)
+        found = _of_binary(source.kernel.__name__, compiled.asm["cubin"], compiled.asm["ptx"], shared)
     programs = programs_of(target, registers=found["registers"], shared_bytes=found["shared_bytes"], warps=warps)
     return Resources(
         target=target,
-        kernel=name,
+        kernel=source.name,
         warps=warps,
         programs=programs,
         occupancy=programs * warps / PROCESSORS[target].warps,
@@ -278,18 +283,19 @@ def compile_apart(
 ) -> list[Resources]:
     """`compile_path` in a process of its own. Raises `RuntimeError` with its last lines where that fails."""
     request = _request(spec, shapes, target, injection, path)
-    return [Resources(**made) for made in answer_apart(PATHS[path], request)]
+    return [Resources(**made) for made in answer_apart(request)]
 
 
-def answer_apart(module: str, request: Mapping[str, Any]) -> Any:
-    """What a module says to a request, JSON both, in a process that does not interpret kernels.
+def answer_apart(request: Mapping[str, Any]) -> Any:
+    """What `main` says to a request, JSON both, in a process that does not interpret kernels.
 
     Raises `RuntimeError` with its last lines where that fails.
     """
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, "-m", module], input=json.dumps(request), capture_output=True, text=True, env=environment
-    )
+        [sys.executable, "-m", "gram.kernels.resources"],
+        input=json.dumps(request), capture_output=True, text=True, env=environment,
+    )  # fmt: skip
     if done.returncode:
         said = "\n".join(done.stderr.splitlines()[-5:])
         raise RuntimeError(f"compiling {request['path']} for {request['target']} failed: {said}")

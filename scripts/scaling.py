@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from gram.checkpoint import write_atomically
 from gram.config import SamplerConfig
 from gram.distributed.prediction import Prediction, predict
 from gram.distributed.simulation import DRIVER_S, Simulated, simulate
@@ -153,7 +154,8 @@ def main() -> None:
     )
     tables = {"busy": busy_table(made), "plans": prediction_table(predictions(given.driver_ms))}
     page = given.out / PAGE
-    page.write_text(TABLE.sub(lambda found: f"{found[1]}{tables[found[2]]}\n{found[3]}", page.read_text()))
+    text = TABLE.sub(lambda found: f"{found[1]}{tables[found[2]]}\n{found[3]}", page.read_text())
+    write_atomically(page, text.encode())
 
 
 if __name__ == "__main__":

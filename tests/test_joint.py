@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from gram.cli import frontier_files
 from gram.cli.main import main
 from gram.evals import outcomes, plots
+from gram.evals.budgets import shared_budgets
 from gram.evals.cells import Grid
 from gram.evals.frontier import analyse, defined
-from gram.evals.joint import Member, join, price_of, shared, shared_budgets
+from gram.evals.joint import Member, join, price_of, shared
 from gram.evals.joint_page import render
 from gram.tasks.protocol import PuzzleSet
 from tests.browser import Browser, chromium

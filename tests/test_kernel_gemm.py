@@ -11,7 +11,7 @@ import torch
 from gram.kernels import gemm_pack, reference
 from gram.kernels.reference import Injection
 from tests.models import tiny_model
-from tests.test_kernel_interpreted import CASES, IS_INTERPRETED, NAN, interpreted, run_apart
+from tests.test_kernel_interpreted import CASES, INJECTIONS, IS_INTERPRETED, NAN, interpreted, run_apart
 
 if IS_INTERPRETED:
     from tests import mended_interpreter
@@ -113,17 +113,7 @@ def test_equals_the_reference(case):
 
 @interpreted
 @pytest.mark.parametrize("order", ["before", "after"])
-@pytest.mark.parametrize(
-    "injection",
-    [
-        *(Injection(injector="gaussian", sigma=0.3, site=site) for site in ("h", "l", "both")),
-        Injection(injector="path", sigma=0.1),
-        Injection(injector="none"),
-        Injection(temperature=0.0),
-        Injection(temperature=1.5),
-    ],
-    ids=lambda injection: f"{injection.injector}-{injection.site}-{injection.temperature}",
-)
+@INJECTIONS
 def test_every_injector(injection, order):
     model = tiny_model(path_keep=0.05, transitions=2, noise_order=order, low_level_updates=1)
     assert_equal_to_reference(model, injection=injection)

@@ -89,6 +89,17 @@ CASES = {
 
 
 PATHS = pytest.mark.parametrize("path", ["fused", "blocks"])
+INJECTIONS = pytest.mark.parametrize(
+    "injection",
+    [
+        *(Injection(injector="gaussian", sigma=0.3, site=site) for site in ("h", "l", "both")),
+        Injection(injector="path", sigma=0.1),
+        Injection(injector="none"),
+        Injection(temperature=0.0),
+        Injection(temperature=1.5),
+    ],
+    ids=lambda injection: f"{injection.injector}-{injection.site}-{injection.temperature}",
+)
 
 
 @interpreted
@@ -100,17 +111,7 @@ def test_equals_the_reference(case, path):
 
 @interpreted
 @PATHS
-@pytest.mark.parametrize(
-    "injection",
-    [
-        *(Injection(injector="gaussian", sigma=0.3, site=site) for site in ("h", "l", "both")),
-        Injection(injector="path", sigma=0.1),
-        Injection(injector="none"),
-        Injection(temperature=0.0),
-        Injection(temperature=1.5),
-    ],
-    ids=lambda injection: f"{injection.injector}-{injection.site}-{injection.temperature}",
-)
+@INJECTIONS
 def test_every_injector(injection, path):
     assert_equal_to_reference(tiny_model(path_keep=0.05, transitions=2), injection=injection, path=path)
 

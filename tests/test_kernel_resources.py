@@ -240,4 +240,4 @@ def test_resources_are_compiled_once_and_again_after_a_change(monkeypatch, tmp_p
 def test_what_fails_apart_says_why():
     request = {"path": "fused", "target": "sm_90"}
     with pytest.raises(RuntimeError, match=r"compiling fused for sm_90 failed: [^$]*KeyError: 'spec'"):
-        resources.answer_apart("gram.kernels.resources", request)
+        resources.answer_apart(request)
