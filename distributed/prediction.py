@@ -108,7 +108,7 @@ def predict(
         what = "the driver" if pace_s == driver_s else f"the network, {network_gbit:g} Gbit/s into a driver"
         limit = f"{what}: longer shards, or {enough} drivers with a part of the puzzles each"
     elif len(shards) < 10 * workers:
-        limit = f"the end of the run: {len(shards) / workers:.1f} shards a worker, the last ones run alone"
+        limit = f"the end of the run: {len(shards) / workers:.2g} shards a worker, the last ones run alone"
     else:
         limit = "none yet: workers are busy and the driver keeps up"
     return Prediction(

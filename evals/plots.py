@@ -124,14 +124,30 @@ def heat_map(frontier: Frontier, axes: Axes) -> bool:
     latency = [[(cells[place]["latency_ms_p50"] if place in cells else None) for place in row] for row in places]
     if min(len(latency), len(latency[0])) > 1 and all(value for row in latency for value in row):
         logs = [[math.log2(value) for value in row if value] for row in latency]
+        from matplotlib.patheffects import AbstractPathEffect, withStroke
+
+        # Light and dark cells alike lie under a line.
+        halo: list[AbstractPathEffect] = [withStroke(linewidth=2.2, foreground="white")]
         lines = axes.contour(logs, colors="#1c1b19", linewidths=0.8, linestyles="dashed", levels=5)
-        axes.clabel(lines, fmt=lambda power: f"{2**power:.3g} ms", fontsize=7)
+        lines.set_path_effects(halo)
+        for label in axes.clabel(lines, fmt=lambda power: f"{2**power:.3g} ms", fontsize=7):
+            label.set_path_effects(halo)
     axes.set_xticks(range(len(grid["widths"])), [str(width) for width in grid["widths"]])
     axes.set_yticks(range(len(grid["depths"])), [str(depth) for depth in grid["depths"]])
     axes.grid(visible=False)
     axes.set(xlabel="width (trajectories)", ylabel="depth (supervision steps)")
     axes.set_title(f"{frontier['verdict']['measure']}, per cent; dashed: equal latency", loc="left", fontsize=9)
     return True
+
+
+def _against_latency(axes: Axes, measure: str) -> None:
+    """Axes of the measure against latency on a logarithm, with plain numbers at 1, 2 and 5."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axes.set(xscale="log", xlabel="latency of a puzzle, ms", ylabel=measure)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def curves(frontier: Frontier, axes: Axes) -> bool:
@@ -157,7 +173,7 @@ def curves(frontier: Frontier, axes: Axes) -> bool:
         if all(cell["value_low"] is not None for cell in line):
             low, high = ([cell[name] for cell in line] for name in ("value_low", "value_high"))
             axes.fill_between(prices, low, high, color=COLOURS[family], alpha=0.15, lw=0)
-    axes.set(xscale="log", xlabel="latency of a puzzle, ms", ylabel=frontier["verdict"]["measure"])
+    _against_latency(axes, frontier["verdict"]["measure"])
     axes.legend()
     return True
 
@@ -177,7 +193,7 @@ def pareto(frontier: Frontier, axes: Axes) -> bool:
         axes.annotate(label, place, fontsize=6.5, xytext=(3, -9), textcoords="offset points")
     line = [(cell["latency_ms_p50"], cell["value"]) for cell in best]
     axes.step(*zip(*line, strict=True), where="post", color="#1c1b19", lw=1)
-    axes.set(xscale="log", xlabel="latency of a puzzle, ms", ylabel=frontier["verdict"]["measure"])
+    _against_latency(axes, frontier["verdict"]["measure"])
     return True
 
 
@@ -271,7 +287,7 @@ def checkpoints(frontiers: Mapping[str, Frontier], axes: Axes) -> bool:
         if all(cell["value_low"] is not None for cell in best):
             low, high = ([cell[name] for cell in best] for name in ("value_low", "value_high"))
             axes.fill_between([c[price] for c in best], low, high, color=line.get_color(), alpha=0.15, lw=0)
-        axes.set(xscale="log", xlabel="latency of a puzzle, ms", ylabel=frontier["verdict"]["measure"])
+        _against_latency(axes, frontier["verdict"]["measure"])
         drawn = True
     if drawn:
         axes.set_title("dashed: one trajectory", loc="left", fontsize=9)

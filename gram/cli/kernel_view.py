@@ -29,7 +29,9 @@ def show_counts(counts: dict[str, Any], rows: Iterable[Row]) -> None:
     worst = list(kernel_counts.worst(counts["resources"]))
     for preset in dict.fromkeys(entry["preset"] for entry in worst):
         console.print()
-        console.print(Text(f"Compiled kernels of {preset} on each target; of blocks, the worst", "bold"))
+        console.print(
+            Text(f"Compiled kernels of {preset} on each target; the worst of a path that has several", "bold")
+        )
         mine = [entry for entry in worst if entry["preset"] == preset]
         console.print(_resources(mine))
         for entry in mine:
