@@ -101,6 +101,8 @@ class Loss(NamedTuple):
     h: Tensor
     """State to carry, detached."""
     l: Tensor
+    answers: Tensor
+    """What the slots now answer, `[B, A]` int64."""
 
 
 def step_loss(
@@ -131,7 +133,7 @@ def step_loss(
     entropy, per_puzzle = _entropy(logits, slots.targets, token_weights_V)
     if training.prior_share:
         nearest = set_loss(logits, slots.solutions, token_weights_V)
-        per_puzzle = torch.where(slots.is_prior & noisy_B, nearest, per_puzzle)
+        per_puzzle = torch.where(slots.is_prior & (noisy_B | slots.is_empty), nearest, per_puzzle)
     led_B = ~slots.is_prior
     # Without a condition the noise decides everything: there the KL is no leak.
     has_leak = bool(seen) and config.is_conditional
@@ -141,7 +143,8 @@ def step_loss(
     heads = head_loss(weights, spec, replay)
     first = ((slots.step == spec.noise_free_steps) & led_B).to(torch.float32)
     per_slot = divergence.mean(1)
-    is_right = (logits.argmax(-1) == slots.targets) | (token_weights_V[slots.targets] == 0)
+    answers = logits.argmax(-1)
+    is_right = (answers == slots.targets) | (token_weights_V[slots.targets] == 0)
     return Loss(
         total=per_puzzle.mean() + beta * balanced_mean + heads,
         cross_entropy=((entropy.mean(1) * led).sum() / led.sum()).detach(),
@@ -151,6 +154,7 @@ def step_loss(
         heads=heads.detach(),
         h=h.detach(),
         l=l.detach(),
+        answers=answers,
     )
 
 
@@ -264,13 +268,15 @@ def _settle(
 def set_loss(logits: Tensor, solutions: Tensor, token_weights_V: Tensor) -> Tensor:
     """`-log sum_s p(s)` over the valid answers `[B, S, A]` under `logits [B, A, V]`, per (weighted) token: `[B]`.
 
-    Padding solutions do not count; a puzzle has at least one.
+    Padding solutions do not count; 0 where there is no other.
     """
     places = torch.arange(logits.shape[1], device=logits.device)
     spelled = logits.log_softmax(-1)[torch.arange(len(logits), device=logits.device)[:, None, None], places, solutions]
     share = token_weights_V[solutions]
-    likelihood = (spelled * share).sum(-1).masked_fill(solutions[..., 0] == 0, -torch.inf)
-    return -likelihood.logsumexp(1) / share[:, 0].sum(-1)
+    is_padding = solutions[..., 0] == 0
+    is_aimless = is_padding.all(1)
+    likelihood = (spelled * share).sum(-1).masked_fill(is_padding & ~is_aimless[:, None], -torch.inf)
+    return torch.where(is_aimless, 0.0, -likelihood.logsumexp(1) / share[:, 0].sum(-1))
 
 
 def _followed(slots: Slots, q: Gaussian, p: Gaussian) -> Gaussian:

@@ -69,11 +69,20 @@ def claim(recipe: Recipe, out: Path, start: Path | None, puzzles: str | None) ->
         return
     if (out / checkpoint.CONFIG_FILE).exists():
         raise RecipeError(f"folder {out} must be empty or hold a run of recipe {recipe.name}, got a checkpoint")
-    if recipe.training.prior_share and not recipe.task.is_multi_solution:
-        raise RecipeError(f"prior_share must be 0 for {recipe.task.name}, whose puzzles have one solution, got more")
+    _check_prior_share(recipe)
     if out.exists() and not out.is_dir():
         raise RecipeError(f"folder must be a directory, got the file {out}")
     checkpoint.write_json(path, mine)
+
+
+def _check_prior_share(recipe: Recipe) -> None:
+    """Raises `RecipeError` where slots that follow the prior would have nothing to aim at."""
+    if not recipe.training.prior_share:
+        return
+    if recipe.model.is_conditional and not recipe.task.is_multi_solution:
+        raise RecipeError(f"prior_share must be 0 for {recipe.task.name}, whose puzzles have one solution, got more")
+    if not recipe.model.is_conditional and not hasattr(recipe.task, "nearest_boards"):
+        raise RecipeError(f"prior_share must be 0 for {recipe.task.name}, which finds no nearest boards, got more")
 
 
 def finite(values: dict[str, Any]) -> dict[str, Any]:

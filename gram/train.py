@@ -181,6 +181,7 @@ class Trainer:
         if not math.isfinite(norm):
             raise FloatingPointError(f"gradient norm must be finite, got {norm} at optimiser step {self.step}")
         self.slots.carry(*(carried or (loss.h, loss.l)))
+        self.slots.aim(loss.answers)
         self.step += 1
         names = ("cross_entropy", "kl", "kl_first", "exact", "heads")
         told = torch.stack([getattr(loss, name).detach().float() for name in names])

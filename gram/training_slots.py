@@ -69,9 +69,12 @@ class TrainingSlots:
         self.puzzles[free], self.targets[free] = puzzles.repeat(copies, 0), targets.repeat(copies, 0)
         is_empty = rng.random(count) < (self.training.empty_probability if self.config.is_conditional else 1.0)
         self.is_empty[free] = is_empty.repeat(copies)
-        self.is_prior[free] = (rng.random(len(free)) < self.training.prior_share) & ~self.is_empty[free]
-        for slot in free[self.is_prior[free]]:
-            self._list_solutions(int(slot), rng)
+        follows = rng.random(len(free)) < self.training.prior_share
+        self.is_prior[free] = follows & (~self.is_empty[free] | (not self.config.is_conditional))
+        self.solutions[free] = 0
+        if self.config.is_conditional:
+            for slot in free[self.is_prior[free]]:
+                self._list_solutions(int(slot), rng)
         hashes = np.array([puzzle_hash(self.source.task.name, puzzle) for puzzle in puzzles], np.int64)
         self.hashes[free] = hashes.repeat(copies)
         self.trajectory[free] = self.started + np.arange(len(free))
@@ -103,8 +106,18 @@ class TrainingSlots:
         valid = self.source.task.solutions(self.puzzles[slot].astype(np.uint8))
         if len(valid) > MOST_SOLUTIONS:
             valid = valid[rng.permutation(len(valid))[:MOST_SOLUTIONS]]
-        self.solutions[slot] = 0
         self.solutions[slot, : len(valid)] = valid
+
+    def aim(self, answers: Tensor) -> None:
+        """Without a condition there are too many boards to list: slots that follow the prior aim at one near to what
+        they have just answered (`answers [B, A]`, this rank's)."""
+        if self.config.is_conditional or not self.training.prior_share:
+            return
+        near = np.zeros(answers.shape, np.int64)
+        led = self.is_prior[self.own]
+        nearest_boards = self.source.task.nearest_boards  # type: ignore[attr-defined]  # `claim` has looked
+        near[led] = nearest_boards(answers[torch.from_numpy(led)].to(torch.uint8).cpu().numpy())
+        self.solutions[:, 0] = self.ranks.gather(torch.from_numpy(near).to(answers.device)).cpu().numpy()
 
     def view(self) -> Slots:
         """This rank's slots as the loss takes them."""

@@ -55,7 +55,9 @@ def test_a_process_that_torchrun_did_not_start_is_alone(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["plain", "several-transitions", "best-of-many", "random-start", "prior-share"])
+@pytest.mark.parametrize(
+    "case", ["plain", "several-transitions", "best-of-many", "random-start", "prior-share", "unconditional"]
+)
 def test_two_ranks_give_the_gradients_of_one(tmp_path, case):
     alone = Trainer(
         recipe(**two_ranks.settings(case)), tmp_path / "alone", device=torch.device("cpu"), dtype=torch.float32,

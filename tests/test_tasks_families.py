@@ -207,6 +207,23 @@ def test_any_other_token_spoils_a_stored_answer(name, index, data):
     assert task.conflicts(rows.puzzles[index : index + 1], spoilt)[0] > 0
 
 
+@given(st.sampled_from(["sudoku4", "sudoku6", "sudoku9"]), st.integers(0, 4), st.data())
+def test_the_nearest_board_is_right_of_training_and_keeps_what_fits(name, index, data):
+    task = get_task(name)
+    board = task.split("train", limit=5).answers[index : index + 1]
+    assert np.array_equal(task.nearest_boards(board), board)
+    spoilt = board.copy()
+    places = data.draw(st.lists(st.integers(0, task.tokens - 1), max_size=task.tokens // 2))
+    spoilt[0, places] = data.draw(st.lists(st.integers(1, task.n + 1), min_size=len(places), max_size=len(places)))
+    near = task.nearest_boards(spoilt)
+    if near.any():
+        assert task.verify(np.ones_like(near), near)[0]
+        assert not task.is_test_grid(near)[0]
+    if near.any() and len(set(places)) <= 1:
+        is_open = (task._peers & (spoilt == spoilt.T)).any(1) | (spoilt[0] == 1)
+        assert np.array_equal(near[0, ~is_open], spoilt[0, ~is_open])
+
+
 def test_sudoku_puzzles_of_one_grid_are_one_group():
     rows = get_task("sudoku4").split("test", limit=120)
     by_grid = {}

@@ -29,7 +29,7 @@ def recipe(*, model=None, **training) -> Recipe:
         "checkpoint_every_s": 1e9, "evaluate_every_s": 1e9,
     }  # fmt: skip
     config = tiny_config(**(model or {}))
-    return Recipe("tiny", "", get_task("nqueens4"), config, TrainConfig(**{**values, **training}))
+    return Recipe("tiny", "", get_task(config.task), config, TrainConfig(**{**values, **training}))
 
 
 def trainer(path: Path, **kwargs) -> Trainer:
@@ -312,6 +312,19 @@ def test_set_loss_is_the_likelihood_of_any_valid_answer():
     only = torch.tensor([[[1, 2], [0, 0], [0, 0]]])
     entropy = torch.nn.functional.cross_entropy(logits[0], torch.tensor([1, 2]))
     assert float(set_loss(logits, only, torch.ones(3))[0]) == pytest.approx(float(entropy), abs=1e-6)
+
+
+def test_set_loss_of_a_slot_that_aims_at_nothing_is_zero_and_pulls_at_nothing():
+    logits = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    solutions = torch.tensor([[[0, 0, 0], [0, 0, 0]], [[1, 2, 3], [0, 0, 0]]])
+    loss = set_loss(logits, solutions, torch.ones(4))
+    loss.sum().backward()
+    assert loss[0] == 0
+    assert loss[1] > 0
+    assert logits.grad is not None
+    assert not logits.grad[0].any()
+    assert torch.isfinite(logits.grad).all()
+    assert logits.grad[1].any()
 
 
 def test_slots_that_follow_the_prior_never_see_the_target(tmp_path):

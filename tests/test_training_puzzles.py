@@ -171,6 +171,32 @@ def test_a_model_without_condition_never_sees_the_puzzle(tmp_path):
     assert 0 <= figures["valid"] <= 1
 
 
+def test_its_slots_that_follow_the_prior_aim_at_boards_near_to_their_answers(tmp_path):
+    made = unconditional()
+    made = replace(made, training=replace(made.training, prior_share=0.5, batch=64))
+    trainer = Trainer(made, tmp_path, device=CPU, dtype=torch.float32, is_compiled=False)
+    for _ in range(2):
+        trainer.advance()
+        aims, blank = trainer.slots.solutions[:, 0].astype(np.uint8), np.ones((64, 16), np.uint8)
+        has_aim = aims[:, 0] > 0
+        assert has_aim.any()
+        assert not has_aim[~trainer.slots.is_prior].any()
+        assert made.task.verify(blank[has_aim], aims[has_aim]).all()
+    newest = trainer.slots.taken == 0
+    trainer.slots.left[:8] = 0
+    trainer.slots.refill(trainer.model.z0_h, trainer.model.z0_l, np.random.default_rng(1))
+    assert not newest.any()
+    assert not trainer.slots.solutions[:8].any()  # nothing answered yet, nothing to aim at
+
+
+def test_tasks_that_find_no_nearest_boards_refuse_them(tmp_path):
+    task = get_task("nqueens4")
+    model = replace(config_of(task), is_conditional=False)
+    training = TrainConfig(steps=1, prior_share=0.5)
+    with pytest.raises(RecipeError, match="prior_share must be 0 for nqueens4, which finds no nearest boards"):
+        train(Recipe("q", "", task, model, training), tmp_path / "q")
+
+
 def test_its_answers_are_right_when_they_are_boards():
     made = unconditional()
     source = TrainingPuzzles(made.task, made.model, made.training)

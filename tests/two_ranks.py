@@ -36,6 +36,10 @@ def settings(name: str) -> dict[str, object]:
         "best-of-many": {"best_of": 2},
         "random-start": {"model": {"guidance": "none", "initial_std": 1.0, "path_noise": 0.01, "path_keep": 0.05}},
         "prior-share": {"prior_share": 0.5},
+        "unconditional": {
+            "prior_share": 0.5,
+            "model": {"task": "sudoku4", "vocabulary": 6, "is_conditional": False},
+        },
     }
     return {**common, **cases[name]}
 

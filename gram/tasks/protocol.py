@@ -77,6 +77,8 @@ class Task(Protocol):
     - `augment(rng, puzzles, answers) -> (puzzles, answers)`: random symmetries of pairs `[P, L]` and `[P, A]`, applied
       where training takes its pairs from a file;
     - `load_training(path) -> PuzzleSet`: the pairs of such a file, where `load` would give something else;
+    - `nearest_boards(answers) -> [P, A]`: boards that are right and near to the given ones, 0 where there is none to
+      train on (unconditional training whose slots follow the prior);
     - `is_test_grid(answers) -> [P]`: whether an answer `[P, A]` is one that training never shows (`gram generate`).
     """
 

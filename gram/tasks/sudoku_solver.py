@@ -162,6 +162,29 @@ class Solver:
         self.search(board, stop, banned=(cell, digit))
         return found
 
+    def nearest(self, wanted: Sequence[int], order: Sequence[int]) -> list[int]:
+        """A solved board that keeps many of `wanted`'s digits: cells are decided in `order`, each as wanted where that
+        leaves a solution. Not always the nearest of all."""
+
+        def go(masks: list[int], done: list[int], place: int) -> list[int] | None:
+            while place < len(order) and not masks[order[place]] & (masks[order[place]] - 1):
+                place += 1
+            if place == len(order):
+                return [mask.bit_length() for mask in masks]
+            cell = order[place]
+            for digit in sorted(_digits(masks[cell]), key=lambda digit: digit != wanted[cell]):
+                guess, placed = masks.copy(), done.copy()
+                guess[cell] = 1 << (digit - 1)
+                if self._propagate(guess, placed, [cell]):
+                    found = go(guess, placed, place)
+                    if found:
+                        return found
+            return None
+
+        found = go([self.full] * (self.size * self.size), [0] * (3 * self.size), 0)
+        assert found is not None
+        return found
+
     def rating(self, board: Sequence[int]) -> int:
         """Difficulty: guesses until the whole search is done (0: singles suffice), the `guesses` of Sudoku-Extreme."""
         return self.search(board, lambda _: False)
