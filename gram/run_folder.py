@@ -77,11 +77,8 @@ def claim(recipe: Recipe, out: Path, start: Path | None, puzzles: str | None) ->
 
 def _check_prior_share(recipe: Recipe) -> None:
     """Raises `RecipeError` where slots that follow the prior would have nothing to aim at."""
-    if not recipe.training.prior_share:
-        return
-    if recipe.model.is_conditional and not recipe.task.is_multi_solution:
-        raise RecipeError(f"prior_share must be 0 for {recipe.task.name}, whose puzzles have one solution, got more")
-    if not recipe.model.is_conditional and not hasattr(recipe.task, "nearest_boards"):
+    is_aimless = not recipe.model.is_conditional and not hasattr(recipe.task, "nearest_boards")
+    if recipe.training.prior_share and is_aimless:
         raise RecipeError(f"prior_share must be 0 for {recipe.task.name}, which finds no nearest boards, got more")
 
 

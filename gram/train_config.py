@@ -49,7 +49,8 @@ class TrainConfig:
     """Share of training puzzles shown as the empty condition (unconditional generation)."""
     prior_share: float = 0.0
     """Share of slots that follow the prior and aim at whichever solutions they are nearest to (ours): they meet the
-    states that sampling meets, which posterior-led slots never do. For tasks with several solutions."""
+    states that sampling meets, which posterior-led slots never do. Without a condition such slots aim at a board near
+    to their last answer."""
     best_of: int = 1
     """Trajectories of each puzzle under the prior, of which the one nearest to the target takes the loss of a
     supervision step: best-of-many, without posterior and KL (ours). 1 trains by the posterior."""

@@ -23,7 +23,7 @@ from gram.tasks.identity import puzzle_hash
 from gram.train_config import TrainConfig
 from gram.training_puzzles import TrainingPuzzles
 
-MOST_SOLUTIONS = 32
+MOST_SOLUTIONS = 128
 """Valid answers that a slot which follows the prior is shown."""
 
 
@@ -49,7 +49,9 @@ class TrainingSlots:
         self.l = torch.zeros_like(self.h)
         self.puzzles = np.zeros((count, config.tokens), np.int64)
         self.targets = np.zeros((count, config.output_tokens), np.int64)
-        self.solutions = np.zeros((count, MOST_SOLUTIONS, config.output_tokens), np.int64)
+        has_several = puzzles.task.is_multi_solution and config.is_conditional
+        listed = MOST_SOLUTIONS if training.prior_share and has_several else 1
+        self.solutions = np.zeros((count, listed, config.output_tokens), np.int64)
         self.is_empty = np.zeros(count, bool)
         self.is_prior = np.zeros(count, bool)
         self.hashes = np.zeros(count, np.int64)
@@ -103,6 +105,9 @@ class TrainingSlots:
 
     def _list_solutions(self, slot: int, rng: np.random.Generator) -> None:
         """Writes down the slot's valid answers, a random part of them where there are many."""
+        if not self.source.task.is_multi_solution:
+            self.solutions[slot, 0] = self.targets[slot]
+            return
         valid = self.source.task.solutions(self.puzzles[slot].astype(np.uint8))
         if len(valid) > MOST_SOLUTIONS:
             valid = valid[rng.permutation(len(valid))[:MOST_SOLUTIONS]]

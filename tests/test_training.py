@@ -352,7 +352,7 @@ def test_slots_that_follow_the_prior_never_see_the_target(tmp_path):
     )
 
 
-def test_prior_slots_hold_valid_answers_and_single_solution_tasks_refuse_them(tmp_path):
+def test_prior_slots_hold_valid_answers(tmp_path):
     made = trainer(tmp_path, prior_share=0.5, batch=64)
     made.slots.refill(made.model.z0_h, made.model.z0_l, np.random.default_rng(0))
     assert 10 < made.slots.is_prior.sum() < 54
@@ -362,6 +362,12 @@ def test_prior_slots_hold_valid_answers_and_single_solution_tasks_refuse_them(tm
         puzzle = made.slots.puzzles[slot].astype(np.uint8)
         assert made.task.verify(np.repeat(puzzle[None], len(listed), 0), listed).all()
         assert len(listed) == made.task.count_solutions(puzzle)
-    sudoku = Recipe("s", "", get_task("sudoku4"), tiny_config(task="sudoku4"), TrainConfig(steps=1, prior_share=0.5))
-    with pytest.raises(RecipeError, match="prior_share must be 0 for sudoku4"):
-        train(sudoku, tmp_path / "s")
+
+
+def test_prior_slots_of_a_task_with_one_solution_hold_the_target(tmp_path):
+    made = trainer(tmp_path, prior_share=0.5, batch=64, model={"task": "sudoku4", "vocabulary": 6})
+    made.advance()
+    led = made.slots.is_prior
+    assert 10 < led.sum() < 54
+    assert np.array_equal(made.slots.solutions[led, 0], made.slots.targets[led])
+    assert made.slots.solutions.shape[1] == 1
