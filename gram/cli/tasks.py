@@ -88,4 +88,8 @@ def _show(listed: dict[str, Any]) -> None:
             *(terminal.percent(figures.get(key)) for key in HEADLINES),
         )
     console.print(shipped)
-    console.print(Text("held-out accuracy of the answer and of one trajectory, pooled coverage", style="dim"))
+    note = (
+        "held-out accuracy of the answer and of one trajectory, pooled coverage; "
+        "steps and minutes of the last run, earlier ones are on the card"
+    )
+    console.print(Text(note, style="dim"))
