@@ -96,7 +96,8 @@ class ModelConfig:
     low_level_updates: int = 2
     """`K`: low-level updates of a transition."""
     depth: int = 8
-    """`M`: supervision steps the model was trained to take; the default depth of sampling."""
+    """`M`: supervision steps the model was trained to take; the default depth of sampling (a shipped checkpoint's may
+    be another, which its card then tells)."""
     guidance: Guidance = "full"
     """Learned noise: `full` N(mu, sigma^2), `mean` only, `noise` only (mu = 0), or `none` (deterministic, TRM)."""
     guidance_hidden: int = 128

@@ -54,8 +54,13 @@ def section(name: str, runs: list[tuple[Path, dict[str, Any]]], limit: int | Non
     puzzles = task.split("test", limit=limit)
     judged = [judge(run, task, puzzles, width, seeds) for run, _ in runs]
     table = baselines.markdown(task, baselines.rows(task, puzzles, judged), width=width)
-    about = {run.method: run.card["description"] for run in judged}
-    listed = "\n".join(f"- `{method}`: {text}" for method, text in about.items())
+    about: dict[str, list[str]] = {}
+    for run in judged:
+        about.setdefault(run.method, [run.card["description"]]).append(run.card["leak_diagnosis"])
+    # What the noise came to is a fact of each run, so every training seed tells its own.
+    listed = "\n".join(
+        f"- `{method}`: {'. '.join(dict.fromkeys(filter(None, texts)))}." for method, texts in about.items()
+    )
     head = f"## {name}\n\n{len(puzzles):,} held-out puzzles, {seeds} sampling seed{'s' if seeds > 1 else ''}."
     return f"{head}\n\n{table}\n{listed}\n"
 
@@ -71,6 +76,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="first so many held-out puzzles (default: all)")
     parser.add_argument("--width", type=int, default=20, help="trajectories of a puzzle (default: 20)")
     parser.add_argument("--seeds", type=int, default=1, help="sampling seeds (default: 1)")
+    parser.add_argument("--note", help="a sentence for the page: on what machine the runs were trained, say")
     arguments = parser.parse_args()
     for name in ("limit", "width", "seeds"):
         if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
@@ -89,7 +95,8 @@ def main() -> None:
         parser.error(str(error))
     used = f"gram {gram.__version__}, torch {torch.__version__}"
     command = shlex.join(["python", *sys.argv])
-    page = "\n".join(["# Training methods side by side\n", f"{NOTE}\n", *sections, f"`{command}` ({used})\n"])
+    note = [f"{arguments.note}\n"] if arguments.note else []
+    page = "\n".join(["# Training methods side by side\n", f"{NOTE}\n", *note, *sections, f"`{command}` ({used})\n"])
     if arguments.out is None:
         print(page)
     else:

@@ -21,7 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = (0, 1, 2)
 FEW_STEPS = (2, 3)
-FEW_PUZZLES = ("--limit", "300")
+FEW_PUZZLES = 300
 """Of the runs that compare halting with full depth, and few steps with each other."""
 BOARDS = 1000
 BOARD_FIGURES = {
@@ -55,7 +55,7 @@ def evaluate(*arguments: str, verb: str = "eval") -> tuple[str, dict[str, Any]]:
     return " ".join(command), json.loads(done.stdout)
 
 
-def measure(task: str, name: str, *, is_stochastic: bool, limit: int | None) -> dict[str, Any]:
+def measure(task: str, name: str, *, is_stochastic: bool, limit: int | None, few_puzzles: int) -> dict[str, Any]:
     """Held-out figures over three sampling seeds (one where seeds change nothing), and how the heads do."""
     common = (task, "--checkpoint", name, "--width", "20")
     limited = () if limit is None else ("--limit", str(limit))
@@ -68,8 +68,10 @@ def measure(task: str, name: str, *, is_stochastic: bool, limit: int | None) -> 
     figures["commands"] = [command for command, _ in runs]
     figures["versions"] = runs[0][1]["versions"]
 
-    command, full = evaluate(*common, "--halting", "fixed", *FEW_PUZZLES)
-    _, halted = evaluate(*common, *FEW_PUZZLES)
+    figures["few_puzzles"] = few_puzzles
+    few_limit = ("--limit", str(few_puzzles))
+    command, full = evaluate(*common, "--halting", "fixed", *few_limit)
+    _, halted = evaluate(*common, *few_limit)
     figures["full_depth"] = {
         "command": command,
         "single_accuracy": full["single_accuracy"],
@@ -80,7 +82,7 @@ def measure(task: str, name: str, *, is_stochastic: bool, limit: int | None) -> 
     }
     figures["few_steps"] = []
     for depth in FEW_STEPS if is_stochastic else ():
-        command, few = evaluate(*common, "--halting", "fixed", "--depth", str(depth), *FEW_PUZZLES)
+        command, few = evaluate(*common, "--halting", "fixed", "--depth", str(depth), *few_limit)
         keys = ("single_accuracy", "accuracy", "pass_at_width", "lprm_auroc", "halt_auroc", "auroc_puzzles")
         figures["few_steps"].append({"command": command, "depth": depth, **{key: few[key] for key in keys}})
     return figures
@@ -139,8 +141,9 @@ def heads_section(figures: dict[str, Any]) -> str:
         f"{_figure(row['lprm_auroc'])} | {_figure(row['halt_auroc'])} |"
         for row in figures["few_steps"]
     )
+    few_puzzles = figures.get("few_puzzles", FEW_PUZZLES)
     few_steps = (
-        f"""With few steps, all of them taken (300 puzzles; AUROC is within puzzles that have right and wrong
+        f"""With few steps, all of them taken ({few_puzzles} puzzles; AUROC is within puzzles that have right and wrong
 trajectories):
 
 | depth | single accuracy | accuracy (vote) | pass@{figures["width"]} | LPRM AUROC | halt AUROC |
@@ -179,6 +182,8 @@ def card_head(name: str, card: dict[str, Any]) -> str:
     steps_minutes = card["optimiser_steps"] / card["steps_per_s"] / 60
     scale = card.get("noise_scale", 1.0)
     scaled = f"| deviation of the prior's noise, scaled after training by | {scale:g} |\n" if scale != 1 else ""
+    if "depth" in card:
+        scaled += f"| supervision steps at most, chosen after training | {card['depth']} |\n"
     if "halt_threshold" in card:
         scaled += f"| halt threshold, chosen after training | {card['halt_threshold']:g} |\n"
     return f"""# {name}
@@ -218,7 +223,14 @@ def main() -> None:
     parser.add_argument(
         "--halt-threshold", type=float, help="default of the checkpoint's sampling; choose on training puzzles"
     )
+    parser.add_argument("--depth", type=int, help="default of the checkpoint's sampling; choose on training puzzles")
     parser.add_argument("--limit", type=int, help="held-out puzzles of the main figures [default: all]")
+    parser.add_argument(
+        "--few-puzzles",
+        type=int,
+        default=FEW_PUZZLES,
+        help="held-out puzzles of the runs at full depth and at few steps [default: %(default)s]",
+    )
     arguments = parser.parse_args()
     target = ROOT / "gram" / "weights" / arguments.name
     target.mkdir(parents=True, exist_ok=True)
@@ -228,6 +240,8 @@ def main() -> None:
     card["noise_scale"] = arguments.noise_scale
     config = json.loads((target / "config.json").read_text())
     config["log_sigma_center"] += math.log(arguments.noise_scale)
+    if arguments.depth is not None:
+        config["depth"] = card["depth"] = arguments.depth
     if arguments.halt_threshold is not None:
         config["halt_threshold"] = card["halt_threshold"] = arguments.halt_threshold
     (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -238,7 +252,13 @@ def main() -> None:
         card |= {key: before[key] for key in ("figures", "notes") if key in before}
     else:
         if config["is_conditional"]:
-            card["figures"] = measure(card["task"], arguments.name, is_stochastic=is_stochastic, limit=arguments.limit)
+            card["figures"] = measure(
+                card["task"],
+                arguments.name,
+                is_stochastic=is_stochastic,
+                limit=arguments.limit,
+                few_puzzles=arguments.few_puzzles,
+            )
         else:
             card["figures"] = measure_boards(card["task"], arguments.name)
     (target / "card.json").write_text(json.dumps(card, indent=2) + "\n")

@@ -89,7 +89,17 @@ def test_the_script_on_trained_runs(tmp_path):
     page, picture = tmp_path / "out" / "page.md", tmp_path / "out" / "curves.png"
 
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "scripts/baselines_table.py", *arguments, "--width", "3", "--out", str(page)]
+        command = [
+            sys.executable,
+            "scripts/baselines_table.py",
+            *arguments,
+            "--width",
+            "3",
+            "--out",
+            str(page),
+            "--note",
+            "Trained here.",
+        ]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
@@ -100,6 +110,8 @@ def test_the_script_on_trained_runs(tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert first.count("| `gram` | 1 |") == 1
     assert first.count("| `trm` | 2 |") == 1
+    assert first.count("KL per token at the first noisy step") == 1, "of the main method alone: the twin has no noise"
+    assert "\nTrained here.\n" in first
     shards = {path: path.stat().st_size for path in tmp_path.glob("*/samples/*/*")}
     assert shards
     assert call(*folders, "--curves", str(picture)).returncode == 0
