@@ -11,12 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import shutil
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from gram.checkpoint import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = (0, 1, 2)
@@ -235,7 +236,8 @@ def main() -> None:
     target = ROOT / "gram" / "weights" / arguments.name
     target.mkdir(parents=True, exist_ok=True)
     for file in ("config.json", "model.safetensors", "log.jsonl"):
-        shutil.copyfile(arguments.run / file, target / file)
+        # A run that reads the old file goes on with it: overwritten in place, its mapped weights would be gone.
+        write_atomically(target / file, (arguments.run / file).read_bytes())
     card = json.loads((arguments.run / "card.json").read_text())
     card["noise_scale"] = arguments.noise_scale
     config = json.loads((target / "config.json").read_text())
@@ -244,7 +246,7 @@ def main() -> None:
         config["depth"] = card["depth"] = arguments.depth
     if arguments.halt_threshold is not None:
         config["halt_threshold"] = card["halt_threshold"] = arguments.halt_threshold
-    (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    write_atomically(target / "config.json", (json.dumps(config, indent=2) + "\n").encode())
     card["steps_per_s"] = round(typical_speed(target / "log.jsonl"), 3)
     is_stochastic = card["recipe"]["model"]["guidance"] in ("full", "noise")
     if arguments.card_only:
@@ -261,8 +263,8 @@ def main() -> None:
             )
         else:
             card["figures"] = measure_boards(card["task"], arguments.name)
-    (target / "card.json").write_text(json.dumps(card, indent=2) + "\n")
-    (target / "README.md").write_text(model_card(arguments.name, card))
+    write_atomically(target / "card.json", (json.dumps(card, indent=2) + "\n").encode())
+    write_atomically(target / "README.md", model_card(arguments.name, card).encode())
 
 
 if __name__ == "__main__":
