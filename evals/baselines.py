@@ -23,6 +23,8 @@ from gram.tasks.protocol import PuzzleSet, Task
 Floats = NDArray[np.float64]
 MAIN = "gram"
 """The method that the others are compared with: the recipe named as its task."""
+TWIN = "trm"
+"""The other one that they are compared with, where it is there: the deterministic model, without any noise."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +58,8 @@ class Row:
     coverage_pooled: float
     less_main: tuple[float, float, float] | None
     """`single` less the main method's, paired by puzzle, with its 95 % interval; None for the main method."""
+    less_twin: tuple[float, float, float] | None
+    """The same less the deterministic twin's; None for the twin, and where there is none."""
 
 
 def method_of(task: str, recipe: str) -> str:
@@ -105,7 +109,6 @@ def rows(task: Task, puzzles: PuzzleSet, runs: Sequence[Judged]) -> list[Row]:
             values["coverage"] = np.mean(coverages, axis=0)
             pooled = metrics.pooled(values["coverage"], every)
         each = [float(run.single.mean()) for run in group]
-        less = statistics.paired_difference(means[method], means[MAIN], puzzles.groups) if method != MAIN else None
         made.append(
             Row(
                 method=method,
@@ -119,10 +122,20 @@ def rows(task: Task, puzzles: PuzzleSet, runs: Sequence[Judged]) -> list[Row]:
                 },
                 single_range=(min(each), max(each)) if len(each) > 1 else None,
                 coverage_pooled=pooled,
-                less_main=less and (less.estimate, less.low, less.high),
+                less_main=_less(means, method, MAIN, puzzles),
+                less_twin=_less(means, method, TWIN, puzzles),
             )
         )
     return sorted(made, key=lambda row: (row.method != MAIN, -row.figures["single"][0]))
+
+
+def _less(
+    means: dict[str, Floats], method: str, other: str, puzzles: PuzzleSet
+) -> tuple[float, float, float] | None:
+    if method == other or other not in means:
+        return None
+    less = statistics.paired_difference(means[method], means[other], puzzles.groups)
+    return less.estimate, less.low, less.high
 
 
 def markdown(task: Task, table: Sequence[Row], *, width: int) -> str:
@@ -131,7 +144,7 @@ def markdown(task: Task, table: Sequence[Row], *, width: int) -> str:
     head = ["method", "runs", "parameters", "optimiser steps", "minutes", "one trajectory", "range over runs"]
     head += [f"vote of {width}"]
     head += [f"coverage@{width}, mean", "pooled"] if has_coverage else []
-    head += [f"one trajectory less `{MAIN}`"]
+    head += [f"one trajectory less `{MAIN}`", f"less `{TWIN}`"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for row in table:
         cells = [f"`{row.method}`", str(row.runs), f"{row.parameters:,}", f"{row.optimiser_steps:,.0f}"]
@@ -139,7 +152,7 @@ def markdown(task: Task, table: Sequence[Row], *, width: int) -> str:
         cells += ["-" if row.single_range is None else " to ".join(f"{100 * end:.1f}" for end in row.single_range)]
         cells += [_share(row.figures["accuracy"])]
         cells += [_share(row.figures["coverage"]), f"{100 * row.coverage_pooled:.1f} %"] if has_coverage else []
-        cells += ["-" if row.less_main is None else _points(row.less_main)]
+        cells += ["-" if less is None else _points(less) for less in (row.less_main, row.less_twin)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -23,7 +23,8 @@ from gram.tasks.protocol import PuzzleSet, Task
 from gram.tasks.registry import get_task
 
 NOTE = """95 % intervals are of chance among puzzles (those of one base resampled together); the range over runs is of
-training seeds. Differences are paired by puzzle. Every trajectory takes the full depth it was trained for."""
+training seeds. Differences are paired by puzzle. Every trajectory takes the full depth it was trained for. A model
+without noise takes one trajectory, which is then its vote and its coverage too."""
 
 
 def judge(run: Path, task: Task, puzzles: PuzzleSet, width: int, seeds: int) -> baselines.Judged:
@@ -87,6 +88,8 @@ def main() -> None:
         if "recipe" not in card:
             parser.error(f"run must be a folder of gram train with its card, got {run}")
         tasks.setdefault(card["task"], []).append((run, card))
+    for name, runs in tasks.items():
+        runs.sort(key=lambda entry: baselines.method_of(name, entry[1]["recipe"]["name"]) != baselines.MAIN)
     try:
         sections = [
             section(name, runs, arguments.limit, arguments.width, arguments.seeds) for name, runs in tasks.items()

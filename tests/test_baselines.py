@@ -39,8 +39,10 @@ def test_the_main_method_stands_first_and_differences_are_from_it():
     assert [row.method for row in table] == ["gram", "trm"]
     main, other = table
     assert main.less_main is None
+    assert other.less_twin is None
     assert main.figures["single"][0] == pytest.approx(np.mean(share))
     assert other.less_main is not None
+    assert main.less_twin == pytest.approx((-other.less_main[0], -other.less_main[2], -other.less_main[1]))
     assert other.less_main[0] == pytest.approx(np.mean(worse) - np.mean(share))
     for value, low, high in other.figures.values():
         assert low <= value <= high
@@ -51,7 +53,7 @@ def test_runs_of_one_method_are_one_row_with_their_range():
     full, none = [1.0] * 4, [0.0] * 4
     table = rows(task, puzzles, [judged("gram", full, coverage=full), judged("gram", none, coverage=none)])
     assert len(table) == 1
-    assert (table[0].runs, table[0].single_range) == (2, (0.0, 1.0))
+    assert (table[0].runs, table[0].single_range, table[0].less_twin) == (2, (0.0, 1.0), None)
     assert table[0].figures["single"][0] == 0.5
     assert table[0].coverage_pooled == 0.5
 
