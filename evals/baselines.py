@@ -129,9 +129,7 @@ def rows(task: Task, puzzles: PuzzleSet, runs: Sequence[Judged]) -> list[Row]:
     return sorted(made, key=lambda row: (row.method != MAIN, -row.figures["single"][0]))
 
 
-def _less(
-    means: dict[str, Floats], method: str, other: str, puzzles: PuzzleSet
-) -> tuple[float, float, float] | None:
+def _less(means: dict[str, Floats], method: str, other: str, puzzles: PuzzleSet) -> tuple[float, float, float] | None:
     if method == other or other not in means:
         return None
     less = statistics.paired_difference(means[method], means[other], puzzles.groups)
