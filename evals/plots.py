@@ -96,7 +96,7 @@ def training_curves(tasks: Mapping[str, Sequence[tuple[str, Sequence[tuple[float
                     label = None if is_named else method
                     axes.plot(minutes, percent, marker=".", color=colours.get(method), label=label)
                 axes.set(
-                    title=task, xlabel="minutes of training", ylabel="accuracy of one trajectory, %", ylim=(0, 101)
+                    title=task, xlabel="minutes of training", ylabel="accuracy of one trajectory, %", ylim=(-2, 102)
                 )
                 axes.legend(fontsize=7)
             figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else {})

@@ -96,8 +96,8 @@ class ModelConfig:
     low_level_updates: int = 2
     """`K`: low-level updates of a transition."""
     depth: int = 8
-    """`M`: supervision steps the model was trained to take; the default depth of sampling (a shipped checkpoint's may
-    be another, which its card then tells)."""
+    """`M`: supervision steps the model was trained to take, or was found after training to gain from (its card tells);
+    the default depth of sampling."""
     guidance: Guidance = "full"
     """Learned noise: `full` N(mu, sigma^2), `mean` only, `noise` only (mu = 0), or `none` (deterministic, TRM)."""
     guidance_hidden: int = 128
@@ -181,7 +181,7 @@ class SamplerConfig:
     width: int = 20
     """`N`: trajectories per puzzle; the most of them where `width_policy` may stop earlier."""
     depth: int | None = None
-    """`M`: supervision steps a trajectory may take; None is the depth the checkpoint was trained for."""
+    """`M`: supervision steps a trajectory may take; None is the checkpoint's own."""
     selector: Selector = "vote"
     """Which candidate is the answer."""
     injector: Injector | None = None

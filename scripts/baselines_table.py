@@ -23,7 +23,7 @@ from gram.tasks.protocol import PuzzleSet, Task
 from gram.tasks.registry import get_task
 
 NOTE = """95 % intervals are of chance among puzzles (those of one base resampled together); the range over runs is of
-training seeds. Differences are paired by puzzle. Every trajectory takes the full depth it was trained for. A model
+training seeds. Differences are paired by puzzle. Every trajectory takes the full depth of its checkpoint. A model
 without noise takes one trajectory, which is then its vote and its coverage too."""
 
 

@@ -235,12 +235,12 @@ def main() -> None:
     arguments = parser.parse_args()
     target = ROOT / "gram" / "weights" / arguments.name
     target.mkdir(parents=True, exist_ok=True)
-    for file in ("config.json", "model.safetensors", "log.jsonl"):
+    for file in ("model.safetensors", "log.jsonl"):
         # A run that reads the old file goes on with it: overwritten in place, its mapped weights would be gone.
         write_atomically(target / file, (arguments.run / file).read_bytes())
     card = json.loads((arguments.run / "card.json").read_text())
     card["noise_scale"] = arguments.noise_scale
-    config = json.loads((target / "config.json").read_text())
+    config = json.loads((arguments.run / "config.json").read_text())
     config["log_sigma_center"] += math.log(arguments.noise_scale)
     if arguments.depth is not None:
         config["depth"] = card["depth"] = arguments.depth

@@ -91,17 +91,8 @@ def test_the_script_on_trained_runs(tmp_path):
     page, picture = tmp_path / "out" / "page.md", tmp_path / "out" / "curves.png"
 
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [
-            sys.executable,
-            "scripts/baselines_table.py",
-            *arguments,
-            "--width",
-            "3",
-            "--out",
-            str(page),
-            "--note",
-            "Trained here.",
-        ]
+        options = ["--width", "3", "--out", str(page), "--note", "Trained here."]
+        command = [sys.executable, "scripts/baselines_table.py", *arguments, *options]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 

@@ -75,7 +75,7 @@ def _optional(kind: Callable[[str], Any], metavar: str, text: str) -> Any:
 
 SETTINGS: dict[str, Any] = {
     "width": Annotated[int, typer.Option(parser=whole, metavar="N", help="Trajectories per puzzle, at most.")],
-    "depth": _optional(whole, "M", "Supervision steps at most. [default: as the checkpoint was trained]"),
+    "depth": _optional(whole, "M", "Supervision steps at most. [default: as the checkpoint says]"),
     "selector": _choice(SELECTORS, "Which candidate is the answer."),
     "injector": Annotated[
         str | None,
