@@ -107,7 +107,9 @@ def test_a_study_end_to_end(study, tmp_path, capsys):
         == found["puzzles"]
     )
     assert main(["compare", str(cells[2]), str(cells[0])]) == 0
-    assert "A alone right on" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "A alone right on" in shown
+    assert "…" not in shown, "a cut figure, where there is no terminal and lines have 80 characters"
     (out / "report.html").unlink()
     assert main(["report", str(out)]) == 0
     assert (out / "report.html").read_text() == page

@@ -50,11 +50,11 @@ def _show(found: dict[str, Any]) -> None:
 
     console = terminal.output()
     console.print(f"A {found['a']}\nB {found['b']}\n", soft_wrap=True)
-    made = terminal.table("", "A", "B", "A less B, points", "95 % interval", "p")
+    made = terminal.table("accuracy of", "A", "B", "A less B, points", "95 % interval", "p")
     for row in found["differences"]:
         difference = f"{100 * row['difference']:+.1f}"
         interval = f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}"
-        name = {"accuracy": "accuracy of the answer", "single_accuracy": "accuracy of one trajectory"}[row["measure"]]
+        name = {"accuracy": "the answer", "single_accuracy": "one trajectory"}[row["measure"]]
         sides = terminal.percent(row["a"]), terminal.percent(row["b"])
         made.add_row(name, *sides, difference, interval, terminal.number(row["p_value"], 3))
     console.print(made)
