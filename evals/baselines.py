@@ -1,7 +1,7 @@
 """A table of training methods: checkpoints trained alike, judged on the same held-out puzzles, with intervals.
 
 Not the sampling (the caller's) and not the training. Runs of one recipe with several training seeds are one row: each
-puzzle's values are their means, the interval is that of chance among puzzles, and the range over seeds stands beside.
+puzzle's values are their means, the interval is that of chance among puzzles, and the range over seeds stands apart.
 
 Shapes: `P` puzzles, `N` width.
 """
@@ -21,6 +21,8 @@ from gram.sampler.result import SampleResult
 from gram.tasks.protocol import PuzzleSet, Task
 
 Floats = NDArray[np.float64]
+Estimate = tuple[float, float, float]
+"""A value and its 95 % interval."""
 MAIN = "gram"
 """The method that the others are compared with: the recipe named as its task."""
 TWIN = "trm"
@@ -51,15 +53,15 @@ class Row:
     """Mean over runs."""
     minutes: float
     parameters: int
-    figures: dict[str, tuple[float, float, float]]
-    """`single`, `accuracy`, `coverage`: mean and its 95 % interval."""
-    single_range: tuple[float, float] | None
-    """Least and largest `single` of a run; None where there is one run."""
+    figures: dict[str, Estimate]
+    """`single`, `accuracy`, `coverage`: mean over puzzles (`coverage` for tasks of several solutions alone)."""
     coverage_pooled: float
-    less_main: tuple[float, float, float] | None
-    """`single` less the main method's, paired by puzzle, with its 95 % interval; None for the main method."""
-    less_twin: tuple[float, float, float] | None
-    """The same less the deterministic twin's; None for the twin, and where there is none."""
+    ranges: dict[str, tuple[float, float]]
+    """Least and largest of a run of each figure and of `pooled`; empty where there is one run."""
+    less_main: dict[str, Estimate]
+    """Each figure less the main method's, paired by puzzle; empty for the main method."""
+    less_twin: dict[str, Estimate]
+    """The same less the deterministic twin's; empty for the twin, and where there is none."""
 
 
 def method_of(task: str, recipe: str) -> str:
@@ -99,16 +101,10 @@ def rows(task: Task, puzzles: PuzzleSet, runs: Sequence[Judged]) -> list[Row]:
             f"runs must hold one of recipe {task.name!r} to compare with, got {', '.join(methods) or 'none'}"
         )
     every = np.array(count_solutions(task, puzzles.puzzles), dtype=float) if task.is_multi_solution else None
-    means = {method: np.mean([run.single for run in group], axis=0) for method, group in methods.items()}
+    means = {method: _means([_values(run) for run in group]) for method, group in methods.items()}
     made = []
     for method, group in methods.items():
-        coverages = [run.coverage for run in group if run.coverage is not None]
-        values = {"single": means[method], "accuracy": np.mean([run.accuracy for run in group], axis=0)}
-        pooled = float("nan")
-        if every is not None and coverages:
-            values["coverage"] = np.mean(coverages, axis=0)
-            pooled = metrics.pooled(values["coverage"], every)
-        each = [float(run.single.mean()) for run in group]
+        values = means[method]
         made.append(
             Row(
                 method=method,
@@ -120,8 +116,8 @@ def rows(task: Task, puzzles: PuzzleSet, runs: Sequence[Judged]) -> list[Row]:
                     name: (float(value.mean()), *statistics.clustered_interval(value, puzzles.groups))
                     for name, value in values.items()
                 },
-                single_range=(min(each), max(each)) if len(each) > 1 else None,
-                coverage_pooled=pooled,
+                coverage_pooled=_pooled(values, every),
+                ranges=_ranges([_values(run) for run in group], every) if len(group) > 1 else {},
                 less_main=_less(means, method, MAIN, puzzles),
                 less_twin=_less(means, method, TWIN, puzzles),
             )
@@ -129,38 +125,77 @@ def rows(task: Task, puzzles: PuzzleSet, runs: Sequence[Judged]) -> list[Row]:
     return sorted(made, key=lambda row: (row.method != MAIN, -row.figures["single"][0]))
 
 
-def _less(means: dict[str, Floats], method: str, other: str, puzzles: PuzzleSet) -> tuple[float, float, float] | None:
+def _values(run: Judged) -> dict[str, Floats]:
+    values = {"single": run.single, "accuracy": run.accuracy}
+    return values if run.coverage is None else {**values, "coverage": run.coverage}
+
+
+def _means(runs: Sequence[dict[str, Floats]]) -> dict[str, Floats]:
+    return {name: np.mean([values[name] for values in runs], axis=0) for name in runs[0]}
+
+
+def _pooled(values: dict[str, Floats], every: Floats | None) -> float:
+    return float("nan") if every is None or "coverage" not in values else metrics.pooled(values["coverage"], every)
+
+
+def _ranges(runs: Sequence[dict[str, Floats]], every: Floats | None) -> dict[str, tuple[float, float]]:
+    each = [{name: float(value.mean()) for name, value in values.items()} for values in runs]
+    if "coverage" in runs[0]:
+        each = [{**means, "pooled": _pooled(values, every)} for means, values in zip(each, runs, strict=True)]
+    return {name: (min(run[name] for run in each), max(run[name] for run in each)) for name in each[0]}
+
+
+def _less(means: dict[str, dict[str, Floats]], method: str, other: str, puzzles: PuzzleSet) -> dict[str, Estimate]:
     if method == other or other not in means:
-        return None
-    less = statistics.paired_difference(means[method], means[other], puzzles.groups)
-    return less.estimate, less.low, less.high
+        return {}
+    made = {}
+    for name, values in means[method].items():
+        less = statistics.paired_difference(values, means[other][name], puzzles.groups)
+        made[name] = (less.estimate, less.low, less.high)
+    return made
 
 
 def markdown(task: Task, table: Sequence[Row], *, width: int) -> str:
-    """The rows as a Markdown table; percentages, and points for differences."""
-    has_coverage = task.is_multi_solution
-    head = ["method", "runs", "parameters", "optimiser steps", "minutes", "one trajectory", "range over runs"]
-    head += [f"vote of {width}"]
-    head += [f"coverage@{width}, mean", "pooled"] if has_coverage else []
-    head += [f"one trajectory less `{MAIN}`", f"less `{TWIN}`"]
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    """The rows as Markdown tables: figures, differences in points, and the range over training seeds."""
+    names = {"single": "one trajectory", "accuracy": f"vote of {width}"}
+    if task.is_multi_solution:
+        names["coverage"] = f"coverage@{width}, mean"
+    pooled = ["pooled"] if task.is_multi_solution else []
+    figures = [["method", "runs", "parameters", "optimiser steps", "minutes", *names.values(), *pooled]]
     for row in table:
         cells = [f"`{row.method}`", str(row.runs), f"{row.parameters:,}", f"{row.optimiser_steps:,.0f}"]
-        cells += [f"{row.minutes:.1f}", _share(row.figures["single"])]
-        cells += ["-" if row.single_range is None else " to ".join(f"{100 * end:.1f}" for end in row.single_range)]
-        cells += [_share(row.figures["accuracy"])]
-        cells += [_share(row.figures["coverage"]), f"{100 * row.coverage_pooled:.1f} %"] if has_coverage else []
-        cells += ["-" if less is None else _points(less) for less in (row.less_main, row.less_twin)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        cells += [f"{row.minutes:.1f}", *(_share(row.figures[name]) for name in names)]
+        figures.append(cells + [f"{100 * row.coverage_pooled:.1f} %" for _ in pooled])
+    parts = [_table(figures)]
+    for other, every_less in ((MAIN, [row.less_main for row in table]), (TWIN, [row.less_twin for row in table])):
+        differences = [
+            [f"`{row.method}`", *(_points(less[name]) for name in names)]
+            for row, less in zip(table, every_less, strict=True)
+            if less
+        ]
+        if differences:
+            parts.append(_table([[f"points less `{other}`", *names.values()], *differences]))
+    ranges = [
+        [f"`{row.method}`", str(row.runs), *(f"{100 * low:.1f} to {100 * high:.1f} %" for low, high in ends)]
+        for row in table
+        if (ends := list(row.ranges.values()))
+    ]
+    if ranges:
+        parts.append(_table([["range over training seeds", "runs", *names.values(), *pooled], *ranges]))
+    return "\n".join(parts)
 
 
-def _share(figure: tuple[float, float, float]) -> str:
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = [f"| {' | '.join(cells)} |" for cells in rows]
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *body]) + "\n"
+
+
+def _share(figure: Estimate) -> str:
     value, low, high = (100 * part for part in figure)
     return f"{value:.1f} % ({low:.1f} to {high:.1f})"
 
 
-def _points(figure: tuple[float, float, float]) -> str:
+def _points(figure: Estimate) -> str:
     value, low, high = (100 * part for part in figure)
     verdict = "" if low > 0 or high < 0 else ", not told apart"
     return f"{value:+.1f} ({low:+.1f} to {high:+.1f}){verdict}"

@@ -22,9 +22,9 @@ from gram.evals import baselines, plots
 from gram.tasks.protocol import PuzzleSet, Task
 from gram.tasks.registry import get_task
 
-NOTE = """95 % intervals are of chance among puzzles (those of one base resampled together); the range over runs is of
-training seeds. Differences are paired by puzzle. Every trajectory takes the full depth of its checkpoint. A model
-without noise takes one trajectory, which is then its vote and its coverage too."""
+NOTE = """95 % intervals are of chance among puzzles (those of one base resampled together), not of training: how far
+training seeds differ is in the tables of ranges. Differences are paired by puzzle. Every trajectory takes the full
+depth of its checkpoint. A model without noise takes one trajectory, which is then its vote and its coverage too."""
 
 
 def judge(run: Path, task: Task, puzzles: PuzzleSet, width: int, seeds: int) -> baselines.Judged:

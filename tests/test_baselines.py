@@ -38,12 +38,14 @@ def test_the_main_method_stands_first_and_differences_are_from_it():
     table = rows(task, puzzles, [judged("trm", worse, coverage=worse), judged("gram", share, coverage=share)])
     assert [row.method for row in table] == ["gram", "trm"]
     main, other = table
-    assert main.less_main is None
-    assert other.less_twin is None
+    assert main.less_main == other.less_twin == {}
     assert main.figures["single"][0] == pytest.approx(np.mean(share))
-    assert other.less_main is not None
-    assert main.less_twin == pytest.approx((-other.less_main[0], -other.less_main[2], -other.less_main[1]))
-    assert other.less_main[0] == pytest.approx(np.mean(worse) - np.mean(share))
+    assert set(other.less_main) == {"single", "accuracy", "coverage"}
+    for name, (estimate, low, high) in other.less_main.items():
+        assert low <= estimate <= high
+        assert main.less_twin[name] == pytest.approx((-estimate, -high, -low))
+        assert estimate == pytest.approx(other.figures[name][0] - main.figures[name][0])
+    assert other.less_main["single"][0] == pytest.approx(np.mean(worse) - np.mean(share))
     for value, low, high in other.figures.values():
         assert low <= value <= high
 
@@ -53,7 +55,11 @@ def test_runs_of_one_method_are_one_row_with_their_range():
     full, none = [1.0] * 4, [0.0] * 4
     table = rows(task, puzzles, [judged("gram", full, coverage=full), judged("gram", none, coverage=none)])
     assert len(table) == 1
-    assert (table[0].runs, table[0].single_range, table[0].less_twin) == (2, (0.0, 1.0), None)
+    assert (table[0].runs, table[0].less_twin) == (2, {})
+    assert table[0].ranges == dict.fromkeys(("single", "accuracy", "coverage", "pooled"), (0.0, 1.0))
+    text = markdown(task, table, width=20)
+    assert "| `gram` | 2 | 0.0 to 100.0 % | 0.0 to 100.0 % | 0.0 to 100.0 % | 0.0 to 100.0 % |" in text
+    assert "points less" not in text
     assert table[0].figures["single"][0] == 0.5
     assert table[0].coverage_pooled == 0.5
 
@@ -76,8 +82,11 @@ def test_a_task_of_one_solution_has_no_coverage_column():
         task, rows(task, puzzles, [judged("gram", [1.0, 0.5, 0.0]), judged("trm", [1.0, 0.5, 0.0])]), width=4
     )
     assert "coverage" not in text
-    assert "not told apart" in text
-    assert len({line.count("|") for line in text.splitlines()}) == 1
+    assert "pooled" not in text
+    assert "range over" not in text, "one run of each method"
+    assert text.count("not told apart") == 4, "one trajectory and vote, from each of the two sides"
+    for block in text.split("\n\n"):
+        assert len({line.count("|") for line in block.splitlines()}) == 1
 
 
 @pytest.mark.slow
@@ -102,7 +111,7 @@ def test_the_script_on_trained_runs(tmp_path):
     first = page.read_text()
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert first.count("| `gram` | 1 |") == 1
-    assert first.count("| `trm` | 2 |") == 1
+    assert first.count("| `trm` | 2 |") == 2, "its figures, and its range over training seeds"
     assert first.count("KL per token at the first noisy step") == 1, "of the main method alone: the twin has no noise"
     assert "\nTrained here.\n" in first
     shards = {path: path.stat().st_size for path in tmp_path.glob("*/samples/*/*")}
