@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,10 +54,10 @@ class Row:
     minutes: float
     parameters: int
     figures: dict[str, Estimate]
-    """`single`, `accuracy`, `coverage`: mean over puzzles (`coverage` for tasks of several solutions alone)."""
-    coverage_pooled: float
+    """`single`, `accuracy` and, for tasks of several solutions, `coverage`: means over puzzles; `pooled`: `coverage`
+    weighted by each puzzle's number of solutions."""
     ranges: dict[str, tuple[float, float]]
-    """Least and largest of a run of each figure and of `pooled`; empty where there is one run."""
+    """Least and largest of a run of each figure; empty where there is one run."""
     less_main: dict[str, Estimate]
     """Each figure less the main method's, paired by puzzle; empty for the main method."""
     less_twin: dict[str, Estimate]
@@ -101,10 +101,9 @@ def rows(task: Task, puzzles: PuzzleSet, runs: Sequence[Judged]) -> list[Row]:
             f"runs must hold one of recipe {task.name!r} to compare with, got {', '.join(methods) or 'none'}"
         )
     every = np.array(count_solutions(task, puzzles.puzzles), dtype=float) if task.is_multi_solution else None
-    means = {method: _means([_values(run) for run in group]) for method, group in methods.items()}
+    means = {method: _means([_values(run, every) for run in group]) for method, group in methods.items()}
     made = []
     for method, group in methods.items():
-        values = means[method]
         made.append(
             Row(
                 method=method,
@@ -112,12 +111,8 @@ def rows(task: Task, puzzles: PuzzleSet, runs: Sequence[Judged]) -> list[Row]:
                 optimiser_steps=float(np.mean([run.card["optimiser_steps"] for run in group])),
                 minutes=float(np.mean([run.card["minutes"] for run in group])),
                 parameters=int(group[0].card["parameters"]),
-                figures={
-                    name: (float(value.mean()), *statistics.clustered_interval(value, puzzles.groups))
-                    for name, value in values.items()
-                },
-                coverage_pooled=_pooled(values, every),
-                ranges=_ranges([_values(run) for run in group], every) if len(group) > 1 else {},
+                figures={name: _estimate(mean, puzzles) for name, mean in means[method].items()},
+                ranges=_ranges([_values(run, every) for run in group]) if len(group) > 1 else {},
                 less_main=_less(means, method, MAIN, puzzles),
                 less_twin=_less(means, method, TWIN, puzzles),
             )
@@ -125,32 +120,45 @@ def rows(task: Task, puzzles: PuzzleSet, runs: Sequence[Judged]) -> list[Row]:
     return sorted(made, key=lambda row: (row.method != MAIN, -row.figures["single"][0]))
 
 
-def _values(run: Judged) -> dict[str, Floats]:
-    values = {"single": run.single, "accuracy": run.accuracy}
-    return values if run.coverage is None else {**values, "coverage": run.coverage}
+class _Mean(NamedTuple):
+    """One value of each puzzle `[P]`, and its weight in the mean."""
+
+    values: Floats
+    weights: Floats | None = None
+
+    def value(self) -> float:
+        return float(np.average(self.values, weights=self.weights))
 
 
-def _means(runs: Sequence[dict[str, Floats]]) -> dict[str, Floats]:
-    return {name: np.mean([values[name] for values in runs], axis=0) for name in runs[0]}
+def _values(run: Judged, every: Floats | None) -> dict[str, _Mean]:
+    own = {"single": _Mean(run.single), "accuracy": _Mean(run.accuracy)}
+    if run.coverage is None or every is None:
+        return own
+    return {**own, "coverage": _Mean(run.coverage), "pooled": _Mean(run.coverage, every)}
 
 
-def _pooled(values: dict[str, Floats], every: Floats | None) -> float:
-    return float("nan") if every is None or "coverage" not in values else metrics.pooled(values["coverage"], every)
+def _means(runs: Sequence[dict[str, _Mean]]) -> dict[str, _Mean]:
+    return {
+        name: _Mean(np.mean([run[name].values for run in runs], axis=0), mean.weights) for name, mean in runs[0].items()
+    }
 
 
-def _ranges(runs: Sequence[dict[str, Floats]], every: Floats | None) -> dict[str, tuple[float, float]]:
-    each = [{name: float(value.mean()) for name, value in values.items()} for values in runs]
-    if "coverage" in runs[0]:
-        each = [{**means, "pooled": _pooled(values, every)} for means, values in zip(each, runs, strict=True)]
+def _estimate(mean: _Mean, puzzles: PuzzleSet) -> Estimate:
+    return mean.value(), *statistics.clustered_interval(mean.values, puzzles.groups, weights=mean.weights)
+
+
+def _ranges(runs: Sequence[dict[str, _Mean]]) -> dict[str, tuple[float, float]]:
+    each = [{name: mean.value() for name, mean in run.items()} for run in runs]
     return {name: (min(run[name] for run in each), max(run[name] for run in each)) for name in each[0]}
 
 
-def _less(means: dict[str, dict[str, Floats]], method: str, other: str, puzzles: PuzzleSet) -> dict[str, Estimate]:
+def _less(means: dict[str, dict[str, _Mean]], method: str, other: str, puzzles: PuzzleSet) -> dict[str, Estimate]:
     if method == other or other not in means:
         return {}
     made = {}
-    for name, values in means[method].items():
-        less = statistics.paired_difference(values, means[other][name], puzzles.groups)
+    for name, (values, weights) in means[method].items():
+        others = means[other][name].values
+        less = statistics.paired_difference(values, others, puzzles.groups, weights=weights)
         made[name] = (less.estimate, less.low, less.high)
     return made
 
@@ -159,13 +167,11 @@ def markdown(task: Task, table: Sequence[Row], *, width: int) -> str:
     """The rows as Markdown tables: figures, differences in points, and the range over training seeds."""
     names = {"single": "one trajectory", "accuracy": f"vote of {width}"}
     if task.is_multi_solution:
-        names["coverage"] = f"coverage@{width}, mean"
-    pooled = ["pooled"] if task.is_multi_solution else []
-    figures = [["method", "runs", "parameters", "optimiser steps", "minutes", *names.values(), *pooled]]
+        names |= {"coverage": f"coverage@{width}, mean", "pooled": "pooled"}
+    figures = [["method", "runs", "parameters", "optimiser steps", "minutes", *names.values()]]
     for row in table:
         cells = [f"`{row.method}`", str(row.runs), f"{row.parameters:,}", f"{row.optimiser_steps:,.0f}"]
-        cells += [f"{row.minutes:.1f}", *(_share(row.figures[name]) for name in names)]
-        figures.append(cells + [f"{100 * row.coverage_pooled:.1f} %" for _ in pooled])
+        figures.append([*cells, f"{row.minutes:.1f}", *(_share(row.figures[name]) for name in names)])
     parts = [_table(figures)]
     for other, every_less in ((MAIN, [row.less_main for row in table]), (TWIN, [row.less_twin for row in table])):
         differences = [
@@ -181,7 +187,7 @@ def markdown(task: Task, table: Sequence[Row], *, width: int) -> str:
         if (ends := list(row.ranges.values()))
     ]
     if ranges:
-        parts.append(_table([["range over training seeds", "runs", *names.values(), *pooled], *ranges]))
+        parts.append(_table([["range over training seeds", "runs", *names.values()], *ranges]))
     return "\n".join(parts)
 
 

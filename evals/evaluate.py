@@ -44,11 +44,17 @@ class Evaluation:
     single_accuracy_high: float
     pass_at_width: float
     """Share of puzzles with at least one right trajectory: the selector's ceiling."""
+    pass_at_width_low: float
+    pass_at_width_high: float
     coverage: float
     """Mean over puzzles of distinct valid solutions found / all; undefined, as its relatives, for a task of one
     solution per puzzle, where it would be `pass_at_width`."""
+    coverage_low: float
+    coverage_high: float
     coverage_pooled: float
     """Found / all, both summed over puzzles."""
+    coverage_pooled_low: float
+    coverage_pooled_high: float
     coverage_multi: float
     """`coverage` of the puzzles with several solutions."""
     coverage_ceiling: float
@@ -151,6 +157,8 @@ def evaluate(
     groups = _groups(known)
     accuracy_low, accuracy_high = statistics.clustered_interval(accepted, groups)
     single_low, single_high = statistics.clustered_interval(single, groups)
+    passed = metrics.pass_at_k(widths, right.sum(axis=1), widths)
+    pass_low, pass_high = statistics.clustered_interval(passed, groups)
     lprm, halt = (
         metrics.within_puzzle_auroc(np.where(counted, score[real], np.nan), right)
         for score in (result.lprm, result.halt)
@@ -169,8 +177,10 @@ def evaluate(
         single_accuracy=metrics.mean_defined(single),
         single_accuracy_low=single_low,
         single_accuracy_high=single_high,
-        pass_at_width=metrics.mean_defined(metrics.pass_at_k(widths, right.sum(axis=1), widths)),
-        **_coverage(task, puzzles, counts, widths),
+        pass_at_width=metrics.mean_defined(passed),
+        pass_at_width_low=pass_low,
+        pass_at_width_high=pass_high,
+        **_coverage(task, puzzles, counts, widths, groups),
         conflicts=metrics.mean_defined(task.conflicts(puzzles, candidates[chosen]) if len(real) else []),
         mean_steps=metrics.mean_defined(result.steps[real][counted]),
         mean_width=metrics.mean_defined(widths),
@@ -277,12 +287,20 @@ def _groups(known: PuzzleSet) -> NDArray[np.int64] | None:
     return np.array([labels.setdefault(puzzle.tobytes(), len(labels)) for puzzle in known.puzzles], dtype=np.int64)
 
 
-def _coverage(task: Task, puzzles: Tokens, counts: NDArray[np.int64], widths: NDArray[np.int64]) -> dict[str, Any]:
+def _coverage(
+    task: Task,
+    puzzles: Tokens,
+    counts: NDArray[np.int64],
+    widths: NDArray[np.int64],
+    groups: NDArray[np.int64] | None,
+) -> dict[str, Any]:
     """The fields on distinct solutions; undefined for a task of one solution per puzzle."""
     names = ("coverage", "coverage_pooled", "coverage_multi")
     ceilings = ("coverage_ceiling", "coverage_pooled_ceiling", "coverage_multi_ceiling")
+    ends = [f"{name}_{end}" for name in ("coverage", "coverage_pooled") for end in ("low", "high")]
     if not task.is_multi_solution:
-        return {**dict.fromkeys((*names, *ceilings), float("nan")), "solutions_found": None, "solutions_all": None}
+        undefined = dict.fromkeys((*names, *ceilings, *ends), float("nan"))
+        return {**undefined, "solutions_found": None, "solutions_all": None}
     exact = count_solutions(task, puzzles)
     every = np.array([float(count) for count in exact])
     shares = metrics.coverage_at_k(counts, widths, every, widths), metrics.uniform_ceiling(every, widths)
@@ -291,6 +309,12 @@ def _coverage(task: Task, puzzles: Tokens, counts: NDArray[np.int64], widths: ND
         figures[mean] = metrics.mean_defined(share)
         figures[total] = metrics.pooled(share, every)
         figures[several] = metrics.mean_defined(share[every > 1])
+    found = shares[0]
+    intervals = (
+        statistics.clustered_interval(found, groups),
+        statistics.clustered_interval(found, groups, weights=every),
+    )
+    figures |= zip(ends, (*intervals[0], *intervals[1]), strict=True)
     return {**figures, "solutions_found": int((counts > 0).sum()), "solutions_all": sum(exact)}
 
 

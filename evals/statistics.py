@@ -64,7 +64,8 @@ class McNemar(NamedTuple):
 
 
 class _Groups(NamedTuple):
-    """Sum of values and number of puzzles of each group, `[G]`, in an order that does not depend on the puzzles'."""
+    """Sum of values and number (or weight) of puzzles of each group, `[G]`, in an order that does not depend on the
+    puzzles'."""
 
     sums: Floats
     sizes: Floats
@@ -111,20 +112,28 @@ def proportion_interval(
 
 
 def clustered_interval(
-    values: ArrayLike, groups: ArrayLike | None = None, *, seed: int = 0, resamples: int = 10_000, level: float = 0.95
+    values: ArrayLike,
+    groups: ArrayLike | None = None,
+    *,
+    weights: ArrayLike | None = None,
+    seed: int = 0,
+    resamples: int = 10_000,
+    level: float = 0.95,
 ) -> Interval:
     """Interval of the mean of one value in [0, 1] per puzzle `[P]`, puzzles of one group `[P]` resampled together.
 
-    The module says which method is used when. None: every puzzle is its own group. NaN values are left out; NaN where
-    none is left. The puzzles' order has no influence. Raises `ValueError` for values out of range or shape.
+    The module says which method is used when. None: every puzzle is its own group. `weights` `[P]`, positive where the
+    value is defined: of a weighted mean, as pooled coverage is of coverage by the number of solutions. NaN values are
+    left out; NaN where none is left. The puzzles' order has no influence. Raises `ValueError` for values or weights out
+    of range or shape.
     """
-    kept, labels = _defined(np.asarray(values, dtype=np.float64), groups)
+    kept, labels, weight = _defined(np.asarray(values, dtype=np.float64), groups, weights)
     if kept.size and not (kept.min() >= 0 and kept.max() <= 1):
         raise ValueError(f"values must be within 0 and 1, got {kept.min():g} to {kept.max():g}")
     if kept.size == 0:
         return NAN
-    clusters = _by_group(kept, labels)
-    is_binary = bool(np.isin(kept, (0.0, 1.0)).all())
+    clusters = _by_group(kept, labels, weight)
+    is_binary = weights is None and bool(np.isin(kept, (0.0, 1.0)).all())
     if is_binary and clusters.sizes.max() == 1:
         return proportion_interval(float(kept.sum()), kept.size, level=level)
     spread = 1e-9 * clusters.sizes
@@ -140,11 +149,13 @@ def paired_difference(
     b: ArrayLike,
     groups: ArrayLike | None = None,
     *,
+    weights: ArrayLike | None = None,
     seed: int = 0,
     resamples: int = 10_000,
     level: float = 0.95,
 ) -> Difference:
-    """Mean of `a - b` over puzzles `[P]` (values in [0, 1]) and its interval, puzzles of one group kept together.
+    """Mean of `a - b` over puzzles `[P]` (values in [0, 1]) and its interval, puzzles of one group kept together; a
+    weighted mean where there are `weights` `[P]`.
 
     BCa cluster bootstrap; where fewer than `DEVIATING` groups differ at all, the intervals of the gains
     `max(a - b, 0)` and the losses `max(b - a, 0)` joined as Zou and Donner (2008, MOVER) do, so two systems that never
@@ -156,15 +167,15 @@ def paired_difference(
     for name, values in (("a", first), ("b", second)):
         if values.size and not (np.nanmin(values, initial=0) >= 0 and np.nanmax(values, initial=0) <= 1):
             raise ValueError(f"{name} must be within 0 and 1, got {np.nanmin(values):g} to {np.nanmax(values):g}")
-    kept, labels = _defined(first - second, groups)
+    kept, labels, weight = _defined(first - second, groups, weights)
     if kept.size == 0:
         return Difference(float("nan"), *NAN)
-    clusters = _by_group(kept, labels)
+    clusters = _by_group(kept, labels, weight)
     estimate = clusters.mean
     differing = np.abs(clusters.sums) > 1e-9 * clusters.sizes
     if differing.sum() >= DEVIATING and np.ptp(clusters.sums / clusters.sizes) >= 1e-9:
         return Difference(estimate, *_bootstrap_interval(clusters, seed, resamples, level))
-    gains, losses = (_by_group(np.maximum(sign * kept, 0), labels) for sign in (1, -1))
+    gains, losses = (_by_group(np.maximum(sign * kept, 0), labels, weight) for sign in (1, -1))
     gain, loss = _effective_interval(gains, level), _effective_interval(losses, level)
     below = math.hypot(gains.mean - gain.low, loss.high - losses.mean)
     above = math.hypot(gain.high - gains.mean, losses.mean - loss.low)
@@ -198,21 +209,30 @@ def holm(p_values: ArrayLike) -> Floats:
     return adjusted
 
 
-def _defined(values: Floats, groups: ArrayLike | None) -> tuple[Floats, NDArray[np.int64]]:
-    """The values that are not NaN and the number of each one's group."""
+def _defined(
+    values: Floats, groups: ArrayLike | None, weights: ArrayLike | None
+) -> tuple[Floats, NDArray[np.int64], Floats]:
+    """The values that are not NaN, the number of each one's group, and each one's weight, 1 on average."""
     if values.ndim != 1:
         raise ValueError(f"values must be one per puzzle [P], got shape {values.shape}")
     labels = np.arange(values.size) if groups is None else np.asarray(groups)
     if labels.shape != values.shape:
         raise ValueError(f"groups must be one per puzzle {values.shape}, got shape {labels.shape}")
     is_defined = ~np.isnan(values)
-    return values[is_defined], np.unique(labels[is_defined], return_inverse=True)[1].reshape(-1)
+    weight = np.ones(values.size) if weights is None else np.asarray(weights, dtype=np.float64)
+    if weight.shape != values.shape:
+        raise ValueError(f"weights must be one per puzzle {values.shape}, got shape {weight.shape}")
+    weight = weight[is_defined]
+    if weight.size and not (weight.min() > 0 and math.isfinite(weight.sum())):
+        raise ValueError(f"weights must be positive, got {weight.min():g} to {weight.max():g}")
+    labels = np.unique(labels[is_defined], return_inverse=True)[1].reshape(-1)
+    return values[is_defined], labels, weight if weights is None else weight / (weight.mean() if weight.size else 1)
 
 
-def _by_group(values: Floats, labels: NDArray[np.int64]) -> _Groups:
+def _by_group(values: Floats, labels: NDArray[np.int64], weight: Floats) -> _Groups:
     """Sums (rounded where only the order of summation speaks) and sizes of the groups, sorted."""
-    sums: Floats = np.round(np.bincount(labels, weights=values), 12)
-    sizes: Floats = np.bincount(labels).astype(np.float64)
+    sums: Floats = np.round(np.bincount(labels, weights=values * weight), 12)
+    sizes: Floats = np.round(np.bincount(labels, weights=weight), 12)
     order = np.lexsort((sums, sizes))
     return _Groups(sums[order], sizes[order])
 

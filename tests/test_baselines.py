@@ -40,7 +40,7 @@ def test_the_main_method_stands_first_and_differences_are_from_it():
     main, other = table
     assert main.less_main == other.less_twin == {}
     assert main.figures["single"][0] == pytest.approx(np.mean(share))
-    assert set(other.less_main) == {"single", "accuracy", "coverage"}
+    assert set(other.less_main) == {"single", "accuracy", "coverage", "pooled"}
     for name, (estimate, low, high) in other.less_main.items():
         assert low <= estimate <= high
         assert main.less_twin[name] == pytest.approx((-estimate, -high, -low))
@@ -61,13 +61,27 @@ def test_runs_of_one_method_are_one_row_with_their_range():
     assert "| `gram` | 2 | 0.0 to 100.0 % | 0.0 to 100.0 % | 0.0 to 100.0 % | 0.0 to 100.0 % |" in text
     assert "points less" not in text
     assert table[0].figures["single"][0] == 0.5
-    assert table[0].coverage_pooled == 0.5
+    assert table[0].figures["pooled"][0] == 0.5
 
 
 def test_without_the_main_method_there_is_no_table():
     task, puzzles = queens(2)
     with pytest.raises(ValueError, match="must hold one of recipe 'nqueens6' to compare with, got trm"):
         rows(task, puzzles, [judged("trm", [0.0, 1.0])])
+
+
+def test_pooled_coverage_weighs_puzzles_by_their_solutions():
+    """One solution of each puzzle is found."""
+    task = get_task("nqueens8")
+    puzzles = task.split("test", limit=40)
+    every = np.array([task.count_solutions(puzzle) for puzzle in puzzles.puzzles])
+    share = list(1 / every)
+    main, other = rows(task, puzzles, [judged(name, share, coverage=share) for name in ("gram", "trm")])
+    value, low, high = main.figures["pooled"]
+    assert value == pytest.approx(40 / every.sum())
+    assert value < main.figures["coverage"][0]
+    assert 0 < low < value < high < 1
+    assert other.less_main["pooled"][0] == 0
 
 
 def test_names_of_methods():

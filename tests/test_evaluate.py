@@ -122,7 +122,10 @@ def test_figures_by_hand():
     assert got.auroc_puzzles == 2
     assert got.trajectories_per_s == 6
     assert got.trajectories_sha256 == result.trajectories_sha256
-    assert got.accuracy_low < got.accuracy < got.accuracy_high
+    for figure in ("accuracy", "single_accuracy", "coverage", "coverage_pooled"):
+        low, value, high = (getattr(got, f"{figure}{end}") for end in ("_low", "", "_high"))
+        assert low < value < high, figure
+    assert 0 < got.pass_at_width_low < got.pass_at_width_high == 1
     assert got.single_accuracy_low < got.single_accuracy < got.single_accuracy_high
     assert (got.config.seed, got.config.launch, got.selector, got.by_rating) == (5, 8, "vote", None)
     assert (got.mean_width, got.supervision_steps, got.steps_run) == (4, 50, 50)
@@ -159,7 +162,7 @@ def test_json_is_strict_and_in_the_fields_order():
     assert list(json.loads(json.dumps(got, allow_nan=False))) == list(got)
     undefined = {name for name in got if name.startswith(("coverage", "solutions"))} | {"by_rating"}
     assert {name for name in own if got[name] is None} == undefined
-    assert len(undefined) == 9
+    assert len(undefined) == 13
     assert task.counted == 0
     assert got["versions"] == VERSIONS
 

@@ -96,6 +96,34 @@ def test_interval_has_width_where_a_bootstrap_has_none(values, groups):
     assert high - low > 0.04
 
 
+def test_a_weighted_mean_is_that_of_as_many_puzzles():
+    """Weight 3 once and weight 1 three times in one group are the same sums; equal weights are none."""
+    rng = np.random.default_rng(4)
+    values = rng.integers(0, 5, 60) / 4
+    heavy = clustered_interval(values, weights=np.where(np.arange(60) < 20, 3.0, 1.0))
+    copies = np.concatenate([np.repeat(np.arange(20), 3), np.arange(20, 60)])
+    assert heavy == pytest.approx(clustered_interval(values[copies], copies), abs=1e-9)
+    assert clustered_interval(values, weights=np.full(60, 7.0)) == pytest.approx(clustered_interval(values), abs=1e-9)
+    less = paired_difference(values, values[::-1], weights=np.where(np.arange(60) < 20, 3.0, 1.0))
+    assert less == pytest.approx(paired_difference(values[copies], values[::-1][copies], copies), abs=1e-9)
+
+
+def test_a_weighted_interval_holds_the_truth():
+    """Heavier puzzles are the harder ones, so the plain mean would miss."""
+    held = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        exist = rng.integers(1, 9, 150).astype(float)
+        found = rng.binomial(exist.astype(int), 1 / np.sqrt(exist))
+        low, high = clustered_interval(found / exist, weights=exist, resamples=1000)
+        held += low <= TRUTH <= high
+    assert held >= 0.9 * 200
+
+
+TRUTH = sum(size / math.sqrt(size) for size in range(1, 9)) / sum(range(1, 9))
+"""Solutions found over all, where a puzzle of `size` solutions (1 to 8, alike often) has each found by 1/sqrt(size)."""
+
+
 def test_interval_of_nothing_is_undefined():
     assert all(map(math.isnan, clustered_interval([])))
     assert all(map(math.isnan, clustered_interval([np.nan])))
