@@ -1,8 +1,9 @@
 """Training on several devices: every process (rank) advances its share of the slots, and gradients are averaged.
 
 `torchrun --nproc-per-node 8 -m gram train ...` starts the ranks. All of them draw the same puzzles for all slots and
-keep their own, so that a run is the same whatever their number, up to the rounding of sums, and may be continued with
-another number. What decides the run's course (its clock, a signal) is settled together after every optimiser step.
+keep their own, so that the slots' gradient is the same whatever their number, up to the rounding of sums; the heads
+learn from rollouts that each rank draws anew. A run may be continued with another number. What decides its course (its
+clock, a signal) is settled together after every optimiser step.
 """
 
 from __future__ import annotations

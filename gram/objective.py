@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from gram.config import ModelConfig
+from gram.config import Guidance, ModelConfig
 from gram.guidance import Gaussian, balanced_kl, kl, posterior, prior
 from gram.kernels.philox import Site, noise
 from gram.kernels.reference import (
@@ -333,15 +333,18 @@ def diagnose(kl_first: float) -> str:
     return "collapsed" if kl_first < COLLAPSED_BELOW else "healthy"
 
 
-def explain(kl_first: float, *, is_multi_solution: bool = True) -> str:
+def explain(kl_first: float, *, guidance: Guidance = "full", is_multi_solution: bool = True) -> str:
     """The leak diagnosis as a sentence; empty where the model has no guidance."""
+    carrier = {"mean": "mean", "noise": "deviation"}.get(guidance, "noise")
     meaning = {
         "leaking": "leaking: the posterior tells the state more of the target than the prior can; expect good training "
         "loss and poor prior rollouts, and raise kl_beta",
-        "healthy": "healthy: the noise carries a choice between solutions that the prior can make alone",
+        "healthy": f"healthy: the {carrier} carries a choice between solutions that the prior can make alone",
         "collapsed": "collapsed: the noise carries nothing and trajectories hardly differ; lower kl_beta",
     }
     word = diagnose(kl_first)
     if word == "collapsed" and not is_multi_solution:
-        meaning[word] = "collapsed: the noise carries nothing, as it may where every puzzle has one solution"
+        meaning[word] = f"collapsed: the {carrier} carries nothing, as it may where every puzzle has one solution"
+    elif word == "collapsed" and guidance != "full":
+        meaning[word] = f"collapsed: the {carrier}, all that guides here, carries nothing of the target"
     return f"KL per token at the first noisy step {kl_first:.3f} nats, {meaning[word]}" if word in meaning else ""

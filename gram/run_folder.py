@@ -18,6 +18,8 @@ from torch import Tensor
 from gram import checkpoint
 from gram.recipe import Recipe, RecipeError
 
+RECENT_LINES = 30
+
 
 def mend_log(path: Path, step: int) -> None:
     """Drops from the log what a killed run wrote after the state that is continued, and half a last line."""
@@ -30,6 +32,14 @@ def mend_log(path: Path, step: int) -> None:
         if values["step"] <= step:
             kept.append(line + "\n")
     checkpoint.write_atomically(path, "".join(kept).encode())
+
+
+def recent_kl_first(path: Path) -> float:
+    """KL per token at the first noisy step, nats: mean over the last `RECENT_LINES` lines of the log `path` that have
+    one, since a single step's comes of a few slots. NaN where none has."""
+    lines = [json.loads(line)["kl_first"] for line in path.read_text().splitlines()] if path.is_file() else []
+    recent = [value for value in lines if value is not None][-RECENT_LINES:]
+    return sum(recent) / len(recent) if recent else math.nan
 
 
 def starting_weights(recipe: Recipe, start: Path) -> dict[str, Tensor]:

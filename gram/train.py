@@ -31,7 +31,7 @@ from gram.objective import Loss, Replay, Slots, diagnose, earlier_transitions, e
 from gram.optimiser import FlatWeights, kl_beta, learning_rate
 from gram.recipe import Recipe, RecipeError
 from gram.rollouts import Rollouts
-from gram.run_folder import claim, finite, mend_log, starting_weights
+from gram.run_folder import claim, finite, mend_log, recent_kl_first, starting_weights
 from gram.sampler.run import sample
 from gram.tasks.protocol import PuzzleSet
 from gram.training_puzzles import TrainingPuzzles
@@ -57,7 +57,7 @@ class TrainProgress:
     cross_entropy: float
     kl: float
     kl_first: float
-    """KL per token at the first noisy step, nats: the figure to watch."""
+    """KL per token at the first noisy step, nats, mean over the steps since the last line: the figure to watch."""
     diagnosis: str
     """`leaking`, `healthy`, `collapsed`, or `undefined` without guidance."""
     exact: float
@@ -125,7 +125,6 @@ class Trainer:
         self.token_weights = weights.to(device)
         self.step, self.elapsed_s = 0, 0.0
         self.figures: dict[str, float] = {}
-        self.kl_first = math.nan
         compiled: Callable[..., Any] = torch.compile if is_compiled else (lambda function: function)
         self._loss = compiled(self._loss_of_flat)
         self._ahead = compiled(self._rows_ahead)
@@ -186,11 +185,8 @@ class Trainer:
         names = ("cross_entropy", "kl", "kl_first", "exact", "heads")
         told = torch.stack([getattr(loss, name).detach().float() for name in names])
         everyone = self.ranks.gather(told[None]).nanmean(0).tolist()
-        figures = dict(zip(names, everyone, strict=True))
-        if math.isfinite(figures["kl_first"]):
-            self.kl_first = figures["kl_first"]
         return {
-            **figures,
+            **dict(zip(names, everyone, strict=True)),
             "rollout_right": rollout_right,
             "gradient_norm": norm,
             "learning_rate": rate,
@@ -235,7 +231,6 @@ class Trainer:
             "step": str(self.step),
             "elapsed_s": repr(self.elapsed_s),
             "figures": json.dumps(self.figures),
-            "kl_first": repr(self.kl_first),
         }
         if self.ranks.is_first:
             checkpoint.write_tensors(self.out / "state.safetensors", tensors, metadata)
@@ -255,7 +250,7 @@ class Trainer:
         self.flat.load_state(part("flat."))
         self.slots.load_state(part("slots."))
         self.step, self.elapsed_s = int(metadata["step"]), float(metadata["elapsed_s"])
-        self.figures, self.kl_first = json.loads(metadata["figures"]), float(metadata["kl_first"])
+        self.figures = json.loads(metadata["figures"])
         return True
 
     def save(self, command: str) -> dict[str, Any]:
@@ -270,7 +265,11 @@ class Trainer:
             "minutes": round(self.elapsed_s / 60, 2),
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "held_out_while_training": self.figures,
-            "leak_diagnosis": explain(self.kl_first, is_multi_solution=self.task.is_multi_solution),
+            "leak_diagnosis": explain(
+                recent_kl_first(self.out / "log.jsonl"),
+                guidance=self.recipe.model.guidance,
+                is_multi_solution=self.task.is_multi_solution,
+            ),
         }
         self.save_state()
         if self.ranks.is_first:
@@ -347,8 +346,11 @@ def _run(
 
     evaluated_s = saved_s = told_s = trainer.elapsed_s
     told_step = trainer.step
+    kls: list[float] = []
     while trainer.fraction < 1 and not settle(should_stop()):
         values = trainer.advance()
+        if math.isfinite(values["kl_first"]):
+            kls.append(values["kl_first"])
         settle()
         evaluation: dict[str, float] = {}
         if trainer.fraction >= 1 or trainer.elapsed_s - evaluated_s >= training.evaluate_every_s:
@@ -358,6 +360,7 @@ def _run(
             evaluated_s = trainer.elapsed_s
         if log is not None and (evaluation or trainer.step % LOG_EVERY_STEPS == 0):
             elapsed_s = max(trainer.elapsed_s, 1e-9)
+            values["kl_first"] = sum(kls) / len(kls) if kls else math.nan
             progress = TrainProgress(
                 step=trainer.step,
                 elapsed_s=elapsed_s,
@@ -368,7 +371,7 @@ def _run(
                 evaluation=evaluation,
                 **values,
             )
-            told_s, told_step = elapsed_s, trainer.step
+            told_s, told_step, kls = elapsed_s, trainer.step, []
             log.write(json.dumps(finite(asdict(progress))) + "\n")
             log.flush()
             if on_progress is not None:

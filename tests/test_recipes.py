@@ -201,6 +201,14 @@ def test_a_constant_beta_stays(tmp_path):
         assert load_recipe(f"{task}-constant-beta").training.kl_beta == ((0.0, weight),)
 
 
+def test_as_published_is_the_literal_order_with_the_constant_beta():
+    published, literal, constant = (
+        load_recipe(f"nqueens8-{name}") for name in ("published", "literal", "constant-beta")
+    )
+    assert published.model == literal.model
+    assert published.training == replace(literal.training, kl_beta=constant.training.kl_beta)
+
+
 def test_stochastic_only_keeps_the_mean_at_zero(tmp_path):
     """Half of the last layer of prior and posterior makes the mean: it gets no gradient, the deviation's half does."""
     _, loss, weights = noisy_loss(tmp_path, "stochastic-only")
@@ -324,6 +332,21 @@ def test_a_dry_run_tells_the_cost_and_trains_nothing(tmp_path, capsys, arguments
     assert main(("train", "nqueens8-trm", "--out", str(out), "--dry-run")) == 0
     assert capsys.readouterr().out.startswith("cost: 287,618 parameters")
     assert not out.exists()
+
+
+def test_the_cost_is_told_before_the_first_step(tmp_path, capsys, monkeypatch):
+    """Also without --dry-run, as the first line, before anything is trained."""
+    told: list[str] = []
+
+    def stop(*_: object, **__: object) -> None:
+        told.append(capsys.readouterr().err)
+        raise RecipeError("nothing is trained here")
+
+    monkeypatch.setattr("gram.train.train", stop)
+    assert main(("train", "paper-nqueens8", "--out", str(tmp_path / "run"))) == 2
+    cost = told[0].splitlines()[0]
+    assert cost.startswith("cost: ")
+    assert "hours on one NVIDIA H100" in cost
 
 
 def test_a_file_that_is_not_there_is_one_line(tmp_path, capsys):

@@ -17,6 +17,7 @@ from gram import checkpoint
 from gram.objective import Replay, diagnose, explain, head_loss, set_loss, step_loss
 from gram.optimiser import FlatWeights, kl_beta, learning_rate
 from gram.recipe import Recipe, RecipeError, load_recipe, recipe_names
+from gram.run_folder import recent_kl_first
 from gram.tasks.registry import get_task
 from gram.train import Trainer, train
 from gram.train_config import TrainConfig
@@ -144,6 +145,16 @@ def test_diagnosis(value, word):
     assert explain(value).startswith("KL") == (word != "undefined")
     assert word == "undefined" or word in explain(value)
     assert "one solution" in explain(0.0, is_multi_solution=False)
+    assert "lower kl_beta" not in explain(0.0, guidance="mean"), "it has no noise to bring back"
+
+
+def test_the_diagnosis_is_of_many_steps(tmp_path):
+    """One step's figure comes of a few slots; lines without one, and old ones, do not count."""
+    log = tmp_path / "log.jsonl"
+    assert math.isnan(recent_kl_first(log))
+    lines = [9.0] * 5 + [0.1, None] * 15 + [0.3] * 15
+    log.write_text("".join(json.dumps({"step": step, "kl_first": value}) + "\n" for step, value in enumerate(lines)))
+    assert recent_kl_first(log) == pytest.approx(0.2)
 
 
 def test_training_learns_a_tiny_task(tmp_path):
