@@ -342,7 +342,7 @@ def explain(kl_first: float, *, guidance: Guidance = "full", is_multi_solution: 
         "healthy": f"healthy: the {carrier} carries a choice between solutions that the prior can make alone",
         "collapsed": "collapsed: the noise carries nothing and trajectories hardly differ; lower kl_beta",
     }
-    word = diagnose(kl_first)
+    word = diagnose(math.nan if guidance == "none" else kl_first)
     if word == "collapsed" and not is_multi_solution:
         meaning[word] = f"collapsed: the {carrier} carries nothing, as it may where every puzzle has one solution"
     elif word == "collapsed" and guidance != "full":

@@ -3,7 +3,8 @@
     python scripts/ship_checkpoint.py runs/nqueens8 nqueens8
 
 Writes config.json, model.safetensors, log.jsonl, card.json (figures) and README.md (the model card). Every figure
-stands beside the command that printed it.
+stands beside the command that printed it. What only people know goes into card.json by hand afterwards (`notes`;
+`parts` of a training in several runs, and their whole `command`), then `python scripts/model_cards.py NAME`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from gram.checkpoint import write_atomically
+from gram.evals.model_card import SHOWN, model_card
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = (0, 1, 2)
@@ -25,24 +27,6 @@ FEW_STEPS = (2, 3)
 FEW_PUZZLES = 300
 """Of the runs that compare halting with full depth, and few steps with each other."""
 BOARDS = 1000
-BOARD_FIGURES = {
-    "valid": "valid",
-    "distinct": "distinct",
-    "distinct_valid": "distinct and valid",
-    "never_shown": "valid, of grids that training never shows",
-}
-SHOWN = (
-    "single_accuracy",
-    "accuracy",
-    "pass_at_width",
-    "coverage",
-    "coverage_pooled",
-    "coverage_multi",
-    "coverage_ceiling",
-    "coverage_pooled_ceiling",
-    "conflicts",
-    "mean_steps",
-)
 
 
 def evaluate(*arguments: str, verb: str = "eval") -> tuple[str, dict[str, Any]]:
@@ -64,7 +48,11 @@ def measure(task: str, name: str, *, is_stochastic: bool, limit: int | None, few
     values = {key: [result[key] for _, result in runs] for key in SHOWN if runs[0][1][key] is not None}
     figures: dict[str, Any] = {key: round(statistics.mean(value), 5) for key, value in values.items()}
     figures["single_accuracy_by_seed"] = values["single_accuracy"]
-    figures["single_accuracy_interval"] = [runs[0][1]["single_accuracy_low"], runs[0][1]["single_accuracy_high"]]
+    figures["intervals"] = {
+        key: [runs[0][1][f"{key}_{end}"] for end in ("low", "high")]
+        for key in SHOWN
+        if runs[0][1].get(f"{key}_low") is not None
+    }
     figures["puzzles"], figures["width"], figures["depth"] = (runs[0][1][key] for key in ("puzzles", "width", "depth"))
     figures["commands"] = [command for command, _ in runs]
     figures["versions"] = runs[0][1]["versions"]
@@ -103,110 +91,10 @@ def measure_boards(task: str, name: str) -> dict[str, Any]:
     return figures | {"commands": [command for command, _ in runs], "versions": runs[0][1]["versions"]}
 
 
-def boards_section(figures: dict[str, Any]) -> str:
-    """Figures of boards from nothing, as Markdown."""
-    commands = "\n".join(f"    {command}" for command in figures["commands"])
-    rows = "\n".join(f"| {label} | {figures[key]:.4f} |" for key, label in BOARD_FIGURES.items() if key in figures)
-    return f"""## Boards from nothing
-
-{figures["boards"]:,} boards, {figures["depth"]} supervision steps; shares, means over {len(SEEDS)} sampling seeds.
-
-{commands}
-
-| figure | share |
-|---|---|
-{rows}
-"""
-
-
 def typical_speed(log: Path) -> float:
     """Optimiser steps a second: the median over the log's lines, which pauses and other jobs do not move."""
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     return statistics.median(line["steps_per_s"] for line in lines if not line["evaluation"])
-
-
-def model_card(name: str, card: dict[str, Any]) -> str:
-    """README.md of the checkpoint."""
-    is_conditional = card["recipe"]["model"].get("is_conditional", True)
-    measured = heads_section(card["figures"]) if is_conditional else boards_section(card["figures"])
-    notes = f"\n## Notes\n\n{card['notes']}\n" if card.get("notes") else ""
-    return card_head(name, card) + measured + notes
-
-
-def heads_section(figures: dict[str, Any]) -> str:
-    """Held-out figures and how the heads do, as Markdown."""
-    rows = "\n".join(f"| {key} | {figures[key]:.4f} |" for key in SHOWN if key in figures)
-    seeds = len(figures["commands"])
-    few = "\n".join(
-        f"| {row['depth']} | {row['single_accuracy']:.4f} | {row['accuracy']:.4f} | {row['pass_at_width']:.4f} | "
-        f"{_figure(row['lprm_auroc'])} | {_figure(row['halt_auroc'])} |"
-        for row in figures["few_steps"]
-    )
-    few_puzzles = figures.get("few_puzzles", FEW_PUZZLES)
-    few_steps = (
-        f"""With few steps, all of them taken ({few_puzzles} puzzles; AUROC is within puzzles that have right and wrong
-trajectories):
-
-| depth | single accuracy | accuracy (vote) | pass@{figures["width"]} | LPRM AUROC | halt AUROC |
-|---|---|---|---|---|---|
-{few}
-"""
-        if few
-        else ""
-    )
-    full, low_high = figures["full_depth"], figures["single_accuracy_interval"]
-    share = 100 * full["share_of_steps"]
-    commands = "\n".join(f"    {command}" for command in figures["commands"])
-    return f"""## Held-out figures
-
-{figures["puzzles"]:,} puzzles, {figures["width"]} trajectories each, at most {figures["depth"]} supervision steps,
-halting by the halt head; means over {seeds} sampling seed{"s" if seeds > 1 else ""}. 95 % interval of
-`single_accuracy` (seed 0): {low_high[0]:.4f} to {low_high[1]:.4f}.
-
-{commands}
-
-| figure | value |
-|---|---|
-{rows}
-
-## Heads
-
-Against full depth on the same puzzles (`{full["command"]}`: single accuracy
-{full["single_accuracy"]:.4f}), halting costs {full["cost_of_halting_points"]:.2f} points of single accuracy
-and takes {share:.0f} % of the steps.
-
-{few_steps}"""
-
-
-def card_head(name: str, card: dict[str, Any]) -> str:
-    """What the checkpoint is and how it was trained, as Markdown."""
-    steps_minutes = card["optimiser_steps"] / card["steps_per_s"] / 60
-    scale = card.get("noise_scale", 1.0)
-    scaled = f"| deviation of the prior's noise, scaled after training by | {scale:g} |\n" if scale != 1 else ""
-    if "depth" in card:
-        scaled += f"| supervision steps at most, chosen after training | {card['depth']} |\n"
-    if "halt_threshold" in card:
-        scaled += f"| halt threshold, chosen after training | {card['halt_threshold']:g} |\n"
-    return f"""# {name}
-
-{card["description"]}.
-
-| | |
-|---|---|
-| task | `{card["task"]}` |
-| recipe | `gram/recipes/{card["recipe"]["name"]}.toml` |
-| command | `{card["command"]}` |
-| optimiser steps | {card["optimiser_steps"]:,} |
-| minutes of training, as run | {card["minutes"]:.1f} |
-| optimiser steps a second, median | {card["steps_per_s"]:.2f}, so {steps_minutes:.1f} minutes |
-| parameters | {card["parameters"]:,} |
-| log | `log.jsonl` |
-{scaled}
-"""
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def main() -> None:
@@ -214,7 +102,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", type=Path, help="folder of a finished `gram train`")
     parser.add_argument("name", help="name to ship it under")
-    parser.add_argument("--card-only", action="store_true", help="keep the figures measured before")
     parser.add_argument(
         "--noise-scale",
         type=float,
@@ -249,20 +136,16 @@ def main() -> None:
     write_atomically(target / "config.json", (json.dumps(config, indent=2) + "\n").encode())
     card["steps_per_s"] = round(typical_speed(target / "log.jsonl"), 3)
     is_stochastic = card["recipe"]["model"]["guidance"] in ("full", "noise")
-    if arguments.card_only:
-        before = json.loads((target / "card.json").read_text())
-        card |= {key: before[key] for key in ("figures", "notes") if key in before}
+    if config["is_conditional"]:
+        card["figures"] = measure(
+            card["task"],
+            arguments.name,
+            is_stochastic=is_stochastic,
+            limit=arguments.limit,
+            few_puzzles=arguments.few_puzzles,
+        )
     else:
-        if config["is_conditional"]:
-            card["figures"] = measure(
-                card["task"],
-                arguments.name,
-                is_stochastic=is_stochastic,
-                limit=arguments.limit,
-                few_puzzles=arguments.few_puzzles,
-            )
-        else:
-            card["figures"] = measure_boards(card["task"], arguments.name)
+        card["figures"] = measure_boards(card["task"], arguments.name)
     write_atomically(target / "card.json", (json.dumps(card, indent=2) + "\n").encode())
     write_atomically(target / "README.md", model_card(arguments.name, card).encode())
 

@@ -145,6 +145,7 @@ def test_diagnosis(value, word):
     assert explain(value).startswith("KL") == (word != "undefined")
     assert word == "undefined" or word in explain(value)
     assert "one solution" in explain(0.0, is_multi_solution=False)
+    assert explain(0.0, guidance="none") == ""
     assert "lower kl_beta" not in explain(0.0, guidance="mean"), "it has no noise to bring back"
 
 

@@ -1,0 +1,147 @@
+"""README.md of a shipped checkpoint, from its `card.json`: what it is, how it was trained, what was measured.
+
+Not the measuring (`scripts/ship_checkpoint.py`). Only what the card holds is told.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+BOARD_FIGURES = {
+    "valid": "valid",
+    "distinct": "distinct",
+    "distinct_valid": "distinct and valid",
+    "never_shown": "valid, of grids that training never shows",
+}
+SHOWN = (
+    "single_accuracy",
+    "accuracy",
+    "pass_at_width",
+    "coverage",
+    "coverage_pooled",
+    "coverage_multi",
+    "coverage_ceiling",
+    "coverage_pooled_ceiling",
+    "conflicts",
+    "mean_steps",
+)
+
+
+def model_card(name: str, card: dict[str, Any]) -> str:
+    """README.md of the checkpoint."""
+    is_conditional = card["recipe"]["model"].get("is_conditional", True)
+    measured = heads_section(card["figures"]) if is_conditional else boards_section(card["figures"])
+    notes = f"\n## Notes\n\n{card['notes']}\n" if card.get("notes") else ""
+    return card_head(name, card) + measured + notes
+
+
+def heads_section(figures: dict[str, Any]) -> str:
+    """Held-out figures and how the heads do, as Markdown."""
+    rows = "\n".join(
+        f"| {key} | {figures[key]:.4f} | {_interval(figures['intervals'].get(key))} |"
+        for key in SHOWN
+        if key in figures
+    )
+    seeds = len(figures["commands"])
+    few = "\n".join(
+        f"| {row['depth']} | {row['single_accuracy']:.4f} | {row['accuracy']:.4f} | {row['pass_at_width']:.4f} | "
+        f"{_figure(row['lprm_auroc'])} | {_figure(row['halt_auroc'])} |"
+        for row in figures["few_steps"]
+    )
+    few_puzzles = figures["few_puzzles"]
+    few_steps = (
+        f"""With few steps, all of them taken ({few_puzzles} puzzles; AUROC is within puzzles that have right and wrong
+trajectories):
+
+| depth | single accuracy | accuracy (vote) | pass@{figures["width"]} | LPRM AUROC | halt AUROC |
+|---|---|---|---|---|---|
+{few}
+"""
+        if few
+        else ""
+    )
+    full = figures["full_depth"]
+    share = 100 * full["share_of_steps"]
+    commands = "\n".join(f"    {command}" for command in figures["commands"])
+    return f"""## Held-out figures
+
+{figures["puzzles"]:,} puzzles, {figures["width"]} trajectories each, at most {figures["depth"]} supervision steps,
+halting by the halt head; means over {seeds} sampling seed{"s" if seeds > 1 else ""}. Intervals are of seed 0.
+
+{commands}
+
+| figure | value | 95 % interval |
+|---|---|---|
+{rows}
+
+## Heads
+
+Against full depth on the same puzzles (`{full["command"]}`: single accuracy
+{full["single_accuracy"]:.4f}), halting costs {full["cost_of_halting_points"]:.2f} points of single accuracy
+and takes {share:.0f} % of the steps.
+
+{few_steps}"""
+
+
+def card_head(name: str, card: dict[str, Any]) -> str:
+    """What the checkpoint is and how it was trained, as Markdown."""
+    steps_minutes = card["optimiser_steps"] / card["steps_per_s"] / 60
+    scale = card.get("noise_scale", 1.0)
+    scaled = f"| deviation of the prior's noise, scaled after training by | {scale:g} |\n" if scale != 1 else ""
+    if "depth" in card:
+        scaled += f"| supervision steps at most, chosen after training | {card['depth']} |\n"
+    if "halt_threshold" in card:
+        scaled += f"| halt threshold, chosen after training | {card['halt_threshold']:g} |\n"
+    parts = card.get("parts", [])
+    last = " of the last part" if parts else ""
+    return f"""# {name}
+
+{card["description"]}.
+
+| | |
+|---|---|
+| task | `{card["task"]}` |
+| recipe | `gram/recipes/{card["recipe"]["name"]}.toml` |
+| command | `{card["command"]}` |
+| optimiser steps{last} | {card["optimiser_steps"]:,} |
+| minutes of training{last}, as run | {card["minutes"]:.1f} |
+| optimiser steps a second, median | {card["steps_per_s"]:.2f}, so {steps_minutes:.1f} minutes |
+| parameters | {card["parameters"]:,} |
+| log | `log.jsonl`{last} |
+{scaled}
+{_parts_table(parts)}"""
+
+
+def _parts_table(parts: list[dict[str, Any]]) -> str:
+    """What each part of a training in several runs took; a part may have been stopped before its recipe's end."""
+    if not parts:
+        return ""
+    rows = [f"| `{part['recipe']}` | {part['optimiser_steps']:,} | {part['minutes']:.1f} |" for part in parts]
+    steps, minutes = (sum(part[key] for part in parts) for key in ("optimiser_steps", "minutes"))
+    head = "| part | optimiser steps, as run | minutes, as run |\n|---|---|---|\n"
+    return head + "\n".join([*rows, f"| all | {steps:,} | {minutes:.1f} |"]) + "\n\n"
+
+
+def _interval(ends: list[float] | None) -> str:
+    return "" if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def boards_section(figures: dict[str, Any]) -> str:
+    """Figures of boards from nothing, as Markdown."""
+    seeds = len(figures["commands"])
+    commands = "\n".join(f"    {command}" for command in figures["commands"])
+    rows = "\n".join(f"| {label} | {figures[key]:.4f} |" for key, label in BOARD_FIGURES.items() if key in figures)
+    return f"""## Boards from nothing
+
+{figures["boards"]:,} boards, {figures["depth"]} supervision steps; shares, means over {seeds} sampling seeds.
+
+{commands}
+
+| figure | share |
+|---|---|
+{rows}
+"""
