@@ -19,6 +19,8 @@ import torch
 import gram
 from gram.checkpoint import CheckpointError, read_card, write_atomically
 from gram.evals import baselines, plots
+from gram.objective import explain
+from gram.run_folder import recent_kl_first
 from gram.tasks.protocol import PuzzleSet, Task
 from gram.tasks.registry import get_task
 
@@ -56,8 +58,10 @@ def section(name: str, runs: list[tuple[Path, dict[str, Any]]], limit: int | Non
     judged = [judge(run, task, puzzles, width, seeds) for run, _ in runs]
     table = baselines.markdown(task, baselines.rows(task, puzzles, judged), width=width)
     about: dict[str, list[str]] = {}
-    for run in judged:
-        about.setdefault(run.method, [run.card["description"]]).append(run.card["leak_diagnosis"])
+    for (folder, card), run in zip(runs, judged, strict=True):
+        kl_first, guidance = recent_kl_first(folder / "log.jsonl"), card["recipe"]["model"]["guidance"]
+        told = explain(kl_first, guidance=guidance, is_multi_solution=task.is_multi_solution)
+        about.setdefault(run.method, [run.card["description"]]).append(told)
     # What the noise came to is a fact of each run, so every training seed tells its own.
     listed = "\n".join(
         f"- `{method}`: {'. '.join(dict.fromkeys(filter(None, texts)))}." for method, texts in about.items()
