@@ -127,7 +127,9 @@ class _Mean(NamedTuple):
     weights: Floats | None = None
 
     def value(self) -> float:
-        return float(np.average(self.values, weights=self.weights))
+        if self.weights is None:
+            return metrics.mean_defined(self.values)
+        return metrics.pooled(self.values, self.weights)
 
 
 def _values(run: Judged, every: Floats | None) -> dict[str, _Mean]:

@@ -255,8 +255,8 @@ class Trainer:
 
     def save(self, command: str) -> dict[str, Any]:
         """Writes the state to continue from, and the averaged weights as a checkpoint with its card, which it
-        returns; every rank must call."""
-        card = {
+        returns; every rank must call. The leak diagnosis is on the first rank's card, which alone is written."""
+        card: dict[str, Any] = {
             "task": self.task.name,
             "description": self.recipe.description,
             "recipe": self.recipe.to_json(),
@@ -265,14 +265,15 @@ class Trainer:
             "minutes": round(self.elapsed_s / 60, 2),
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "held_out_while_training": self.figures,
-            "leak_diagnosis": explain(
-                recent_kl_first(self.out / "log.jsonl"),
-                guidance=self.recipe.model.guidance,
-                is_multi_solution=self.task.is_multi_solution,
-            ),
         }
         self.save_state()
         if self.ranks.is_first:
+            # The log is the first rank's: another would read it half written.
+            card["leak_diagnosis"] = explain(
+                recent_kl_first(self.out / "log.jsonl"),
+                guidance=self.recipe.model.guidance,
+                is_multi_solution=self.task.is_multi_solution,
+            )
             checkpoint.save(self.averaged(), self.out, card=card, dtype=torch.bfloat16)
         return card
 
@@ -349,7 +350,7 @@ def _run(
     kls: list[float] = []
     while trainer.fraction < 1 and not settle(should_stop()):
         values = trainer.advance()
-        if math.isfinite(values["kl_first"]):
+        if log is not None and math.isfinite(values["kl_first"]):
             kls.append(values["kl_first"])
         settle()
         evaluation: dict[str, float] = {}
