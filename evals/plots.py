@@ -15,6 +15,7 @@ from gram.evals.figures import best_cells, rising
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
 Frontier = Mapping[str, Any]
 COLOURS = {"depth": "#2568c8", "width": "#c9540f", "mixed": "#12805c", "neutral": "#77736a"}
@@ -74,7 +75,7 @@ def _draw(painters: Mapping[str, Callable[[Any], bool]], folder: Path) -> list[P
 def training_curves(tasks: Mapping[str, Sequence[tuple[str, Sequence[tuple[float, float]]]]], path: Path) -> None:
     """Held-out accuracy of one trajectory against minutes of training: one field a task, one line a run.
 
-    `tasks`: by task, the method of each run and its (minutes, share) points; runs of a method share a colour.
+    `tasks`: by task, the method of each run and its (minutes, share) points; a method has one colour in all fields.
     """
     import matplotlib as mpl
 
@@ -82,23 +83,23 @@ def training_curves(tasks: Mapping[str, Sequence[tuple[str, Sequence[tuple[float
     from matplotlib import pyplot as plt
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    methods = list(dict.fromkeys(method for runs in tasks.values() for method, _ in runs))
+    colours = dict(zip(methods, mpl.colormaps["tab20"](range(20)), strict=False))
     with plt.rc_context(STYLE):
-        size = (6.4 * len(tasks), 4.2)
+        size = (6.4 * len(tasks) + 1.4, 4.2)
         figure, fields = plt.subplots(1, len(tasks), figsize=size, layout="constrained", squeeze=False)
+        lines: dict[str, Line2D] = {}
         try:
             for axes, (task, runs) in zip(fields[0], tasks.items(), strict=True):
-                methods = list(dict.fromkeys(method for method, _ in runs))
-                colours = dict(zip(methods, mpl.colormaps["tab20"](range(20)), strict=False))
-                for place, (method, points) in enumerate(runs):
-                    is_named = method in (name for name, _ in runs[:place])
+                for method, points in runs:
                     minutes, shares = zip(*points, strict=True) if points else ((), ())
                     percent = [100 * share for share in shares]
-                    label = None if is_named else method
-                    axes.plot(minutes, percent, marker=".", color=colours.get(method), label=label)
+                    (lines[method],) = axes.plot(minutes, percent, marker=".", color=colours.get(method))
                 axes.set(
                     title=task, xlabel="minutes of training", ylabel="accuracy of one trajectory, %", ylim=(-2, 102)
                 )
-                axes.legend(fontsize=7)
+            # Outside, since no corner of every field is free of lines.
+            figure.legend([lines[method] for method in methods], methods, loc="outside right upper", fontsize=8)
             figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else {})
         finally:
             plt.close(figure)
