@@ -32,6 +32,8 @@ def step_macs(
     updates = config.low_level_updates if low_level_updates is None else low_level_updates
     if config.mixer == "token":
         mixer = 3 * config.mixer_hidden * length * dim
+    elif config.mixer == "relations":
+        mixer = (3 * dim + length) * config.mixer_hidden * length
     else:
         mixer = 4 * length * dim * dim + 2 * length * length * dim
     block = mixer + 3 * config.hidden * length * dim

@@ -6,11 +6,13 @@ strings say meaning, unit and range; `__post_init__` refuses what is out of rang
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypeVar, get_args
 
-Mixer = Literal["token", "attention"]
+Mixer = Literal["token", "attention", "relations"]
 MixerNorm = Literal["columns", "tokens"]
+Relation = Literal["row", "column", "diagonal", "antidiagonal", "all"]
 NoiseOrder = Literal["before", "after"]
 Guidance = Literal["full", "mean", "noise", "none"]
 Positions = Literal["learned", "rotary", "both", "none"]
@@ -73,12 +75,16 @@ class ModelConfig:
     blocks: int = 2
     """Post-norm blocks in one core (`f_L` or `f_H`)."""
     mixer: Mixer = "token"
-    """What mixes tokens: `token` (SwiGLU over the token axis) or `attention` (non-causal)."""
+    """What mixes tokens: `token` (SwiGLU over the token axis), `attention` (non-causal) or `relations` (gated sums
+    along the lines of a square grid, with no parameter of a token's own)."""
+    relations: tuple[str, ...] = ()
+    """What the mixer `relations` sums along: some of `row`, `column`, `diagonal`, `antidiagonal` and `all` (every
+    token)."""
     mixer_norm: MixerNorm = "columns"
     """What the RMSNorm after the mixer runs over: every token's columns, or every column's tokens (TRM and EqR where
     a SwiGLU mixes tokens: their code norms what it has transposed)."""
     mixer_hidden: int = 128
-    """Hidden width of the token mixer; unused by attention."""
+    """Hidden width of the token mixer, or of all relations together; unused by attention."""
     heads: int = 4
     """Attention heads; unused by the token mixer."""
     hidden: int = 256
@@ -154,12 +160,32 @@ class ModelConfig:
             raise ValueError(f"dim must be a multiple of 4, got {self.dim}")
         if self.mixer == "attention" and (self.dim % self.heads or (self.dim // self.heads) % 2):
             raise ValueError(f"dim must split into {self.heads} heads of even width, got {self.dim}")
+        self._check_relations()
         if self.output_start + self.output_tokens > self.tokens:
             raise ValueError(
                 f"output tokens must end within {self.tokens} tokens, got {self.output_start}+{self.output_tokens}"
             )
         if self.head_readout == "register" and not self.registers:
             raise ValueError("head_readout 'register' must have registers of at least 1, got 0")
+
+    def _check_relations(self) -> None:
+        """Raises `ValueError` where relations and mixer do not go together."""
+        if self.mixer != "relations":
+            if self.relations:
+                raise ValueError(f"relations must come with the mixer relations, got mixer {self.mixer}")
+            return
+        known = get_args(Relation)
+        if not self.relations or len(set(self.relations)) != len(self.relations) or set(self.relations) - {*known}:
+            raise ValueError(f"relations must be different and some of {', '.join(known)}, got {list(self.relations)}")
+        if math.isqrt(self.tokens) ** 2 != self.tokens or self.registers:
+            raise ValueError(
+                f"relations must be of a square grid without registers, got {self.tokens} tokens and "
+                f"{self.registers} registers"
+            )
+        if self.mixer_hidden % len(self.relations):
+            raise ValueError(
+                f"mixer_hidden must share out among {len(self.relations)} relations, got {self.mixer_hidden}"
+            )
 
     @property
     def is_stochastic(self) -> bool:
@@ -304,6 +330,10 @@ def config_from_json(kind: type[T], values: dict[str, Any], *, where: str) -> T:
 
 def _coerce(value: Any, declared: str, where: str) -> Any:
     """`value` as the declared type of its field, or a `ValueError` in one line."""
+    if declared == "tuple[str, ...]":
+        if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) for name in value):
+            raise ValueError(f"{where} must be a list of names, got {value!r}")
+        return tuple(value)
     if declared.startswith("tuple"):
         if not isinstance(value, (list, tuple)) or not all(isinstance(pair, (list, tuple)) for pair in value):
             raise ValueError(f"{where} must be a list of pairs, got {value!r}")

@@ -34,6 +34,7 @@ def spec_of(config: ModelConfig) -> Spec:
         blocks=config.blocks,
         mixer=config.mixer,
         mixer_norm=config.mixer_norm,
+        relations=config.relations,
         heads=config.heads,
         is_rotary=config.positions in ("rotary", "both"),
         rope_theta=config.rope_theta,
@@ -95,6 +96,8 @@ class Model(nn.Module):
         def mixer() -> nn.Module:
             if config.mixer == "attention":
                 return Attention(config.dim, generator)
+            if config.mixer == "relations":
+                return SwiGLU(config.dim, config.mixer_hidden, config.dim, generator)
             return SwiGLU(length, config.mixer_hidden, length, generator)
 
         return nn.ModuleList(

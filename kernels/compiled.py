@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
-from gram.kernels import compile_cache, reference
+from gram.kernels import compile_cache, reference, relations
 from gram.kernels.philox import Site, bits_of, box_muller, counter_word1, philox4x32
 from gram.kernels.reference import LEARNED, Injection, Spec, Step, Weights, rmsnorm, swiglu
 
@@ -38,7 +38,7 @@ def block_size(spec: Spec) -> int:
 
 def core_weights(weights: Weights, name: str, spec: Spec) -> list[Tensor]:
     """The weights of `f_L` (`name` "low") or `f_H` ("high") in the order in which the compiled core takes them."""
-    first, second = ("gate_up", "down") if spec.mixer == "token" else ("qkv", "out")
+    first, second = ("qkv", "out") if spec.mixer == "attention" else ("gate_up", "down")
     return [
         weights[f"{name}.{block}.{part}"]
         for block in range(spec.blocks)
@@ -62,9 +62,18 @@ def _attend(x_LBD: Tensor, qkv: Tensor, out: Tensor, spec: Spec, cos: Tensor, si
     return linear((share @ value).permute(2, 0, 1, 3).flatten(2), out)
 
 
+def _relate(x_LBD: Tensor, gate_up: Tensor, down: Tensor, tables: Tensor) -> Tensor:
+    """`reference.relate` with the token axis first."""
+    gate, up = linear(x_LBD, gate_up).chunk(2, dim=-1)
+    parts = up.chunk(len(tables), -1)
+    heard = [(table @ part.flatten(1)).view_as(part) for table, part in zip(tables, parts, strict=True)]
+    return linear(silu(gate) * torch.cat(heard, -1), down)
+
+
 class Core(nn.Module):
     """One core call on the sum of its state and injection, `[L, B, D]` each."""
 
+    tables: Tensor
     cos: Tensor
     sin: Tensor
 
@@ -76,6 +85,9 @@ class Core(nn.Module):
         cos, sin = reference.rotary_tables(spec.tokens, width, spec.rope_theta, torch.device("cpu"))
         self.register_buffer("cos", cos)
         self.register_buffer("sin", sin)
+        is_related = spec.mixer == "relations"
+        named = (spec.relations, spec.tokens, torch.device("cpu"))
+        self.register_buffer("tables", relations.tables(*named) if is_related else torch.empty(0))
 
     def forward(self, state: Tensor, injection: Tensor, *weights: Tensor) -> Tensor:
         """The new state; `weights` as `core_weights` orders them."""
@@ -85,6 +97,8 @@ class Core(nn.Module):
             first, second, gate_up, down = weights[4 * block : 4 * block + 4]
             if spec.mixer == "token":
                 mixed = _mix_tokens(x, first, second)
+            elif spec.mixer == "relations":
+                mixed = _relate(x, first, second, self.tables.to(x.dtype))
             else:
                 mixed = _attend(x, first, second, spec, self.cos, self.sin)
             x = rmsnorm(x + mixed, spec.norm_eps, axis=0 if spec.mixer_norm == "tokens" else -1)

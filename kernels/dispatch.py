@@ -128,6 +128,9 @@ def step_flops(weights: Weights, spec: Spec) -> float:
             total += 2 * tensor.numel() * spec.tokens
     if spec.mixer == "attention":
         total += (spec.low_level_updates + 1) * spec.blocks * 4 * spec.tokens**2 * spec.dim
+    elif spec.mixer == "relations":
+        hidden = weights["low.0.mixer.down"].shape[1]
+        total += (spec.low_level_updates + 1) * spec.blocks * 2 * spec.tokens**2 * hidden
     return spec.transitions * total
 
 

@@ -57,6 +57,8 @@ class Matrices:
 
 def misfit(spec: Spec) -> str | None:
     """Why kernel C cannot take a spec, or None where it can."""
+    if spec.mixer == "relations":
+        return "kernel gemm mixes by token or attention, got relations"
     if spec.dim % WHOLE or spec.dim > WIDEST:
         return f"kernel gemm holds a dim that is a multiple of {WHOLE}, up to {WIDEST}, got {spec.dim}"
     width = spec.dim // spec.heads

@@ -71,6 +71,8 @@ class Packed(NamedTuple):
 
 def misfit(spec: Spec) -> str | None:
     """Why the fused kernel cannot take a spec, or None where it can."""
+    if spec.mixer == "relations":
+        return "the fused kernel mixes by token or attention, got relations"
     if spec.dim not in (16, 32, 64, 128):
         return f"the fused kernel holds dim 16, 32, 64 or 128, got {spec.dim}"
     if spec.tokens > LONGEST:

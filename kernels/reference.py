@@ -9,6 +9,7 @@ vocabulary. Weights are stored `[out, in]`, as `torch.nn.functional.linear` take
 
     low.{i}.mixer.gate_up [2*Hm, L]   low.{i}.mixer.down [L, Hm]       token mixer
     low.{i}.mixer.qkv [3*D, D]        low.{i}.mixer.out [D, D]         attention
+    low.{i}.mixer.gate_up [2*Hm, D]   low.{i}.mixer.down [D, Hm]       relations
     low.{i}.channel.gate_up [2*F, D]  low.{i}.channel.down [D, F]      channel SwiGLU
     high.{i}...                                                        f_H, where it has weights of its own
     prior.gate_up [2*G, D]            prior.down [2*D, G]              mu and raw log sigma
@@ -28,6 +29,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
+from gram.kernels import relations
 from gram.kernels.philox import Site, noise
 
 Weights = Mapping[str, Tensor]
@@ -46,6 +48,7 @@ class Spec:
     blocks: int
     mixer: str
     mixer_norm: str
+    relations: tuple[str, ...]
     heads: int
     is_rotary: bool
     rope_theta: float
@@ -143,12 +146,23 @@ def attend(x_BLD: Tensor, qkv: Tensor, out: Tensor, spec: Spec) -> Tensor:
     return linear((share @ value).transpose(1, 2).flatten(2), out)
 
 
+def relate(x_BLD: Tensor, gate_up: Tensor, down: Tensor, spec: Spec) -> Tensor:
+    """Gated sums along relations: each has an equal share of the hidden columns, sums them over the tokens that it
+    relates (`relations.tables`), and what a token hears is gated by the token itself."""
+    gate, up = linear(x_BLD, gate_up).chunk(2, dim=-1)
+    tables = relations.tables(spec.relations, spec.tokens, x_BLD.device).to(x_BLD.dtype)
+    heard = [table @ part for table, part in zip(tables, up.chunk(len(tables), -1), strict=True)]
+    return linear(silu(gate) * torch.cat(heard, -1), down)
+
+
 def core(weights: Weights, name: str, x_BLD: Tensor, spec: Spec) -> Tensor:
     """`f_L` (`name` "low") or `f_H` ("high") on the sum of its state and injection."""
     for block in range(spec.blocks):
         mixer, channel = f"{name}.{block}.mixer.", f"{name}.{block}.channel."
         if spec.mixer == "token":
             mixed = mix_tokens(x_BLD, weights[mixer + "gate_up"], weights[mixer + "down"])
+        elif spec.mixer == "relations":
+            mixed = relate(x_BLD, weights[mixer + "gate_up"], weights[mixer + "down"], spec)
         else:
             mixed = attend(x_BLD, weights[mixer + "qkv"], weights[mixer + "out"], spec)
         x_BLD = rmsnorm(x_BLD + mixed, spec.norm_eps, axis=1 if spec.mixer_norm == "tokens" else -1)

@@ -18,9 +18,10 @@ CASES = [
     {"mixer": "token", "noise_order": "after", "mixer_norm": "tokens", "is_core_shared": False, "transitions": 2},
     {"mixer": "attention", "positions": "rotary", "noise_order": "after", "registers": 2},
     {"mixer": "attention", "positions": "learned", "noise_order": "before", "path_keep": 0.3, "guidance": "none"},
+    {"mixer": "relations", "relations": ("row", "antidiagonal"), "positions": "none", "noise_order": "before"},
 ]
 
-DTYPES = [torch.bfloat16, torch.float32, torch.float32, torch.float32]
+DTYPES = [torch.bfloat16, torch.float32, torch.float32, torch.float32, torch.float32]
 """One type for each case: every compilation takes many seconds."""
 
 

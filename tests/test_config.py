@@ -19,7 +19,7 @@ from gram.train_config import TrainConfig
     [
         (ModelConfig, {"dim": 0}, "dim must be at least 1, got 0"),
         (ModelConfig, {"dim": 130}, "dim must be a multiple of 4, got 130"),
-        (ModelConfig, {"mixer": "mlp"}, "mixer must be one of token, attention, got 'mlp'"),
+        (ModelConfig, {"mixer": "mlp"}, "mixer must be one of token, attention, relations, got 'mlp'"),
         (ModelConfig, {"mixer": "attention", "heads": 3}, "heads"),
         (ModelConfig, {"output_start": 60, "output_tokens": 8}, "output tokens"),
         (ModelConfig, {"head_readout": "register"}, "registers"),
