@@ -7,7 +7,9 @@ strings say meaning, unit and range; `__post_init__` refuses what is out of rang
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
 from typing import Any, Literal, TypeVar, get_args
 
 Mixer = Literal["token", "attention", "relations"]
@@ -136,6 +138,7 @@ class ModelConfig:
     """Whether the empty condition was trained, so that `gram generate` works."""
 
     def __post_init__(self) -> None:
+        make_plain(self)
         for name in ("vocabulary", "tokens", "output_tokens", "dim", "blocks", "hidden", "transitions", "depth"):
             at_least(name, getattr(self, name), 1)
         for name in ("heads", "mixer_hidden", "guidance_hidden"):
@@ -253,6 +256,7 @@ class SamplerConfig:
     result's identity."""
 
     def __post_init__(self) -> None:
+        make_plain(self)
         for name in ("width", "depth", "transitions", "slots"):
             if getattr(self, name) is not None:
                 at_least(name, getattr(self, name), 1)
@@ -314,13 +318,11 @@ def config_from_json(kind: type[T], values: dict[str, Any], *, where: str) -> T:
 
     Raises `ValueError`.
     """
-    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     arguments: dict[str, Any] = {}
     for key, value in values.items():
         if key not in known:
             raise ValueError(f"{where}: {key!r} is not a setting; known: {', '.join(sorted(known))}")
-        declared = str(known[key].type)
-        value = _coerce(value, declared, f"{where}: {key}")
         arguments[key] = value
     try:
         return kind(**arguments)
@@ -328,30 +330,58 @@ def config_from_json(kind: type[T], values: dict[str, Any], *, where: str) -> T:
         raise ValueError(f"{where}: {error}") from None
 
 
-def _coerce(value: Any, declared: str, where: str) -> Any:
+def make_plain(config: Any) -> None:
+    """Turns a frozen configuration's values into plain ones of their declared types (numpy's numbers into Python's).
+
+    Raises `ValueError` in one line for a value of another type; a truth value is no number.
+    """
+    for field in fields(config):
+        value = _plain(getattr(config, field.name), str(field.type), field.name)
+        object.__setattr__(config, field.name, value)
+
+
+def _plain(value: Any, declared: str, name: str) -> Any:
     """`value` as the declared type of its field, or a `ValueError` in one line."""
+    if declared.startswith("tuple["):
+        return _plain_list(value, declared, name)
+    kind, _, optional = declared.partition(" | ")
+    if value is None and optional == "None":
+        return None
+    if kind == "int" and isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)
+    if kind == "float" and isinstance(value, Real) and not isinstance(value, bool):
+        try:
+            if math.isfinite(number := float(value)):
+                return number
+        except OverflowError:
+            pass
+    # numpy's truth value is neither a bool nor a number; its type is known by name, since numpy is slow to import.
+    if kind == "bool" and (isinstance(value, bool) or type(value).__name__ in ("bool", "bool_")):
+        return bool(value)
+    if kind not in EXPECTED and isinstance(value, str):
+        return str(value)
+    expected = EXPECTED.get(kind, "a name") + (" or none" if optional else "")
+    raise ValueError(f"{name} must be {expected}, got {_shown(value)}")
+
+
+EXPECTED = {"int": "a whole number", "float": "a finite number", "bool": "true or false"}
+
+
+def _plain_list(value: Any, declared: str, name: str) -> Any:
+    """A tuple of names, or of pairs of numbers; lists will do."""
+    is_listed = isinstance(value, Sequence) and not isinstance(value, str | bytes)
     if declared == "tuple[str, ...]":
-        if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) for name in value):
-            raise ValueError(f"{where} must be a list of names, got {value!r}")
-        return tuple(value)
-    if declared.startswith("tuple"):
-        if not isinstance(value, (list, tuple)) or not all(isinstance(pair, (list, tuple)) for pair in value):
-            raise ValueError(f"{where} must be a list of pairs, got {value!r}")
-        return tuple(tuple(pair) for pair in value)
-    if value is None:
-        if "None" in declared:
-            return None
-    elif isinstance(value, bool):
-        if declared == "bool":
-            return value
-    elif isinstance(value, int):
-        if declared.startswith("int"):
-            return value
-        if declared.startswith("float"):
-            return float(value)
-    elif isinstance(value, float):
-        if declared.startswith("float"):
-            return value
-    elif isinstance(value, str) and not declared.startswith(("int", "float", "bool")):
-        return value
-    raise ValueError(f"{where} must be {declared}, got {value!r}")
+        if not is_listed or not all(isinstance(entry, str) for entry in value):
+            raise ValueError(f"{name} must be a list of names, got {_shown(value)}")
+        return tuple(str(entry) for entry in value)
+    kinds = declared.removeprefix("tuple[tuple[").split("]")[0].split(", ")
+    if not is_listed or not all(
+        isinstance(pair, Sequence) and not isinstance(pair, str | bytes) and len(pair) == len(kinds) for pair in value
+    ):
+        raise ValueError(f"{name} must be a list of pairs, got {_shown(value)}")
+    return tuple(tuple(_plain(part, kind, name) for part, kind in zip(pair, kinds, strict=True)) for pair in value)
+
+
+def _shown(value: Any) -> str:
+    """A value's first characters, on one line."""
+    return " ".join(repr(value).split())[:40]

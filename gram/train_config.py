@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gram.config import at_least, within
+from gram.config import at_least, make_plain, within
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +71,7 @@ class TrainConfig:
     """Seconds between checkpoints of the run."""
 
     def __post_init__(self) -> None:
+        make_plain(self)
         if self.steps is None and self.minutes is None:
             raise ValueError("steps or minutes must be set, got neither")
         for name in ("batch", "best_of", "rollout_slots", "evaluate_puzzles", "evaluate_width"):
@@ -83,9 +84,6 @@ class TrainConfig:
             raise ValueError(f"minutes must be above 0, got {self.minutes}")
         for name in ("kl_balance", "ema", "empty_probability", "prior_share", "beta1", "beta2", "final_learning_rate"):
             within(name, getattr(self, name), 0, 1)
-        for name in ("kl_beta", "token_weights"):
-            if any(len(pair) != 2 for pair in getattr(self, name)):
-                raise ValueError(f"{name} must be a list of pairs, got {getattr(self, name)}")
         fractions = [point[0] for point in self.kl_beta]
         if not fractions or fractions != sorted(fractions):
             raise ValueError(f"kl_beta must list rising fractions of training, got {self.kl_beta}")

@@ -56,7 +56,7 @@ def test_a_study_lists_its_cells(study):
         ('task = "a"\nlimit = 0', "limit must be at least 1, got 0"),
         ('task = "a"\n[[grid]]\nwidht = [1]', "grid 1: 'widht' is not a setting"),
         ('task = "a"\n[[grid]]\nwidth = []', "width must have at least one value"),
-        ('task = "a"\n[[grid]]\nwidth = ["x"]', "grid 1: width must be int, got 'x'"),
+        ('task = "a"\n[[grid]]\nwidth = ["x"]', "grid 1: width must be a whole number, got 'x'"),
         ('task = "a"\n[[grid]]\nsigma = [0.1]', "sigma must come with injector gaussian or path"),
         ('task = "a"\n[base]\ncheckpoint = 3', "checkpoint must be a name or folder, got 3"),
     ],
