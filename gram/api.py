@@ -20,6 +20,7 @@ from gram.sampler.engine import Engine, StepView
 from gram.sampler.result import SampleResult
 from gram.sampler.run import Backend, sample
 from gram.sampler.settings import resolve
+from gram.tasks.inputs import input_tokens
 from gram.tasks.protocol import PuzzleSet, Task, Tokens
 from gram.tasks.registry import get_task
 
@@ -78,21 +79,15 @@ class Sampler:
         return resolve(replace(config or SamplerConfig(), **overrides), self.model, puzzles)
 
     def tokens(self, puzzles: Puzzles) -> Tokens:
-        """Puzzles as tokens `[P, L]`; text is parsed by the task. Raises `PuzzleError` for a wrong one."""
-        if isinstance(puzzles, PuzzleSet):
-            return puzzles.puzzles
-        if isinstance(puzzles, np.ndarray):
-            return puzzles.astype(np.uint8)
-        if isinstance(puzzles, str):
-            raise TypeError("puzzles must be a sequence of puzzles, got one string: put it in a list")
-        return np.stack([self.task.parse(text) for text in puzzles])
+        """Puzzles as tokens `[P, L]`; text is parsed by the task. Raises `PuzzleError` for what is no puzzle of it."""
+        return input_tokens(self.task, puzzles)
 
     def sample(
         self,
         puzzles: Puzzles,
         config: SamplerConfig | None = None,
         *,
-        out: Path | None = None,
+        out: Path | str | None = None,
         is_traced: bool = False,
         on_ended: Callable[[int], None] | None = None,
         on_step: Callable[[StepView], None] | None = None,
@@ -146,7 +141,7 @@ def load(
     *,
     device: str = "auto",
     dtype: str = "auto",
-    task_module: Path | None = None,
+    task_module: Path | str | None = None,
 ) -> Sampler:
     """A sampler from a shipped checkpoint's name or a checkpoint directory.
 

@@ -75,9 +75,10 @@ def config_json(config: ModelConfig) -> dict[str, Any]:
 
 
 def save(
-    model: Model, directory: Path, *, card: dict[str, Any] | None = None, dtype: torch.dtype | None = None
+    model: Model, directory: Path | str, *, card: dict[str, Any] | None = None, dtype: torch.dtype | None = None
 ) -> None:
     """Writes a checkpoint directory; `card` becomes `card.json` (recipe, command, steps, figures)."""
+    directory = Path(directory)
     tensors = {PREFIX + name: tensor.detach().to(dtype or tensor.dtype) for name, tensor in model.weights().items()}
     write_tensors(directory / WEIGHTS_FILE, tensors)
     write_json(directory / CONFIG_FILE, config_json(model.config))
@@ -85,9 +86,9 @@ def save(
         write_json(directory / CARD_FILE, card)
 
 
-def read_config(directory: Path) -> ModelConfig:
+def read_config(directory: Path | str) -> ModelConfig:
     """The model configuration of a checkpoint directory. Raises `CheckpointError`."""
-    path = directory / CONFIG_FILE
+    path = Path(directory) / CONFIG_FILE
     if not path.is_file():
         raise CheckpointError(f"checkpoint must be a directory with {CONFIG_FILE}, got {directory}")
     try:
@@ -103,20 +104,20 @@ def read_config(directory: Path) -> ModelConfig:
         raise CheckpointError(str(error)) from None
 
 
-def read_card(directory: Path) -> dict[str, Any]:
+def read_card(directory: Path | str) -> dict[str, Any]:
     """`card.json` of a checkpoint, or an empty one."""
-    path = directory / CARD_FILE
+    path = Path(directory) / CARD_FILE
     card: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     return card
 
 
-def load(directory: Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Model:
+def load(directory: Path | str, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Model:
     """The model of a checkpoint directory, its weights cast once to `dtype` (None: as stored).
 
     Raises `CheckpointError` naming what is missing, surplus or of another shape.
     """
     config = read_config(directory)
-    path = directory / WEIGHTS_FILE
+    path = Path(directory) / WEIGHTS_FILE
     if not path.is_file():
         raise CheckpointError(f"checkpoint must hold {WEIGHTS_FILE}, got {directory} without it")
     try:

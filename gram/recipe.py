@@ -62,9 +62,9 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(
-    name_or_file: str,
+    name_or_file: str | Path,
     *,
-    task_module: Path | None = None,
+    task_module: Path | str | None = None,
     minutes: float | None = None,
     steps: int | None = None,
     seed: int | None = None,
@@ -101,14 +101,16 @@ def load_recipe(
     return Recipe(path.stem, str(values["description"]), task, model, training, str(values["puzzles"]))
 
 
-def _find(name_or_file: str, beside: Path | None = None) -> Path:
+def _find(name_or_file: str | Path, beside: Path | None = None) -> Path:
     """The file of a published recipe's name, or a file (a base: beside the recipe that names it)."""
     path = FOLDER / f"{name_or_file}.toml"
     if not path.is_file():
         path = Path(name_or_file) if beside is None else beside.parent / name_or_file
     if not path.is_file():
         what = "recipe" if beside is None else f"{beside}: base"
-        raise RecipeError(f"{what} must be a TOML file or one of {', '.join(recipe_names())}, got {name_or_file!r}")
+        raise RecipeError(
+            f"{what} must be a TOML file or one of {', '.join(recipe_names())}, got {str(name_or_file)!r}"
+        )
     return path
 
 

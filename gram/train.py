@@ -280,16 +280,16 @@ class Trainer:
 
 def train(
     recipe: Recipe,
-    out: Path,
+    out: Path | str,
     *,
     device: torch.device | None = None,
     dtype: torch.dtype = torch.bfloat16,
     command: str = "",
     is_compiled: bool = True,
-    start: Path | None = None,
+    start: Path | str | None = None,
     on_progress: Callable[[TrainProgress], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
-    puzzles: Path | None = None,
+    puzzles: Path | str | None = None,
     ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Trains a recipe into a folder; a folder that holds a part of the same run is continued. Returns the run's card.
@@ -302,6 +302,7 @@ def train(
     the ranks cannot share.
     """
     ranks = ranks or Ranks()
+    out, start = Path(out), None if start is None else Path(start)
     if recipe.needs_puzzles and puzzles is None:
         raise RecipeError(f"recipe {recipe.name} must be given --puzzles FILE ({recipe.needs_puzzles}), got none")
     ranks.share(recipe.training.batch, "batch")

@@ -22,14 +22,14 @@ HELD_OUT_SEED = 0
 class TrainingPuzzles:
     """Pairs to train on, puzzles held out from them, and whether an answer is right."""
 
-    def __init__(self, task: Task, config: ModelConfig, training: TrainConfig, file: Path | None = None) -> None:
+    def __init__(self, task: Task, config: ModelConfig, training: TrainConfig, file: Path | str | None = None) -> None:
         """`file`: question and answer of each puzzle, in a format that the task reads. Raises `PuzzleError`."""
         self.task, self.split, self.is_conditional = task, training.split, config.is_conditional
         self.pairs: PuzzleSet | None = None
         has_own = task.split_size() != 0
         if file is not None:
             read = getattr(task, "load_training", task.load)
-            self.pairs = read(file)
+            self.pairs = read(Path(file))
             if self.pairs.answers is None:
                 raise PuzzleError(f"{file}: must hold an answer of every puzzle to train on, got some without")
         if file is None or has_own:
@@ -68,7 +68,7 @@ class TrainingPuzzles:
         return hashlib.sha256(self.pairs.puzzles.tobytes() + self.pairs.answers.tobytes()).hexdigest()
 
 
-def _hold_out(pairs: PuzzleSet, count: int, file: Path) -> tuple[PuzzleSet, PuzzleSet]:
+def _hold_out(pairs: PuzzleSet, count: int, file: Path | str) -> tuple[PuzzleSet, PuzzleSet]:
     """At least `count` pairs of a fixed choice of groups, and the others. Raises `PuzzleError` where none are left."""
     groups = np.arange(len(pairs)) if pairs.groups is None else pairs.groups
     order = np.random.default_rng(HELD_OUT_SEED).permutation(np.unique(groups))

@@ -25,6 +25,7 @@ from gram.sampler.result import SampleResult, ShardResult, scores_of
 from gram.sampler.selectors import count_votes, select
 from gram.sampler.settings import resolve
 from gram.sampler.store import Store
+from gram.tasks.inputs import input_tokens
 from gram.tasks.protocol import Task, Tokens
 
 
@@ -69,7 +70,7 @@ def sample(
     *,
     is_unconditional: bool = False,
     is_traced: bool = False,
-    out: Path | None = None,
+    out: Path | str | None = None,
     about: dict[str, Any] | None = None,
     on_ended: Callable[[int], None] | None = None,
     on_step: Callable[[StepView], None] | None = None,
@@ -82,13 +83,14 @@ def sample(
     in that folder and a run that was killed goes on from there; `is_traced` also keeps every supervision step, and
     `about` is written beside. `on_ended` is told how many trajectories have just come to their end; `on_step` sees
     every step, `on_advanced` the engine after it. With `backend` the shards run there and both see nothing. Same seed,
-    puzzles and launch size: the same trajectories, whatever the batch. Raises `ValueError` for puzzles of another
-    length, settings that the model does not fit or an untrained empty condition, `StoreError` for a folder that holds
-    another run.
+    puzzles and launch size: the same trajectories, whatever the batch. Raises `PuzzleError` for what is no
+    puzzle of the task, `ValueError` for settings that the model does not fit or an untrained empty condition,
+    `StoreError` for a folder that holds another run.
     """
     config = resolve(config, model)
-    if puzzles.ndim != 2 or puzzles.shape[1] != model.config.tokens:
-        raise ValueError(f"puzzles must be [P, {model.config.tokens}] tokens, got {list(puzzles.shape)}")
+    out = None if out is None else Path(out)
+    if not is_unconditional:
+        puzzles = input_tokens(task, puzzles)
     if is_traced and out is None:
         raise ValueError("out must name a folder for a traced run, got none")
     if is_unconditional:

@@ -83,12 +83,13 @@ class Store:
         self._synced_at_s = time.monotonic()
 
     @classmethod
-    def open(cls, folder: Path, plan_key: str, shards: int, about: dict[str, Any]) -> Self:
+    def open(cls, folder: Path | str, plan_key: str, shards: int, about: dict[str, Any]) -> Self:
         """A writer: creates the store in `folder`, or continues the one that is there.
 
         The `about` of an existing store stays. Raises `StoreError` where the folder holds another plan, another process
         writes, or nothing can be written.
         """
+        folder = Path(folder)
         plan = {"version": VERSION, "plan_key": plan_key, "shards": shards, "about": about}
         try:
             plan = json.loads(json.dumps(plan, allow_nan=False))
@@ -127,8 +128,9 @@ class Store:
             raise
 
     @classmethod
-    def read_only(cls, folder: Path) -> Store:
+    def read_only(cls, folder: Path | str) -> Store:
         """A reader of what is stored now, of a finished or a running run; it locks and writes nothing."""
+        folder = Path(folder)
         if not (folder / PLAN_FILE).is_file():
             raise StoreError(f"{folder} must be the folder of a run with {PLAN_FILE}, got none")
         plan = cls._read_plan(folder)

@@ -156,7 +156,7 @@ class Traces:
         self._check_cover()
 
     @classmethod
-    def open(cls, folder: Path) -> Traces:
+    def open(cls, folder: Path | str) -> Traces:
         """The traces in a run's folder. Raises `StoreError` where shards are missing or there are no traces."""
         store = Store.read_only(folder)
         try:

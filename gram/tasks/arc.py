@@ -108,6 +108,9 @@ class Arc:
         self.split(split)
         raise AssertionError
 
+    def is_input(self, puzzles: Tokens) -> NDArray[np.bool_]:
+        return np.asarray(puzzles < self.vocabulary)
+
     def _outputs(self, puzzle: Tokens) -> set[bytes]:
         found = self._known.get(puzzle.tobytes())
         if not found:
@@ -150,7 +153,7 @@ class Arc:
         grid = decode(puzzle if answer is None else answer)
         return "/".join("".join(map(str, row)) for row in grid.tolist())
 
-    def load(self, path: Path) -> PuzzleSet:
+    def load(self, path: Path | str) -> PuzzleSet:
         """The test inputs of a file or folder that `read_tasks` reads, and their outputs where all are known.
 
         Outputs are remembered for `verify`. Groups are tasks: tests of one stand and fall together.
@@ -158,12 +161,12 @@ class Arc:
         pairs = [(index, pair) for index, task in enumerate(read_tasks(path)) for pair in task.test]
         return self._remember(pairs, path, "test input")
 
-    def load_training(self, path: Path) -> PuzzleSet:
+    def load_training(self, path: Path | str) -> PuzzleSet:
         """The demonstrations of such a file or folder, grouped by task; its tests stay out of training."""
         pairs = [(index, pair) for index, task in enumerate(read_tasks(path)) for pair in task.train]
         return self._remember(pairs, path, "demonstration")
 
-    def _remember(self, pairs: list[tuple[int, Pair]], path: Path, what: str) -> PuzzleSet:
+    def _remember(self, pairs: list[tuple[int, Pair]], path: Path | str, what: str) -> PuzzleSet:
         """Pairs of (task number, example) as tokens; outputs are remembered. Raises `PuzzleError` for none."""
         if not pairs:
             raise PuzzleError(f"{path}: must hold at least one {what}, got none")
@@ -200,11 +203,12 @@ class Arc:
         return [[Cell(str(colour), kind) for colour in row] for row in grid.tolist()]
 
 
-def read_tasks(path: Path) -> list[ArcTask]:
+def read_tasks(path: Path | str) -> list[ArcTask]:
     """The tasks of a JSON file (one task, or task id -> task; `.gz` too) or of all JSON files of a folder.
 
     Raises `PuzzleError` in one line, `FileNotFoundError`.
     """
+    path = Path(path)
     if not path.is_dir():
         return list(_tasks_of_file(path))
     files = sorted(file for file in path.rglob("*.json*") if file.name.endswith((".json", ".json.gz")))

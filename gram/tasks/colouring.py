@@ -202,6 +202,10 @@ class Colouring:
         strange = (answers < FIRST_COLOUR) | (answers >= FIRST_COLOUR + COLOURS)
         return np.asarray((edges & alike).sum(1) + strange.sum(1), dtype=np.int64)
 
+    def is_input(self, puzzles: Tokens) -> NDArray[np.bool_]:
+        is_output = np.arange(self.tokens) >= self.output_start
+        return np.where(is_output, puzzles == 0, np.isin(puzzles, (NO_EDGE, EDGE)))
+
     def verify(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.bool_]:
         return np.asarray(self.conflicts(puzzles, answers) == 0)
 
@@ -304,7 +308,8 @@ class Colouring:
             raise PuzzleError(f"{self.name} answer must be {self.n} letters of {LETTERS}, got {text[:40]!r}")
         return np.array([FIRST_COLOUR + LETTERS.index(letter) for letter in letters], dtype=np.uint8)
 
-    def load(self, path: Path) -> PuzzleSet:
+    def load(self, path: Path | str) -> PuzzleSet:
+        path = Path(path)
         if parsing.file_format(path) == ".col":
             try:
                 puzzle = self.parse(parsing.read_text(path))

@@ -160,6 +160,9 @@ class Maze:
         apart = (is_pair & (np.abs(np.diff(y)) + np.abs(np.diff(x)) != 1)).sum(1)
         return np.asarray(changed + astray + wrong + apart + (steps < 0), dtype=np.int64)
 
+    def is_input(self, puzzles: Tokens) -> NDArray[np.bool_]:
+        return np.isin(puzzles, (WALL, OPEN, START, GOAL))
+
     def verify(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.bool_]:
         return np.asarray(self.conflicts(puzzles, answers) == 0)
 
@@ -215,7 +218,7 @@ class Maze:
             raise PuzzleError(f"{self.name} puzzle must have a path from S to G, got one without")
         return puzzle
 
-    def load(self, path: Path) -> PuzzleSet:
+    def load(self, path: Path | str) -> PuzzleSet:
         """Also the published CSV (`source,question,answer,rating`); a stored answer must be a shortest path."""
         return parsing.load_puzzles(
             self, path, parse=self.parse, parse_solved=self._read_puzzle, parse_answer=self._read_answer

@@ -203,6 +203,9 @@ class NQueens:
         strange = ((answers != EMPTY) & (answers != QUEEN)).sum(1)
         return np.asarray(attacking + wrong_number + missing + strange, dtype=np.int64)
 
+    def is_input(self, puzzles: Tokens) -> NDArray[np.bool_]:
+        return np.isin(puzzles, (EMPTY, QUEEN))
+
     def verify(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.bool_]:
         return np.asarray(self.conflicts(puzzles, answers) == 0)
 
@@ -245,7 +248,7 @@ class NQueens:
                 )
         raise PuzzleError(f"{self.name} puzzle must have a solution, got {self.format(puzzle)} with none")
 
-    def load(self, path: Path) -> PuzzleSet:
+    def load(self, path: Path | str) -> PuzzleSet:
         return parsing.load_puzzles(self, path, parse=self.parse, parse_answer=lambda text: self._read(text, "answer"))
 
     def format(self, puzzle: Tokens, answer: Tokens | None = None) -> str:

@@ -117,12 +117,13 @@ def _row(path: Path, number: int, values: dict[str, Any]) -> Row:
 
 
 def load_puzzles(
-    task: Task, path: Path, *, parse: Parse, parse_answer: Parse, parse_solved: Parse | None = None
+    task: Task, path: Path | str, *, parse: Parse, parse_answer: Parse, parse_solved: Parse | None = None
 ) -> PuzzleSet:
     """The puzzles of a file; a stored answer must solve its puzzle. Raises `PuzzleError` with file and line.
 
     `parse_solved` reads puzzles whose stored answer shows that they have a solution (default: `parse`).
     """
+    path = Path(path)
     rows = list(read_rows(path))
     if not rows:
         raise PuzzleError(f"{path}: must hold at least one puzzle, got none")

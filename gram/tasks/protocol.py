@@ -114,6 +114,11 @@ class Task(Protocol):
         """`count` training pairs: puzzles `[count, L]` and targets `[count, A]`, drawn from `rng` alone."""
         ...
 
+    def is_input(self, puzzles: Tokens) -> NDArray[np.bool_]:
+        """Whether each token may stand where it does in a puzzle, `[P, L]`: padding only where the task pads, marks of
+        an answer nowhere."""
+        ...
+
     def verify(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.bool_]:
         """Whether each answer `[P, A]` solves its puzzle `[P, L]`, by the rules alone (no stored answer): `[P]`."""
         ...
@@ -140,7 +145,7 @@ class Task(Protocol):
         puzzle."""
         ...
 
-    def load(self, path: Path) -> PuzzleSet:
+    def load(self, path: Path | str) -> PuzzleSet:
         """Puzzles from a user's file (CSV, JSON lines, one string a line, or a task's own format).
 
         Raises `PuzzleError` naming the line at fault, `FileNotFoundError` for a missing file.

@@ -22,9 +22,9 @@ def task_names() -> tuple[str, ...]:
     return STANDARD
 
 
-def get_task(name: str, module: Path | None = None) -> Task:
+def get_task(name: str, module: Path | str | None = None) -> Task:
     """The task called `name`; `module` is a user's file to take it from. Raises `ValueError` in one line."""
-    return _builtin(name) if module is None else _from_file(name, module)
+    return _builtin(name) if module is None else _from_file(name, Path(module))
 
 
 @cache

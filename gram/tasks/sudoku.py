@@ -181,6 +181,9 @@ class Sudoku:
         changed = ((puzzles >= FIRST_DIGIT) & (puzzles != answers)).sum(1)
         return np.asarray(missing + changed, dtype=np.int64)
 
+    def is_input(self, puzzles: Tokens) -> NDArray[np.bool_]:
+        return np.asarray((puzzles >= BLANK) & (puzzles < FIRST_DIGIT + self.n))
+
     def verify(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.bool_]:
         return np.asarray(self.conflicts(puzzles, answers) == 0)
 
@@ -258,7 +261,7 @@ class Sudoku:
             raise PuzzleError(f"{self.name} puzzle must have a solution, got {self.format(tokens)} with none")
         return tokens
 
-    def load(self, path: Path) -> PuzzleSet:
+    def load(self, path: Path | str) -> PuzzleSet:
         """Puzzles with a stored answer are not solved anew: the answer is checked."""
         return parsing.load_puzzles(
             self, path, parse=self.parse, parse_solved=self._read_puzzle, parse_answer=self._read_answer
