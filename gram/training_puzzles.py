@@ -33,7 +33,7 @@ class TrainingPuzzles:
             if self.pairs.answers is None:
                 raise PuzzleError(f"{file}: must hold an answer of every puzzle to train on, got some without")
         if file is None or has_own:
-            self.held_out = task.split(self.split.replace("train", "test"), limit=training.evaluate_puzzles)
+            self.held_out = task.split(validation_split(task, self.split), limit=training.evaluate_puzzles)
         else:
             assert self.pairs is not None
             self.held_out, self.pairs = _hold_out(self.pairs, training.evaluate_puzzles, file)
@@ -66,6 +66,17 @@ class TrainingPuzzles:
             return None
         assert self.pairs.answers is not None
         return hashlib.sha256(self.pairs.puzzles.tobytes() + self.pairs.answers.tobytes()).hexdigest()
+
+
+def validation_split(task: Task, split: str) -> str:
+    """The split that judges a training on `split` while it runs. Raises `ValueError` where the task has none."""
+    name = split.replace("train", "validation", 1)
+    if name == split or name not in task.splits:
+        raise ValueError(
+            f"task {task.name} must have a split {name!r} to judge training on {split!r} by, "
+            f"got {', '.join(task.splits)}"
+        )
+    return name
 
 
 def _hold_out(pairs: PuzzleSet, count: int, file: Path | str) -> tuple[PuzzleSet, PuzzleSet]:

@@ -1,7 +1,7 @@
 """Makes the file that recipe sudoku9 trains on: `python scripts/make_sudoku_file.py runs/sudoku9.csv`.
 
 Rows of question, answer and rating, alternately a puzzle of the task's training split (24 to 38 givens, no filter of
-difficulty) and one made hard. No grid is one of the test split. Every row is a function of its number alone, rows come
+difficulty) and one made hard. No grid is held out. Every row is a function of its number alone, rows come
 in order, and the same command goes on with a file that was cut short.
 """
 

@@ -118,8 +118,9 @@ def test_sizes_and_text():
 def test_symmetries_stay_in_their_split():
     maze = Maze(8)
     puzzles, answers = maze.training_batch(np.random.default_rng(0), 40)
-    assert not any(maze.is_test_maze(puzzle) for puzzle in puzzles)
-    assert all(maze.is_test_maze(puzzle) for puzzle in maze.split("test", limit=20).puzzles)
+    assert {maze.split_of(puzzle) for puzzle in puzzles} == {"train"}
+    for split in ("validation", "test"):
+        assert {maze.split_of(puzzle) for puzzle in maze.split(split, limit=20).puzzles} == {split}
     assert maze.verify(puzzles, answers).all()
     assert len({cells.tobytes() for cells in maze._symmetries}) == 8
 

@@ -82,16 +82,17 @@ def test_splits_are_fixed_and_limit_is_a_prefix(task):
     assert np.array_equal(first.puzzles[:5], again.puzzles)
     assert len(np.unique(first.puzzles, axis=0)) == len(first)
     with pytest.raises(ValueError, match="split must be one of"):
-        task.split("validation")
+        task.split("holdout")
     with pytest.raises(ValueError, match="split must be one of"):
-        task.split_size("validation")
+        task.split_size("holdout")
 
 
-def test_split_size_is_the_size(task):
-    size = task.split_size("test")
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_split_size_is_the_size(task, split):
+    size = task.split_size(split)
     assert size is not None
     if size <= 100 or task.name.startswith(("nqueens", "colouring")):
-        assert len(task.split("test")) == size
+        assert len(task.split(split)) == size
 
 
 def test_training_pairs_are_right_and_follow_their_generator(task):
@@ -106,11 +107,17 @@ def test_training_pairs_are_right_and_follow_their_generator(task):
         task.training_batch(np.random.default_rng(3), 2, split="elsewhere")
 
 
-def test_no_training_puzzle_is_a_test_puzzle(task):
+def test_splits_share_no_puzzle(task):
     few = task.name == "sudoku9"
-    test = {bytes(puzzle) for puzzle in task.split("test", limit=40 if few else 300).puzzles}
+    test, validation = (
+        {bytes(puzzle) for puzzle in task.split(name, limit=40 if few else 300).puzzles}
+        for name in ("test", "validation")
+    )
     puzzles, _ = task.training_batch(np.random.default_rng(0), 40 if few else 500)
-    assert not test & {bytes(puzzle) for puzzle in puzzles}
+    assert test
+    assert validation
+    assert not test & validation
+    assert not (test | validation) & {bytes(puzzle) for puzzle in puzzles}
 
 
 def test_text_round_trip(task, some):

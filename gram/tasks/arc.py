@@ -85,7 +85,7 @@ class Arc:
     tokens = output_tokens = SIDE * SIDE
     output_start = 0
     is_multi_solution = False
-    splits: tuple[str, ...] = ("train", "test")
+    splits: tuple[str, ...] = ("train", "validation", "test")
 
     def __init__(self) -> None:
         self._known: dict[bytes, set[bytes]] = {}

@@ -24,7 +24,7 @@ NO_EDGE, EDGE, FIRST_COLOUR, COLOURS = 1, 2, 3, 3
 SIZES = range(3, 13)
 EDGE_PROBABILITY = {8: 0.5, 10: 0.4}
 DEFAULT_EDGE_PROBABILITY = 0.5
-TEST_GRAPHS = 1000
+TEST_GRAPHS, VALIDATION_GRAPHS = 1000, 300
 TEST_SHARE = 0.15
 SMALL_PAIRS = 10
 """Up to 5 nodes there are at most 1,024 labelled graphs."""
@@ -39,7 +39,7 @@ class Colouring:
 
     vocabulary = 6
     is_multi_solution = True
-    splits: tuple[str, ...] = ("train", "test")
+    splits: tuple[str, ...] = ("train", "validation", "test")
 
     def __init__(self, n: int) -> None:
         if n not in SIZES:
@@ -115,10 +115,24 @@ class Colouring:
     @cached_property
     def _test(self) -> Tokens:
         """The test graphs, all different as labelled graphs."""
-        rng, size = np.random.default_rng([SEED, self.n]), self._test_size
-        graphs = np.zeros((0, self.tokens), dtype=np.uint8)
+        return self._different(np.random.default_rng([SEED, self.n]), self._test_size, self._keys(self._none))
+
+    @cached_property
+    def _validation(self) -> Tokens:
+        """The same of `validation`."""
+        rng = np.random.default_rng([SEED, self.n, 2])
+        return self._different(rng, self._validation_size, self._keys(self._test))
+
+    @property
+    def _none(self) -> Tokens:
+        return np.zeros((0, self.tokens), dtype=np.uint8)
+
+    def _different(self, rng: np.random.Generator, size: int, taken: NDArray[Any]) -> Tokens:
+        """`size` labelled graphs, no two equal and none of the keys `taken`."""
+        graphs = self._none
         while len(graphs) < size:
-            graphs = np.concatenate([graphs, self._colourable(rng, size)[0]])
+            drawn = self._colourable(rng, size)[0]
+            graphs = np.concatenate([graphs, drawn[~np.isin(self._keys(drawn), taken)]])
             graphs = graphs[np.sort(np.unique(graphs, axis=0, return_index=True)[1])]
         return graphs[:size]
 
@@ -131,6 +145,10 @@ class Colouring:
         colourable = self._valid(np.where(every, EDGE, NO_EDGE)).any(1).sum()
         return max(1, int(TEST_SHARE * colourable))
 
+    @property
+    def _validation_size(self) -> int:
+        return min(VALIDATION_GRAPHS, self._test_size)
+
     def _first_colourings(self, graphs: Tokens) -> Tokens:
         """The first proper colouring of each graph, `[P, n]`."""
         chunks = (graphs[start : start + self._most_rows] for start in range(0, max(1, len(graphs)), self._most_rows))
@@ -139,8 +157,8 @@ class Colouring:
         return colourings
 
     @cached_property
-    def _test_keys(self) -> NDArray[Any]:
-        return np.unique(self._keys(self._test))
+    def _held_out_keys(self) -> NDArray[Any]:
+        return np.unique(np.concatenate([self._keys(self._test), self._keys(self._validation)]))
 
     def _keys(self, puzzles: Tokens) -> NDArray[Any]:
         """The edges of each labelled graph as bits, for comparing whole graphs."""
@@ -149,7 +167,7 @@ class Colouring:
 
     def split_size(self, name: str = "test") -> int | None:
         self._check_split(name)
-        return self._test_size if name == "test" else None
+        return {"train": None, "validation": self._validation_size, "test": self._test_size}[name]
 
     def _check_split(self, name: str) -> None:
         if name not in self.splits:
@@ -161,8 +179,8 @@ class Colouring:
         Groups are graphs that look alike whatever their nodes are called: isomorphic graphs always share one.
         """
         self._check_split(name)
-        if name == "test":
-            graphs = self._test[:limit]
+        if name != "train":
+            graphs = (self._test if name == "test" else self._validation)[:limit]
         else:
             # A stream of blocks, so that a smaller limit gives the first graphs of a larger one.
             rng, count = np.random.default_rng([SEED, self.n, 1]), TEST_GRAPHS if limit is None else limit
@@ -182,9 +200,9 @@ class Colouring:
         return np.asarray(classes.reshape(-1), dtype=np.int64)
 
     def _training_graphs(self, rng: np.random.Generator, count: int) -> tuple[Tokens, NDArray[np.bool_]]:
-        """3-colourable graphs that are not in the test split."""
+        """3-colourable graphs that are not held out."""
         graphs, valid = self._colourable(rng, count)
-        while len(held_out := np.flatnonzero(np.isin(self._keys(graphs), self._test_keys))):
+        while len(held_out := np.flatnonzero(np.isin(self._keys(graphs), self._held_out_keys))):
             graphs[held_out], valid[held_out] = self._colourable(rng, len(held_out))
         return graphs, valid
 

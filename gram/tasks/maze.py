@@ -4,7 +4,7 @@ Shapes: `n` side, `L = A = n * n` tokens, `P` puzzles, `S` solutions. Tokens, in
 0 padding, then `#` wall, space, `S`, `G`, `o` path as 1 .. 5. The answer is the grid with the cells between S and G
 marked `o`. Published mazes have many shortest paths (up to 10^12), so any of them is right, not only the stored one.
 Generated mazes are walls at random with a shortest path as long as the published ones' (110 steps at n = 30); a maze
-belongs to the test split by a hash that its eight symmetries share.
+belongs to a split by a hash that its eight symmetries share.
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ SYMBOLS = "?# SGo"
 BLANK = "."
 """Stands for a space in our own text: lines of a file are read without their outer blanks. `parse` takes both."""
 SIZES = range(4, 31)
-TEST_PUZZLES = 500
-POOL = 2000
-"""Mazes of training; each is shown under random symmetries."""
-TEST_PER_CENT = 15
+COUNTS = {"train": 2000, "test": 500, "validation": 200}
+"""Mazes of each split, in the order of their random numbers; training shows its own under random symmetries."""
+TEST_PER_CENT, VALIDATION_PER_CENT = 15, 5
 WALL_SHARES = (0.35, 0.4)
 SEED = 0
 MOST_SOLUTIONS = 20_000
@@ -43,7 +42,7 @@ class Maze:
     vocabulary = 6
     output_start = 0
     is_multi_solution = True
-    splits: tuple[str, ...] = ("train", "test")
+    splits: tuple[str, ...] = ("train", "validation", "test")
 
     def __init__(self, n: int) -> None:
         if n not in SIZES:
@@ -55,11 +54,11 @@ class Maze:
         self.summary = f"{n}x{n} maze, a shortest path of at least {self.least_steps} steps; any shortest one is right"
         place = np.arange(n * n).reshape(n, n)
         self._symmetries = np.stack([np.rot90(turned, k).reshape(-1) for turned in (place, place.T) for k in range(4)])
-        self._made: dict[str, dict[int, tuple[Tokens, Tokens, int]]] = {"train": {}, "test": {}}
+        self._made: dict[str, dict[int, tuple[Tokens, Tokens, int]]] = {name: {} for name in self.splits}
 
     def _make(self, split: str, index: int) -> tuple[Tokens, Tokens, int]:
         """Maze number `index` of a split, an answer and its steps: a function of these two alone."""
-        rng = np.random.default_rng([SEED, self.n, self.splits.index(split), index])
+        rng = np.random.default_rng([SEED, self.n, list(COUNTS).index(split), index])
         n = self.n
         while True:
             puzzle = np.where(rng.random(n * n) < rng.uniform(*WALL_SHARES), WALL, OPEN).astype(np.uint8)
@@ -74,15 +73,18 @@ class Maze:
                 continue
             goal = int(rng.choice(far))
             puzzle[start], puzzle[goal] = START, GOAL
-            if self.is_test_maze(puzzle) == (split == "test"):
+            if self.split_of(puzzle) == split:
                 answer = puzzle.copy()
                 answer[first_path(reached, goal, n)[1:-1]] = PATH
                 return puzzle, answer, int(reached[goal])
 
-    def is_test_maze(self, puzzle: Tokens) -> bool:
-        """Whether a maze `[L]` belongs to the test split, by a hash that its symmetries share."""
+    def split_of(self, puzzle: Tokens) -> str:
+        """Split that a maze `[L]` belongs to, by a hash that its symmetries share."""
         least = min(puzzle[cells].tobytes() for cells in self._symmetries)
-        return int.from_bytes(hashlib.blake2b(least, digest_size=4).digest(), "little") % 100 < TEST_PER_CENT
+        share = int.from_bytes(hashlib.blake2b(least, digest_size=4).digest(), "little") % 100
+        if share < TEST_PER_CENT:
+            return "test"
+        return "validation" if share < TEST_PER_CENT + VALIDATION_PER_CENT else "train"
 
     def _take(self, split: str, indices: Iterable[int]) -> tuple[Tokens, Tokens, NDArray[np.float64]]:
         """Mazes of a split, answers and steps; each is made when first asked for."""
@@ -99,23 +101,23 @@ class Maze:
 
     def split_size(self, name: str = "test") -> int | None:
         self._check_split(name)
-        return TEST_PUZZLES if name == "test" else None
+        return None if name == "train" else COUNTS[name]
 
     def _check_split(self, name: str) -> None:
         if name not in self.splits:
             raise ValueError(f"split must be one of {', '.join(self.splits)}, got {name!r}")
 
     def split(self, name: str = "test", *, limit: int | None = None) -> PuzzleSet:
-        """`test`: held-out mazes; `train`: the pool of training before its symmetries. Ratings are steps."""
+        """`test`, `validation`: held-out mazes; `train`: the pool of training before its symmetries. Ratings are
+        steps."""
         self._check_split(name)
-        size = TEST_PUZZLES if name == "test" else POOL
-        puzzles, answers, ratings = self._take(name, range(size)[:limit])
+        puzzles, answers, ratings = self._take(name, range(COUNTS[name])[:limit])
         return PuzzleSet(puzzles=puzzles, answers=answers, ratings=ratings, groups=np.arange(len(puzzles)))
 
     def training_batch(self, rng: np.random.Generator, count: int, *, split: str = "train") -> tuple[Tokens, Tokens]:
         if split != "train":
             raise ValueError(f"training split must be train, got {split!r}")
-        puzzles, answers, _ = self._take("train", rng.integers(0, POOL, count).tolist())
+        puzzles, answers, _ = self._take("train", rng.integers(0, COUNTS["train"], count).tolist())
         return self.augment(rng, puzzles, answers)
 
     def augment(self, rng: np.random.Generator, puzzles: Tokens, answers: Tokens) -> tuple[Tokens, Tokens]:

@@ -1,6 +1,8 @@
 """N-Queens completion: a solution with some queens removed; every way to complete it is right.
 
 Shapes: `n` board side, `L = A = n * n` tokens, `P` puzzles, `S` solutions of the empty board. Tokens: 1 empty, 2 queen.
+Splits are by orbit of the solutions (`gram/tasks/nqueens_splits.py`). `input-train` and `input-test` are the older
+ones, by unique input alone: every test puzzle of theirs has a turned twin in training.
 """
 
 from __future__ import annotations
@@ -13,13 +15,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gram.tasks import parsing
+from gram.tasks import nqueens_splits, parsing
 from gram.tasks.protocol import Board, Cell, CellKind, PuzzleError, PuzzleSet, Tokens
 
 EMPTY, QUEEN = 1, 2
 SIZES = range(4, 13)
-TEST_SHARE = 0.15
-SPLIT_SEED = 0
+ORBITS = {4: 1, 5: 2, 6: 1, 7: 6, 8: 12, 9: 46, 10: 92, 11: 341, 12: 1787}
+"""Orbits of the solutions under the eight symmetries of the board, by its side."""
+INPUT_TEST_SHARE = 0.15
+"""Of `input-test`."""
+ORDER_SEED = 0
 
 
 def all_solutions(n: int) -> NDArray[np.int64]:
@@ -52,8 +57,8 @@ class _Inputs(NamedTuple):
     """The first solution that completes it."""
     completions: NDArray[np.int64]
     """How many solutions complete it."""
-    held_out: NDArray[np.int64]
-    """How many of those lie in orbits that `orbit-test` holds out."""
+    left_by: NDArray[np.int64]
+    """Input that each solution leaves without each set of rows, `[S * sets of rows]`."""
 
 
 class NQueens:
@@ -62,7 +67,7 @@ class NQueens:
     vocabulary = 3
     output_start = 0
     is_multi_solution = True
-    splits: tuple[str, ...] = ("train", "test", "orbit-train", "orbit-test")
+    splits: tuple[str, ...]
 
     def __init__(self, n: int) -> None:
         if n not in SIZES:
@@ -71,6 +76,7 @@ class NQueens:
         self.name = f"nqueens{n}"
         self.tokens = self.output_tokens = n * n
         self._split_members: dict[str, NDArray[np.int64]] = {}
+        self.splits = (*nqueens_splits.split_names(ORBITS[n]), "input-train", "input-test")
         removed = self.removed
         self.summary = f"{n}x{n} N-Queens, {removed[0]} to {removed[-1]} queens removed; every completion is right"
 
@@ -99,12 +105,7 @@ class NQueens:
     @cached_property
     def _orbits(self) -> NDArray[np.int64]:
         """Symmetry orbit of each solution under the eight symmetries of the board, `[S]`."""
-        boards = self._queens.reshape(-1, self.n, self.n)
-        views = [np.rot90(side, turns, (1, 2)) for side in (boards, boards[:, :, ::-1]) for turns in range(4)]
-        keys = np.stack([np.packbits(view.reshape(len(boards), -1), axis=1) for view in views], axis=1)
-        least = [min(bytes(key) for key in own) for own in keys]
-        numbers = {key: index for index, key in enumerate(sorted(set(least)))}
-        return np.array([numbers[key] for key in least], dtype=np.int64)
+        return nqueens_splits.classes(self._queens, self.n)
 
     @cached_property
     def _digit_values(self) -> NDArray[np.int64]:
@@ -125,13 +126,12 @@ class NQueens:
             codes[:, place] = (self._columns[:, rows] + 1) @ self._digit_values[list(rows)]
             codes[:, place] += (self.n + 1) * self._digit_values[between].sum()
         unique, first, number = np.unique(codes, return_index=True, return_inverse=True)
-        held_out = np.repeat(self._held_out_solutions, len(subsets))
-        order = np.random.default_rng(SPLIT_SEED).permutation(len(unique))
+        order = np.random.default_rng(ORDER_SEED).permutation(len(unique))
         return _Inputs(
             codes=unique[order],
             first=first[order] // len(subsets),
             completions=np.bincount(number.ravel())[order],
-            held_out=np.bincount(number.ravel(), weights=held_out).astype(np.int64)[order],
+            left_by=np.argsort(order)[number.ravel()],
         )
 
     def _given(self, codes: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -145,39 +145,45 @@ class NQueens:
         overlap = given.astype(np.float32) @ self._queens_by_cell
         return np.asarray(overlap == given.sum(1, keepdims=True))
 
-    @cached_property
-    def _held_out_solutions(self) -> NDArray[np.bool_]:
-        """Solutions of the orbits that `orbit-test` holds out, `[S]`."""
-        count = int(self._orbits.max()) + 1
-        order = np.random.default_rng(SPLIT_SEED).permutation(count)
-        held_out = np.isin(self._orbits, order[: max(1, round(TEST_SHARE * count))])
-        return np.asarray(held_out)
-
     def _members(self, name: str) -> NDArray[np.int64]:
         """Indices of a split's inputs. Raises `ValueError` for an unknown split."""
         if name not in self.splits:
             raise ValueError(f"split must be one of {', '.join(self.splits)}, got {name!r}")
         if name not in self._split_members:
-            inputs = self._inputs
-            test = round(TEST_SHARE * len(inputs.codes))
-            self._split_members = {
-                "test": np.arange(test),
-                "train": np.arange(test, len(inputs.codes)),
-                "orbit-test": np.flatnonzero(inputs.held_out == inputs.completions),
-                "orbit-train": np.flatnonzero(inputs.held_out == 0),
-            }
+            self._split_members[name] = self._find_members(name)
         return self._split_members[name]
+
+    def _find_members(self, name: str) -> NDArray[np.int64]:
+        inputs = self._inputs
+        every = np.arange(len(inputs.codes))
+        if name.startswith("input-"):
+            test = round(INPUT_TEST_SHARE * len(every))
+            return every[:test] if name == "input-test" else every[test:]
+        if not nqueens_splits.has_folds(ORBITS[self.n]):
+            parts = nqueens_splits.part_of_inputs(nqueens_splits.classes(self._given(inputs.codes), self.n))
+            return np.flatnonzero(parts == nqueens_splits.PARTS.index(name))
+        parts = nqueens_splits.part_of_each(ORBITS[self.n], name)[self._orbits]
+        parts = np.repeat(parts, len(inputs.left_by) // len(parts))
+        return np.flatnonzero(nqueens_splits.pure_members(name, parts, inputs.left_by, inputs.completions))
+
+    def split_orbits(self, name: str = "test") -> int:
+        """Orbits of the solutions that a split's puzzles have. Raises `ValueError` for an unknown split."""
+        is_member = np.zeros(len(self._inputs.codes), dtype=bool)
+        is_member[self._members(name)] = True
+        has_one = is_member[self._inputs.left_by].reshape(len(self._columns), -1).any(axis=1)
+        return len(np.unique(self._orbits[has_one]))
 
     def split_size(self, name: str = "test") -> int | None:
         return len(self._members(name))
 
     def split(self, name: str = "test", *, limit: int | None = None) -> PuzzleSet:
+        """Groups are canonical inputs: a puzzle, its rotations and its reflections stand and fall together."""
         members = self._members(name)[:limit]
-        first = self._inputs.first[members]
+        given = self._given(self._inputs.codes[members])
         return PuzzleSet(
-            puzzles=_board_tokens(self._given(self._inputs.codes[members])),
-            answers=_board_tokens(self._queens[first]),
-            groups=self._orbits[first],
+            puzzles=_board_tokens(given),
+            answers=_board_tokens(self._queens[self._inputs.first[members]]),
+            groups=nqueens_splits.classes(given, self.n),
         )
 
     def training_batch(self, rng: np.random.Generator, count: int, *, split: str = "train") -> tuple[Tokens, Tokens]:

@@ -97,7 +97,12 @@ class Task(Protocol):
     is_multi_solution: bool
     """Whether a puzzle may have several right answers (then accuracy is the verifier's verdict)."""
     splits: tuple[str, ...]
-    """Names accepted by `split`, at least `train` and `test`."""
+    """Names accepted by `split`: at least `train`, `validation` and `test`.
+
+    They share no puzzle, nor one that a symmetry of the task turns into another. All that happens before the last
+    evaluation (training, its evaluations, choices of settings) reads `train` and `validation` alone. A training split
+    of another name, `train-x`, is judged by `validation-x`.
+    """
 
     def split(self, name: str = "test", *, limit: int | None = None) -> PuzzleSet:
         """The puzzles of a split in its fixed seeded order; `limit` gives the first so many of exactly that order.

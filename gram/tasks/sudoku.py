@@ -1,8 +1,8 @@
 """Sudoku 4x4, 6x6 (boxes 2 rows by 3 columns) and 9x9: generated puzzles with exactly one solution.
 
 Shapes: `n` side, `L = A = n * n` tokens, `P` puzzles. Tokens: 1 blank, 2 .. n+1 the digits 1 .. n. Puzzles are dug from
-random full grids in random order, with no filter of difficulty. A grid belongs to the test split by its hash, so no
-training pair, augmented ones included, has a test grid (9x9: a test base grid).
+random full grids in random order, with no filter of difficulty. A grid belongs to the test or the validation split
+by its hash, so no training pair, augmented ones included, has such a grid (9x9: such a base grid).
 """
 
 from __future__ import annotations
@@ -20,10 +20,15 @@ from gram.tasks.sudoku_solver import BOXES, solver
 
 BLANK, FIRST_DIGIT = 1, 2
 GIVENS = {4: (4, 8), 6: (12, 18), 9: (24, 38)}
-TEST_PUZZLES = {4: 300, 6: 1000, 9: 1000}
-POOL = {4: 500, 6: 10_000, 9: 20_000}
-"""Base puzzles of training; each is shown under random symmetries."""
-TEST_PER_CENT = 15
+SIZES = {
+    "train": {4: 500, 6: 10_000, 9: 20_000},
+    "validation": {4: 100, 6: 300, 9: 300},
+    "test": {4: 300, 6: 1000, 9: 1000},
+}
+"""Puzzles of each split; training shows its own under random symmetries."""
+STREAMS = {"train": 0, "test": 1, "validation": 3}
+"""Random numbers of each split; 2 is those of hard puzzles."""
+TEST_PER_CENT, VALIDATION_PER_CENT = 15, 5
 GOLDEN = 0x9E3779B97F4A7C15
 """Odd multiplier of the grids' hash."""
 SEED = 0
@@ -35,7 +40,7 @@ class Sudoku:
 
     output_start = 0
     is_multi_solution = False
-    splits: tuple[str, ...] = ("train", "test")
+    splits: tuple[str, ...] = ("train", "validation", "test")
 
     def __init__(self, n: int) -> None:
         if n not in BOXES:
@@ -51,7 +56,7 @@ class Sudoku:
         self._bits = np.zeros(256, dtype=np.uint16)
         self._bits[FIRST_DIGIT : FIRST_DIGIT + n] = 1 << np.arange(n)
         self._hash_weights = np.array([pow(GOLDEN, cell + 1, 2**64) for cell in range(self.tokens)], dtype=np.uint64)
-        self._made = {"train": _Made(POOL[n], self.tokens), "test": _Made(TEST_PUZZLES[n], self.tokens)}
+        self._made = {name: _Made(SIZES[name][n], self.tokens) for name in self.splits}
 
     def full_grid(self, rng: np.random.Generator) -> list[int]:
         """A random solved grid: digits are tried in random order, the first row is a random permutation."""
@@ -85,14 +90,14 @@ class Sudoku:
 
     def _make(self, split: str, index: int) -> None:
         """Generates puzzle number `index` of a split: a function of these two alone."""
-        rng = np.random.default_rng([SEED, self.n, self.splits.index(split), index])
+        rng = np.random.default_rng([SEED, self.n, STREAMS[split], index])
         low, high = GIVENS[self.n]
         givens = int(rng.integers(low, high + 1))
         board = None
         while board is None:
             grid = self.full_grid(rng)
             answer = np.array(grid, dtype=np.uint8) + np.uint8(FIRST_DIGIT - 1)
-            if bool(self.is_test_grid(answer[None])[0]) == (split == "test"):
+            if self.split_of(answer[None])[0] == split:
                 board = self._dig(grid, rng, givens)
         made = self._made[split]
         made.puzzles[index] = [digit + FIRST_DIGIT - 1 if digit else BLANK for digit in board]
@@ -109,23 +114,30 @@ class Sudoku:
         return made
 
     def is_test_grid(self, answers: Tokens) -> NDArray[np.bool_]:
-        """Whether each solved grid `[P, A]` belongs to the test split, by a hash of its digits."""
+        """Whether each solved grid `[P, A]` belongs to the test split."""
+        return np.asarray(self.split_of(answers) == "test")
+
+    def split_of(self, answers: Tokens) -> NDArray[np.str_]:
+        """Split that each solved grid `[P, A]` belongs to, by a hash of its digits, `[P]`."""
         mixed = (answers.astype(np.uint64) * self._hash_weights).sum(1, dtype=np.uint64)
         for shift in (31, 29):
             mixed = (mixed ^ mixed >> np.uint64(shift)) * np.uint64(GOLDEN)
         mixed ^= mixed >> np.uint64(32)
-        return np.asarray(mixed % np.uint64(100) < TEST_PER_CENT)
+        share = mixed % np.uint64(100)
+        return np.select(
+            [share < TEST_PER_CENT, share < TEST_PER_CENT + VALIDATION_PER_CENT], ["test", "validation"], "train"
+        )
 
     def split_size(self, name: str = "test") -> int | None:
         self._check_split(name)
-        return TEST_PUZZLES[self.n] if name == "test" else None
+        return None if name == "train" else SIZES[name][self.n]
 
     def _check_split(self, name: str) -> None:
         if name not in self.splits:
             raise ValueError(f"split must be one of {', '.join(self.splits)}, got {name!r}")
 
     def split(self, name: str = "test", *, limit: int | None = None) -> PuzzleSet:
-        """`test`: puzzles of held-out grids; `train`: base puzzles of training, before augmentation."""
+        """`test`, `validation`: puzzles of held-out grids; `train`: base puzzles of training, before augmentation."""
         self._check_split(name)
         count = len(range(len(self._made[name].puzzles))[:limit])
         made = self._need(name, range(count))
@@ -149,13 +161,13 @@ class Sudoku:
     def training_batch(self, rng: np.random.Generator, count: int, *, split: str = "train") -> tuple[Tokens, Tokens]:
         if split != "train":
             raise ValueError(f"training split must be train, got {split!r}")
-        chosen = rng.integers(0, POOL[self.n], count)
+        chosen = rng.integers(0, SIZES["train"][self.n], count)
         made = self._need("train", chosen.tolist())
         puzzles, answers = made.puzzles[chosen], made.answers[chosen]
         turned_puzzles, turned_answers = self.augment(rng, puzzles, answers)
         if self.n < 9:
-            # Small boards have so few classes that a symmetry can lead to a test grid: such pairs stay as they were.
-            kept = ~self.is_test_grid(turned_answers)[:, None]
+            # Small boards have so few classes that a symmetry can lead to a held-out grid: such pairs stay as they are.
+            kept = (self.split_of(turned_answers) == "train")[:, None]
             return np.where(kept, turned_puzzles, puzzles), np.where(kept, turned_answers, answers)
         return turned_puzzles, turned_answers
 
@@ -191,8 +203,8 @@ class Sudoku:
         return answers
 
     def nearest_boards(self, answers: Tokens) -> Tokens:
-        """Solved boards that keep most of the digits that do not clash; all 0 where that is a board of the test
-        split."""
+        """Solved boards that keep most of the digits that do not clash; all 0 where that is a board that is held
+        out."""
         found = np.zeros_like(answers)
         for row, answer in enumerate(answers):
             digits = self._digits(answer)
@@ -200,7 +212,7 @@ class Sudoku:
             if is_open.any():
                 digits = self.solver.nearest(digits, np.argsort(is_open, kind="stable").tolist())
             found[row] = [digit + FIRST_DIGIT - 1 for digit in digits]
-        return found * ~self.is_test_grid(found)[:, None]
+        return np.where((self.split_of(found) == "train")[:, None], found, np.uint8(0))
 
     def _digits(self, puzzle: Tokens) -> list[int]:
         return [max(0, int(token) - FIRST_DIGIT + 1) for token in puzzle]

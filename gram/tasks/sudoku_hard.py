@@ -17,17 +17,17 @@ ROUNDS = 80
 BACK = 4
 """Givens that come back in a round."""
 HARD = 2
-"""Sets these random numbers apart from those of the splits, 0 and 1."""
+"""Sets these random numbers apart from those of the splits (`sudoku.STREAMS`)."""
 
 
 def hard_puzzle(task: Sudoku, index: int, *, rounds: int = ROUNDS) -> tuple[str, str, int]:
     """Hard puzzle number `index`: question, answer and rating (guesses). A function of its arguments alone; the grid is
-    never one of the test split."""
+    never one that is held out."""
     rng = np.random.default_rng([SEED, task.n, HARD, index])
     while True:
         grid = task.full_grid(rng)
         answer = np.array(grid, dtype=np.uint8) + np.uint8(FIRST_DIGIT - 1)
-        if not task.is_test_grid(answer[None])[0]:
+        if task.split_of(answer[None])[0] == "train":
             break
     board = _minimal(task, grid, grid, rng.permutation(task.tokens).tolist())
     rating = task.solver.rating(board)

@@ -1,0 +1,146 @@
+"""Splits: what is held out is held out under every symmetry, and nothing before the last evaluation reads the test."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from gram.recipe import Recipe
+from gram.tasks.nqueens import ORBITS, QUEEN, all_solutions
+from gram.tasks.nqueens_splits import canonical_keys
+from gram.tasks.registry import get_task
+from gram.train import train
+from gram.train_config import TrainConfig
+from gram.training_puzzles import validation_split
+from tests.models import tiny_config
+
+
+def views(board):
+    """The eight turned and mirrored boards of one board `[n, n]`."""
+    return [np.rot90(side, turns) for side in (board, board.T) for turns in range(4)]
+
+
+def orbit(queens):
+    return min(view.tobytes() for view in views(queens))
+
+
+def solutions_of(task, puzzle):
+    side = (task.n, task.n)
+    return {orbit((solution == QUEEN).reshape(side)) for solution in task.solutions(puzzle)}
+
+
+def folds(task):
+    return ["", *(f"-fold{fold}" for fold in (1, 2, 3))] if "test-fold1" in task.splits else [""]
+
+
+@pytest.mark.parametrize("n", range(4, 11))
+def test_the_orbits_of_queens_are_those_of_turned_boards(n):
+    columns = all_solutions(n)
+    boards = np.eye(n, dtype=bool)[columns]
+    wanted = [orbit(board) for board in boards]
+    keys = canonical_keys(boards.reshape(len(boards), -1), n).tolist()
+    assert len(set(wanted)) == len(set(keys)) == len(set(zip(wanted, keys, strict=True))) == ORBITS[n]
+
+
+@pytest.mark.parametrize("name", ["nqueens8", "nqueens9"])
+def test_queens_are_split_by_orbit_of_their_solutions(name):
+    task = get_task(name)
+    tested = []
+    for fold in folds(task):
+        found = {}
+        for part in ("train", "validation", "test"):
+            members = task.split(part + fold, limit=None if task.n == 8 else 300)
+            found[part] = set().union(*(solutions_of(task, puzzle) for puzzle in members.puzzles))
+            if task.n == 8:
+                assert len(found[part]) == task.split_orbits(part + fold)
+        for one, other in itertools.combinations(found.values(), 2):
+            assert one
+            assert other
+            assert not one & other
+        tested.append(found["test"])
+    assert len(tested) == 4
+    assert not any(one & other for one, other in itertools.combinations(tested, 2))
+    if task.n == 8:
+        assert [len(orbits) for orbits in tested] == [3, 3, 3, 3]
+        assert len(set().union(*tested)) == 12
+
+
+def test_only_puzzles_of_several_parts_are_dropped():
+    task = get_task("nqueens8")
+    everything = np.concatenate([task.split(name).puzzles for name in ("input-train", "input-test")])
+    for fold in folds(task):
+        parts = [task.split(name + fold).puzzles for name in ("train", "validation", "test")]
+        orbits = [set().union(*(solutions_of(task, puzzle) for puzzle in part)) for part in parts]
+        kept = {bytes(puzzle) for part in parts for puzzle in part}
+        dropped = [puzzle for puzzle in everything if bytes(puzzle) not in kept]
+        assert dropped
+        assert all(sum(bool(solutions_of(task, puzzle) & own) for own in orbits) > 1 for puzzle in dropped)
+
+
+@pytest.mark.parametrize("n", [4, 5, 6, 7])
+def test_small_boards_are_split_by_canonical_input(n):
+    task = get_task(f"nqueens{n}")
+    assert task.splits[:3] == ("train", "validation", "test")
+    parts = {name: {orbit(puzzle.reshape(n, n)) for puzzle in task.split(name).puzzles} for name in task.splits[:3]}
+    assert all(parts.values())
+    assert not any(one & other for one, other in itertools.combinations(parts.values(), 2))
+    assert sum(task.split_size(name) for name in parts) == sum(task.split_size(f"input-{n}") for n in ("train", "test"))
+
+
+@pytest.mark.parametrize(("name", "split"), [("nqueens5", "test"), ("nqueens8", "test-fold2"), ("nqueens8", "train")])
+def test_groups_of_queens_are_canonical_inputs(name, split):
+    task = get_task(name)
+    made = task.split(split, limit=200)
+    wanted = [orbit(puzzle.reshape(task.n, task.n)) for puzzle in made.puzzles]
+    groups = made.groups.tolist()
+    assert len(set(wanted)) == len(set(groups)) == len(set(zip(wanted, groups, strict=True)))
+
+
+@pytest.mark.parametrize("name", ["sudoku4", "sudoku6", "sudoku9"])
+def test_no_grid_of_sudoku_is_of_two_splits(name):
+    task = get_task(name)
+    limit = 20 if task.n == 9 else 60
+    for split in task.splits:
+        assert set(task.split_of(task.split(split, limit=limit).answers)) == {split}
+    if task.n < 9:
+        assert set(task.split_of(task.training_batch(np.random.default_rng(0), 200)[1])) == {"train"}
+
+
+def test_a_fold_is_judged_by_its_own_validation():
+    task = get_task("nqueens8")
+    assert validation_split(task, "train") == "validation"
+    assert validation_split(task, "train-fold2") == "validation-fold2"
+    for split in ("input-train", "test", "validation", "train-fold9"):
+        with pytest.raises(ValueError, match="must have a split") as error:
+            validation_split(task, split)
+        assert "\n" not in str(error.value)
+
+
+NAMES = ["nqueens5", "nqueens8", "sudoku4", "sudoku6", "colouring5", "colouring8", "maze6"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_training_reads_no_test_split(name, tmp_path, monkeypatch):
+    task = get_task(name)
+    kind = type(task)
+    read = []
+
+    def guarded(original):
+        def call(self, split="test", *arguments, **named):
+            read.append(split)
+            assert "test" not in split, f"{name} read {split}"
+            return original(self, split, *arguments, **named)
+
+        return call
+
+    monkeypatch.setattr(kind, "split", guarded(kind.split))
+    model = tiny_config(
+        task=name, vocabulary=task.vocabulary, tokens=task.tokens, output_start=task.output_start,
+        output_tokens=task.output_tokens,
+    )  # fmt: skip
+    training = TrainConfig(steps=2, batch=4, rollout_slots=2, evaluate_puzzles=4, evaluate_width=2)
+    made = Recipe("tiny", "", task, model, training)
+    card = train(made, tmp_path / "run", is_compiled=False, dtype=torch.float32)
+    assert card["held_out_while_training"]
+    assert set(read) == {"validation"}
