@@ -341,7 +341,7 @@ def test_colouring_formats_agree(tmp_path):
         ("4: 0-9", "got edge 0-9"),
         ("4: 1-1", "got edge 1-1"),
         ("4: zero", "must read like"),
-        ("10010", "must have 6 symbols, got 5"),
+        ("10010", "must have 6 symbols 0 and 1, got 5"),
         ("10010x", "got 'x' at symbol 6"),
         ('{"n": 4}', "must be JSON with n and edges"),
         ('{"n": 1e999, "edges": []}', "must be JSON with n and edges"),
@@ -349,7 +349,7 @@ def test_colouring_formats_agree(tmp_path):
         ("\u00b2: 0-1", "must read like"),
         ("4: 0-" + "1" * 5000, "must read like"),
         ("p edge 4 1\ne 1 5\n", "of 1 to 4, got edge 1-5"),
-        ("p edge 4 1\ne 1\n", "must be DIMACS lines"),
+        ("p edge 4 1\ne 1\n", "DIMACS line 2 must be"),
     ],
 )
 def test_colouring_bad_graphs(text, words):

@@ -52,7 +52,7 @@ def real(text: str) -> float:
 TaskName = Annotated[str, typer.Argument(metavar="TASK", help="Task, as `gram tasks` lists them.")]
 PuzzleFile = Annotated[
     Path | None,
-    typer.Option("--puzzles", metavar="FILE", help="Your puzzles: CSV, JSON lines, or one string a line."),
+    typer.Option("--puzzles", metavar="FILE", help="Your puzzles: CSV, TSV, JSON, or one string a line."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gram.tasks import parsing
+from gram.tasks.dimacs import is_dimacs, is_number, read_dimacs
 from gram.tasks.protocol import Board, Cell, CellKind, PuzzleError, PuzzleSet, Tokens
 
 NO_EDGE, EDGE, FIRST_COLOUR, COLOURS = 1, 2, 3, 3
@@ -254,32 +255,36 @@ class Colouring:
     def parse(self, text: str) -> Tokens:
         """A graph: the strict upper triangle as `n (n - 1) / 2` symbols 0 and 1 (or `.` and `#`), `8: 0-1, 0-2, ...`,
         DIMACS text, or JSON `{"n": 8, "edges": [[0, 1], ...]}`."""
-        puzzle = self._parse_edges(text)
+        return self._checked(self._dimacs(text) if is_dimacs(text) else self._parse_edges(text))
+
+    def _checked(self, puzzle: Tokens) -> Tokens:
         if not self.count_solutions(puzzle):
             raise PuzzleError(f"{self.name} puzzle must be 3-colourable, got a graph that is not")
         return puzzle
 
+    def _dimacs(self, text: str) -> Tokens:
+        try:
+            size, edges = read_dimacs(text)
+        except PuzzleError as error:
+            raise PuzzleError(f"{self.name} puzzle: {error}") from None
+        return self._graph(size, edges, first=1)
+
     def _parse_edges(self, text: str) -> Tokens:
         text = text.strip()
         if text.startswith("{"):
-            try:
-                values = json.loads(text)
-                return self._graph(int(values["n"]), [(int(a), int(b)) for a, b in values["edges"]])
-            except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-                if isinstance(error, PuzzleError):
-                    raise
-                raise PuzzleError(f"{self.name} puzzle must be JSON with n and edges, got {text[:40]!r}") from None
-        if re.search(r"^p\s+(edge|col)\b", text, re.MULTILINE):
-            return self._dimacs(text)
+            return self._parse_json(text)
         if ":" in text:
             size, _, edges = text.partition(":")
             pairs = [edge.split("-") for edge in re.split(r"[,\s]+", edges.strip()) if edge]
-            if not _is_number(size.strip()) or not all(len(pair) == 2 and all(map(_is_number, pair)) for pair in pairs):
+            if not is_number(size.strip()) or not all(len(pair) == 2 and all(map(is_number, pair)) for pair in pairs):
                 raise PuzzleError(f"{self.name} puzzle must read like '{self.n}: 0-1, 0-2', got {text[:40]!r}")
             return self._graph(int(size), [(int(a), int(b)) for a, b in pairs])
         symbols = [symbol for symbol in text if not symbol.isspace()]
         if len(symbols) != self.output_start:
-            raise PuzzleError(f"{self.name} puzzle must have {self.output_start} symbols, got {len(symbols)}")
+            raise PuzzleError(
+                f"{self.name} puzzle must have {self.output_start} symbols 0 and 1, got {len(symbols)} "
+                f"(or read like '{self.n}: 0-1, 0-2', be JSON or DIMACS)"
+            )
         for place, symbol in enumerate(symbols):
             if symbol not in "01.#":
                 raise PuzzleError(f"{self.name} puzzle must be of 0 and 1, got {symbol!r} at symbol {place + 1}")
@@ -290,19 +295,24 @@ class Colouring:
         ]
         return self._graph(self.n, joined)
 
-    def _dimacs(self, text: str) -> Tokens:
-        """DIMACS `.col`: `p edge N M`, then `e I J` with nodes from 1."""
-        size, edges = 0, []
-        for line in text.splitlines():
-            words = line.split()
-            try:
-                if words[:1] == ["p"]:
-                    size = int(words[2])
-                elif words[:1] == ["e"]:
-                    edges.append((int(words[1]), int(words[2])))
-            except (IndexError, ValueError):
-                raise PuzzleError(f"{self.name} puzzle must be DIMACS lines 'e I J', got {line[:40]!r}") from None
-        return self._graph(size, edges, first=1)
+    def _parse_json(self, text: str) -> Tokens:
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError):
+            values = None
+        n = values.get("n") if isinstance(values, dict) else None
+        edges = values.get("edges") if isinstance(values, dict) else None
+        # Not isinstance: true is an int, and 8.9 nodes are none.
+        if (
+            type(n) is not int
+            or not isinstance(edges, list)
+            or not all(isinstance(edge, list) and [type(node) for node in edge] == [int, int] for edge in edges)
+        ):
+            raise PuzzleError(
+                f"{self.name} puzzle must be JSON with n and edges of whole numbers, like "
+                f'{{"n": {self.n}, "edges": [[0, 1]]}}, got {text[:40]!r}'
+            )
+        return self._graph(n, [(a, b) for a, b in edges])
 
     def _graph(self, size: int, edges: list[tuple[int, int]], first: int = 0) -> Tokens:
         """Tokens of a graph whose nodes are numbered from `first`."""
@@ -327,14 +337,18 @@ class Colouring:
         return np.array([FIRST_COLOUR + LETTERS.index(letter) for letter in letters], dtype=np.uint8)
 
     def load(self, path: Path | str) -> PuzzleSet:
+        """Also DIMACS files, whatever they are called."""
         path = Path(path)
-        if parsing.file_format(path) == ".col":
-            try:
-                puzzle = self.parse(parsing.read_text(path))
-            except PuzzleError as error:
-                raise PuzzleError(f"{path}: {error}") from None
-            return PuzzleSet(puzzles=puzzle[None], groups=np.zeros(1, dtype=np.int64))
-        return parsing.load_puzzles(self, path, parse=self.parse, parse_answer=self._parse_answer)
+        text = parsing.read_text(path)
+        if parsing.file_format(path) != ".col" and not is_dimacs(text):
+            return parsing.load_puzzles(
+                self, path, text, parse=self.parse, parse_answer=self._parse_answer, has_comments=False
+            )
+        try:
+            puzzle = self._checked(self._dimacs(text))
+        except PuzzleError as error:
+            raise PuzzleError(f"{path}: {error}") from None
+        return PuzzleSet(puzzles=puzzle[None], groups=np.zeros(1, dtype=np.int64))
 
     def format(self, puzzle: Tokens, answer: Tokens | None = None) -> str:
         if answer is not None:
@@ -366,11 +380,6 @@ class Colouring:
             names = " ".join(str(other) for other in neighbours)
             rows.append([Cell(f"{node:>2}", "label"), cell, Cell(f"- {names}", "label")])
         return rows
-
-
-def _is_number(text: str) -> bool:
-    # Longer ones are no node anyway, and int() refuses them.
-    return text.isascii() and text.isdecimal() and len(text) < 10
 
 
 def _letter(token: int) -> str:

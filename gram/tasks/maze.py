@@ -23,7 +23,7 @@ from gram.tasks.protocol import Board, Cell, CellKind, PuzzleError, PuzzleSet, T
 WALL, OPEN, START, GOAL, PATH = 1, 2, 3, 4, 5
 SYMBOLS = "?# SGo"
 BLANK = "."
-"""Stands for a space in our own text: lines of a file are read without their outer blanks. `parse` takes both."""
+"""Stands for a space in our own text, where an outer blank would be lost too easily. `parse` takes both."""
 SIZES = range(4, 31)
 COUNTS = {"train": 2000, "test": 500, "validation": 200}
 """Mazes of each split, in the order of their random numbers; training shows its own under random symmetries."""
@@ -223,7 +223,12 @@ class Maze:
     def load(self, path: Path | str) -> PuzzleSet:
         """Also the published CSV (`source,question,answer,rating`); a stored answer must be a shortest path."""
         return parsing.load_puzzles(
-            self, path, parse=self.parse, parse_solved=self._read_puzzle, parse_answer=self._read_answer
+            self,
+            path,
+            parse=self.parse,
+            parse_solved=self._read_puzzle,
+            parse_answer=self._read_answer,
+            has_comments=False,
         )
 
     def format(self, puzzle: Tokens, answer: Tokens | None = None) -> str:
