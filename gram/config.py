@@ -249,7 +249,11 @@ class SamplerConfig:
     slots: int | None = None
     """Trajectories advanced side by side; None lets the model's size decide. No part of a result's identity."""
     launch: int | None = None
-    """Trajectories of one launch, at least 8; None lets the model's size decide. Part of a result's identity."""
+    """Trajectories of one launch, at least 1; None lets the model's size decide. Part of a result's identity."""
+    is_padded: bool = True
+    """Whether every launch has its full number of rows, the last one by padding. Without padding a launch has the rows
+    that run, so few cost less; but a trajectory's rounding may follow its company. So such a run is kept in no folder
+    and spread over no cluster."""
     kernel: Kernel = "auto"
     """Kernel path: `eager`, `compiled` (for a CPU), on a GPU `fused` (one launch a step), `blocks` (one a block) or
     `gemm` (matrix products, for a large `dim`); `auto` is what is proven on the device and pays for the run. Part of a
@@ -291,7 +295,7 @@ class SamplerConfig:
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"seed must be within 0 and 2^64 - 1, got {self.seed}")
         if self.launch is not None:
-            at_least("launch", self.launch, 8)
+            at_least("launch", self.launch, 1)
 
 
 def _check_halt_threshold(halting: str, threshold: float | None) -> None:

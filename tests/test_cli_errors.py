@@ -102,7 +102,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (("eval", TASK, "--temperature", "nan"), ("temperature", "nan")),
         (("eval", TASK, "--seed", "-1"), ("seed", "-1")),
         (("eval", TASK, "--seed", str(2**64)), ("seed", str(2**64))),
-        (("eval", TASK, "--launch", "2"), ("launch", "2", "8")),
+        (("eval", TASK, "--launch", "0"), ("launch", "0", "1")),
         (("eval", TASK, "--limit", "0"), ("limit", "0")),
         (("eval", TASK, "--split", "holdout"), ("holdout",)),
         (("eval", TASK, "--puzzles", "missing.csv"), ("missing.csv",)),

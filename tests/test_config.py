@@ -35,7 +35,7 @@ from gram.train_config import TrainConfig
         (SamplerConfig, {"temperature": float("nan")}, "temperature"),
         (SamplerConfig, {"seed": -1}, "seed"),
         (SamplerConfig, {"seed": 2**64}, "seed"),
-        (SamplerConfig, {"launch": 7}, "launch must be at least 8, got 7"),
+        (SamplerConfig, {"launch": 0}, "launch must be at least 1, got 0"),
         (TrainConfig, {}, "steps or minutes"),
         (TrainConfig, {"minutes": 0.0}, "minutes"),
         (TrainConfig, {"minutes": 1.0, "ema": 1.5}, "ema"),

@@ -107,7 +107,14 @@ SETTINGS: dict[str, Any] = {
     "seed": Annotated[int, typer.Option(parser=whole, metavar="S", help="Key of all noise.")],
     "slots": _optional(whole, "S", "Trajectories advanced side by side; changes no result. [default: by the device]"),
     "kernel": _choice(KERNELS, "Kernel path; `gram doctor` says what runs here."),
-    "launch": _optional(whole, "B", "Trajectories of one launch, at least 8. [default: by the model's size]"),
+    "launch": _optional(whole, "B", "Trajectories of one launch. [default: by the model's size]"),
+    "is_padded": Annotated[
+        bool,
+        typer.Option(
+            "--padded/--unpadded",
+            help="Launches of full size, or of the rows that run: faster for few, not kept, rounding may differ.",
+        ),
+    ],
 }
 """One option for each field of `SamplerConfig`."""
 ADAPTIVE = ("resampler", "resample_threshold", "width_policy", "width_threshold")

@@ -3,7 +3,7 @@
 Every supervision step it advances all slots, reads the heads, retires what halts, and fills the free slots from the
 queue, all puzzles' first trajectories first. Launches have one fixed number of rows (`slots.py`), and noise is keyed by
 puzzle and trajectory (`kernels/philox.py`), so a trajectory is the same bit for bit in any company: the number of
-slots, the order of puzzles and what was cancelled beside it change nothing.
+slots, the order of puzzles and what was cancelled beside it change nothing (but rounding, where `is_padded` is off).
 
 Shapes: `P` puzzles, `N` width, `M` depth, `B` rows of a launch, `L` puzzle tokens, `A` answer tokens.
 """
@@ -265,7 +265,7 @@ class Engine:
         works = self.queue.take(free)
         if not self.is_rectangular:
             # Rows that would be padding may run ahead of what is certainly needed: they cost nothing.
-            padding = -(self.occupied + len(works)) % self.slots.launch
+            padding = -(self.occupied + len(works)) % self.slots.launch if self.slots.is_padded else 0
             works += self.queue.take_spare(min(padding, free - len(works)))
         if not works:
             return

@@ -24,8 +24,9 @@ TRAJECTORIES_PER_SHARD = 1024
 TRAJECTORY_BLOCK = 4
 """Trajectories of one puzzle in a shard where they do not depend on each other: a run then serves all puzzles' first
 trajectories first, and a killed one keeps whole widths."""
-NO_IDENTITY = ("slots", "selector")
-"""Settings that change no trajectory: where they run, and which of them is picked afterwards."""
+NO_IDENTITY = ("slots", "selector", "is_padded")
+"""Settings that change no trajectory: where they run, and which of them is picked afterwards; and padding, which every
+run that is kept has."""
 
 
 @dataclass(frozen=True, slots=True)

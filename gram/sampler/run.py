@@ -83,9 +83,9 @@ def sample(
     in that folder and a run that was killed goes on from there; `is_traced` also keeps every supervision step, and
     `about` is written beside. `on_ended` is told how many trajectories have just come to their end; `on_step` sees
     every step, `on_advanced` the engine after it. With `backend` the shards run there and both see nothing. Same seed,
-    puzzles and launch size: the same trajectories, whatever the batch. Raises `PuzzleError` for what is no
-    puzzle of the task, `ValueError` for settings that the model does not fit or an untrained empty condition,
-    `StoreError` for a folder that holds another run.
+    puzzles and launch size: the same trajectories, whatever the batch, where launches are padded. Raises `PuzzleError`
+    for what is no puzzle of the task, `ValueError` for settings that the model does not fit or an untrained empty
+    condition, `StoreError` for a folder that holds another run.
     """
     config = resolve(config, model)
     out = None if out is None else Path(out)
@@ -93,6 +93,9 @@ def sample(
         puzzles = input_tokens(task, puzzles)
     if is_traced and out is None:
         raise ValueError("out must name a folder for a traced run, got none")
+    if not config.is_padded and (out is not None or backend is not None):
+        where = f"the folder {out}" if out is not None else "a cluster"
+        raise ValueError(f"is_padded must be on for a run in {where}, got off: its rounding may follow its company")
     if is_unconditional:
         model.embed_empty(1)
     started = time.perf_counter()

@@ -1,8 +1,9 @@
 """Slots: the latent states of the trajectories that are advanced side by side. Tensors only; who sits where is decided
 in `engine.py`.
 
-Slots are advanced launch by launch, each of one fixed number of rows, the last one padded with rows that nobody reads.
-The first `n` slots are the occupied ones, so the number of launches follows the number of trajectories.
+Slots are advanced launch by launch, each of one fixed number of rows, the last one padded with rows that nobody reads
+(or cut, where a run is not padded). The first `n` slots are the occupied ones, so the number of launches follows the
+number of trajectories.
 
 Shapes: `S` slots (a whole number of launches), `B` rows of a launch, `L` tokens (registers included), `D` columns, `A`
 answer tokens, `k` some slots.
@@ -43,7 +44,7 @@ class Slots:
         self.model, self.config, self.is_unconditional = model, config, is_unconditional
         self.injection, self.spec = injection_of(config), spec_of(config, model)
         self.is_random_start = config.injector == "path" and model.config.initial_std > 0
-        self.launch, self.count = config.launch, config.slots
+        self.launch, self.count, self.is_padded = config.launch, config.slots, config.is_padded
         rows = -(-self.count // self.launch) * self.launch
         shape = (rows, self.spec.tokens, self.spec.dim)
         self.h, self.l, self.e_x = (torch.zeros(shape, dtype=model.dtype, device=model.device) for _ in range(3))
@@ -102,7 +103,7 @@ class Slots:
         halts, lprms = [], []
         device = self.h.device
         for first in range(0, occupied, self.launch):
-            rows = slice(first, first + self.launch)
+            rows = slice(first, first + self.launch if self.is_padded else min(first + self.launch, occupied))
             state = self.model.step(
                 self.h[rows],
                 self.l[rows],
@@ -124,13 +125,13 @@ class Slots:
         return halt, lprm
 
     def read(self, rows: Rows) -> Readout:
-        """Answers, margins and residuals of slots `rows`, computed in launches of the fixed size."""
+        """Answers, margins and residuals of slots `rows`, computed in launches as `advance` makes them."""
         answers = np.empty((len(rows), self.spec.output_tokens), dtype=np.uint8)
         margin, residual = np.empty(len(rows), np.float32), np.empty(len(rows), np.float32)
         for first in range(0, len(rows), self.launch):
             part = rows[first : first + self.launch]
-            padded = np.concatenate([part, np.repeat(part[:1], self.launch - len(part))])
-            index = torch.from_numpy(padded).to(self.h.device)
+            missing = self.launch - len(part) if self.is_padded else 0
+            index = torch.from_numpy(np.concatenate([part, np.repeat(part[:1], missing)])).to(self.h.device)
             h, before = self.h[index], self.h_before[index]
             logits = self.model.decode(h)
             likeliest = logits.softmax(-1).topk(2, dim=-1).values
