@@ -1,18 +1,18 @@
-"""Matched budgets: the best depth-only, width-only and mixed cell that a budget pays for, chosen on one half of the
-puzzles, scored on the other, and compared puzzle by puzzle. Both halves do both (cross-fitting): each puzzle is scored
-with the cell that the other half chose. No measuring here, and no sentence (`verdict.py`).
+"""Matched budgets: the best depth-only, width-only, mixed and restarted cell that a budget pays for, chosen on one half
+of the puzzles, scored on the other, and compared puzzle by puzzle. Both halves do both (cross-fitting): each puzzle is
+scored with the cell that the other half chose (`choice.py`). No measuring here, and no sentence (`verdict.py`).
 
-A price is whatever budgets are matched by: measured latency or counted arithmetic. `depth`: one trajectory, any depth.
-`width`: any width at the depth the checkpoint was trained for. `mixed`: several trajectories at any other depth.
+Prices that were measured are drawn anew: bootstrap draw `r` of a difference compares the cells that draw `r` of the
+timings chooses, so the interval holds the noise of the choice too. The same two cells under several budgets are one
+comparison: tested once, counted once.
 
-Shapes: `P` puzzles, `M` depths, `N` widths, `S` selectors of one halting rule.
+Shapes: `P` puzzles, `M` depths, `N` widths, `R` draws of the timings.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,106 +20,44 @@ from numpy.typing import NDArray
 
 from gram.evals import statistics
 from gram.evals.cells import Grid
+from gram.evals.choice import FAMILIES, TOLERANCE, Choice, Floats, Judge, Pick, Price
 from gram.evals.columns import clustered_intervals, paired_differences
 
-FAMILIES = ("depth", "width", "mixed")
-CONTRASTS = (("width", "depth"), ("mixed", "depth"), ("mixed", "width"))
+CONTRASTS = (("width", "depth"), ("mixed", "depth"), ("mixed", "width"), ("width", "restarts"))
 """Families compared at each budget, the first less the second."""
-TOLERANCE = 1.05
-"""A cell fits a budget that is this much smaller than its price: medians of latency are no surer than that."""
+HEADLINE = 4.0
+"""The verdict speaks of this many times the price of one trajectory at the trained depth: fixed beforehand, so that no
+budget is picked for its result."""
 ALPHA = 0.05
-Floats = NDArray[np.float64]
-Place = tuple[int, int, int]
-"""Indices of depth, width and selector."""
-Pick = tuple[Place, Place]
-"""Cells chosen on the first and on the second half; each scores the half that did not choose it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """What is compared: one halting rule's cells by puzzle."""
-
-    values: NDArray[np.float32]
-    """The measure, `[P, M, N, S]`; `S` is 1 where no selector takes part (coverage)."""
-    direct: NDArray[np.bool_] | None
-    """Verdicts of a direct run in the same shape, for McNemar's test; None where the measure is no verdict."""
-    groups: NDArray[np.int64]
-    """Base of each puzzle `[P]`."""
-    selectors: tuple[str | None, ...]
-    halting: str
-
-
-class Judge:
-    """Chooses cells of a slice on each half of the puzzles; `matched_together` scores and compares them."""
-
-    def __init__(self, grid: Grid, part: Slice, *, seed: int = 0, resamples: int = 10_000) -> None:
-        self.grid, self.part, self.seed, self.resamples = grid, part, seed, resamples
-        self.is_first = halves(part.groups, seed)
-        """Whether each puzzle `[P]` is of the first half."""
-        self.means: list[Floats] = []
-        """Mean of every cell on each half, `[M, N, S]`."""
-        for half in (self.is_first, ~self.is_first):
-            values = part.values[half]
-            self.means.append(
-                values.mean(axis=0, dtype=np.float64) if len(values) else np.full(part.values.shape[1:], np.nan)
-            )
-
-    def choose(self, family: str, price: Floats, budget: float) -> Pick | None:
-        """The cells `(m, n, s)` of a family with the best mean on the first and on the second half that the budget
-        pays for.
-
-        `price [M, N]`; NaN is not for sale. Ties go to the cheaper, then the narrower cell. None where nothing fits.
-        """
-        first, second = (self._best(means, family, price, budget) for means in self.means)
-        return None if first is None or second is None else (first, second)
-
-    def _best(self, means: Floats, family: str, price: Floats, budget: float) -> Place | None:
-        is_offered = family_mask(self.grid, family) & (price <= budget * TOLERANCE) & np.isfinite(means).all(-1)
-        offers = [
-            (-round(float(means[m, n, s]), 9), float(price[m, n]), int(n), int(m), s)
-            for m, n in np.argwhere(is_offered)
-            for s in range(1 if self.grid.widths[n] == 1 else means.shape[2])
-        ]
-        if not offers:
-            return None
-        _, _, n, m, s = min(offers)
-        return m, n, s
-
-    def scores(self, pick: Pick, table: NDArray[Any] | None = None) -> NDArray[Any]:
-        """The measure `[P]` (or another `table [P, M, N, S]`) of each puzzle in the cell that the other half chose."""
-        values = self.part.values if table is None else table
-        return np.where(self.is_first, values[:, *pick[1]], values[:, *pick[0]])
-
-    def cells(self, pick: Pick, price: Floats) -> dict[str, Any]:
-        """The cell that the first half chose and, where it is another, that of the second, as JSON."""
-        first, second = (self._cell(cell, price) for cell in pick)
-        return {**first, "other_half": second if second != first else None}
-
-    def _cell(self, cell: Place, price: Floats) -> dict[str, Any]:
-        m, n, s = cell
-        return {
-            "width": self.grid.widths[n],
-            "depth": self.grid.depths[m],
-            "selector": None if self.grid.widths[n] == 1 else self.part.selectors[s],
-            "price": float(price[m, n]),
-        }
 
 
 class Question(NamedTuple):
-    """What to match: a judge's cells by a price."""
+    """What to match: a judge's cells by a price, under one selector."""
 
     judge: Judge
-    price: Floats
-    """`[M, N]`; NaN is not for sale."""
+    price: Price
     budgets: list[float]
+    selector: int = 0
+    is_relative: bool = True
+    """Whether the budgets are multiples of one trajectory's price, and so move with its draws."""
+
+    @property
+    def scale(self) -> Floats | None:
+        """What each draw of the timings multiplies a budget by, `[R]`."""
+        if self.price.draws is None or not self.is_relative:
+            return None
+        trained = self.judge.grid.depths.index(self.judge.grid.trained_depth)
+        return np.asarray(self.price.draws[:, trained, 0] / self.price.mean[trained, 0])
 
 
-Scored = tuple[Judge, Pick]
+Scored = tuple[Judge, Choice]
+Column = tuple[Judge, Pick, Judge, Pick]
+"""Two picks whose difference is taken by puzzle."""
 
 
 def score(scored: Sequence[Scored]) -> list[dict[str, float]]:
-    """Mean of each pick's scores with its 95 % interval. All judges are of the same puzzles: they share their draws."""
-    new = list(dict.fromkeys(scored))
+    """Mean of each choice's scores with its 95 % interval. All judges are of the same puzzles: they share draws."""
+    new = list(dict.fromkeys((judge, choice.pick) for judge, choice in scored))
     if not new:
         return []
     columns = np.stack([judge.scores(pick) for judge, pick in new], axis=1)
@@ -128,60 +66,59 @@ def score(scored: Sequence[Scored]) -> list[dict[str, float]]:
     for place, (each, (low, high)) in enumerate(zip(new, intervals.tolist(), strict=True)):
         mean = float(columns[:, place].mean(dtype=np.float64)) if len(columns) else math.nan
         found[each] = {"value": mean, "low": low, "high": high}
-    return [found[each] for each in scored]
+    return [found[judge, choice.pick] for judge, choice in scored]
 
 
 def contrast(pairs: Sequence[tuple[Scored, Scored]]) -> list[dict[str, Any]]:
-    """For each pair of picks, the first less the second: difference with its interval, p-value, McNemar's test.
+    """For each pair of choices, the first less the second: difference with its interval, p-value, McNemar's test.
 
-    All judges are of the same puzzles: equal pairs are compared once, and all share their draws.
+    All judges are of the same puzzles: equal pairs are compared once, and all share their draws. `comparison` is the
+    same number for pairs of the same cells.
     """
     new = list(dict.fromkeys(pairs))
     if not new:
         return []
+    columns: dict[Column, int] = {}
+    of = [columns.setdefault((one, a.pick, two, b.pick), len(columns)) for (one, a), (two, b) in new]
+    drawn = [_drawn(pair, columns) for pair in new]
     judge = new[0][0][0]
-    groups = judge.part.groups
-    first, second = (np.stack([pair[side][0].scores(pair[side][1]) for pair in new], axis=1) for side in (0, 1))
-    found = paired_differences(first, second, groups, seed=judge.seed, resamples=judge.resamples)
+    first = np.stack([one.scores(pick) for one, pick, _, _ in columns], axis=1)
+    second = np.stack([two.scores(pick) for _, _, two, pick in columns], axis=1)
+    found = paired_differences(
+        first, second, judge.part.groups, seed=judge.seed, resamples=judge.resamples, wanted=of, drawn=drawn
+    )
     compared = {}
-    for place, ((one, a), (two, b)) in enumerate(new):
+    for place, pair in enumerate(new):
+        (one, a), (two, b) = pair
         made: dict[str, Any] = {
             "difference": float(found.estimate[place]),
             "low": float(found.low[place]),
             "high": float(found.high[place]),
             "p_value": float(found.p_value[place]),
-            "bases": len(np.unique(groups)),
-            "is_same_cell": one is two and a == b,
+            "bases": len(np.unique(judge.part.groups)),
+            "is_same_cell": one is two and a.pick == b.pick,
+            "comparison": of[place],
+            "choice_changes": float((drawn[place] != of[place]).mean()) if drawn[place].size else 0.0,
         }
         if one.part.direct is not None and two.part.direct is not None:
-            test = statistics.mcnemar(one.scores(a, one.part.direct), two.scores(b, two.part.direct))
+            test = statistics.mcnemar(one.scores(a.pick, one.part.direct), two.scores(b.pick, two.part.direct))
             made["mcnemar"] = {"p_value": test.p_value, "only_first": test.only_a, "only_second": test.only_b}
-        compared[new[place]] = made
+        compared[pair] = made
     return [dict(compared[pair]) for pair in pairs]
 
 
-def halves(groups: NDArray[np.int64], seed: int = 0) -> NDArray[np.bool_]:
-    """Whether each puzzle `[P]` is of the first half. A base is never split; the halves differ by one base at most
-    in number of bases."""
-    bases, of_base = np.unique(groups, return_inverse=True)
-    is_first = np.zeros(bases.size, dtype=bool)
-    is_first[np.random.default_rng(seed).permutation(bases.size)[: bases.size // 2]] = True
-    halved: NDArray[np.bool_] = is_first[of_base.reshape(-1)]
-    return halved
-
-
-def family_mask(grid: Grid, family: str) -> NDArray[np.bool_]:
-    """Cells `[M, N]` of a family, or of `any`. Raises `ValueError` for an unknown one."""
-    depth, width = np.array(grid.depths)[:, None], np.array(grid.widths)[None]
-    masks: dict[str, NDArray[np.bool_]] = {
-        "depth": (width == 1) & (depth > 0),
-        "width": (depth == grid.trained_depth) & (width > 0),
-        "mixed": (width > 1) & (depth != grid.trained_depth),
-        "any": (width > 0) & (depth > 0),
-    }
-    if family in masks:
-        return masks[family]
-    raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {family!r}")
+def _drawn(pair: tuple[Scored, Scored], columns: dict[Column, int]) -> NDArray[np.int64]:
+    """The column that each draw of the timings compares, `[R]`; new ones are added."""
+    (one, a), (two, b) = pair
+    draws = max(len(a.drawn), len(b.drawn))
+    places = [np.array(each.drawn or [0] * draws, dtype=np.int64) for each in (a, b)]
+    codes, inverse = np.unique(places[0] * len(b.picks) + places[1], return_inverse=True)
+    made = [
+        columns.setdefault((one, a.picks[code // len(b.picks)], two, b.picks[code % len(b.picks)]), len(columns))
+        for code in codes.tolist()
+    ]
+    found: NDArray[np.int64] = np.array(made, dtype=np.int64)[inverse.reshape(-1)]
+    return found
 
 
 def budgets_of(grid: Grid, price: Floats) -> list[float]:
@@ -191,26 +128,26 @@ def budgets_of(grid: Grid, price: Floats) -> list[float]:
 
 def shared_budgets(prices: Sequence[Floats], starts: Sequence[float]) -> list[float]:
     """Budgets that every checkpoint can afford: the dearest of their `starts` (one trajectory at the trained depth),
-    doubled until every cell fits."""
+    doubled up to the headline's at least, and until every cell fits."""
     dearest = max(float(np.nanmax(price)) if np.isfinite(price).any() else math.nan for price in prices)
     start = max(starts)
     if not all(each > 0 for each in starts) or not math.isfinite(dearest):
         return []
     budgets = [start]
-    while budgets[-1] * TOLERANCE < dearest:
+    while budgets[-1] * TOLERANCE < max(dearest, HEADLINE * start):
         budgets.append(budgets[-1] * 2)
     return budgets
 
 
-def matched(judge: Judge, price: Floats, budgets: list[float] | None = None) -> list[dict[str, Any]]:
+def matched(judge: Judge, price: Price, budgets: list[float] | None = None) -> list[dict[str, Any]]:
     """`matched_together` of one judge and price; `budgets` left out: those of `budgets_of`."""
-    wanted = budgets if budgets is not None else budgets_of(judge.grid, price)
+    wanted = budgets if budgets is not None else budgets_of(judge.grid, price.mean)
     return matched_together([Question(judge, price, wanted)])[0]
 
 
 def matched_together(questions: Sequence[Question]) -> list[list[dict[str, Any]]]:
     """For each question one row per budget: the best cell of each family, scored, and the contrasts with Holm's
-    correction over the question's budgets.
+    correction over the question's comparisons.
 
     All judges must be of the same puzzles, groups and seed: their cells then share one set of random draws, which is
     what scoring and comparing take the time for. A contrast's `verdict` names the family that is ahead, or says
@@ -218,11 +155,13 @@ def matched_together(questions: Sequence[Question]) -> list[list[dict[str, Any]]
     `nothing to compare` where one family has no cell that fits.
     """
     chosen: dict[tuple[int, int, str], Scored] = {}
-    for number, (judge, price, budgets) in enumerate(questions):
-        for place, budget in enumerate(budgets):
+    for number, question in enumerate(questions):
+        judge, scale = question.judge, question.scale
+        for place, budget in enumerate(question.budgets):
             for family in FAMILIES:
-                if (pick := judge.choose(family, price, budget)) is not None:
-                    chosen[number, place, family] = judge, pick
+                choice = judge.choose(family, question.price, budget, selector=question.selector, scale=scale)
+                if choice is not None:
+                    chosen[number, place, family] = judge, choice
     scores = dict(zip(chosen, score(list(chosen.values())), strict=True))
     pairs = {
         (number, place, a, b): (chosen[number, place, a], chosen[number, place, b])
@@ -233,7 +172,7 @@ def matched_together(questions: Sequence[Question]) -> list[list[dict[str, Any]]
     }
     compared = dict(zip(pairs, contrast(list(pairs.values())), strict=True))
     answers = []
-    for number, (judge, price, budgets) in enumerate(questions):
+    for number, (judge, price, budgets, _, _) in enumerate(questions):
         rows: list[dict[str, Any]] = []
         for place, budget in enumerate(budgets):
             described = {
@@ -254,10 +193,30 @@ def matched_together(questions: Sequence[Question]) -> list[list[dict[str, Any]]
 
 
 def corrected(found: Sequence[dict[str, Any] | None]) -> list[dict[str, Any] | None]:
-    """Contrasts with `p_holm`: corrected over all of them, a cell's with itself left out."""
-    p_values = [math.nan if each is None or each["is_same_cell"] else each["p_value"] for each in found]
+    """Contrasts with `p_holm`: corrected over the comparisons among them, a cell's with itself left out.
+
+    Contrasts of the same cells are one comparison: they get the widest interval of theirs and the largest p-value
+    (their draws of the timings may differ), and a number of their own, from 0.
+    """
+    groups: dict[int, list[dict[str, Any]]] = {}
+    for each in found:
+        if each is not None:
+            groups.setdefault(each["comparison"], []).append(each)
+    p_values = [
+        math.nan if some[0]["is_same_cell"] else max(each["p_value"] for each in some) for some in groups.values()
+    ]
     adjusted = statistics.holm(p_values)
-    return [None if each is None else {**each, "p_holm": float(p)} for each, p in zip(found, adjusted, strict=True)]
+    shared = {
+        comparison: {
+            "low": min(each["low"] for each in some),
+            "high": max(each["high"] for each in some),
+            "p_value": max(each["p_value"] for each in some),
+            "p_holm": float(p),
+            "comparison": number,
+        }
+        for number, ((comparison, some), p) in enumerate(zip(groups.items(), adjusted, strict=True))
+    }
+    return [None if each is None else each | shared[each["comparison"]] for each in found]
 
 
 def ahead(found: dict[str, Any], first: str, second: str) -> str:

@@ -6,7 +6,8 @@ or pairs of cells), `G` groups of puzzles that share a base, `R` resamples.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +17,9 @@ from gram.evals import statistics
 Floats = NDArray[np.float64]
 _CHUNK = 1 << 21
 """Random numbers held at once."""
+_TOGETHER = 64
+"""Columns whose differences are held in double precision at once."""
+TAILS = (0.025, 0.975)
 _EXACT = 12
 """Groups that differ up to which every pattern of signs is tried."""
 
@@ -64,33 +68,52 @@ def clustered_intervals(
     for column in np.flatnonzero(is_plain & is_known):
         found[column] = statistics.clustered_interval(np.clip(table[:, column], 0, 1), labels, seed=seed)
     rest = np.flatnonzero(~is_plain & is_known)
-    found[rest] = np.clip(_bootstrapped(clusters, rest, seed, resamples), 0, 1)
+    some = _Sums(clusters.sums[:, rest], clusters.sizes)
+    found[rest] = np.clip(_bca(some, _resampled(some, seed, resamples), np.arange(len(rest))), 0, 1)
     return found
 
 
 def paired_differences(
-    a: ArrayLike, b: ArrayLike, groups: ArrayLike | None = None, *, seed: int = 0, resamples: int = 10_000
+    a: ArrayLike,
+    b: ArrayLike,
+    groups: ArrayLike | None = None,
+    *,
+    seed: int = 0,
+    resamples: int = 10_000,
+    wanted: Sequence[int] | None = None,
+    drawn: Sequence[NDArray[np.int64]] | None = None,
 ) -> Differences:
     """`statistics.paired_difference` of each column of `a` less the same one of `b`, `[P, C]`, and a test of it.
 
-    Raises `ValueError` for different shapes.
+    `wanted`: columns to tell, and for each of them `drawn [R]`: the column that draw `r` of something else (timings,
+    which choose cells) has instead; empty for none. Bootstrap draw `r` then takes that column's mean, which widens the
+    interval by what the draws move its ends. Raises `ValueError` for different shapes.
     """
-    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    first, second = np.asarray(a), np.asarray(b)
     if first.shape != second.shape or first.ndim != 2:
         raise ValueError(f"a and b must have one shape [P, C], got {first.shape} and {second.shape}")
-    found = np.full((first.shape[1], 2), np.nan)
+    told = np.arange(first.shape[1]) if wanted is None else np.asarray(wanted, dtype=np.int64)
     if not len(first):
-        nothing = np.full(first.shape[1], np.nan)
+        nothing = np.full(len(told), np.nan)
         return Differences(nothing, nothing, nothing, nothing)
-    labels, clusters = _by_group(first - second, groups)
+    labels, clusters = _paired_sums(first, second, groups)
+    found = np.full((first.shape[1], 2), np.nan)
     differing = (np.abs(clusters.sums) > 1e-7 * clusters.sizes[:, None]).sum(axis=0)
     is_plain = (differing < statistics.DEVIATING) | _is_constant(clusters)
     for column in np.flatnonzero(is_plain):
         one = statistics.paired_difference(first[:, column], second[:, column], labels, seed=seed)
         found[column] = one.low, one.high
     rest = np.flatnonzero(~is_plain)
-    found[rest] = _bootstrapped(clusters, rest, seed, resamples)
-    return Differences(clusters.means, found[:, 0], found[:, 1], sign_flip_p_values(clusters.sums, seed=seed))
+    means = _resampled(clusters, seed, resamples)
+    found[rest] = _bca(clusters, means, rest)
+    ends = found[told]
+    for place, other in enumerate(drawn if drawn is not None else ()):
+        if (other != told[place]).any():
+            mixed = means[np.arange(resamples), other[np.arange(resamples) % len(other)]]
+            moved = np.quantile(mixed, TAILS) - np.quantile(means[:, told[place]], TAILS)
+            ends[place] += np.minimum(moved[0], 0), np.maximum(moved[1], 0)
+    p_values = sign_flip_p_values(clusters.sums[:, told], seed=seed)
+    return Differences(clusters.means[told], np.maximum(ends[:, 0], -1), np.minimum(ends[:, 1], 1), p_values)
 
 
 def sign_flip_p_values(sums: Floats, *, seed: int = 0, flips: int = 10_000) -> Floats:
@@ -135,22 +158,35 @@ def _is_constant(clusters: _Sums) -> NDArray[np.bool_]:
     return np.asarray(np.ptp(clusters.sums / clusters.sizes[:, None], axis=0) < 1e-7)
 
 
-def _bootstrapped(clusters: _Sums, columns: NDArray[np.int64], seed: int, resamples: int) -> Floats:
-    """BCa intervals of some columns, `[., 2]`."""
-    some = _Sums(clusters.sums[:, columns], clusters.sizes)
-    if not columns.size:
-        return np.zeros((0, 2))
-    means, rng, count = np.empty((resamples, columns.size)), np.random.default_rng(seed), some.sizes.size
+def _paired_sums(a: NDArray[Any], b: NDArray[Any], groups: ArrayLike | None) -> tuple[NDArray[np.int64], _Sums]:
+    """Number of each puzzle's group, and sums of `a - b` over groups; some columns at a time, in double precision."""
+    parts = []
+    for start in range(0, a.shape[1], _TOGETHER):
+        some = slice(start, start + _TOGETHER)
+        labels, clusters = _by_group(a[:, some].astype(np.float64) - b[:, some].astype(np.float64), groups)
+        parts.append(clusters.sums)
+    return labels, _Sums(np.concatenate(parts, axis=1), clusters.sizes)
+
+
+def _resampled(clusters: _Sums, seed: int, resamples: int) -> Floats:
+    """Means of each column in bootstrap draws of the groups, `[resamples, C]`."""
+    columns = clusters.sums.shape[1]
+    means, rng, count = np.empty((resamples, columns)), np.random.default_rng(seed), clusters.sizes.size
     chunk = max(1, _CHUNK // count)
-    for start in range(0, resamples, chunk):
+    for start in range(0, resamples if columns else 0, chunk):
         rows = min(chunk, resamples - start)
         drawn = rng.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
         times = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count).astype(np.float64)
-        means[start : start + rows] = (times @ some.sums) / (times @ some.sizes)[:, None]
-    estimates, influence = some.means, some.influence
+        means[start : start + rows] = (times @ clusters.sums) / (times @ clusters.sizes)[:, None]
+    return means
+
+
+def _bca(clusters: _Sums, means: Floats, columns: NDArray[np.int64]) -> Floats:
+    """BCa intervals of some columns, `[., 2]`, from the bootstrap means of all."""
+    estimates, influence = clusters.means, clusters.influence
     return np.array(
         [
             statistics.bca_interval(means[:, column], float(estimates[column]), influence[:, column])
-            for column in range(columns.size)
+            for column in columns
         ]
-    )
+    ).reshape(-1, 2)

@@ -16,7 +16,12 @@ Frontier = Mapping[str, Any]
 Cell = dict[str, Any]
 FEWEST = 20
 """Trajectories of a calibration bin below which its share of right ones is chance."""
-FAMILY_WORDS = {"depth": "depth only (one trajectory)", "width": "width only (trained depth)", "mixed": "mixed"}
+FAMILY_WORDS = {
+    "depth": "depth only (one trajectory)",
+    "width": "width only (at once, trained depth)",
+    "mixed": "mixed",
+    "restarts": "restarts (one after another)",
+}
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -29,13 +34,6 @@ def milliseconds(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value / 1000:.3g} s" if value >= 1000 else f"{value:.3g} ms"
-
-
-def milliseconds_range(low: float, high: float) -> str:
-    """A range of times, the unit once where it is the same."""
-    first, last = milliseconds(low), milliseconds(high)
-    same = first.split()[1] == last.split()[1]
-    return f"{first.split()[0] if same else first} to {last}"
 
 
 def count(value: float | None) -> str:
@@ -56,16 +54,14 @@ def amount(value: float | None, by: str) -> str:
 
 
 def best_cells(frontier: Frontier, measure: str, halting: str) -> dict[tuple[int, int], Cell]:
-    """The cell of the best selector for each width and depth, with `value`, `value_low`, `value_high`."""
+    """The cell of the verdict's selector for each width and depth, with `value`, `value_low`, `value_high`."""
     names = ("coverage", "coverage_low", "coverage_high") if measure == "coverage" else ("accuracy", "low", "high")
     best: dict[tuple[int, int], Cell] = {}
     for cell in frontier["cells"]:
-        if cell["halting"] != halting or cell[names[0]] is None:
-            continue
-        place = cell["width"], cell["depth"]
-        if place not in best or cell[names[0]] > best[place]["value"]:
+        is_wanted = (cell["halting"], cell["selector"]) == (halting, frontier["verdict"]["selector"])
+        if is_wanted and cell[names[0]] is not None:
             shown = dict(zip(("value", "value_low", "value_high"), (cell[name] for name in names), strict=True))
-            best[place] = {**cell, **shown}
+            best[cell["width"], cell["depth"]] = {**cell, **shown}
     return best
 
 
@@ -75,12 +71,12 @@ def tip(cell: Cell, measure: str) -> str:
     lines.append(f"{measure} {percent(cell['value'])} ({percent(cell['value_low'])} to {percent(cell['value_high'])})")
     if measure == "coverage":
         lines.append(f"accuracy {percent(cell['accuracy'])} ({cell['selector']})")
+        lines.append(f"single accuracy {percent(cell['single_accuracy'])}")
     else:
         lines.append(f"selector {cell['selector']}" if cell["width"] > 1 else "no selection")
     lines.append(f"pass@{cell['width']} {percent(cell['pass_at_width'])}")
-    if cell["latency_ms_p50"] is not None:
-        low, high = milliseconds(cell["latency_ms_p5"]), milliseconds(cell["latency_ms_p95"])
-        lines.append(f"latency {milliseconds(cell['latency_ms_p50'])} ({low} to {high})")
+    if cell["latency_ms"] is not None:
+        lines.append(f"latency {milliseconds(cell['latency_ms'])} (p95 {milliseconds(cell['latency_ms_p95'])})")
     lines.append(f"{count(cell['macs'])}MACs, {cell['steps']:.1f} steps a trajectory")
     return "\n".join(lines)
 
@@ -106,19 +102,23 @@ def shares(chart: Chart, x_ticks: Sequence[float], **labels: Any) -> None:
     chart.axes(x_ticks, ticks, y_format=lambda value: f"{100 * value:.{digits}f} %", **labels)
 
 
-def family_curves(frontier: Frontier, measure: str, halting: str, price: str = "latency_ms_p50") -> str:
-    """The measure against latency: depth, width and mixed, with bands of 95 %."""
+def family_curves(frontier: Frontier, measure: str, halting: str, price: str = "latency_ms") -> str:
+    """The measure against latency: depth, width, mixed and restarts, with bands of 95 %; coverage with the ceiling of
+    one answer."""
     cells = {place: cell for place, cell in best_cells(frontier, measure, halting).items() if cell[price]}
     if not cells:
         return ""
     trained = frontier["grid"]["trained_depth"]
     families = {
         "mixed": [cell for (n, m), cell in cells.items() if n > 1 and m != trained],
-        "width": [cell for (_, m), cell in cells.items() if m == trained],
+        "restarts": one_after_another(cells, price),
+        "width": [cell for (n, m), cell in cells.items() if n > 1 and m == trained],
         "depth": [cell for (n, _), cell in cells.items() if n == 1],
     }
     prices = [cell[price] for cell in cells.values()]
     shown = [cell[name] for cell in cells.values() for name in ("value_low", "value_high") if cell[name] is not None]
+    ceiling = (frontier["coverage"] or {}).get("one_answer_ceiling") if measure == "coverage" else None
+    shown += [] if ceiling is None else [ceiling]
     is_time = price != "macs"
     chart = Chart(
         (min(prices) * 0.9, max(prices) * 1.15), value_range(shown), f"{measure} against {price}", is_log_x=True
@@ -127,14 +127,17 @@ def family_curves(frontier: Frontier, measure: str, halting: str, price: str = "
     shares(
         chart,
         log_ticks(*chart.x_range),
-        x_label="latency of a puzzle (median)" if is_time else "multiply-accumulates of a puzzle",
+        x_label="latency of a puzzle (expected)" if is_time else "multiply-accumulates of a puzzle",
         y_label=measure,
         x_format=form,
     )
+    if ceiling is not None:
+        chart.line([(chart.x_range[0], ceiling), (chart.x_range[1], ceiling)], "neutral dashed")
     for name, members in families.items():
         # A family of one parameter is a path along it; by price, noise would make it a zigzag.
         ordered = sorted(members, key=lambda cell: (cell["width"], cell["depth"]))
-        path = rising(members, price) if name == "mixed" else ordered
+        path = rising(members, price) if name in ("mixed", "restarts") else ordered
+        path = [cell for cell in path if cell[price] <= chart.x_range[1]]
         points = [(cell[price], cell["value"]) for cell in path]
         if all(cell["value_low"] is not None for cell in path):
             chart.band(
@@ -145,7 +148,18 @@ def family_curves(frontier: Frontier, measure: str, halting: str, price: str = "
         chart.line(points, name)
         for cell in path:
             chart.dot(cell[price], cell["value"], name, tip(cell, measure))
-    return key([(name, FAMILY_WORDS[name]) for name in ("depth", "width", "mixed") if families[name]]) + chart.svg()
+    names = [(name, FAMILY_WORDS[name]) for name in FAMILY_WORDS if families[name]]
+    names += [] if ceiling is None else [("neutral", "at most, with one answer")]
+    return key(names) + chart.svg()
+
+
+def one_after_another(cells: Mapping[tuple[int, int], Cell], price: str) -> list[Cell]:
+    """Cells of several trajectories at the price of one after another."""
+    return [
+        {**cell, price: n * cells[1, m][price], "latency_ms_p95": None}
+        for (n, m), cell in cells.items()
+        if n > 1 and (1, m) in cells
+    ]
 
 
 def rising(cells: Sequence[Cell], price: str) -> list[Cell]:
@@ -165,7 +179,7 @@ def heat(frontier: Frontier, measure: str, halting: str) -> str:
     places = [[(width, depth) for width in grid["widths"]] for depth in grid["depths"]]
     values = [[cells[place]["value"] if place in cells else None for place in row] for row in places]
     tips = [[tip(cells[place], measure) if place in cells else "" for place in row] for row in places]
-    latency = [[cells[place]["latency_ms_p50"] if place in cells else None for place in row] for row in places]
+    latency = [[cells[place]["latency_ms"] if place in cells else None for place in row] for row in places]
     budgets = [
         row["budget"]
         for row in frontier["budgets"]
@@ -179,12 +193,12 @@ def heat(frontier: Frontier, measure: str, halting: str) -> str:
 
 
 def latency_chart(prices: Sequence[float], bounds: Sequence[float], measure: str, title: str) -> Chart:
-    """A chart of the measure, with room for `bounds`, against the median latency of a puzzle, ms on a logarithm."""
+    """A chart of the measure, with room for `bounds`, against the expected latency of a puzzle, ms on a logarithm."""
     chart = Chart((min(prices) * 0.9, max(prices) * 1.15), value_range(bounds), title, is_log_x=True)
     shares(
         chart,
         log_ticks(*chart.x_range),
-        x_label="latency of a puzzle (median)",
+        x_label="latency of a puzzle (expected)",
         y_label=measure,
         x_format=milliseconds,
     )
@@ -193,19 +207,19 @@ def latency_chart(prices: Sequence[float], bounds: Sequence[float], measure: str
 
 def pareto(frontier: Frontier, measure: str, halting: str) -> str:
     """All cells, and the line of those that no cheaper one reaches."""
-    cells = [cell for cell in best_cells(frontier, measure, halting).values() if cell["latency_ms_p50"]]
+    cells = [cell for cell in best_cells(frontier, measure, halting).values() if cell["latency_ms"]]
     if not cells:
         return ""
     trained = frontier["grid"]["trained_depth"]
-    prices, values = [cell["latency_ms_p50"] for cell in cells], [cell["value"] for cell in cells]
+    prices, values = [cell["latency_ms"] for cell in cells], [cell["value"] for cell in cells]
     chart = latency_chart(prices, values, measure, "Pareto frontier")
-    best = rising(cells, "latency_ms_p50")
-    last = {**best[-1], "latency_ms_p50": max(prices)}
-    chart.line([(cell["latency_ms_p50"], cell["value"]) for cell in [*best, last]], "pass", is_stepped=True)
+    best = rising(cells, "latency_ms")
+    last = {**best[-1], "latency_ms": max(prices)}
+    chart.line([(cell["latency_ms"], cell["value"]) for cell in [*best, last]], "pass", is_stepped=True)
     for cell in sorted(cells, key=lambda each: each in best):
         family = "depth" if cell["width"] == 1 else "width" if cell["depth"] == trained else "mixed"
         radius = 5.5 if cell in best else 3.2
-        chart.dot(cell["latency_ms_p50"], cell["value"], family, tip(cell, measure), radius=radius)
+        chart.dot(cell["latency_ms"], cell["value"], family, tip(cell, measure), radius=radius)
     names = [("pass", "no cheaper cell reaches more"), *((name, FAMILY_WORDS[name]) for name in FAMILY_WORDS)]
     return key(names) + chart.svg()
 

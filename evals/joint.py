@@ -17,16 +17,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gram.evals.budgets import Judge, Scored, Slice, ahead, contrast, corrected, score, shared_budgets
+from gram.evals.budgets import Scored, ahead, contrast, corrected, score, shared_budgets
 from gram.evals.cells import Grid
+from gram.evals.choice import Judge, Price, Slice
 from gram.evals.frontier import UNITS
 from gram.evals.outcomes import Arrays
-from gram.evals.verdict import HEADLINE, amount, cell_words, reached
+from gram.evals.verdict import amount, cell_words, headline, reached
 
-VERSION = 1
+VERSION = 2
 PRICES = {
-    "latency interactive": "latency_ms_p50",
-    "latency throughput": "throughput_ms_p50",
+    "latency interactive": "latency_ms",
+    "latency throughput": "throughput_ms",
     "energy": "energy_j",
     "macs": "macs",
 }
@@ -53,17 +54,26 @@ class Member:
 
 
 def join(members: Sequence[Member]) -> dict[str, Any]:
-    """What `joint.json` holds: every verdict, and all pairs of checkpoints of one task."""
-    pairs = [(a, b) for a, b in itertools.combinations(members, 2) if _task(a) == _task(b)]
-    compared = [_compare(a, b) for a, b in pairs]
+    """What `joint.json` holds: every verdict, and all pairs of checkpoints of one task, by each measure of both."""
+    asked = [
+        (a, b, measure)
+        for a, b in itertools.combinations(members, 2)
+        if _task(a) == _task(b)
+        for measure in a.frontier["grid"]["measures"]
+        if measure in b.frontier["grid"]["measures"]
+    ]
+    compared = [_compare(a, b, measure) for a, b, measure in asked]
+    for number, pair in enumerate(compared):
+        for row in pair["budgets"]:
+            row["contrast"]["comparison"] = number, row["matched_by"], row["contrast"]["comparison"]
     for by in PRICES:
         rows = [row for pair in compared for row in pair["budgets"] if row["matched_by"] == by]
         found = corrected([row["contrast"] for row in rows])
         for row, each in zip(rows, found, strict=True):
             row["contrast"] = each and {**each, "verdict": ahead(each, "a", "b")}
-    for pair, (a, b) in zip(compared, pairs, strict=True):
+    for pair, (a, b, measure) in zip(compared, asked, strict=True):
         pair["sentences"] = {
-            by: _sentence(a.label, b.label, pair["measure"], rows, UNITS[by])
+            by: _sentence(a.label, b.label, measure, rows, UNITS[by])
             for by in PRICES
             if (rows := [row for row in pair["budgets"] if row["matched_by"] == by])
         }
@@ -78,21 +88,21 @@ def _short(member: Member) -> dict[str, Any]:
     """A frontier in short."""
     about, verdict, latency = (member.frontier[name] for name in ("about", "verdict", "latency"))
     facts = {name: about.get(name) for name in ("task", "checkpoint", "puzzles", "bases", "seeds", "command")}
-    names = ("budget", "difference", "low", "high", "counts", "break_even", "width", "depth", "mixed")
+    names = ("budget", "difference", "low", "high", "counts", "break_even", "width", "depth", "mixed", "restarts")
     return {
         "label": member.label,
         **facts,
-        **{name: verdict[name] for name in ("measure", "halting", "sentence", "winner")},
+        **{name: verdict[name] for name in ("measure", "halting", "selector", "sentence", "winner", "warnings")},
         "verdict": {name: verdict.get(name) for name in names},
         "control_spread": latency.get("control_spread"),
         "is_noisy": bool(latency.get("is_noisy")),
     }
 
 
-def _compare(a: Member, b: Member) -> dict[str, Any]:
+def _compare(a: Member, b: Member, measure: str) -> dict[str, Any]:
     """Both at each budget that both can afford; `budgets` is empty where nothing can be compared, and `why` says it."""
     made: dict[str, Any] = {"a": a.label, "b": b.label, "task": _task(a), "puzzles": 0, "bases": 0}
-    made |= {"measure": a.frontier["verdict"]["measure"], "budgets": [], "why": None}
+    made |= {"measure": measure, "budgets": [], "why": None}
     if a.outcomes is None or b.outcomes is None:
         without = " and ".join(each.label for each in (a, b) if each.outcomes is None)
         return made | {"why": f"outcomes by puzzle are not kept for {without}; the same gram frontier writes them"}
@@ -101,7 +111,7 @@ def _compare(a: Member, b: Member) -> dict[str, Any]:
     if not len(first):
         return made | {"why": "they were not asked the same puzzles"}
     groups = a.outcomes["groups"][first]
-    judges = _judge(a, made["measure"], first, groups), _judge(b, made["measure"], second, groups)
+    judges = _judge(a, measure, first, groups), _judge(b, measure, second, groups)
     if a.machine != b.machine:
         made["why"] = "they were timed on different machines, so only arithmetic is matched"
     for by in ("macs",) if a.machine != b.machine else PRICES:
@@ -153,15 +163,15 @@ def price_of(frontier: Frontier, by: str) -> Floats:
 
 def _rows(by: str, members: tuple[Member, Member], judges: tuple[Judge, Judge]) -> list[dict[str, Any]]:
     """One row per budget: the best cell of each, scored, and the first less the second."""
-    prices = [price_of(each.frontier, by) for each in members]
+    prices = [Price(price_of(each.frontier, by)) for each in members]
     starts = [
-        float(price[judge.grid.depths.index(judge.grid.trained_depth), 0])
+        float(price.mean[judge.grid.depths.index(judge.grid.trained_depth), 0])
         for price, judge in zip(prices, judges, strict=True)
     ]
     chosen: list[tuple[float, list[Scored]]] = []
-    for budget in shared_budgets(prices, starts):
-        picks = [judge.choose("any", price, budget) for judge, price in zip(judges, prices, strict=True)]
-        scored = [(judge, pick) for judge, pick in zip(judges, picks, strict=True) if pick is not None]
+    for budget in shared_budgets([price.mean for price in prices], starts):
+        choices = [judge.choose("any", price, budget) for judge, price in zip(judges, prices, strict=True)]
+        scored = [(judge, choice) for judge, choice in zip(judges, choices, strict=True) if choice is not None]
         if len(scored) == len(judges):
             chosen.append((budget, scored))
     scores = iter(score([each for _, scored in chosen for each in scored]))
@@ -169,15 +179,10 @@ def _rows(by: str, members: tuple[Member, Member], judges: tuple[Judge, Judge]) 
     rows = []
     for (budget, scored), found in zip(chosen, contrasts, strict=True):
         row: dict[str, Any] = {"matched_by": by, "budget": budget}
-        for name, (judge, pick), price in zip("ab", scored, prices, strict=True):
-            row[name] = {**judge.cells(pick, price), **next(scores)}
+        for name, (judge, choice), price in zip("ab", scored, prices, strict=True):
+            row[name] = {**judge.cells(choice, price), **next(scores)}
         rows.append(row | {"contrast": found})
     return rows
-
-
-def headline(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The row that the sentence speaks of: fixed beforehand, as a verdict's."""
-    return [row for row in rows if row["budget"] <= HEADLINE * rows[0]["budget"] * 1.01][-1]
 
 
 def _sentence(a: str, b: str, measure: str, rows: Sequence[dict[str, Any]], unit: str) -> str:
@@ -202,7 +207,9 @@ def _sentence(a: str, b: str, measure: str, rows: Sequence[dict[str, Any]], unit
             f"(95 % interval {low:.1f} to {high:.1f}): {reached(best, 'reach')}, "
             f"{cell_words(other)} {100 * other['value']:.1f} %."
         )
-    wins = {who: sum(each["contrast"]["verdict"] == who for each in rows) for who in ("a", "b", "not told apart")}
-    tally = f"Of {len(rows)} budget{'s' if len(rows) != 1 else ''}: {a} is ahead at {wins['a']}, {b} at {wins['b']}"
-    apart = f", not told apart at {wins['not told apart']}" if wins["not told apart"] else ""
-    return f"{claim} {tally}{apart}."
+    ends = {each["contrast"]["comparison"]: each["contrast"]["verdict"] for each in rows}
+    wins = {who: list(ends.values()).count(who) for who in ("a", "b", "not told apart")}
+    budgets = f"{len(rows)} budget{'s' if len(rows) != 1 else ''}"
+    different = f"{len(ends)} different comparison{'s' if len(ends) != 1 else ''} at {budgets}"
+    apart = f", not told apart in {wins['not told apart']}" if wins["not told apart"] else ""
+    return f"{claim} Of {different}: {a} is ahead in {wins['a']}, {b} in {wins['b']}{apart}."

@@ -36,7 +36,8 @@ def _head(joint: Mapping[str, Any], tasks: list[str]) -> str:
     """Title, and the verdict of each checkpoint."""
     lines = "".join(
         f'<div class="verdict {each["winner"] or ""}"><p class="kicker">{link(each["label"])}</p>'
-        f"<p>{escape(each['sentence'])}</p></div>"
+        f"<p>{escape(each['sentence'])}</p>{''.join(f'<p class=warn>{escape(line)}</p>' for line in each['warnings'])}"
+        "</div>"
         for each in joint["frontiers"]
     )
     meta = f"{len(joint['frontiers'])} checkpoint{'s' if len(joint['frontiers']) != 1 else ''} of {', '.join(tasks)}"
@@ -56,19 +57,27 @@ def _verdicts(joint: Mapping[str, Any]) -> str:
         name = f"{link(each['label'])}<br><small>{escape(each['measure'])}</small>"
         row: list[Entry] = [(name, each["label"], "text name")]
         row += [(amount(verdict["budget"], "latency"), verdict["budget"] or "", "")]
-        row += [chosen(verdict.get(family), family) for family in ("depth", "width", "mixed")]
+        row += [chosen(verdict.get(family), "latency", family) for family in ("depth", "width", "mixed", "restarts")]
         row += [points(verdict), (f"{counts.get('width', 0)}, {counts.get('depth', 0)}, {apart}", "", "")]
         row += [("none" if even is None else milliseconds(even), even or "", "")]
         rows.append(row)
-    heads = [("checkpoint", "text"), ("budget", ""), ("depth only", ""), ("width only", ""), ("mixed", "")]
-    heads += [("width less depth, points", ""), ("budgets won", ""), ("width ahead from", "")]
+    heads = [
+        ("checkpoint", "text"),
+        ("budget", ""),
+        ("depth only", ""),
+        ("width only", ""),
+        ("mixed", ""),
+        ("restarts", ""),
+    ]
+    heads += [("width less depth, points", ""), ("comparisons won", ""), ("width ahead from", "")]
     return section(
         "Verdicts",
         "",
         table(heads, rows),
-        "At four times the latency of one trajectory at the trained depth, or the last budget below. Cells are width x "
-        "depth, chosen on one half of the puzzles and scored on the other, both ways. Budgets won: by width, depth, "
-        "neither. Each checkpoint's page has the command that made its row.",
+        "At four times the latency of one trajectory at the trained depth. Below each share: width x depth, chosen on "
+        "one half of the puzzles and scored on the other, both ways, and what it spends. Comparisons won: by width, "
+        "depth, neither; the same two cells at several budgets count once. Each checkpoint's page has the "
+        "command that made its row.",
         "",
     )
 
@@ -84,7 +93,7 @@ def _pictures(task: str, frontiers: Frontiers) -> str:
             "",
             curves(frontiers, measure),
             "Lines: cells that no cheaper one of the checkpoint reaches, with bands of 95 %. Dashed: one trajectory, "
-            "deeper and deeper. Median latency of one puzzle at a time.",
+            "deeper and deeper. Expected latency of one puzzle at a time.",
             "\n".join(dict.fromkeys(each["about"].get("command", "") for each in frontiers.values())),
         )
     return made
@@ -92,7 +101,7 @@ def _pictures(task: str, frontiers: Frontiers) -> str:
 
 def curves(frontiers: Frontiers, measure: str) -> str:
     """The measure against latency: each checkpoint's best cells, and its cells of one trajectory."""
-    price = "latency_ms_p50"
+    price = "latency_ms"
     cells = {
         label: [cell for cell in best_cells(each, measure, each["verdict"]["halting"]).values() if cell[price]]
         for label, each in frontiers.items()
@@ -123,7 +132,7 @@ def curves(frontiers: Frontiers, measure: str) -> str:
 def _pair(pair: Mapping[str, Any]) -> str:
     """Two checkpoints at matched budgets."""
     a, b, measure = pair["a"], pair["b"], pair["measure"]
-    heading = f"{a} against {b}"
+    heading = f"{a} against {b}: {measure}"
     if not pair["budgets"]:
         return section(heading, "", f"<p>Not compared: {escape(pair['why'])}.</p>", "", "")
     rows = []
@@ -132,7 +141,8 @@ def _pair(pair: Mapping[str, Any]) -> str:
         who = {"a": a, "b": b}.get(found["verdict"], found["verdict"])
         line: list[Entry] = [words(matching(row["matched_by"]))]
         line += [(amount(row["budget"], row["matched_by"]), row["budget"], "")]
-        line += [chosen(row["a"]), chosen(row["b"]), points(found), p_value(found["p_holm"])]
+        line += [chosen(row[side], row["matched_by"]) for side in "ab"]
+        line += [points(found), p_value(found["p_holm"])]
         line.append((escape(who), who, "text win" if found["verdict"] in ("a", "b") else "text"))
         rows.append(line)
     heads = [("matched by", "text"), ("budget", ""), (a, ""), (b, ""), ("difference, points", "")]
@@ -145,9 +155,9 @@ def _pair(pair: Mapping[str, Any]) -> str:
         "",
         told + table([*heads, ("p (Holm)", ""), ("ahead", "text")], rows),
         f"{measure.capitalize()} on the {pair['puzzles']:,} puzzles of both ({pair['bases']:,} bases). Each budget is "
-        f"spent by the best cell of each, of any width and depth, chosen on one half of the puzzles and scored on the "
-        f"other, both ways. Differences are {a} less {b}, paired by puzzle; p-values are corrected over all pairs and "
-        f"budgets of this page that are matched in one way.{why}",
+        f"spent by the best cell of each, of any width and depth under the checkpoint's own selector, chosen on one "
+        f"half of the puzzles and scored on the other, both ways. Differences are {a} less {b}, paired by puzzle; "
+        f"p-values are corrected over all different comparisons of this page that are matched in one way.{why}",
         "",
     )
 

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gram.checkpoint import write_atomically
-from gram.evals.figures import best_cells, rising
+from gram.evals.figures import best_cells, one_after_another, rising
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
 
 Frontier = Mapping[str, Any]
-COLOURS = {"depth": "#2568c8", "width": "#c9540f", "mixed": "#12805c", "neutral": "#77736a"}
+COLOURS = {"depth": "#2568c8", "width": "#c9540f", "mixed": "#12805c", "restarts": "#8a4fc0", "neutral": "#77736a"}
 STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -122,7 +122,7 @@ def heat_map(frontier: Frontier, axes: Axes) -> bool:
         for n, value in enumerate(row):
             ink = "white" if value > low + 0.6 * (high - low) else "#1c1b19"
             axes.text(n, m, f"{value:.1f}", ha="center", va="center", color=ink, fontsize=8)
-    latency = [[(cells[place]["latency_ms_p50"] if place in cells else None) for place in row] for row in places]
+    latency = [[(cells[place]["latency_ms"] if place in cells else None) for place in row] for row in places]
     if min(len(latency), len(latency[0])) > 1 and all(value for row in latency for value in row):
         logs = [[math.log2(value) for value in row if value] for row in latency]
         from matplotlib.patheffects import AbstractPathEffect, withStroke
@@ -152,24 +152,24 @@ def _against_latency(axes: Axes, measure: str) -> None:
 
 
 def curves(frontier: Frontier, axes: Axes) -> bool:
-    """The measure against latency: depth, width and mixed, with bands."""
-    cells = {place: cell for place, cell in _cells(frontier).items() if cell["latency_ms_p50"]}
+    """The measure against latency: depth, width, mixed and restarts, with bands."""
+    cells = {place: cell for place, cell in _cells(frontier).items() if cell["latency_ms"]}
     if not cells:
         return False
     trained = frontier["grid"]["trained_depth"]
-    members: dict[str, list[dict[str, Any]]] = {"depth": [], "width": [], "mixed": []}
+    members: dict[str, list[dict[str, Any]]] = {"depth": [], "width": [], "mixed": [], "restarts": []}
     for (width, depth), cell in cells.items():
         if width == 1:
             members["depth"].append(cell)
-        if depth == trained:
-            members["width"].append(cell)
-        if width > 1 and depth != trained:
-            members["mixed"].append(cell)
+        if width > 1:
+            members["width" if depth == trained else "mixed"].append(cell)
+    dearest = max(cell["latency_ms"] for cell in cells.values())
+    members["restarts"] = [c for c in one_after_another(cells, "latency_ms") if c["latency_ms"] <= dearest]
     for family, some in members.items():
         line = sorted(some, key=lambda each: (each["width"], each["depth"]))
-        if family == "mixed":
-            line = rising(some, "latency_ms_p50")
-        prices = [cell["latency_ms_p50"] for cell in line]
+        if family in ("mixed", "restarts"):
+            line = rising(some, "latency_ms")
+        prices = [cell["latency_ms"] for cell in line]
         axes.plot(prices, [cell["value"] for cell in line], "o-", ms=3.5, color=COLOURS[family], label=family)
         if all(cell["value_low"] is not None for cell in line):
             low, high = ([cell[name] for cell in line] for name in ("value_low", "value_high"))
@@ -182,17 +182,17 @@ def curves(frontier: Frontier, axes: Axes) -> bool:
 def pareto(frontier: Frontier, axes: Axes) -> bool:
     """All cells and the line of those that no cheaper one reaches."""
     cells = sorted(
-        (cell for cell in _cells(frontier).values() if cell["latency_ms_p50"]), key=lambda cell: cell["latency_ms_p50"]
+        (cell for cell in _cells(frontier).values() if cell["latency_ms"]), key=lambda cell: cell["latency_ms"]
     )
     if not cells:
         return False
-    axes.plot([c["latency_ms_p50"] for c in cells], [c["value"] for c in cells], "o", ms=3, color=COLOURS["neutral"])
-    best = rising(cells, "latency_ms_p50")
+    axes.plot([c["latency_ms"] for c in cells], [c["value"] for c in cells], "o", ms=3, color=COLOURS["neutral"])
+    best = rising(cells, "latency_ms")
     for cell in best:
-        place = cell["latency_ms_p50"], cell["value"]
+        place = cell["latency_ms"], cell["value"]
         label = f"{cell['width']} x {cell['depth']}"
         axes.annotate(label, place, fontsize=6.5, xytext=(3, -9), textcoords="offset points")
-    line = [(cell["latency_ms_p50"], cell["value"]) for cell in best]
+    line = [(cell["latency_ms"], cell["value"]) for cell in best]
     axes.step(*zip(*line, strict=True), where="post", color="#1c1b19", lw=1)
     _against_latency(axes, frontier["verdict"]["measure"])
     return True
@@ -277,7 +277,7 @@ def calibration(frontier: Frontier, axes: Axes) -> bool:
 
 def checkpoints(frontiers: Mapping[str, Frontier], axes: Axes) -> bool:
     """The measure against latency of each checkpoint: its best cells, and dashed those of one trajectory."""
-    price, drawn = "latency_ms_p50", False
+    price, drawn = "latency_ms", False
     for label, frontier in frontiers.items():
         cells = [cell for cell in _cells(frontier).values() if cell[price]]
         if not cells:

@@ -15,6 +15,7 @@ from typing import Any
 from gram import __version__
 from gram.evals import figures, tables
 from gram.evals.figures import milliseconds
+from gram.evals.frontier import VERSION
 from gram.evals.latency import ROUNDS
 
 PAGE = Path(__file__).parent / "page"
@@ -23,8 +24,8 @@ Frontier = Mapping[str, Any]
 
 def render(frontier: Frontier) -> str:
     """The page. Raises `ValueError` for a frontier of another version."""
-    if frontier.get("version") != 1:
-        raise ValueError(f"frontier must be of version 1, got {frontier.get('version')!r}")
+    if frontier.get("version") != VERSION:
+        raise ValueError(f"frontier must be of version {VERSION}, got {frontier.get('version')!r}")
     about = frontier["about"]
     title = f"{about.get('task', '')}: width against depth"
     body = "".join(_sections(frontier)) + provenance(about, frontier["latency"])
@@ -34,30 +35,40 @@ def render(frontier: Frontier) -> str:
 def _sections(frontier: Frontier) -> list[str]:
     """Everything between the verdict and the provenance."""
     verdict, command = frontier["verdict"], frontier["about"].get("command", "")
-    measure, halting = verdict["measure"], verdict["halting"]
+    measure, halting, selector = (verdict[name] for name in ("measure", "halting", "selector"))
     trained = frontier["grid"]["trained_depth"]
     others = [rule for rule in frontier["grid"]["haltings"] if rule != halting]
-    beside = [name for name in frontier["grid"]["measures"] if name != measure]
     return [
         section(
             f"What {measure} each millisecond buys",
             "",
             figures.family_curves(frontier, measure, halting),
-            f"{measure.capitalize()} of the best selector against median latency, one puzzle at a time, halting "
-            f"{halting}. Bands: 95 % intervals. Width-only cells have the trained depth of {trained} steps.",
+            f"{measure.capitalize()} of the answer that {selector} selects, against the expected latency of a puzzle, "
+            f"one at a time, halting {halting}. Bands: 95 % intervals. Width-only cells have the trained depth of "
+            f"{trained} steps.",
+            command,
+        ),
+        section(
+            "Every selector",
+            "The verdict again for each selector, the same one on both sides; one trajectory needs none. The "
+            "checkpoint's own stands first.",
+            tables.selector_table(frontier),
+            "At the headline's budget. Below each share: width x depth, and what it spends. Points: width less depth, "
+            "coloured by who is ahead.",
             command,
         ),
         section(
             "Matched budgets",
             "Each budget is spent by the best cell of each family that fits it, chosen on one half of the puzzles and "
-            "scored on the other, both ways. Cells are width x depth, two where the halves chose differently. "
-            "Differences are paired by puzzle; bases are kept together.",
+            "scored on the other, both ways. Below each share: width x depth, two where the halves chose differently, "
+            "and what it spends. Differences are paired by puzzle; bases are kept together.",
             tables.budget_table(frontier, measure, "latency interactive"),
-            f"{measure.capitalize()}; median latency, one puzzle at a time. Intervals: bootstrap, 10,000 resamples; a "
-            "difference counts where its interval leaves out zero and its p-value, corrected over the budgets by "
-            "Holm's method, is below .05.",
+            f"{measure.capitalize()}, selector {selector}; expected latency, one puzzle at a time. A difference counts "
+            "where its interval leaves out zero and its p-value, corrected over the different comparisons by Holm's "
+            f"method, is below .05.{_choice_words(frontier)}",
             command,
         ),
+        *_coverage(frontier, halting, command),
         section(
             "Every width and depth",
             "",
@@ -77,8 +88,8 @@ def _sections(frontier: Frontier) -> list[str]:
             "Whether the verdict holds where trajectories never halt early, where a batch fills the device, and where "
             "operations are counted instead of time.",
             tables.verdict_table(frontier),
-            "Each row is a verdict like the first sentence's, at four times the price of one trajectory or the last "
-            "budget below.",
+            "Each row is a verdict like the first sentence's, at four times the price of one trajectory at the trained "
+            "depth.",
             command,
         ),
         *(
@@ -86,7 +97,7 @@ def _sections(frontier: Frontier) -> list[str]:
                 f"The same with halting {rule}",
                 "",
                 figures.family_curves(frontier, measure, rule),
-                f"{measure.capitalize()} against median latency, one puzzle at a time. Bands: 95 % intervals.",
+                f"{measure.capitalize()} against expected latency, one puzzle at a time. Bands: 95 % intervals.",
                 command,
             )
             for rule in others
@@ -101,7 +112,7 @@ def _sections(frontier: Frontier) -> list[str]:
         section(
             "Matched arithmetic",
             "The same choice where a budget is a number of multiply-accumulates instead of measured time: what an "
-            "ideal machine would see.",
+            "ideal machine would see. One after another and at once are the same arithmetic.",
             tables.budget_table(frontier, measure, "macs"),
             f"{measure.capitalize()}. Counted from the model's shape and the supervision steps that trajectories took.",
             command,
@@ -113,17 +124,6 @@ def _sections(frontier: Frontier) -> list[str]:
             f"{measure.capitalize()}; mean power while a width was timed, as the device's counter reports it, times "
             "the median latency of one puzzle.",
             command,
-        ),
-        *(
-            section(
-                f"The same in {name}",
-                "",
-                figures.family_curves(frontier, name, halting)
-                + tables.budget_table(frontier, name, "latency interactive"),
-                f"{name.capitalize()} of the selected answer instead of {measure}; one puzzle at a time.",
-                command,
-            )
-            for name in beside
         ),
         section(
             "What a better selector could win",
@@ -174,6 +174,37 @@ def _sections(frontier: Frontier) -> list[str]:
     ]
 
 
+def _coverage(frontier: Frontier, halting: str, command: str) -> list[str]:
+    """The section on coverage, where puzzles have several solutions."""
+    covered = frontier["coverage"]
+    if covered is None:
+        return []
+    ceiling = figures.percent(covered["one_answer_ceiling"])
+    return [
+        section(
+            "Coverage: how many of the solutions are found",
+            f"A system that gives one answer reaches {ceiling} at most, the mean of 1 / solutions: what lies above is "
+            "out of its reach by construction, however deep it thinks.",
+            figures.family_curves(frontier, "coverage", halting)
+            + tables.budget_table(frontier, "coverage", "latency interactive"),
+            "Distinct valid solutions found / all of the puzzle. Below each share: width x depth, what it spends, and "
+            "the single accuracy of its trajectories. Expected latency, one puzzle at a time.",
+            command,
+        )
+    ]
+
+
+def _choice_words(frontier: Frontier) -> str:
+    """How often the noise of the timings changes what is compared."""
+    changes = frontier["verdict"].get("choice_changes")
+    if changes is None:
+        return ""
+    return (
+        f" Cells are chosen anew at every draw of the timings, and the interval holds it: {100 * changes:.0f} % of the "
+        "draws choose others at the headline's budget."
+    )
+
+
 def page(title: str, body: str) -> str:
     """A self-contained page."""
     return (
@@ -194,20 +225,8 @@ def _head(frontier: Frontier, title: str) -> str:
         f"Checkpoint {about.get('checkpoint')} · {about['puzzles']:,} puzzles{bases} · "
         f"{about['seeds']} sampling seed{'s' if about['seeds'] != 1 else ''} · {where}"
     )
-    beside = [
-        each["sentence"]
-        for each in frontier["verdicts_beside"]
-        if (each["measure"], each["halting"], each["matched_by"]) == (verdict["measure"], verdict["halting"], "macs")
-    ]
-    also = f"<p>At matched arithmetic: {escape(_lower(beside[0]))}</p>" if beside else ""
-    noise = ""
-    if frontier["latency"].get("is_noisy"):
-        spread = frontier["latency"]["control_spread"]
-        noise = (
-            '<p class="warn">The machine was too noisy to tell cells of similar latency apart: a control timed '
-            f"every round spread by {100 * spread:.0f} % (p95 less p5, over the median). "
-            "Run it again on an idle machine.</p>"
-        )
+    also = "".join(f"<p>{escape(sentence)}</p>" for sentence in beside_sentences(frontier))
+    noise = "".join(f'<p class="warn">{escape(line)}</p>' for line in verdict["warnings"])
     facts = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(words)}</small></dd></div>"
         for name, value, words in _facts(frontier)
@@ -217,6 +236,32 @@ def _head(frontier: Frontier, title: str) -> str:
         f'<p class="meta">{escape(meta)}</p><div class="verdict {verdict["winner"] or ""}">'
         f'<p>{escape(verdict["sentence"])}</p>{also}</div>{noise}<dl class="facts">{facts}</dl></header>'
     )
+
+
+def beside_sentences(frontier: Frontier) -> list[str]:
+    """What is said after the first sentence, wherever that stands: against restarts, the other halting rules, matched
+    arithmetic, coverage."""
+    covered = frontier["coverage"] or {}
+    told = [frontier["verdict"]["restarts_sentence"]]
+    told += [f"{_way(each)}: {_lower(each['sentence'])}" for each in beside(frontier)]
+    told += [covered.get("sentence"), covered.get("restarts_sentence")]
+    return [sentence for sentence in told if sentence]
+
+
+def beside(frontier: Frontier) -> list[Mapping[str, Any]]:
+    """Verdicts that stand wherever the first stands: of the other halting rules, and at matched arithmetic."""
+    verdict = frontier["verdict"]
+    return [
+        each
+        for each in frontier["verdicts_beside"]
+        if (each["measure"], each["selector"]) == (verdict["measure"], verdict["selector"])
+        and (each["halting"] == verdict["halting"]) == (each["matched_by"] == "macs")
+        and each["matched_by"] in (verdict["matched_by"], "macs")
+    ]
+
+
+def _way(each: Mapping[str, Any]) -> str:
+    return "At matched arithmetic" if each["matched_by"] == "macs" else f"With halting {each['halting']}"
 
 
 def _lower(sentence: str) -> str:
@@ -233,7 +278,7 @@ def _facts(frontier: Frontier) -> list[tuple[str, str, str]]:
     widest = min(gaps, key=lambda gap: math.inf if gap["gap"] is None else float(gap["gap"])) if gaps else None
     saturation = verdict["saturation_width"]
     errors = [step["ece"] for step in frontier["heads"]["steps"] if step["step"] == trained]
-    timed = any(cell["latency_ms_p50"] is not None for cell in frontier["cells"])
+    timed = any(cell["latency_ms"] is not None for cell in frontier["cells"])
     return [
         (
             "Break-even latency",

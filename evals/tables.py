@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from gram.evals.figures import FAMILY_WORDS, amount, count, milliseconds, milliseconds_range, percent
+from gram.evals.figures import FAMILY_WORDS, amount, count, milliseconds, percent
 
 Frontier = Mapping[str, Any]
 Column = tuple[str, str]
@@ -49,11 +49,11 @@ def share(value: float | None, low: float | None = None, high: float | None = No
     return percent(value) + under, value, style
 
 
-def time(value: float | None, low: float | None = None, high: float | None = None) -> Entry:
-    """A time, its range below where there is one."""
+def time(value: float | None, p95: float | None = None) -> Entry:
+    """A time, its 95th percentile below where there is one."""
     if value is None:
         return NOTHING
-    under = "" if low is None or high is None else f"<br><small>{milliseconds_range(low, high)}</small>"
+    under = "" if p95 is None else f"<br><small>p95 {milliseconds(p95)}</small>"
     return milliseconds(value) + under, value, ""
 
 
@@ -72,19 +72,20 @@ def p_value(value: float | None) -> Entry:
     return f"{value:.3f}" if value >= 0.001 else "&lt; .001", value, ""
 
 
-def chosen(cell: Mapping[str, Any] | None, style: str = "") -> Entry:
-    """The score of a chosen cell, its size below: two sizes where the halves chose differently."""
+def chosen(cell: Mapping[str, Any] | None, by: str, style: str = "", *, has_precision: bool = False) -> Entry:
+    """The score of a chosen cell; below it its size (two where the halves chose differently), what it spends and,
+    beside coverage, the single accuracy of its trajectories."""
     if cell is None:
         return NOTHING
-    sizes = [escape(size(each)) for each in (cell, cell.get("other_half")) if each is not None]
-    joint = "<br>" if cell["selector"] else " / "
-    return f"{percent(cell['value'])}<br><small>{joint.join(sizes)}</small>", cell["value"], style
+    lines = [sizes(cell), amount(cell["spent"], by)]
+    lines += [f"single {percent(cell['single_accuracy'])}"] if has_precision else []
+    return f"{percent(cell['value'])}<br><small>{'<br>'.join(lines)}</small>", cell["value"], style
 
 
-def size(cell: Mapping[str, Any]) -> str:
-    """Width x depth of a cell, and its selector."""
-    selected = f", {cell['selector']}" if cell["selector"] else ""
-    return f"{cell['width']} x {cell['depth']}{selected}"
+def sizes(cell: Mapping[str, Any]) -> str:
+    """Width x depth of a chosen cell; both where each half chose its own."""
+    both = [f"{each['width']} x {each['depth']}" for each in (cell, cell.get("other_half")) if each is not None]
+    return " / ".join(dict.fromkeys(both))
 
 
 def budget_rows(frontier: Frontier, **wanted: str) -> list[dict[str, Any]]:
@@ -93,20 +94,25 @@ def budget_rows(frontier: Frontier, **wanted: str) -> list[dict[str, Any]]:
 
 
 def budget_table(frontier: Frontier, measure: str, by: str) -> str:
-    """Best cells of each family at each budget, and width less depth: every halting rule has its rows."""
+    """Best cells of each family at each budget, and width less depth and less restarts: every halting rule has its
+    rows."""
     made = []
     for halting in frontier["grid"]["haltings"]:
         for row in budget_rows(frontier, matched_by=by, measure=measure, halting=halting):
-            found = row["contrasts"]["width-depth"]
+            found, serial = row["contrasts"]["width-depth"], row["contrasts"]["width-restarts"]
             line: list[Entry] = [words(halting), (amount(row["budget"], by), row["budget"], "")]
-            line += [chosen(row[family], family) for family in ("depth", "width", "mixed")]
+            line += [chosen(row[family], by, family, has_precision=measure == "coverage") for family in FAMILY_WORDS]
             p = None if found.get("is_same_cell", True) else found["p_holm"]
             line += [points(found), p_value(p), winner(found["verdict"])]
-            made.append(line)
+            made.append([*line, points(serial), winner(serial["verdict"])])
     if not made:
         return ""
     heads = [("halting", "text"), ("budget", ""), ("depth only", ""), ("width only", ""), ("mixed", "")]
-    return table([*heads, ("width less depth, points", ""), ("p (Holm)", ""), ("ahead", "text")], made)
+    heads += [("restarts", ""), ("width less depth, points", ""), ("p (Holm)", ""), ("ahead", "text")]
+    heads += [("width less restarts, points", ""), ("ahead", "text")]
+    is_serial = any(row[5] != NOTHING for row in made)
+    kept = [place for place in range(len(heads)) if is_serial or place not in (5, 9, 10)]
+    return table([heads[place] for place in kept], [[row[place] for place in kept] for row in made])
 
 
 def winner(verdict: str) -> Entry:
@@ -114,23 +120,59 @@ def winner(verdict: str) -> Entry:
     return escape(verdict), verdict, f"text {verdict} win" if verdict in FAMILY_WORDS else "text"
 
 
+def verdicts_of(frontier: Frontier) -> list[dict[str, Any]]:
+    """Every verdict: the page's first, that of coverage, and those beside."""
+    main, covered = frontier["verdict"], frontier["coverage"]
+    also = [] if covered is None else [{**main, **covered, "measure": "coverage", "selector": None}]
+    return [main, *also, *frontier["verdicts_beside"]]
+
+
 def verdict_table(frontier: Frontier) -> str:
     """The verdict for each measure, halting rule and way of matching: the page's first sentence is one of the rows."""
-    main = frontier["verdict"]
-    first = {**main, "matched_by": "latency interactive"}
     rows = []
-    for each in [first, *frontier["verdicts_beside"]]:
-        if each["budget"] is None:
+    for each in verdicts_of(frontier):
+        if each["budget"] is None or each["selector"] not in (None, frontier["verdict"]["selector"]):
             continue
         by, even = each["matched_by"], each["break_even"]
         row = [words(each["measure"]), words(each["halting"]), words(matching(by))]
-        row += [(amount(each["budget"], by), each["budget"], ""), points(each)]
-        row += [winner(each["winner"] or "neither"), ("none" if even is None else amount(even, by), even or "", "")]
+        row += [(amount(each["budget"], by), each["budget"], "")]
+        row += [chosen(each[family], by, family) for family in ("depth", "width")]
+        row += [points(each), winner(each["winner"] or "neither")]
+        rows.append([*row, ("none" if even is None else amount(even, by), even or "", "")])
+    if not rows:
+        return ""
+    heads = [("measure", "text"), ("halting", "text"), ("matched by", "text"), ("budget", ""), ("depth only", "")]
+    heads += [("width only", ""), ("width less depth, points", ""), ("ahead", "text")]
+    return table([*heads, ("width ahead from", "")], rows)
+
+
+def selector_table(frontier: Frontier) -> str:
+    """One verdict for each selector, the same on both arms: by latency, without halting, by arithmetic, and against
+    restarts."""
+    main, grid = frontier["verdict"], frontier["grid"]
+    found = {
+        (each["selector"], each["halting"], each["matched_by"]): each
+        for each in verdicts_of(frontier)
+        if each["measure"] == "accuracy" and each["budget"] is not None
+    }
+    first = main["halting"], main["matched_by"]
+    ways = [first, *((rule, first[1]) for rule in grid["haltings"][1:]), (first[0], "macs")]
+    rows = []
+    for selector in grid["selectors"]:
+        each = found.get((selector, *first))
+        if each is None:
+            continue
+        row = [words(selector), *(chosen(each[family], first[1], family) for family in ("depth", "width", "restarts"))]
+        row += [
+            points(found.get((selector, *way), {}), (found.get((selector, *way), {}).get("winner") or ""))
+            for way in ways
+        ]
         rows.append(row)
     if not rows:
         return ""
-    heads = [("measure", "text"), ("halting", "text"), ("matched by", "text"), ("budget", "")]
-    return table([*heads, ("width less depth, points", ""), ("ahead", "text"), ("width ahead from", "")], rows)
+    heads = [("selector", "text"), ("depth only", ""), ("width only", ""), ("restarts", "")]
+    heads += [(f"points, {matching(by)}, halting {rule}", "") for rule, by in ways]
+    return table(heads, rows)
 
 
 def matching(by: str) -> str:
@@ -140,13 +182,13 @@ def matching(by: str) -> str:
 
 
 def latency_table(frontier: Frontier) -> str:
-    """Median, p5 and p95 of every width and depth, halting on and off, one puzzle at a time and in full batches."""
+    """What every width and depth costs, halting on and off, one puzzle at a time and in full batches."""
     seen: dict[tuple[Any, ...], Mapping[str, Any]] = {}
     for cell in frontier["cells"]:
         seen.setdefault((cell["halting"], cell["width"], cell["depth"]), cell)
     rows = []
     for (halting, width, depth), cell in seen.items():
-        both = [[cell[f"{mode}_ms_{part}"] for part in ("p50", "p5", "p95")] for mode in ("latency", "throughput")]
+        both = [[cell[f"{mode}_ms{part}"] for part in ("", "_p95")] for mode in ("latency", "throughput")]
         if all(each[0] is None for each in both):
             continue
         rate = 1e3 / both[1][0] if both[1][0] else None
@@ -184,6 +226,7 @@ def cell_table(frontier: Frontier) -> str:
         ("halting", "text"),
         ("selector", "text"),
         ("accuracy", ""),
+        ("single accuracy", ""),
         ("pass@N", ""),
     ]
     columns += [("coverage", ""), ("solutions found", "")] if is_multi else []
@@ -194,11 +237,12 @@ def cell_table(frontier: Frontier) -> str:
             continue
         row: list[Entry] = [(str(cell["width"]), None, ""), (str(cell["depth"]), None, ""), words(cell["halting"])]
         row += [words("-" if cell["width"] == 1 else cell["selector"])]
-        row += [share(cell["accuracy"], cell["low"], cell["high"]), share(cell["pass_at_width"])]
+        row += [share(cell["accuracy"], cell["low"], cell["high"]), share(cell["single_accuracy"])]
+        row += [share(cell["pass_at_width"])]
         if is_multi:
             row += [share(cell["coverage"], cell["coverage_low"], cell["coverage_high"])]
             row += [_number(cell["unique_solutions"], 2)]
-        row += [_number(cell["conflicts"], 3), time(cell["latency_ms_p50"]), time(cell["throughput_ms_p50"])]
+        row += [_number(cell["conflicts"], 3), time(cell["latency_ms"]), time(cell["throughput_ms"])]
         row += [(count(cell["macs"]), "" if cell["macs"] is None else cell["macs"], ""), _number(cell["steps"], 1)]
         rows.append(row)
     return table(columns, rows, is_tall=True)

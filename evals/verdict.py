@@ -6,52 +6,83 @@ Points are hundredths of the measure. Undefined figures are NaN.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gram.evals.budgets import HEADLINE
 from gram.evals.cells import Grid
+from gram.evals.choice import FAMILIES
 
 Floats = NDArray[np.float64]
-HEADLINE = 4.0
-"""The verdict speaks of this many times the latency of one trajectory at the trained depth: fixed beforehand, so that
-no budget is picked for its result."""
+IDLE = 0.5
+"""Share of its budget below which it is told how little an arm spends."""
+NOISY_CHOICE = 0.2
+"""Share of draws of the timings that choose other cells, from which on it is told beside the verdict."""
 
 
-def verdict(rows: Sequence[dict[str, Any]], *, measure: str, unit: str) -> dict[str, Any]:
+def verdict(rows: Sequence[dict[str, Any]], *, measure: str, unit: str, ceiling: float | None = None) -> dict[str, Any]:
     """The verdict on matched budgets (`budgets.matched`): `sentence`, `winner`, and the row it speaks of.
 
-    `unit` is `ms` (latency), `J` or `MACs`. The row is that of `HEADLINE` times the first budget, or
-    the last one below.
+    `unit` is `ms` (latency), `J` or `MACs`. The row is that of `HEADLINE` times the first budget, or the last one
+    below. `ceiling`: the measure that a system of one answer cannot exceed (coverage: the mean of 1 / solutions); what
+    lies above it exists by construction, and the sentence says so.
     """
     if not rows:
         return {
             "sentence": "No verdict: no budget could be matched.",
+            "restarts_sentence": None,
             "winner": None,
             "budget": None,
             "counts": {},
             "break_even": math.nan,
         }
-    row = [each for each in rows if each["budget"] <= HEADLINE * rows[0]["budget"] * 1.01][-1]
-    found = row["contrasts"]["width-depth"]
-    counts = {"width": 0, "depth": 0, "not told apart": 0, "same cell": 0, "nothing to compare": 0}
-    for each in rows:
-        counts[each["contrasts"]["width-depth"]["verdict"]] += 1
+    row = headline(rows)
+    found, serial = row["contrasts"]["width-depth"], row["contrasts"]["width-restarts"]
+    counts = count_comparisons(rows)
+    built = by_construction(row, ceiling)
+    parts = [_claim(row, found, rows, measure, unit), _spending(row, unit), _built(built, row, ceiling, measure)]
+    parts += [_precision(row) if measure == "coverage" else ""]
+    names = ("difference", "low", "high", "p_holm")
     return {
-        "sentence": f"{_claim(row, found, rows, measure, unit)} {_tally(counts, len(rows))}",
+        "sentence": " ".join([*filter(None, parts), _tally(counts, len(rows))]),
+        "restarts_sentence": _restarts(row, measure),
         "winner": found["verdict"] if found["verdict"] in ("width", "depth") else None,
         "budget": row["budget"],
         "counts": counts,
-        "difference": found.get("difference", math.nan),
-        "low": found.get("low", math.nan),
-        "high": found.get("high", math.nan),
-        "width": row["width"],
-        "depth": row["depth"],
-        "mixed": row["mixed"],
+        **{name: found.get(name, math.nan) for name in names},
+        **{family: row[family] for family in FAMILIES},
+        "restarts_difference": {name: serial.get(name, math.nan) for name in names}
+        | {"winner": serial["verdict"] if serial["verdict"] in ("width", "restarts") else None},
+        "choice_changes": found.get("choice_changes", math.nan),
+        "by_construction": built,
         "break_even": break_even(rows),
     }
+
+
+def headline(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The row that a sentence speaks of: fixed beforehand, so that no budget is picked for its result."""
+    return [row for row in rows if row["budget"] <= HEADLINE * rows[0]["budget"] * 1.01][-1]
+
+
+def count_comparisons(rows: Sequence[dict[str, Any]], name: str = "width-depth") -> dict[str, int]:
+    """How the different comparisons of a contrast end: the same two cells under several budgets count once."""
+    counts = {**dict.fromkeys(name.split("-"), 0), "not told apart": 0, "same cell": 0, "nothing to compare": 0}
+    ends = {each["contrasts"][name].get("comparison"): each["contrasts"][name]["verdict"] for each in rows}
+    for end in ends.values():
+        counts[end] += 1
+    return counts
+
+
+def by_construction(row: dict[str, Any], ceiling: float | None) -> float:
+    """How much of the difference of width and one trajectory any system of one answer would leave; NaN where none is
+    known."""
+    if ceiling is None or row["width"] is None or row["depth"] is None:
+        return math.nan
+    gained = row["width"]["value"] - row["depth"]["value"]
+    return float(max(0.0, min(gained, row["width"]["value"] - ceiling)))
 
 
 def break_even(rows: Sequence[dict[str, Any]], first: str = "width", second: str = "depth") -> float:
@@ -123,12 +154,10 @@ def _claim(row: dict[str, Any], found: dict[str, Any], rows: Sequence[dict[str, 
     """The sentence's first part."""
     times = row["budget"] / rows[0]["budget"]
     start = f"At {amount(row['budget'], unit)}"
-    start += " (one trajectory at the trained depth)" if times < 1.01 else f" ({times:.0f} times one trajectory)"
+    start += " (one trajectory at the trained depth)" if times < 1.01 else f" ({times:.2g} times one trajectory)"
     if found["verdict"] == "nothing to compare":
         return f"{start}, nothing can be compared."
     width, depth = row["width"], row["depth"]
-    if found["verdict"] == "same cell":
-        return f"{start}, the best width-only and depth-only cells are the same: {cell_words(width)}."
     points = f"{100 * abs(found['difference']):.1f} points"
     low, high = 100 * found["low"], 100 * found["high"]
     if found["verdict"] == "not told apart":
@@ -146,6 +175,54 @@ def _claim(row: dict[str, Any], found: dict[str, Any], rows: Sequence[dict[str, 
     )
 
 
+def _spending(row: dict[str, Any], unit: str) -> str:
+    """What the arms spend, where one leaves more than half of the budget."""
+    spent = {family: row[family]["spent"] for family in ("depth", "width") if row[family] is not None}
+    if not any(each < IDLE * row["budget"] for each in spent.values()):
+        return ""
+    parts = [
+        f"{family} spends {amount(each, unit).removesuffix(' a puzzle')} ({100 * each / row['budget']:.0f} %)"
+        for family, each in spent.items()
+    ]
+    return f"Of this budget {', '.join(parts)}."
+
+
+def _built(built: float, row: dict[str, Any], ceiling: float | None, measure: str) -> str:
+    """How much of width's lead no system of one answer could take from it, and how many trajectories are right."""
+    if ceiling is None:
+        return ""
+    limit = f"no system of one answer exceeds a {measure} of {100 * ceiling:.1f} %."
+    is_ahead = row["contrasts"]["width-depth"]["verdict"] == "width"
+    told = f"{100 * built:.1f} of these points exist by construction: {limit}" if built > 0 and is_ahead else ""
+    return told or limit[0].upper() + limit[1:]
+
+
+def _precision(row: dict[str, Any]) -> str:
+    """Single accuracy of both arms' trajectories."""
+    shares = [
+        f"{100 * row[family]['single_accuracy']:.1f} % ({family})"
+        for family in ("width", "depth")
+        if row[family] is not None and "single_accuracy" in row[family]
+    ]
+    return f"Single accuracy: {', '.join(shares)}." if shares else ""
+
+
+def _restarts(row: dict[str, Any], measure: str) -> str | None:
+    """Width against as many trajectories one after another as the budget pays for."""
+    found, width, restarts = row["contrasts"]["width-restarts"], row["width"], row["restarts"]
+    if width is None or found["verdict"] == "nothing to compare":
+        return None
+    one_by_one = f"{cell_words(restarts)} one after another"
+    if found["verdict"] == "same cell":
+        return f"The same budget pays for the same cell one after another: {cell_words(width)}."
+    points = f"{100 * found['difference']:+.1f} points"
+    interval = f"95 % interval {100 * found['low']:+.1f} to {100 * found['high']:+.1f}"
+    if found["verdict"] == "not told apart":
+        ends = f"not told apart from {one_by_one} ({100 * restarts['value']:.1f} %)"
+        return f"Width is {ends} in {measure}: {points} ({interval})."
+    return f"Width less {one_by_one} ({100 * restarts['value']:.1f} %) is {points} of {measure} ({interval})."
+
+
 def _doubt(found: dict[str, Any]) -> str:
     """Why a difference does not count whose interval leaves out zero."""
     if found["low"] <= 0 <= found["high"]:
@@ -155,12 +232,42 @@ def _doubt(found: dict[str, Any]) -> str:
 
 
 def _tally(counts: dict[str, int], rows: int) -> str:
-    """The sentence's second part: all budgets."""
-    parts = [f"width is ahead at {counts['width']}", f"depth at {counts['depth']}"]
-    for verdict, words in (("not told apart", "not told apart at"), ("same cell", "the same cell at")):
-        if counts[verdict]:
-            parts.append(f"{words} {counts[verdict]}")
-    return f"Of {rows} budget{'s' if rows != 1 else ''}: {', '.join(parts)}."
+    """The sentence's last part: all comparisons."""
+    different = sum(count for end, count in counts.items() if end != "nothing to compare")
+    parts = [f"width is ahead in {counts['width']}", f"depth in {counts['depth']}"]
+    if counts["not told apart"]:
+        parts.append(f"not told apart in {counts['not told apart']}")
+    budgets = f"{rows} budget{'s' if rows != 1 else ''}"
+    return f"Of {different} different comparison{'s' if different != 1 else ''} at {budgets}: {', '.join(parts)}."
+
+
+def warnings(latency: Mapping[str, Any], main: Mapping[str, Any], grid: Grid) -> list[str]:
+    """What stands wherever the verdict stands: a noisy machine, a choice that noise decides, depths that stop short."""
+    found = []
+    if latency.get("is_noisy"):
+        found.append(
+            "The machine was too noisy to tell cells of similar latency apart: a control timed every round spread by "
+            f"{100 * latency['control_spread']:.0f} % (p95 less p5, over the median). Run it again on an idle machine."
+        )
+    if main.get("choice_changes", math.nan) >= NOISY_CHOICE:
+        found.append(
+            f"The noise of the timings decides which cells are compared: {100 * main['choice_changes']:.0f} % of its "
+            "draws choose others. The interval holds this."
+        )
+    if (short := short_depths(grid)) is not None:
+        found.append(short)
+    return found
+
+
+def short_depths(grid: Grid) -> str | None:
+    """Whether one trajectory of the grid's largest depth cannot spend the headline's budget."""
+    needed = math.ceil(HEADLINE * grid.trained_depth)
+    if grid.depths[-1] >= needed:
+        return None
+    return (
+        f"The depths end at {grid.depths[-1]}, short of {needed}: {HEADLINE:g} times the trained depth, which the "
+        "headline's budget pays for."
+    )
 
 
 def reached(cell: dict[str, Any], verb: str) -> str:

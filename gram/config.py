@@ -106,6 +106,8 @@ class ModelConfig:
     depth: int = 8
     """`M`: supervision steps the model was trained to take, or was found after training to gain from (its card tells);
     the default depth of sampling."""
+    trained_depth: int | None = None
+    """Supervision steps the model was trained to take, where `depth` was found after training; None: `depth`."""
     guidance: Guidance = "full"
     """Learned noise: `full` N(mu, sigma^2), `mean` only, `noise` only (mu = 0), or `none` (deterministic, TRM)."""
     guidance_hidden: int = 128
@@ -143,6 +145,8 @@ class ModelConfig:
             at_least(name, getattr(self, name), 1)
         for name in ("heads", "mixer_hidden", "guidance_hidden"):
             at_least(name, getattr(self, name), 1)
+        if self.trained_depth is not None:
+            at_least("trained_depth", self.trained_depth, 1)
         for name in ("registers", "low_level_updates", "noise_free_steps", "head_hidden", "output_start"):
             at_least(name, getattr(self, name), 0)
         for name, choices in (

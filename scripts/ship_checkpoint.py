@@ -130,6 +130,7 @@ def main() -> None:
     config = json.loads((arguments.run / "config.json").read_text())
     config["log_sigma_center"] += math.log(arguments.noise_scale)
     if arguments.depth is not None:
+        config["trained_depth"] = config.get("trained_depth") or config["depth"]
         config["depth"] = card["depth"] = arguments.depth
     if arguments.halt_threshold is not None:
         config["halt_threshold"] = card["halt_threshold"] = arguments.halt_threshold

@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gram.evals import budgets, cost, verdict
-from gram.evals.budgets import Judge, Slice, budgets_of, family_mask, halves, matched
+from gram.evals import cost, verdict
+from gram.evals.budgets import Question, budgets_of, corrected, matched, matched_together, score
 from gram.evals.cells import Grid
+from gram.evals.choice import FAMILIES, Judge, Price, Slice, family_mask, halves
 from gram.evals.frontier import analyse, cells_csv, stable
+from gram.evals.tables import verdicts_of
 from gram.tasks.protocol import PuzzleSet
 from tests.models import tiny_config
 from tests.traces import random_traces
@@ -62,7 +64,8 @@ def some_slice(rng, puzzles=60, groups=None, selectors=("vote", "lprm")):
     return Slice(values, values > 0.5, groups, selectors, "head")
 
 
-PRICE = np.outer(GRID.depths, np.sqrt(GRID.widths)).astype(float)
+COSTS = np.outer(GRID.depths, np.sqrt(GRID.widths)).astype(float)
+PRICE = Price(COSTS, has_restarts=True)
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.integers(0, 5))
@@ -86,9 +89,13 @@ def test_what_the_scoring_half_says_never_moves_the_choice(seed, budget):
         changed = part.values.copy()
         changed[~choosing] = rng.random(changed[~choosing].shape)
         other = Judge(GRID, Slice(changed, part.direct, part.groups, part.selectors, "head"), resamples=50)
-        for family in budgets.FAMILIES:
-            pick = judge.choose(family, PRICE, budget)
-            assert pick[side] == other.choose(family, PRICE, budget)[side]
+        for family in FAMILIES:
+            choice = judge.choose(family, PRICE, budget)
+            if choice is None:  # two trajectories cost more than the smallest budget
+                assert budget < 2 * 2**0.5 or family == "restarts"
+                continue
+            pick = choice.pick
+            assert pick[side] == other.choose(family, PRICE, budget).pick[side]
             assert np.array_equal(judge.scores(pick)[~choosing], part.values[~choosing][:, *pick[side]])
 
 
@@ -97,18 +104,117 @@ def test_a_choice_is_the_best_that_fits():
     judge = Judge(GRID, some_slice(rng), resamples=50)
     for side, half in enumerate((judge.is_first, ~judge.is_first)):
         means = judge.part.values[half].mean(axis=0)
-        m, n, _ = judge.choose("depth", PRICE, 2.0)[side]
+        m, n, _ = judge.choose("depth", PRICE, 2.0).pick[side]
         assert n == 0
         assert means[m, 0, 0] == max(means[0, 0, 0], means[1, 0, 0])
-        m, n, s = judge.choose("width", PRICE, 4.0)[side]
-        assert m == 1
-        offered = [means[1, 0, 0], *means[1, 1], *means[1, 2]]
-        assert means[m, n, s] == max(offered)
-        m, n, _ = judge.choose("mixed", PRICE, 99.0)[side]
+        for s in (0, 1):
+            m, n, chosen_by = judge.choose("width", PRICE, 4.0, selector=s).pick[side]
+            assert (m, chosen_by) == (1, s)
+            assert n > 0
+            assert means[m, n, s] == max(means[1, 1, s], means[1, 2, s])
+        m, n, _ = judge.choose("mixed", PRICE, 99.0).pick[side]
         assert n > 0
         assert m != 1
     assert judge.choose("mixed", PRICE, 0.5) is None
-    assert judge.choose("depth", np.full_like(PRICE, np.nan), 99.0) is None
+    assert judge.choose("width", PRICE, 2.0) is None
+    assert judge.choose("depth", Price(np.full_like(COSTS, np.nan)), 99.0) is None
+
+
+def test_restarts_cost_as_many_times_one_trajectory():
+    values = np.zeros((40, 3, 3, 1), np.float32)
+    values[:, 1, 2] = 1  # four trajectories of two steps
+    judge = Judge(GRID, Slice(values, values > 0, np.arange(40), ("vote",), "head"))
+    at_once = judge.choose("width", PRICE, 4.0)
+    assert judge.cells(at_once, PRICE)["price"] == 4.0  # 2 steps x root 4
+    assert judge.choose("restarts", PRICE, 4.0).pick[0] != (1, 2, 0)
+    serial = judge.choose("restarts", PRICE, 8.0)
+    told = judge.cells(serial, PRICE)
+    assert (told["width"], told["depth"], told["price"], told["spent"]) == (4, 2, 8.0, 8.0)
+    assert judge.choose("restarts", Price(COSTS), 8.0) is None  # where at once and in turn cost the same
+    row = matched(judge, PRICE, [4.0])[0]
+    assert row["contrasts"]["width-restarts"]["verdict"] == "width"
+    assert row["contrasts"]["width-restarts"]["difference"] == 1
+
+
+@pytest.mark.parametrize("draws", [1, 7])
+def test_every_draw_of_the_timings_chooses_anew(draws):
+    """As a choice at that draw's prices alone would, one draw at a time; the budget moves with its unit."""
+    rng = np.random.default_rng(draws)
+    judge = Judge(GRID, some_slice(rng))
+    drawn = COSTS * rng.uniform(0.5, 2, (draws, *COSTS.shape))
+    scale = drawn[:, 1, 0] / COSTS[1, 0]
+    for family in FAMILIES:
+        for budget in (2.0, 4.0, 8.0):
+            choice = judge.choose(family, PRICE._replace(draws=drawn), budget, scale=scale)
+            mean = judge.choose(family, PRICE, budget)
+            if mean is None:
+                assert choice is None
+                continue
+            assert choice.pick == mean.pick
+            assert len(choice.drawn) == draws
+            assert len(set(choice.picks)) == len(choice.picks)
+            for number in range(draws):
+                # Ties go by the mean prices, and there are none here.
+                alone = judge.choose(family, Price(drawn[number], has_restarts=True), budget * scale[number])
+                assert choice.picks[choice.drawn[number]] == (mean if alone is None else alone).pick
+            changed = sum(choice.picks[place] != choice.pick for place in choice.drawn)
+            assert choice.changes == changed / draws
+
+
+def test_noise_that_decides_the_choice_widens_the_interval():
+    """Half of the draws compare cells that are equal: the interval reaches from there to the others' difference."""
+    rng = np.random.default_rng(3)
+    part = built(0.9, 0.5)
+    part.values[:, 1, 1, 0] = rng.random(400) < 0.5  # a cheaper wide cell, no better than one trajectory
+    judge = Judge(GRID, part, resamples=2_000)
+    calm = Price(COSTS, np.repeat(COSTS[None], 200, 0))
+    shaken = np.repeat(COSTS[None], 200, 0)
+    shaken[::2, 1, 2] = 9.0  # the best cell no longer fits
+    still, moved = (
+        matched(judge, price, [4.0])[0]["contrasts"]["width-depth"] for price in (calm, Price(COSTS, shaken))
+    )
+    assert (still["choice_changes"], moved["choice_changes"]) == (0, 0.5)
+    assert still["low"] > 0.3
+    assert -0.1 < moved["low"] < 0.1
+    assert moved["high"] >= still["high"]
+    assert still["difference"] == moved["difference"]
+
+
+def test_the_same_two_cells_at_several_budgets_are_one_comparison():
+    judge = Judge(GRID, built(0.9, 0.5), resamples=500)
+    rows = matched(judge, PRICE, [8.0, 16.0, 32.0, 64.0])
+    found = [row["contrasts"]["width-depth"] for row in rows]
+    assert {each["comparison"] for each in found} == {0}
+    assert all(each["p_holm"] == each["p_value"] for each in found)  # nothing to correct for
+    counts = verdict.count_comparisons(rows)
+    assert (counts["width"], counts["depth"], sum(counts.values())) == (1, 0, 1)
+    assert (
+        "Of 1 different comparison at 4 budgets: width is ahead in 1"
+        in verdict.verdict(rows, measure="accuracy", unit="ms")["sentence"]
+    )
+
+
+def test_holm_counts_each_comparison_once_and_takes_the_more_doubtful_of_equals():
+    def found(comparison, p, low=0.1):
+        return {"comparison": comparison, "p_value": p, "low": low, "high": 0.5, "is_same_cell": False}
+
+    first, again, other, nothing = corrected([found(7, 0.01), found(7, 0.02, low=-0.1), found(9, 0.03), None])
+    assert nothing is None
+    assert first["p_holm"] == again["p_holm"] == pytest.approx(0.04)  # 2 x .02
+    assert other["p_holm"] == pytest.approx(0.04)
+    assert first["low"] == again["low"] == -0.1
+    assert (first["comparison"], again["comparison"], other["comparison"]) == (0, 0, 1)
+
+
+def test_every_selector_is_its_own_question():
+    rng = np.random.default_rng(4)
+    judge = Judge(GRID, some_slice(rng), resamples=50)
+    together = matched_together([Question(judge, PRICE, [4.0, 8.0], s) for s in (0, 1)])
+    for s, rows in enumerate(together):
+        for row in rows:
+            assert row["width"]["selector"] == ("vote", "lprm")[s]
+            assert row["depth"]["selector"] is None
+    assert together[0][0]["depth"] == together[1][0]["depth"]
 
 
 def test_halves_that_choose_differently_are_both_told():
@@ -117,11 +223,12 @@ def test_halves_that_choose_differently_are_both_told():
     first = Judge(GRID, part).is_first
     values[first, 1, 1], values[~first, 1, 2] = 1, 1
     judge = Judge(GRID, Slice(values, values > 0, np.arange(40), ("vote",), "head"))
-    pick = judge.choose("width", PRICE, 99.0)
-    assert pick == ((1, 1, 0), (1, 2, 0))
-    told = judge.cells(pick, PRICE) | budgets.score([(judge, pick)])[0]
+    choice = judge.choose("width", PRICE, 99.0)
+    assert choice.pick == ((1, 1, 0), (1, 2, 0))
+    told = judge.cells(choice, PRICE) | score([(judge, choice)])[0]
     assert (told["width"], told["other_half"]["width"]) == GRID.widths[1:]
     assert told["value"] == 0
+    assert told["spent"] == pytest.approx((told["price"] + told["other_half"]["price"]) / 2)
     rows = matched(judge, PRICE)
     assert "or, on the other half," in verdict.verdict(rows, measure="accuracy", unit="ms")["sentence"]
 
@@ -134,8 +241,8 @@ def test_few_bases_and_many_budgets_are_named_as_the_reason():
 
 def test_ties_go_to_the_cheaper_cell():
     part = Slice(np.ones((10, 3, 3, 1), np.float32), None, np.arange(10), (None,), "head")
-    assert Judge(GRID, part).choose("width", PRICE, 99.0) == ((1, 0, 0),) * 2
-    assert Judge(GRID, part).choose("depth", PRICE, 99.0) == ((0, 0, 0),) * 2
+    assert Judge(GRID, part).choose("width", PRICE, 99.0).pick == ((1, 1, 0),) * 2
+    assert Judge(GRID, part).choose("depth", PRICE, 99.0).pick == ((0, 0, 0),) * 2
 
 
 def test_one_base_cannot_be_halved():
@@ -146,7 +253,8 @@ def test_one_base_cannot_be_halved():
 
 def test_families():
     assert family_mask(GRID, "depth").sum() == 3
-    assert family_mask(GRID, "width").sum() == 3
+    assert family_mask(GRID, "width").sum() == 2
+    assert family_mask(GRID, "restarts").sum() == 6
     assert family_mask(GRID, "mixed").sum() == 4
     assert not (family_mask(GRID, "mixed") & (family_mask(GRID, "depth") | family_mask(GRID, "width"))).any()
     with pytest.raises(ValueError, match="family must be one of"):
@@ -154,8 +262,12 @@ def test_families():
 
 
 def test_budgets_double_from_one_trajectory_at_the_trained_depth():
-    assert budgets_of(GRID, PRICE) == [2.0, 4.0, 8.0]
+    assert budgets_of(GRID, COSTS) == [2.0, 4.0, 8.0]
     assert budgets_of(GRID, np.full((3, 3), np.nan)) == []
+
+
+def test_budgets_reach_the_headline_where_no_cell_does():
+    assert budgets_of(GRID, np.ones((3, 3))) == [1.0, 2.0, 4.0]
 
 
 def built(width_value, depth_value, *, puzzles=400, seed=0):
@@ -183,6 +295,7 @@ def test_a_verdict_falls_whichever_way_it_is(width, depth, winner, words):
     found = verdict.verdict(rows, measure="accuracy", unit="ms")
     assert words in found["sentence"]
     assert found["sentence"].endswith(".")
+    assert found["budget"] == 8.0
     if winner != "not told apart":
         assert found["winner"] == winner
         assert 100 * abs(found["difference"]) == pytest.approx(100 * abs(width - depth), abs=12)
@@ -192,6 +305,7 @@ def test_a_verdict_falls_whichever_way_it_is(width, depth, winner, words):
 
 def test_holm_over_budgets_is_stricter_than_one_test():
     rows = matched(Judge(GRID, built(0.75, 0.65, seed=3), resamples=500), PRICE)
+    assert any("p_holm" in row["contrasts"]["width-depth"] for row in rows)
     for row in rows:
         found = row["contrasts"]["width-depth"]
         if found.get("p_holm") is not None and not math.isnan(found.get("p_holm", math.nan)):
@@ -233,13 +347,15 @@ def test_frontier_is_complete_and_strict_json():
     assert json.loads(text) == found
     assert len(found["cells"]) == 2 * 3 * 3 * 3
     wanted = {"width", "depth", "selector", "accuracy", "low", "high", "pass_at_width", "coverage", "macs"}
-    wanted |= {f"latency_ms_{part}" for part in ("p5", "p50", "p95")}
+    wanted |= {"single_accuracy", "latency_ms", "latency_ms_p95", "throughput_ms", "throughput_ms_p95"}
     for cell in found["cells"]:
         assert wanted <= cell.keys()
         assert cell["low"] <= cell["accuracy"] <= cell["high"]
-        assert cell["latency_ms_p50"] == pytest.approx(cell["depth"] * cell["width"] ** 0.5)
+        assert cell["latency_ms"] == pytest.approx(cell["depth"] * cell["width"] ** 0.5)
         assert cell["accuracy"] <= cell["pass_at_width"] + 0.35
-    assert found["verdict"]["measure"] == "coverage"
+    assert (found["version"], found["verdict"]["measure"], found["verdict"]["selector"]) == (2, "accuracy", "vote")
+    assert found["grid"]["measures"] == ["accuracy", "coverage"]
+    assert {row["selector"] for row in found["budgets"] if row["measure"] == "accuracy"} == {"vote"}
     assert {row["matched_by"] for row in found["budgets"]} == {"latency interactive", "latency throughput", "macs"}
     assert {row["measure"] for row in found["budgets"]} == {"coverage", "accuracy"}
     assert found["difficulty"]["by"] == "rating"
@@ -261,12 +377,13 @@ def test_without_latencies_arithmetic_still_matches_budgets():
     found = made(timings={})
     assert found["verdict"]["sentence"].startswith("No verdict")
     assert {row["matched_by"] for row in found["budgets"]} == {"macs"}
-    assert all(cell["latency_ms_p50"] is None for cell in found["cells"])
+    assert all(cell["latency_ms"] is None for cell in found["cells"])
 
 
 def test_one_solution_tasks_have_no_coverage():
     found = made(is_multi_solution=False, ratings=False)
     assert found["verdict"]["measure"] == "accuracy"
+    assert found["coverage"] is None
     assert all(cell["coverage"] is None for cell in found["cells"])
     assert found["difficulty"] is None
 
@@ -296,3 +413,72 @@ def test_other_puzzles_are_refused():
     traces = random_traces(0, puzzles=3, width=4, depth=4)
     with pytest.raises(ValueError, match="traces must be of the 2 puzzles given"):
         analyse(fake_task(), PuzzleSet(puzzles=traces.puzzles[:2]), [traces], GRID, tiny_config(), timings={}, about={})
+
+
+def test_every_verdict_is_there_for_every_selector():
+    found = made()
+    ways = {(each["measure"], each["halting"], each["matched_by"], each["selector"]) for each in verdicts_of(found)}
+    prices = ("latency interactive", "latency throughput", "macs")
+    wanted = {
+        (measure, halting, by, selector)
+        for halting in GRID.haltings
+        for by in prices
+        for measure, selectors in (("accuracy", GRID.selectors), ("coverage", (None,)))
+        for selector in selectors
+    }
+    assert ways == wanted
+    for each in verdicts_of(found):
+        for family in ("depth", "width", "mixed", "restarts"):
+            assert each[family] is None or each[family]["selector"] in (None, each["selector"])
+
+
+def test_coverage_stands_beside_its_ceiling_and_single_accuracy():
+    """Two solutions each: half of them is what one answer reaches, and what lies above exists by construction."""
+    found = made()
+    covered = found["coverage"]
+    assert covered["one_answer_ceiling"] == 0.5
+    assert "no system of one answer exceeds a coverage of 50.0 %" in covered["sentence"].lower()
+    gained = covered["width"]["value"] - covered["depth"]["value"]
+    assert covered["by_construction"] == pytest.approx(max(0, min(gained, covered["width"]["value"] - 0.5)))
+    for cell in found["cells"]:
+        single = next(
+            other["accuracy"]
+            for other in found["cells"]
+            if (other["halting"], other["depth"], other["width"]) == (cell["halting"], cell["depth"], 1)
+        )
+        assert cell["single_accuracy"] == pytest.approx(single, abs=1e-6)
+        assert cell["coverage"] <= 1
+    row = next(row for row in found["budgets"] if row["measure"] == "coverage" and row["width"])
+    assert row["width"]["single_accuracy"] is not None
+
+
+@pytest.mark.parametrize(("wide", "built_in"), [(0.9, 0.1), (0.8, 0.0), (0.7, 0.0)])
+def test_what_exists_by_construction(wide, built_in):
+    row = {"width": {"value": wide}, "depth": {"value": 0.75}}
+    assert verdict.by_construction(row, 0.8) == pytest.approx(built_in)
+    assert math.isnan(verdict.by_construction(row, None))
+    assert verdict.by_construction(row, 0.1) == pytest.approx(max(wide - 0.75, 0))  # never more than the lead
+
+
+def test_an_arm_that_leaves_more_than_half_of_its_budget_is_told():
+    found = {"verdict": "not told apart", "difference": 0.0, "low": -0.1, "high": 0.1, "p_holm": 1.0}
+    cell = {"width": 1, "depth": 4, "selector": None, "value": 0.5, "other_half": None, "single_accuracy": 0.5}
+    contrasts = {"width-depth": found, "width-restarts": {"verdict": "nothing to compare"}}
+    row = {"budget": 8.0, "contrasts": contrasts, "mixed": None, "restarts": None}
+
+    def told(depth, width):
+        cells = {"depth": {**cell, "spent": depth}, "width": {**cell, "width": 4, "spent": width}}
+        return verdict.verdict([{**row, **cells}], measure="accuracy", unit="ms")["sentence"]
+
+    assert "depth spends 2 ms (25 %), width spends 7 ms (88 %)" in told(2.0, 7.0)
+    assert "width spends 3 ms (38 %)" in told(6.0, 3.0)
+    assert "spends" not in told(4.0, 8.0)
+
+
+def test_warnings_stand_with_the_verdict():
+    noisy = {**fake_timings(GRID), "is_noisy": True, "control_spread": 0.5}
+    found = made(timings=noisy)
+    assert [line for line in found["verdict"]["warnings"] if "spread by 50 %" in line]
+    assert [line for line in found["verdict"]["warnings"] if "short of 8" in line]  # 4 times the trained depth of 2
+    deep = Grid(widths=(1, 2, 4), depths=(1, 4), trained_depth=1)
+    assert made(grid=deep)["verdict"]["warnings"] == []

@@ -15,6 +15,7 @@ from gram import checkpoint
 from gram.api import Sampler
 from gram.cli.frontier import labelled
 from gram.cli.main import main
+from gram.config import SELECTORS
 from gram.evals.cells import Grid, tabulate
 from gram.evals.frontier import stable
 from gram.evals.outcomes import read
@@ -82,8 +83,10 @@ def test_a_frontier_end_to_end(folder, tmp_path, capsys):
     made = json.loads(capsys.readouterr().out)
     assert made["about"]["seeds"] == 2
     assert made["verdict"]["sentence"]
-    assert len(made["cells"]) == 2 * 3 * 3 * 4
-    assert all(cell["latency_ms_p50"] > 0 and cell["throughput_ms_p50"] > 0 for cell in made["cells"])
+    assert made["grid"]["selectors"][0] == "vote"
+    assert set(made["grid"]["selectors"]) == set(SELECTORS)
+    assert len(made["cells"]) == 2 * 3 * 3 * len(SELECTORS)
+    assert all(cell["latency_ms"] > 0 and cell["throughput_ms"] > 0 for cell in made["cells"])
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"frontier.json", "cells.csv", "report.html", "pictures", "traces"} <= names
     assert {"curves.png", "heat_map.svg"} <= {path.name for path in (tmp_path / "out" / "pictures").iterdir()}

@@ -249,11 +249,11 @@ def test_another_version_is_refused_by_name(members, tmp_path, capsys):
     root = stored(tmp_path / "root", members[:1])
     (root / "weak" / "frontier.json").write_text(json.dumps({**members[0].frontier, "version": 9}))
     assert main(["report", str(root)]) == 2
-    assert "must be of version 1, got 9" in capsys.readouterr().err
+    assert "must be of version 2, got 9" in capsys.readouterr().err
 
 
 def test_pictures_of_checkpoints_without_latencies_are_not_drawn(members, tmp_path):
-    bare = {**members[0].frontier, "cells": [{**c, "latency_ms_p50": None} for c in members[0].frontier["cells"]]}
+    bare = {**members[0].frontier, "cells": [{**c, "latency_ms": None} for c in members[0].frontier["cells"]]}
     assert plots.draw_joint({"bare": bare}, tmp_path) == []
 
 

@@ -12,10 +12,10 @@ from gram.evals.report import render
 from tests.browser import Browser, chromium
 from tests.test_frontier import fake_timings, made
 
-GRID = Grid(widths=(1, 2, 4, 8), depths=(1, 2, 4), selectors=("vote", "lprm", "halt"), trained_depth=2)
+GRID = Grid(widths=(1, 2, 4, 8), depths=(1, 2, 4), selectors=("vote", "lprm", "halt"), trained_depth=1)
 
 PICTURES = 10
-"""Curves (of the verdict, without halting, of accuracy), heat map, Pareto, selectors, halting, calibration (2),
+"""Curves (of the verdict, without halting, of coverage), heat map, Pareto, selectors, halting, calibration (2),
 difficulty."""
 
 
@@ -73,7 +73,7 @@ def test_halting_on_and_off_are_different_rows_in_both_modes(frontier):
     assert len(rows) == 2 * len(GRID.widths) * len(GRID.depths)
     assert {row[0] for row in rows} == {"head", "fixed"}
     wide = next(row for row in rows if row[:3] == ["fixed", "4", "2"])
-    assert wide[3] == wide[4] == "4 ms<br><small>3.6 to 5.6 ms</small>"
+    assert wide[3] == wide[4] == "4 ms<br><small>p95 5.6 ms</small>"
     assert wide[5] == "250"
     for heading in ("Matched budgets", "Matched budgets in full batches", "Matched arithmetic"):
         assert {row[0] for row in rows_under(html, heading)} == {"head", "fixed"}
@@ -84,8 +84,34 @@ def test_every_verdict_has_a_row(frontier):
     ways = {(row[0], row[1], row[2]) for row in rows}
     assert len(ways) == len(rows) == 2 * 2 * 3
     first = frontier["verdict"]
-    assert rows[0][:3] == ["coverage", "head", "latency, one puzzle"]
-    assert f"{100 * first['difference']:+.1f}" in rows[0][4]
+    assert rows[0][:3] == ["accuracy", "head", "latency, one puzzle"]
+    assert f"{100 * first['difference']:+.1f}" in rows[0][6]
+
+
+def test_every_selector_has_a_row_with_what_both_arms_spend(frontier):
+    rows = rows_under(render(frontier), "Every selector")
+    assert [row[0] for row in rows] == list(GRID.selectors)
+    first = frontier["verdict"]
+    for place, family in enumerate(("depth", "width", "restarts"), start=1):
+        assert rows[0][place].startswith(f"{100 * first[family]['value']:.1f} %")
+        assert figures.milliseconds(first[family]["spent"]) in rows[0][place]
+
+
+def test_coverage_comes_second_with_its_ceiling(frontier):
+    html = render(frontier)
+    assert html.index("What accuracy each millisecond buys") < html.index("Coverage: how many")
+    assert html.index(frontier["coverage"]["sentence"].replace("'", "&#x27;")) < html.index("<h2>")
+    (part,) = re.findall(r"<h2>Coverage: how many.*?</section>", html, flags=re.DOTALL)
+    assert "reaches 50.0 % at most" in part
+    assert "single " in part
+    assert 'class="line neutral dashed"' in part
+
+
+def test_what_stands_beside_the_verdict_stands_above_all_figures(frontier):
+    head = render(frontier).split("<h2>")[0]
+    for words in ("At matched arithmetic: at", "With halting fixed: at"):
+        assert words in head
+    assert frontier["verdict"]["restarts_sentence"] in head
 
 
 def test_the_heads_have_a_row_for_every_step(frontier):
@@ -94,7 +120,7 @@ def test_the_heads_have_a_row_for_every_step(frontier):
     assert [row[0] for row in rows] == ["1", "2", "3", "4"]
     trained = frontier["heads"]["steps"][GRID.trained_depth - 1]
     assert rows[GRID.trained_depth - 1][2] == f"{trained['ece']:.3f}"
-    assert f"{100 * trained['ece']:.1f} points<small>mean gap of predicted and right share, step 2" in html
+    assert f"{100 * trained['ece']:.1f} points<small>mean gap of predicted and right share, step 1" in html
 
 
 def test_few_rounds_are_told(frontier):
@@ -107,18 +133,18 @@ def test_a_path_of_a_family_follows_its_parameter(frontier):
     noisy = {**frontier, "cells": [dict(cell) for cell in frontier["cells"]]}
     for cell in noisy["cells"]:
         if cell["depth"] == GRID.trained_depth and cell["width"] == 4:
-            cell["latency_ms_p50"] *= 0.1
+            cell["latency_ms"] *= 0.5
     svg = figures.family_curves(noisy, "coverage", "head")
     (line,) = re.findall(r'<polyline class="line width" points="([^"]*)"', svg)
     places = [float(point.split(",")[0]) for point in line.split()]
-    assert len(places) == len(GRID.widths)
-    assert places[2] == min(places)
+    assert len(places) == len(GRID.widths) - 1
+    assert places[1] == min(places)
 
 
 def test_noise_is_told(frontier):
     assert "too noisy" not in render(frontier)
-    noisy = frontier | {"latency": {"is_noisy": True, "control_spread": 0.5}}
-    assert "spread by 50 %" in render(noisy)
+    noisy = made(grid=GRID, timings={**fake_timings(GRID), "is_noisy": True, "control_spread": 0.5})
+    assert "spread by 50 %" in render(noisy).split("<h2>")[0]
 
 
 def test_missing_numbers_leave_figures_out():
@@ -139,8 +165,8 @@ def test_text_is_escaped(frontier):
 
 
 def test_another_version_is_refused(frontier):
-    with pytest.raises(ValueError, match="frontier must be of version 1, got 2"):
-        render(frontier | {"version": 2})
+    with pytest.raises(ValueError, match="frontier must be of version 2, got 1"):
+        render(frontier | {"version": 1})
 
 
 @pytest.mark.parametrize("is_dark", [False, True])

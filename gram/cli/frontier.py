@@ -53,9 +53,15 @@ def frontier(
     widths: Annotated[str, typer.Option(metavar="N,N,...", help="Widths, from 1.")] = "1,2,4,8,16,32",
     depths: Annotated[
         str | None,
-        typer.Option(metavar="M,M,...", help="Depths. [default: powers of 2 up to twice the trained depth]"),
+        typer.Option(metavar="M,M,...", help="Depths. [default: powers of 2 up to four times the trained depth]"),
     ] = None,
-    selectors: Annotated[str, typer.Option(metavar="S,S,...", help="Selectors.")] = "vote,lprm,halt,first-halt",
+    selectors: Annotated[
+        str | None,
+        typer.Option(
+            metavar="S,S,...",
+            help="Selectors; the verdict speaks of the first. [default: the checkpoint's own, then all it has]",
+        ),
+    ] = None,
     haltings: Annotated[
         str, typer.Option(metavar="H,H,...", help="Halting rules; the verdict speaks of the first.")
     ] = "head,fixed",
@@ -83,7 +89,9 @@ def frontier(
     """
     from gram.cli import terminal
     from gram.cli.frontier_study import Study, show_estimate
+    from gram.cli.frontier_view import show
     from gram.evals.latency import grid_keys
+    from gram.evals.verdict import short_depths
 
     for name, value in (("limit", limit), ("rounds", rounds), ("seeds", seeds)):
         at_least_one(name, value)
@@ -102,6 +110,9 @@ def frontier(
         own = label or Path(sampler.name).name
         folder = root / own if is_joint or out is None else out
         studies[own] = Study(sampler, chosen, grid, sampling, keys, seeds, rounds, folder, is_quiet)
+    for label, study in studies.items():
+        if depths is not None and (short := short_depths(study.grid)) is not None:
+            terminal.tell(f"{label}: {short}")
     if is_dry_run or not (as_json or is_quiet):
         estimates = {label: study.estimate() for label, study in studies.items()}
         for label, estimate in estimates.items() if not as_json else ():
@@ -118,8 +129,8 @@ def frontier(
         write(study.folder, made, study.outcomes)
         found[label] = made
         if not as_json:
-            told = f"\n{label}: {made['verdict']['sentence']}\n{study.folder / REPORT_FILE}"
-            terminal.output().print(told, soft_wrap=True)
+            show(label, made)
+            terminal.output().print(str(study.folder / REPORT_FILE), soft_wrap=True)
     if not is_joint:
         if as_json:
             terminal.print_json(made)
@@ -130,7 +141,8 @@ def frontier(
         return
     for pair in joint["pairs"]:
         sentence = pair["sentences"].get("latency interactive", pair["why"])
-        terminal.output().print(f"\n{pair['a']} against {pair['b']}: {sentence}", soft_wrap=True)
+        told = f"\n{pair['a']} against {pair['b']}, {pair['measure']}: {sentence}"
+        terminal.output().print(told, soft_wrap=True)
     terminal.output().print(str(root / REPORT_FILE), soft_wrap=True)
 
 
@@ -157,14 +169,15 @@ def sampler_of(sampling: Sampling, family: Task, checkpoint: str | None) -> Samp
 
 
 def make_grid(
-    sampler: Sampler, config: SamplerConfig, widths: str, depths: str | None, selectors: str, haltings: str
+    sampler: Sampler, config: SamplerConfig, widths: str, depths: str | None, selectors: str | None, haltings: str
 ) -> Grid:
-    """The grid that the options name. Raises `ValueError`."""
+    """The grid of the options; depths left out reach what the headline's budget pays for. Raises `ValueError`."""
     from gram.evals.cells import Grid
     from gram.sampler.settings import first_halt
 
-    trained = sampler.model.config.depth
-    wanted = numbers("depths", depths, int) if depths else [2**power for power in range((2 * trained).bit_length())]
+    trained = sampler.model.config.trained_depth or sampler.model.config.depth
+    powers = [2**power for power in range((4 * trained).bit_length())]
+    wanted = numbers("depths", depths, int) if depths else [*powers, 2 * trained, 4 * trained]
     rules = tuple(haltings.split(","))
     thresholds = []
     for place, rule in enumerate(rules):
@@ -173,12 +186,22 @@ def make_grid(
     return Grid(
         widths=tuple(sorted({1, *numbers("widths", widths, int)})),
         depths=tuple(sorted({trained, *wanted})),
-        selectors=tuple(selectors.split(",")),
+        selectors=supported_selectors(sampler, config) if selectors is None else tuple(selectors.split(",")),
         haltings=rules,
         trained_depth=trained,
         first_halt=first_halt(sampler.settings(config), sampler.model),
         thresholds=tuple(thresholds),
     )
+
+
+def supported_selectors(sampler: Sampler, config: SamplerConfig) -> tuple[str, ...]:
+    """The checkpoint's own selector, then every other that the model has a head for."""
+    from gram.config import SELECTORS
+
+    own = sampler.settings(config).selector
+    # A model whose LPRM was never trained (an imported one) keeps zeros there: all its trajectories tie.
+    has_lprm = bool(sampler.model.lprm.weight.any())
+    return own, *(each for each in SELECTORS if each != own and (each != "lprm" or has_lprm))
 
 
 def numbers(name: str, text: str, kind: type[Any]) -> list[Any]:

@@ -51,6 +51,7 @@ def folders(root: Path) -> list[Path]:
 
 def members(root: Path) -> list[Member]:
     """Every frontier in a folder of frontiers. Raises `ValueError` for a damaged one."""
+    from gram.evals.frontier import VERSION
     from gram.evals.joint import Member
     from gram.evals.outcomes import OUTCOMES_FILE
     from gram.evals.outcomes import read as read_outcomes
@@ -58,8 +59,8 @@ def members(root: Path) -> list[Member]:
     found = []
     for folder in folders(root):
         made = read(folder / FRONTIER_FILE)
-        if made.get("version") != 1:
-            raise ValueError(f"{folder / FRONTIER_FILE}: must be of version 1, got {made.get('version')!r}")
+        if made.get("version") != VERSION:
+            raise ValueError(f"{folder / FRONTIER_FILE}: must be of version {VERSION}, got {made.get('version')!r}")
         found.append(Member(folder.name, made, read_outcomes(folder / OUTCOMES_FILE, made["grid"])))
     return found
 

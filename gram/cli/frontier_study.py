@@ -75,7 +75,7 @@ class Study:
         import numpy as np
 
         from gram.evals.cost import preflight
-        from gram.evals.frontier import bases
+        from gram.evals.measures import bases
         from gram.evals.memory_probe import peak_kib
 
         probe = replace(self.config, width=self.launch, depth=PROBE_STEPS, halting="fixed", halt_threshold=None)
