@@ -14,7 +14,7 @@ import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from gram.evals.evaluate import count_solutions
 from gram.evals.heads import HeadTally
 from gram.evals.latency import MODES, price_table
 from gram.evals.measures import Table, bases
+from gram.evals.prices import Prices, prices_of_clock
 from gram.evals.verdict import exchange_rates, saturation_width, verdict, warnings
 from gram.tasks.protocol import PuzzleSet, Task
 
@@ -47,15 +48,6 @@ SHORT = (
     *("restarts_difference", "by_construction", "choice_changes", "break_even"),
 )
 """Of a verdict that stands beside; its cells come with it."""
-
-
-class Prices(NamedTuple):
-    """What cells cost by one way of matching, `[H, M, N]`; NaN where unknown."""
-
-    mean: Floats
-    p95: Floats
-    draws: Floats | None = None
-    """From resampled timings, `[R, H, M, N]`."""
 
 
 def analyse(
@@ -92,7 +84,7 @@ def analyse(
     table = Table(outcomes, real, grid, groups, solutions)
     if on_outcomes is not None:
         on_outcomes(table.arrays(known.puzzles))
-    prices = prices_of(table, model, timings)
+    prices = prices_of(traces, table, model, timings)
     rows, verdicts = _matched(table, prices, budgets)
     first = ("accuracy", grid.haltings[0], MAIN, grid.selectors[0])
     main = verdicts.pop(first)
@@ -125,16 +117,21 @@ def analyse(
             "budgets": rows,
             "heads": heads.summary(),
             "difficulty": difficulty_rows(table, known, main),
-            "latency": {key: value for key, value in timings.items() if key != "latencies"},
+            "latency": {key: value for key, value in timings.items() if key not in ("latencies", "clock")},
             "cost": {"step": cost.step_macs(model), "decode": cost.decode_macs(model)},
         }
     )
     return made
 
 
-def prices_of(table: Table, model: ModelConfig, timings: Mapping[str, Any]) -> dict[str, Prices]:
+def prices_of(
+    traces: Sequence[Trace], table: Table, model: ModelConfig, timings: Mapping[str, Any]
+) -> dict[str, Prices]:
     """Prices by way of matching, in the order of `UNITS`."""
     grid, latencies = table.grid, list(timings.get("latencies", []))
+    macs = price_in_macs(table, model)
+    if "clock" in timings:
+        return {**prices_of_clock(traces, grid, timings), "macs": Prices(macs, macs)}
 
     def timed(mode: str, field: str) -> Floats:
         return np.stack(
@@ -142,7 +139,7 @@ def prices_of(table: Table, model: ModelConfig, timings: Mapping[str, Any]) -> d
         )
 
     found = {f"latency {mode}": Prices(timed(mode, "p50_ms"), timed(mode, "p95_ms")) for mode in MODES}
-    macs, joules = price_in_macs(table, model), timed("interactive", "joules")
+    joules = timed("interactive", "joules")
     return {**found, "energy": Prices(joules, joules), "macs": Prices(macs, macs)}
 
 

@@ -120,7 +120,8 @@ def test_several_checkpoints_give_one_page(folder, second, tmp_path, capsys):
     made = json.loads(capsys.readouterr().out)
     labels = [folder.name, second.name]
     assert list(made["frontiers"]) == labels
-    (pair,) = made["pairs"]
+    pair, covered = made["pairs"]
+    assert (pair["measure"], covered["measure"]) == ("accuracy", "coverage")
     assert [pair["a"], pair["b"]] == sorted(labels)
     assert pair["puzzles"] == 8
     assert {row["matched_by"] for row in pair["budgets"]} == {"latency interactive", "latency throughput", "macs"}
