@@ -142,7 +142,9 @@ def test_shipped_checkpoints_come_from_the_published_recipes():
         assert shipped.log_sigma_center == pytest.approx(center)
         assert shipped.halt_threshold == card.get("halt_threshold", recipe.model.halt_threshold)
         assert shipped.depth == card.get("depth", recipe.model.depth)
-        chosen = {name: getattr(recipe.model, name) for name in ("log_sigma_center", "halt_threshold", "depth")}
+        assert (shipped.trained_depth or shipped.depth) == recipe.model.depth
+        names = ("log_sigma_center", "halt_threshold", "depth", "trained_depth")
+        chosen = {name: getattr(recipe.model, name) for name in names}
         assert replace(shipped, **chosen) == recipe.model
         # Steps or minutes, whichever ended the run.
         limit = recipe.training.minutes
