@@ -6,7 +6,7 @@ Gradients flow through the last transition only; the state is carried, detached.
 noisy step: every draw of the posterior that the KL does not charge leaks the target into the state.
 
 Slots may instead follow the prior (`TrainConfig.prior_share`); these maximise the likelihood of any valid answer,
-`log sum_s p(s)`, which pulls a state towards the solution it is nearest to. Best-of-many (`TrainConfig.best_of`) has no
+`log sum_s p(s)`, which pulls a state towards the solution it is nearest to. With target `set` all slots do. Best-of-many (`TrainConfig.best_of`) has no
 posterior: of several trajectories of a puzzle under the prior, `rows_ahead` finds the one nearest to the target, and
 that one takes the loss. Models with fixed noise (EqR, 2605.21488) meet it here as in sampling.
 
@@ -54,7 +54,8 @@ class Slots(NamedTuple):
     targets: Tensor
     """`[B, A]` int64."""
     solutions: Tensor
-    """Some or all valid answers of each puzzle, `[B, S, A]` int64; padding tokens where there are fewer."""
+    """Some or all valid answers of each puzzle that a slot may aim at, `[B, S, A]` int64; padding tokens where there
+    are fewer, and everywhere where it aims at its target."""
     is_empty: Tensor
     """Shown as the empty condition, `[B]`."""
     is_prior: Tensor
@@ -89,13 +90,14 @@ class Loss(NamedTuple):
 
     total: Tensor
     cross_entropy: Tensor
-    """Mean over output tokens, nats."""
+    """Mean over output tokens, nats; with target `set` that of the likelihood of any solution."""
     kl: Tensor
     """Mean over tokens of noisy slots, nats."""
     kl_first: Tensor
     """The same over slots at their first noisy step; NaN where there is none, and without a condition."""
     exact: Tensor
-    """Share of slots whose decoded answer is the target (the posterior's view, not accuracy)."""
+    """Share of slots whose decoded answer is the target (the posterior's view, not accuracy); with target `set` one of
+    the solutions that the slot aims at."""
     heads: Tensor
     """Halt and LPRM losses together."""
     h: Tensor
@@ -131,7 +133,16 @@ def step_loss(
 
     logits = decode(weights, spec, h)
     entropy, per_puzzle = _entropy(logits, slots.targets, token_weights_V)
-    if training.prior_share:
+    answers = logits.argmax(-1)
+    is_exact = _equal(answers, slots.targets, token_weights_V)
+    told = entropy.mean(1)
+    if training.target == "set":
+        is_listed = slots.solutions[..., 0] > 0
+        has_listed = is_listed.any(1)
+        per_puzzle = torch.where(has_listed, set_loss(logits, slots.solutions, token_weights_V), per_puzzle)
+        is_any = (_equal(answers[:, None], slots.solutions, token_weights_V) & is_listed).any(1)
+        is_exact, told = torch.where(has_listed, is_any, is_exact), per_puzzle.detach()
+    elif training.prior_share:
         nearest = set_loss(logits, slots.solutions, token_weights_V)
         per_puzzle = torch.where(slots.is_prior & (noisy_B | slots.is_empty), nearest, per_puzzle)
     led_B = ~slots.is_prior
@@ -143,14 +154,12 @@ def step_loss(
     heads = head_loss(weights, spec, replay)
     first = ((slots.step == spec.noise_free_steps) & led_B).to(torch.float32)
     per_slot = divergence.mean(1)
-    answers = logits.argmax(-1)
-    is_right = (answers == slots.targets) | (token_weights_V[slots.targets] == 0)
     return Loss(
         total=per_puzzle.mean() + beta * balanced_mean + heads,
-        cross_entropy=((entropy.mean(1) * led).sum() / led.sum()).detach(),
+        cross_entropy=((told * led).sum() / led.sum()).detach(),
         kl=(per_slot * noisy).sum() / noisy.sum().clamp(min=1),
         kl_first=(per_slot * first).sum() / first.sum() if has_leak else per_slot.sum() * torch.nan,
-        exact=(is_right.all(1) * led).sum() / led.sum(),
+        exact=(is_exact * led).sum() / led.sum(),
         heads=heads.detach(),
         h=h.detach(),
         l=l.detach(),
@@ -182,6 +191,11 @@ def _entropy(logits: Tensor, targets: Tensor, token_weights_V: Tensor) -> tuple[
     share = token_weights_V[targets]
     entropy = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(share)
     return entropy, (entropy * share).sum(1) / share.sum(1)
+
+
+def _equal(answers: Tensor, targets: Tensor, token_weights_V: Tensor) -> Tensor:
+    """Whether answers `[..., A]` are the targets at every token that has a weight, `[...]`."""
+    return ((answers == targets) | (token_weights_V[targets] == 0)).all(-1)
 
 
 def _last_transition(

@@ -151,5 +151,9 @@ def _check_together(model: ModelConfig, training: TrainConfig) -> None:
             raise ValueError(f"token_weights must name tokens below {model.vocabulary}, got {token}")
     if model.injector == "path" and model.guidance != "none":
         raise ValueError(f"guidance must be none with path noise or a random initial state, got {model.guidance!r}")
+    if training.target == "set" and model.guidance != "none":
+        raise ValueError(f"guidance must be none with target set, got {model.guidance!r}, which takes one target")
+    if training.target == "set" and not model.is_conditional:
+        raise ValueError("target must be drawn without a condition, where there are too many solutions, got 'set'")
     if training.best_of > 1 and model.guidance == "none":
         raise ValueError(f"best_of must be 1 without learned noise, got {training.best_of}")

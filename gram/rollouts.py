@@ -4,7 +4,7 @@ Every optimiser step advances a few trajectories under the prior, on training pu
 depth of its own, mostly a small one, so that early answers, which often fail, are final ones too. A finished rollout's
 states go to a replay with two targets: whether each state's own answer is right, and whether the last one was.
 
-Shapes: `S` rollout slots, `L` tokens (registers included), `D` columns.
+Shapes: `S` rollout slots, `M` depth, `L` tokens (registers included), `D` columns.
 """
 
 from __future__ import annotations
@@ -25,11 +25,15 @@ from gram.training_puzzles import TrainingPuzzles
 from gram.training_slots import initial_state
 
 CAPACITY = 2048
-"""States kept for replay; at 48 rollouts they are at most about 45 optimiser steps old."""
+"""States kept for replay, on all ranks together; at 48 rollouts they are at most about 45 optimiser steps old."""
 FIRST_TRAJECTORY = 1 << 31
 """Trajectory ids of rollouts start here, apart from those of training slots."""
 
 StepFunction = Callable[..., Step]
+
+_ARRAYS = ("puzzles", "targets", "hashes", "trajectory", "taken", "last", "past_right", "kept_right", "kept_final")
+_COUNTS = ("started", "written")
+_TENSORS = ("h", "l", "past_h", "kept_h")
 
 
 class Rollouts:
@@ -62,11 +66,12 @@ class Rollouts:
         self.last = np.zeros(slots, np.int64)
         self.started = 0
         self.is_empty = None if config.is_conditional else torch.ones(slots, dtype=torch.bool, device=device)
-        self.past_h: list[list[Tensor]] = [[] for _ in range(slots)]
-        self.past_right: list[list[bool]] = [[] for _ in range(slots)]
-        self.kept_h = torch.zeros((CAPACITY, *state[1:]), dtype=dtype, device=device)
-        self.kept_right = np.zeros(CAPACITY, np.float32)
-        self.kept_final = np.zeros(CAPACITY, np.float32)
+        self.past_h = torch.zeros((slots, config.depth, *state[1:]), dtype=dtype, device=device)
+        self.past_right = np.zeros((slots, config.depth), np.uint8)
+        self.capacity = max(1, CAPACITY // ranks.size)
+        self.kept_h = torch.zeros((self.capacity, *state[1:]), dtype=dtype, device=device)
+        self.kept_right = np.zeros(self.capacity, np.float32)
+        self.kept_final = np.zeros(self.capacity, np.float32)
         self.written = 0
 
     def _refill(self, weights: Weights, rng: np.random.Generator) -> None:
@@ -118,26 +123,46 @@ class Rollouts:
         self.h, self.l = state.h.clone(), state.l.clone()
         answers = decode(weights, self.spec, self.h).argmax(-1).to(torch.uint8).cpu().numpy()
         is_right = self.source.are_right(self.puzzles, self.targets, answers)
+        every = np.arange(self.slots)
+        self.past_h[torch.from_numpy(every).to(device), torch.from_numpy(self.taken).to(device)] = self.h
+        self.past_right[every, self.taken] = is_right
         self.taken += 1
-        for slot in range(self.slots):
-            self.past_h[slot].append(self.h[slot].clone())
-            self.past_right[slot].append(bool(is_right[slot]))
-            if self.taken[slot] == self.last[slot]:
-                self._keep(slot)
+        for slot in np.flatnonzero(self.taken == self.last):
+            self._keep(int(slot))
         return float(is_right.mean())
 
     def _keep(self, slot: int) -> None:
-        for h, is_right in zip(self.past_h[slot], self.past_right[slot], strict=True):
-            place = self.written % CAPACITY
-            self.kept_h[place] = h
-            self.kept_right[place] = is_right
-            self.kept_final[place] = self.past_right[slot][-1]
-            self.written += 1
-        self.past_h[slot], self.past_right[slot] = [], []
+        """Moves a finished rollout into the replay."""
+        count = int(self.last[slot])
+        places = (self.written + np.arange(count)) % self.capacity
+        self.kept_h[torch.from_numpy(places).to(self.h.device)] = self.past_h[slot, :count]
+        self.kept_right[places] = self.past_right[slot, :count]
+        self.kept_final[places] = self.past_right[slot, count - 1]
+        self.written += count
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that a resumed run needs, of all ranks one after another; each must ask."""
+        device = self.h.device
+        arrays = {name: torch.from_numpy(getattr(self, name).copy()).to(device) for name in _ARRAYS}
+        counts = {name: torch.tensor([getattr(self, name)], device=device) for name in _COUNTS}
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        return {name: self.ranks.gather(value) for name, value in {**arrays, **counts, **tensors}.items()}
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `state`. Saved by another number of ranks, the rollouts begin anew: no rank had these."""
+        if len(tensors["started"]) != self.ranks.size:
+            return
+        own = {name: value.chunk(self.ranks.size)[self.ranks.rank] for name, value in tensors.items()}
+        for name in _ARRAYS:
+            setattr(self, name, own[name].numpy().copy())
+        for name in _COUNTS:
+            setattr(self, name, int(own[name]))
+        for name in _TENSORS:
+            getattr(self, name).copy_(own[name])
 
     def draw(self, rng: np.random.Generator, count: int) -> Replay:
         """`count` states of finished rollouts, with weight 0 while there are none."""
-        filled = min(self.written, CAPACITY)
+        filled = min(self.written, self.capacity)
         index = rng.integers(0, max(1, filled), count)
         device = self.h.device
         return Replay(

@@ -5,9 +5,13 @@ Not the loop (`gram/train.py`). Every refusal is a `RecipeError` in one line.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,8 @@ from torch import Tensor
 from gram import checkpoint
 from gram.recipe import Recipe, RecipeError
 
+RUN_FILE = "run.json"
+LOCK_FILE = "training.lock"
 RECENT_LINES = 30
 
 
@@ -55,12 +61,43 @@ def starting_weights(recipe: Recipe, start: Path) -> dict[str, Tensor]:
     return checkpoint.load(start, dtype=torch.float32).weights()
 
 
-def claim(recipe: Recipe, out: Path, start: Path | None, puzzles: str | None) -> None:
-    """Marks the folder as this recipe's run, or refuses one that holds another. The length of a run may change.
+@contextmanager
+def claimed(recipe: Recipe, out: Path, start: Path | None, puzzles: str | None) -> Iterator[None]:
+    """Marks the folder as this recipe's run, and keeps other processes from training into it meanwhile.
 
-    `start`: checkpoint whose weights it begins with; `puzzles`: digest of the file it trains on.
+    `start`: checkpoint whose weights it begins with; `puzzles`: digest of the file it trains on. The length of a run may
+    change. Raises `RecipeError` for a folder that holds another run or is being trained into.
     """
-    path = out / "run.json"
+    mine = _identity(recipe, out, start, puzzles)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        handle = os.open(out / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise RecipeError(f"folder {out} cannot be written: {error.strerror}") from None
+    try:
+        _lock(out, handle)
+        # Another process may have made it its own before this one got the lock.
+        _identity(recipe, out, start, puzzles)
+        if not (out / RUN_FILE).is_file():
+            checkpoint.write_json(out / RUN_FILE, mine)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(out: Path, handle: int) -> None:
+    """Locks the folder until the handle is closed, by this process or by its end."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RecipeError(f"folder {out} is being trained into by another process") from None
+    except OSError as error:
+        raise RecipeError(f"{out / LOCK_FILE} cannot be locked: {error.strerror}") from None
+
+
+def _identity(recipe: Recipe, out: Path, start: Path | None, puzzles: str | None) -> dict[str, Any]:
+    """What `run.json` says of this run. Raises `RecipeError` where the folder holds another, or anything else."""
+    path = out / RUN_FILE
     mine = json.loads(json.dumps(recipe.to_json()))
     if start is not None:
         mine["start"] = hashlib.sha256((start / checkpoint.WEIGHTS_FILE).read_bytes()).hexdigest()
@@ -76,13 +113,13 @@ def claim(recipe: Recipe, out: Path, start: Path | None, puzzles: str | None) ->
             raise RecipeError(
                 f"folder {out} must be empty or hold a run of recipe {recipe.name}, got another {differing[0]}"
             )
-        return
+        return mine
     if (out / checkpoint.CONFIG_FILE).exists():
         raise RecipeError(f"folder {out} must be empty or hold a run of recipe {recipe.name}, got a checkpoint")
     _check_prior_share(recipe)
     if out.exists() and not out.is_dir():
         raise RecipeError(f"folder must be a directory, got the file {out}")
-    checkpoint.write_json(path, mine)
+    return mine
 
 
 def _check_prior_share(recipe: Recipe) -> None:

@@ -13,6 +13,7 @@ import math
 import platform
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
@@ -31,7 +32,7 @@ from gram.objective import Loss, Replay, Slots, diagnose, earlier_transitions, e
 from gram.optimiser import FlatWeights, kl_beta, learning_rate
 from gram.recipe import Recipe, RecipeError
 from gram.rollouts import Rollouts
-from gram.run_folder import claim, finite, mend_log, recent_kl_first, starting_weights
+from gram.run_folder import claimed, finite, mend_log, recent_kl_first, starting_weights
 from gram.sampler.run import sample
 from gram.tasks.protocol import PuzzleSet
 from gram.training_puzzles import TrainingPuzzles
@@ -224,9 +225,14 @@ class Trainer:
         return found / sum(self.task.count_solutions(puzzle) for puzzle in held_out.puzzles)
 
     def save_state(self) -> None:
-        """Writes what a resumed run needs, in one file that is whole or absent; every rank must call."""
+        """Writes what a resumed run needs, in one file that is whole or absent; every rank must call.
+
+        It holds all that the next steps read, so that a run that was killed ends with the weights of one that never
+        was, bit for bit, on one type of machine and with one number of threads and ranks.
+        """
         tensors = {f"flat.{name}": tensor for name, tensor in self.flat.state().items()}
         tensors |= {f"slots.{name}": tensor for name, tensor in self.slots.state().items()}
+        tensors |= {f"rollouts.{name}": tensor for name, tensor in self.rollouts.state().items()}
         metadata = {
             "step": str(self.step),
             "elapsed_s": repr(self.elapsed_s),
@@ -249,6 +255,7 @@ class Trainer:
 
         self.flat.load_state(part("flat."))
         self.slots.load_state(part("slots."))
+        self.rollouts.load_state(part("rollouts."))
         self.step, self.elapsed_s = int(metadata["step"]), float(metadata["elapsed_s"])
         self.figures = json.loads(metadata["figures"])
         return True
@@ -295,10 +302,11 @@ def train(
     """Trains a recipe into a folder; a folder that holds a part of the same run is continued. Returns the run's card.
 
     Ends when the recipe's steps or minutes are spent, or, with everything saved, soon after `should_stop()` is true.
-    `start` is a checkpoint directory whose weights a new run begins with; its depth may differ. `puzzles` is a file of
-    pairs to train on in place of the task's own. With several `ranks` each calls this, and `on_progress` is told on the
-    first. Raises `RecipeError` where the folder holds another run, the checkpoint is one of another model or the
-    recipe's puzzles are missing, `PuzzleError` for a file that cannot be trained on, `ValueError` for a batch that
+    A recipe that counts its length in steps gives the same weights bit for bit, whether it was stopped and continued or
+    not, on one type of machine with one number of threads and ranks. `start` is a checkpoint directory whose weights a
+    new run begins with; its depth may differ. `puzzles` is a file of pairs to train on in place of the task's own. With
+    several `ranks` each calls this, and `on_progress` is told on the first. Raises `RecipeError` where the folder holds
+    another run or is being trained into, the checkpoint is one of another model or the recipe's puzzles are missing, `PuzzleError` for a file that cannot be trained on, `ValueError` for a batch that
     the ranks cannot share.
     """
     ranks = ranks or Ranks()
@@ -307,28 +315,27 @@ def train(
         raise RecipeError(f"recipe {recipe.name} must be given --puzzles FILE ({recipe.needs_puzzles}), got none")
     ranks.share(recipe.training.batch, "batch")
     source = TrainingPuzzles(recipe.task, recipe.model, recipe.training, puzzles)
-    if ranks.is_first:
-        claim(recipe, out, start, source.digest())
-    ranks.wait()
-    trainer = Trainer(
-        recipe,
-        out,
-        device=device or torch.device("cpu"),
-        dtype=dtype,
-        is_compiled=is_compiled,
-        start=start,
-        puzzles=source,
-        ranks=ranks,
-    )
-    trainer.load_state()
-    if trainer.fraction >= 1:
-        return checkpoint.read_card(out)
-    ranks.wait()
-    if not ranks.is_first:
-        return _run(trainer, command, None, None, should_stop)
-    mend_log(out / "log.jsonl", trainer.step)
-    with (out / "log.jsonl").open("a") as log:
-        return _run(trainer, command, log, on_progress, should_stop)
+    with claimed(recipe, out, start, source.digest()) if ranks.is_first else nullcontext():
+        ranks.wait()
+        trainer = Trainer(
+            recipe,
+            out,
+            device=device or torch.device("cpu"),
+            dtype=dtype,
+            is_compiled=is_compiled,
+            start=start,
+            puzzles=source,
+            ranks=ranks,
+        )
+        trainer.load_state()
+        if trainer.fraction >= 1:
+            return checkpoint.read_card(out)
+        ranks.wait()
+        if not ranks.is_first:
+            return _run(trainer, command, None, None, should_stop)
+        mend_log(out / "log.jsonl", trainer.step)
+        with (out / "log.jsonl").open("a") as log:
+            return _run(trainer, command, log, on_progress, should_stop)
 
 
 def _run(
@@ -346,8 +353,7 @@ def _run(
         trainer.elapsed_s, is_over = ranks.settle(time.monotonic() - began, is_stopping, trainer.device)
         return is_over
 
-    evaluated_s = saved_s = told_s = trainer.elapsed_s
-    told_step = trainer.step
+    told_s, told_step = trainer.elapsed_s, trainer.step
     kls: list[float] = []
     while trainer.fraction < 1 and not settle(should_stop()):
         values = trainer.advance()
@@ -355,11 +361,10 @@ def _run(
             kls.append(values["kl_first"])
         settle()
         evaluation: dict[str, float] = {}
-        if trainer.fraction >= 1 or trainer.elapsed_s - evaluated_s >= training.evaluate_every_s:
+        if trainer.fraction >= 1 or trainer.step % training.evaluate_every_steps == 0:
             if ranks.is_first:
                 evaluation = trainer.figures = trainer.evaluate()
             settle()
-            evaluated_s = trainer.elapsed_s
         if log is not None and (evaluation or trainer.step % LOG_EVERY_STEPS == 0):
             elapsed_s = max(trainer.elapsed_s, 1e-9)
             values["kl_first"] = sum(kls) / len(kls) if kls else math.nan
@@ -378,7 +383,6 @@ def _run(
             log.flush()
             if on_progress is not None:
                 on_progress(progress)
-        if trainer.elapsed_s - saved_s >= training.checkpoint_every_s:
+        if trainer.step % training.checkpoint_every_steps == 0:
             trainer.save(command)
-            saved_s = trainer.elapsed_s
     return trainer.save(command)

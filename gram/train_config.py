@@ -6,8 +6,11 @@ Field strings say meaning, unit and range; `__post_init__` refuses what is out o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-from gram.config import at_least, make_plain, within
+from gram.config import at_least, make_plain, one_of, within
+
+Target = Literal["drawn", "set", "stored"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,12 +20,17 @@ class TrainConfig:
     steps: int | None = None
     """Optimiser steps of the whole run; the schedules follow whichever of `steps` and `minutes` is nearer its end."""
     minutes: float | None = None
-    """Wall-clock minutes of the whole run, resumed parts included."""
+    """Wall-clock minutes of the whole run, resumed parts included. The weights then depend on the clock; with `steps`
+    alone nothing of them does."""
     batch: int = 256
     """Slots: puzzles thought about at once, on all processes together; one optimiser step advances all by one
     supervision step."""
     split: str = "train"
     """Split of the task that training draws from."""
+    target: Target = "drawn"
+    """What a puzzle with several solutions is trained towards: one of them, drawn anew each time the puzzle is
+    (`drawn`); whichever the model is nearest to, `-log sum_s p(s)` over all (`set`, for models without guidance); or
+    one fixed solution, which the puzzle alone decides (`stored`)."""
     learning_rate: float = 1e-3
     """Peak rate of AdamW."""
     warmup_steps: int = 100
@@ -61,14 +69,14 @@ class TrainConfig:
     """Prior rollouts advanced beside each optimiser step; halt head and LPRM learn from them."""
     seed: int = 0
     """Seed of weights, data and noise."""
-    evaluate_every_s: float = 60.0
-    """Seconds between prior-rollout evaluations on held-out puzzles (unit: wall-clock)."""
+    evaluate_every_steps: int = 500
+    """Optimiser steps between prior-rollout evaluations on held-out puzzles."""
     evaluate_puzzles: int = 96
     """Held-out puzzles of such an evaluation."""
     evaluate_width: int = 8
     """Trajectories per puzzle of such an evaluation."""
-    checkpoint_every_s: float = 60.0
-    """Seconds between checkpoints of the run."""
+    checkpoint_every_steps: int = 250
+    """Optimiser steps between checkpoints of the run."""
 
     def __post_init__(self) -> None:
         make_plain(self)
@@ -76,6 +84,9 @@ class TrainConfig:
             raise ValueError("steps or minutes must be set, got neither")
         for name in ("batch", "best_of", "rollout_slots", "evaluate_puzzles", "evaluate_width"):
             at_least(name, getattr(self, name), 1)
+        for name in ("evaluate_every_steps", "checkpoint_every_steps"):
+            at_least(name, getattr(self, name), 1)
+        one_of("target", self.target, get_args(Target))
         at_least("gradient_calls", self.gradient_calls, 0)
         if self.steps is not None:
             at_least("steps", self.steps, 1)
@@ -87,6 +98,8 @@ class TrainConfig:
         fractions = [point[0] for point in self.kl_beta]
         if not fractions or fractions != sorted(fractions):
             raise ValueError(f"kl_beta must list rising fractions of training, got {self.kl_beta}")
+        if self.target == "set" and self.prior_share:
+            raise ValueError(f"prior_share must be 0 with target set, got {self.prior_share:g}")
         if self.best_of > 1 and self.prior_share:
             raise ValueError(f"prior_share must be 0 with best_of {self.best_of}, got {self.prior_share:g}")
 

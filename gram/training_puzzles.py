@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gram.config import ModelConfig
 from gram.tasks.blank import blank_puzzle
+from gram.tasks.identity import puzzle_hash
 from gram.tasks.protocol import PuzzleError, PuzzleSet, Task, Tokens
 from gram.train_config import TrainConfig
 
@@ -25,6 +26,7 @@ class TrainingPuzzles:
     def __init__(self, task: Task, config: ModelConfig, training: TrainConfig, file: Path | str | None = None) -> None:
         """`file`: question and answer of each puzzle, in a format that the task reads. Raises `PuzzleError`."""
         self.task, self.split, self.is_conditional = task, training.split, config.is_conditional
+        self.is_stored = training.target == "stored" and task.is_multi_solution
         self.pairs: PuzzleSet | None = None
         has_own = task.split_size() != 0
         if file is not None:
@@ -41,6 +43,17 @@ class TrainingPuzzles:
 
     def draw(self, rng: np.random.Generator, count: int) -> tuple[Tokens, Tokens]:
         """`count` pairs from `rng` alone: puzzles `[count, L]` and targets `[count, A]`."""
+        puzzles, targets = self._draw(rng, count)
+        return puzzles, np.stack([self._stored(puzzle) for puzzle in puzzles]) if self.is_stored else targets
+
+    def _stored(self, puzzle: Tokens) -> Tokens:
+        """The one solution `[A]` that stands for all of a puzzle's, by its hash: the same in any run."""
+        solutions = self.task.solutions(puzzle)
+        chosen: Tokens = solutions[puzzle_hash(self.task.name, puzzle) % len(solutions)]
+        return chosen
+
+    def _draw(self, rng: np.random.Generator, count: int) -> tuple[Tokens, Tokens]:
+        """Pairs as the generator or the file has them."""
         if self.pairs is None:
             return self.task.training_batch(rng, count, split=self.split)
         assert self.pairs.answers is not None

@@ -24,7 +24,7 @@ from gram.train_config import TrainConfig
 from gram.training_puzzles import TrainingPuzzles
 
 MOST_SOLUTIONS = 128
-"""Valid answers that a slot which follows the prior is shown."""
+"""Valid answers that a slot is shown which aims at any of them (`prior_share`, target `set`)."""
 
 
 class TrainingSlots:
@@ -50,7 +50,8 @@ class TrainingSlots:
         self.puzzles = np.zeros((count, config.tokens), np.int64)
         self.targets = np.zeros((count, config.output_tokens), np.int64)
         has_several = puzzles.task.is_multi_solution and config.is_conditional
-        listed = MOST_SOLUTIONS if training.prior_share and has_several else 1
+        is_listing = training.prior_share > 0 or training.target == "set"
+        listed = MOST_SOLUTIONS if is_listing and has_several else 1
         self.solutions = np.zeros((count, listed, config.output_tokens), np.int64)
         self.is_empty = np.zeros(count, bool)
         self.is_prior = np.zeros(count, bool)
@@ -75,7 +76,8 @@ class TrainingSlots:
         self.is_prior[free] = follows & (~self.is_empty[free] | (not self.config.is_conditional))
         self.solutions[free] = 0
         if self.config.is_conditional:
-            for slot in free[self.is_prior[free]]:
+            aims_at_all = ~self.is_empty[free] if self.training.target == "set" else self.is_prior[free]
+            for slot in free[aims_at_all]:
                 self._list_solutions(int(slot), rng)
         hashes = np.array([puzzle_hash(self.source.task.name, puzzle) for puzzle in puzzles], np.int64)
         self.hashes[free] = hashes.repeat(copies)
@@ -120,7 +122,7 @@ class TrainingSlots:
             return
         near = np.zeros(answers.shape, np.int64)
         led = self.is_prior[self.own]
-        nearest_boards = self.source.task.nearest_boards  # type: ignore[attr-defined]  # `claim` has looked
+        nearest_boards = self.source.task.nearest_boards  # type: ignore[attr-defined]  # `run_folder` has looked
         near[led] = nearest_boards(answers[torch.from_numpy(led)].to(torch.uint8).cpu().numpy())
         self.solutions[:, 0] = self.ranks.gather(torch.from_numpy(near).to(answers.device)).cpu().numpy()
 

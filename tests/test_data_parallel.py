@@ -80,10 +80,10 @@ def test_two_ranks_give_the_gradients_of_one(tmp_path, case):
 def test_two_ranks_continue_a_run_and_only_the_first_writes(tmp_path):
     """One process begins, two go on, one ends: the folder holds one log, whole, and no temporary file."""
     out = tmp_path / "run"
-    run(out, recipe(steps=10, checkpoint_every_s=0.0))
+    run(out, recipe(steps=10, checkpoint_every_steps=1))
     said = [json.loads(line) for line in launch("train", "20", str(out)).splitlines() if line.startswith("{")]
     assert sorted((line["rank"], line["steps"]) for line in said) == [(0, 20), (1, 20)]
-    assert run(out, recipe(steps=30, checkpoint_every_s=0.0))["optimiser_steps"] == 30
+    assert run(out, recipe(steps=30, checkpoint_every_steps=1))["optimiser_steps"] == 30
     steps = [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()]
     assert steps == [10, 20, 30]
     assert not [path.name for path in out.iterdir() if path.name.startswith(".")]

@@ -27,7 +27,7 @@ from tests.models import tiny_config, tiny_model
 def recipe(*, model=None, **training) -> Recipe:
     values = {
         "steps": 6, "batch": 8, "rollout_slots": 4, "warmup_steps": 2, "evaluate_puzzles": 4, "evaluate_width": 2,
-        "checkpoint_every_s": 1e9, "evaluate_every_s": 1e9,
+        "checkpoint_every_steps": 10**9, "evaluate_every_steps": 10**9,
     }  # fmt: skip
     config = tiny_config(**(model or {}))
     return Recipe("tiny", "", get_task(config.task), config, TrainConfig(**{**values, **training}))
@@ -168,31 +168,6 @@ def test_training_learns_a_tiny_task(tmp_path):
     assert after["coverage_pooled"] > 0.9
 
 
-def test_a_resumed_run_has_the_slots_and_weights_of_one_never_stopped(tmp_path):
-    whole = trainer(tmp_path / "a")
-    parts = trainer(tmp_path / "b")
-    for _ in range(4):
-        whole.advance()
-    for _ in range(2):
-        parts.advance()
-    parts.save_state()
-    resumed = trainer(tmp_path / "b")
-    assert resumed.load_state()
-    assert resumed.step == 2
-    for name, value in parts.slots.state().items():
-        assert torch.equal(resumed.slots.state()[name], value), name
-    for name, value in parts.flat.state().items():
-        assert torch.equal(resumed.flat.state()[name], value), name
-    for _ in range(2):
-        resumed.advance()
-    # Rollouts start anew on resume, so only the heads, and through clipping the rest by a little, may differ.
-    assert np.array_equal(resumed.slots.puzzles, whole.slots.puzzles)
-    core = [name for name in whole.flat.shapes if not name.startswith(("halt", "lprm"))]
-    for name in core:
-        ours, theirs = resumed.flat.views(resumed.flat.master)[name], whole.flat.views(whole.flat.master)[name]
-        assert torch.allclose(ours, theirs, atol=2e-3), name
-
-
 def test_run_writes_a_loadable_checkpoint_and_a_log(tmp_path):
     card = run(tmp_path / "run", recipe(steps=10))
     assert card["optimiser_steps"] == 10
@@ -255,7 +230,7 @@ def test_bad_recipes_are_one_line(tmp_path, text, words):
 
 
 def test_shipped_recipes_load_and_a_budget_stands_alone():
-    assert {"nqueens8", "nqueens8-deterministic", "sudoku6", "colouring8"} <= set(recipe_names())
+    assert {"nqueens8", "nqueens8-trm-set", "sudoku6", "colouring8"} <= set(recipe_names())
     for name in recipe_names():
         assert load_recipe(name).model.task == load_recipe(name).task.name
     changed = load_recipe("nqueens8", steps=5, seed=3).training
@@ -292,7 +267,7 @@ def test_sigkill_then_the_same_command_continues(tmp_path):
     path = tmp_path / "tiny.toml"
     path.write_text(
         "task = 'nqueens4'\n[model]\ndim = 16\nhidden = 16\nmixer_hidden = 8\nguidance_hidden = 8\ndepth = 3\n"
-        "[training]\nsteps = 150\nbatch = 16\nrollout_slots = 4\ncheckpoint_every_s = 0.2\nevaluate_puzzles = 4\n"
+        "[training]\nsteps = 150\nbatch = 16\nrollout_slots = 4\ncheckpoint_every_steps = 5\nevaluate_puzzles = 4\n"
         "evaluate_width = 2\n"
     )
     out = tmp_path / "run"

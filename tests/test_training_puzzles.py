@@ -34,7 +34,7 @@ def sudoku_recipe(**training) -> Recipe:
     model = tiny_config(task="sudoku4", vocabulary=6, tokens=16, output_tokens=16)
     values = {
         "steps": 4, "batch": 8, "rollout_slots": 2, "evaluate_puzzles": 4, "evaluate_width": 2,
-        "checkpoint_every_s": 1e9, "evaluate_every_s": 1e9,
+        "checkpoint_every_steps": 10**9, "evaluate_every_steps": 10**9,
     }  # fmt: skip
     return Recipe("tiny", "", task, model, TrainConfig(**{**values, **training}))
 

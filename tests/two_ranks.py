@@ -50,7 +50,7 @@ def main() -> None:
     with joined(CPU) as ranks:
         assert ranks.size == 2
         if what == "train":
-            made = recipe(steps=int(argument), checkpoint_every_s=0.0)
+            made = recipe(steps=int(argument), checkpoint_every_steps=1)
             card = train(made, folder, dtype=torch.float32, is_compiled=False, ranks=ranks)
             print(json.dumps({"rank": ranks.rank, "steps": card["optimiser_steps"]}), flush=True)
         else:
