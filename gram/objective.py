@@ -6,9 +6,10 @@ Gradients flow through the last transition only; the state is carried, detached.
 noisy step: every draw of the posterior that the KL does not charge leaks the target into the state.
 
 Slots may instead follow the prior (`TrainConfig.prior_share`); these maximise the likelihood of any valid answer,
-`log sum_s p(s)`, which pulls a state towards the solution it is nearest to. With target `set` all slots do. Best-of-many (`TrainConfig.best_of`) has no
-posterior: of several trajectories of a puzzle under the prior, `rows_ahead` finds the one nearest to the target, and
-that one takes the loss. Models with fixed noise (EqR, 2605.21488) meet it here as in sampling.
+`log sum_s p(s)`, which pulls a state towards the solution it is nearest to; with target `set` all slots do.
+Best-of-many (`TrainConfig.best_of`) has no posterior: of several trajectories of a puzzle under the prior, `rows_ahead`
+finds the one nearest to the target, and that one takes the loss. Models with fixed noise (EqR, 2605.21488) meet it here
+as in sampling.
 
 Shapes: `B` rows (slots, or trajectories of slots), `L` tokens (registers included), `D` columns, `A` answer tokens, `S`
 solutions, `H` replayed rollout states.

@@ -65,8 +65,8 @@ def starting_weights(recipe: Recipe, start: Path) -> dict[str, Tensor]:
 def claimed(recipe: Recipe, out: Path, start: Path | None, puzzles: str | None) -> Iterator[None]:
     """Marks the folder as this recipe's run, and keeps other processes from training into it meanwhile.
 
-    `start`: checkpoint whose weights it begins with; `puzzles`: digest of the file it trains on. The length of a run may
-    change. Raises `RecipeError` for a folder that holds another run or is being trained into.
+    `start`: checkpoint whose weights it begins with; `puzzles`: digest of the file it trains on. The length of a run
+    may change. Raises `RecipeError` for a folder that holds another run or is being trained into.
     """
     mine = _identity(recipe, out, start, puzzles)
     try:
@@ -98,7 +98,7 @@ def _lock(out: Path, handle: int) -> None:
 def _identity(recipe: Recipe, out: Path, start: Path | None, puzzles: str | None) -> dict[str, Any]:
     """What `run.json` says of this run. Raises `RecipeError` where the folder holds another, or anything else."""
     path = out / RUN_FILE
-    mine = json.loads(json.dumps(recipe.to_json()))
+    mine: dict[str, Any] = json.loads(json.dumps(recipe.to_json()))
     if start is not None:
         mine["start"] = hashlib.sha256((start / checkpoint.WEIGHTS_FILE).read_bytes()).hexdigest()
     if puzzles is not None:

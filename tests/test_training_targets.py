@@ -87,7 +87,7 @@ def test_the_loss_of_the_set_is_that_of_all_solutions_in_every_slot():
     loss, weights = loss_of(made, slots)
     logits = made.model.decode(loss.h)
     expected = set_loss(logits, slots.solutions, made.token_weights)
-    assert float(loss.total) == pytest.approx(float(expected.mean()), abs=1e-5)
+    assert loss.total.item() == pytest.approx(expected.mean().item(), abs=1e-5)
     assert float(loss.cross_entropy) == pytest.approx(float(expected.mean()), abs=1e-5)
     loss.total.backward()
     assert weights["decoder.weight"].grad.abs().sum() > 0
@@ -164,7 +164,10 @@ def test_slots_without_a_condition_keep_their_target():
     ("text", "words"),
     [
         ("base = 'nqueens8'\n[training]\ntarget = 'set'", "guidance must be none with target set, got 'full'"),
-        ("base = 'nqueens8-mean-only'\n[training]\ntarget = 'set'", "guidance must be none with target set, got 'mean'"),
+        (
+            "base = 'nqueens8-mean-only'\n[training]\ntarget = 'set'",
+            "guidance must be none with target set, got 'mean'",
+        ),
         ("base = 'nqueens8-best-of-many'\n[training]\ntarget = 'set'", "guidance must be none with target set"),
         ("base = 'nqueens8'\n[training]\ntarget = 'any'", "target must be one of drawn, set, stored, got 'any'"),
         ("base = 'nqueens8-trm-set'\n[training]\nprior_share = 0.5", "prior_share must be 0 with target set, got 0.5"),
