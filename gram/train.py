@@ -303,11 +303,13 @@ def train(
 
     Ends when the recipe's steps or minutes are spent, or, with everything saved, soon after `should_stop()` is true.
     A recipe that counts its length in steps gives the same weights bit for bit, whether it was stopped and continued or
-    not, on one type of machine with one number of threads and ranks. `start` is a checkpoint directory whose weights a
-    new run begins with; its depth may differ. `puzzles` is a file of pairs to train on in place of the task's own. With
-    several `ranks` each calls this, and `on_progress` is told on the first. Raises `RecipeError` where the folder holds
-    another run or is being trained into, the checkpoint is one of another model or the recipe's puzzles are missing, `PuzzleError` for a file that cannot be trained on, `ValueError` for a batch that
-    the ranks cannot share.
+    not, on one type of machine with one number of threads and ranks.
+
+    `start` is a checkpoint directory whose weights a new run begins with; its depth may differ. `puzzles` is a file of
+    pairs to train on in place of the task's own. With several `ranks` each calls this, and `on_progress` is told on the
+    first. Raises `RecipeError` where the folder holds another run or is being trained into, the checkpoint is one of
+    another model or the recipe's puzzles are missing, `PuzzleError` for a file that cannot be trained on, `ValueError`
+    for a batch that the ranks cannot share.
     """
     ranks = ranks or Ranks()
     out, start = Path(out), None if start is None else Path(start)

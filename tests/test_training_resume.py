@@ -35,7 +35,7 @@ def weights_sha256(folder: Path) -> str:
     return hashlib.sha256((folder / checkpoint.WEIGHTS_FILE).read_bytes()).hexdigest()
 
 
-def killed_at(folder: Path, made, step: int, monkeypatch, **kwargs) -> None:
+def killed_at(folder: Path, made, step: int, monkeypatch, go=run) -> None:
     """A run that dies in the middle of an optimiser step."""
     advance = Trainer.advance
 
@@ -44,9 +44,10 @@ def killed_at(folder: Path, made, step: int, monkeypatch, **kwargs) -> None:
             raise Killed
         return advance(self)
 
-    with monkeypatch.context() as patched, pytest.raises(Killed):
+    with monkeypatch.context() as patched:
         patched.setattr(Trainer, "advance", dying)
-        run(folder, made, **kwargs)
+        with pytest.raises(Killed):
+            go(folder, made)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -91,23 +92,14 @@ def test_another_seed_has_other_weights(tmp_path):
 def test_compiled_steps_and_kills_give_the_same_weights(tmp_path, monkeypatch):
     """As `gram train` runs: compiled and in bfloat16, each part compiled anew."""
 
-    def go(folder: Path) -> None:
+    def go(folder: Path, made) -> None:
         torch.compiler.reset()
         train(made, folder)
 
     made = recipe(steps=24, checkpoint_every_steps=5)
-    go(tmp_path / "straight")
-    advance = Trainer.advance
-
-    def dying(self):
-        if self.step == 13:
-            raise Killed
-        return advance(self)
-
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(Trainer, "advance", dying)
-        go(tmp_path / "killed")
-    go(tmp_path / "killed")
+    go(tmp_path / "straight", made)
+    killed_at(tmp_path / "killed", made, 13, monkeypatch, go)
+    go(tmp_path / "killed", made)
     assert weights_sha256(tmp_path / "killed") == weights_sha256(tmp_path / "straight")
 
 

@@ -130,11 +130,11 @@ def test_a_wrong_answer_is_exact_for_no_target(monkeypatch):
             assert float(loss_of(made, slots)[0].exact) == 0
 
 
-def test_a_deterministic_model_learns_two_solutions_only_as_a_set(tmp_path):
-    """4x4 N-Queens: most puzzles allow one solution, the others two. Towards one drawn anew these stay undecided, towards
-    the set, or one that is stored, every puzzle has an answer."""
+def test_a_deterministic_model_learns_an_answer_where_there_are_two(tmp_path):
+    """4x4 N-Queens: some puzzles have two solutions. Towards one drawn anew these stay undecided; towards the set, or
+    one that is stored, every puzzle has an answer."""
     told = {}
-    for target in ("drawn", "set", "stored"):
+    for target in ("set", "stored"):
         made = recipe(model=WIDER, steps=250, batch=64, learning_rate=3e-3, target=target)
         told[target] = run(tmp_path / target, made)["held_out_while_training"]["single_accuracy"]
     assert told["set"] > 0.9
