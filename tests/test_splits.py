@@ -2,11 +2,13 @@
 
 import itertools
 
+import networkx as nx
 import numpy as np
 import pytest
 import torch
 
 from gram.recipe import Recipe
+from gram.tasks.colouring import EDGE
 from gram.tasks.nqueens import ORBITS, QUEEN, all_solutions
 from gram.tasks.nqueens_splits import canonical_keys
 from gram.tasks.registry import get_task
@@ -105,6 +107,52 @@ def test_no_grid_of_sudoku_is_of_two_splits(name):
         assert set(task.split_of(task.split(split, limit=limit).answers)) == {split}
     if task.n < 9:
         assert set(task.split_of(task.training_batch(np.random.default_rng(0), 200)[1])) == {"train"}
+
+
+def graphs_of(task, puzzles):
+    return [
+        nx.Graph([*zip(range(task.n), range(task.n), strict=True), *map(tuple, task.pairs[edges].tolist())])
+        for edges in puzzles[:, : task.output_start] == EDGE
+    ]
+
+
+@pytest.mark.parametrize("n", [3, 4, 5, 6, 8, 10])
+def test_no_held_out_graph_is_isomorphic_to_one_of_another_split(n):
+    task = get_task(f"colouring{n}")
+    stream = [task.training_batch(np.random.default_rng(seed), 500)[0] for seed in range(4)]
+    parts = [task.split("test").puzzles, task.split("validation").puzzles, np.concatenate(stream)]
+    classes = task.classes(np.concatenate(parts))
+    ends = np.cumsum([len(part) for part in parts])
+    found = [set(part.tolist()) for part in np.split(classes, ends[:-1])]
+    assert all(found)
+    assert not any(one & other for one, other in itertools.combinations(found, 2))
+    if n == 6:
+        # By another's isomorphism test, so that the classes themselves are checked.
+        tests, trained = (graphs_of(task, np.unique(part, axis=0)[:60]) for part in (parts[0], parts[2]))
+        assert not any(nx.is_isomorphic(one, other) for one in tests for other in trained)
+
+
+def test_older_splits_of_colouring_differ_as_labelled_graphs_alone():
+    task = get_task("colouring8")
+    test, train = task.split("labelled-test").puzzles, task.split("labelled-train", limit=3000).puzzles
+    assert not {bytes(row) for row in test} & {bytes(row) for row in train}
+    classes = task.classes(np.concatenate([test, train]))
+    assert np.isin(classes[: len(test)], classes[len(test) :]).mean() > 0.4
+    puzzles, targets = task.training_batch(np.random.default_rng(0), 50, split="labelled-train")
+    assert task.verify(puzzles, targets).all()
+    for split in ("test", "validation", "labelled-test"):
+        with pytest.raises(ValueError, match="training split must be train or labelled-train"):
+            task.training_batch(np.random.default_rng(0), 2, split=split)
+
+
+@pytest.mark.parametrize("name", ["colouring5", "colouring8"])
+def test_groups_of_colouring_are_canonical_graphs(name):
+    task = get_task(name)
+    made = task.split("test", limit=60)
+    graphs = graphs_of(task, made.puzzles)
+    for (one, group), (other, second) in itertools.combinations(zip(graphs, made.groups, strict=True), 2):
+        if one.number_of_edges() == other.number_of_edges():
+            assert nx.is_isomorphic(one, other) == (group == second)
 
 
 def test_a_fold_is_judged_by_its_own_validation():

@@ -277,7 +277,7 @@ def test_colouring_canonical_forgets_the_colours_names(colours, names):
 def test_colouring_test_set_and_ceiling():
     """1,000 different graphs. The ceiling is pinned: published figures stand on this very set."""
     task = get_task("colouring8")
-    rows = task.split("test")
+    rows = task.split("labelled-test")
     assert len(np.unique(rows.puzzles, axis=0)) == 1000
     edges = (rows.puzzles == EDGE).sum(1).mean() / 28
     assert 0.3 < edges < 0.5
@@ -315,7 +315,7 @@ def test_colouring_groups_do_not_tell_isomorphic_graphs_apart(seed):
     for row, puzzle in zip(renamed, puzzles, strict=True):
         edges = task.pairs[puzzle[: task.output_start] == EDGE]
         row[:] = task._graph(8, [(int(names[a]), int(names[b])) for a, b in edges])
-    groups = task._lookalikes(np.concatenate([puzzles, renamed]))
+    groups = task.classes(np.concatenate([puzzles, renamed]))
     assert np.array_equal(groups[:6], groups[6:])
     edge_counts = (puzzles == EDGE).sum(1)
     assert len(np.unique(groups)) >= len(np.unique(edge_counts))

@@ -2,22 +2,21 @@
 
 Shapes: `n` nodes, `E = n (n - 1) / 2` edge tokens (strict upper triangle, row by row: 0-1, 0-2, ... 1-2, ...), then `n`
 output tokens whose input is padding: `L = E + n`, `A = n`. Tokens: 1 no edge, 2 edge, 3 to 5 colours. `P` puzzles,
-`C` canonical colourings of n nodes.
+`C` canonical colourings of n nodes. Splits: `gram/tasks/colouring_splits.py`.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gram.tasks import parsing
+from gram.tasks import canonical_graphs, parsing
+from gram.tasks.colouring_splits import MOST, PARTS, TRAINING, GraphSplits
 from gram.tasks.dimacs import is_dimacs, is_number, read_dimacs
 from gram.tasks.protocol import Board, Cell, CellKind, PuzzleError, PuzzleSet, Tokens
 
@@ -25,13 +24,8 @@ NO_EDGE, EDGE, FIRST_COLOUR, COLOURS = 1, 2, 3, 3
 SIZES = range(3, 13)
 EDGE_PROBABILITY = {8: 0.5, 10: 0.4}
 DEFAULT_EDGE_PROBABILITY = 0.5
-TEST_GRAPHS, VALIDATION_GRAPHS = 1000, 300
-TEST_SHARE = 0.15
-SMALL_PAIRS = 10
-"""Up to 5 nodes there are at most 1,024 labelled graphs."""
-BLOCK = 200
-"""Graphs made at once for `split("train")`."""
-SEED = 0
+FIRST_GRAPHS = 1000
+"""Of an endless split, where no limit is given."""
 LETTERS = "ABC"
 
 
@@ -40,7 +34,7 @@ class Colouring:
 
     vocabulary = 6
     is_multi_solution = True
-    splits: tuple[str, ...] = ("train", "validation", "test")
+    splits: tuple[str, ...] = (*PARTS, "labelled-train", "labelled-test")
 
     def __init__(self, n: int) -> None:
         if n not in SIZES:
@@ -72,83 +66,32 @@ class Colouring:
         first, second = self._colourings[:, self.pairs[:, 0]], self._colourings[:, self.pairs[:, 1]]
         return np.ascontiguousarray((first == second).T.astype(np.float32))
 
-    def _valid(self, puzzles: Tokens) -> NDArray[np.bool_]:
-        """Which colourings are proper for each graph, `[P, C]`."""
-        edges = (puzzles[:, : self.output_start] == EDGE).astype(np.float32)
-        return np.asarray(edges @ self._same_colour == 0)
+    def _edges(self, puzzles: Tokens) -> NDArray[np.bool_]:
+        """Edges `[P, E]` of puzzles `[P, L]`."""
+        return np.asarray(puzzles[:, : self.output_start] == EDGE)
 
-    def _random_graphs(self, rng: np.random.Generator, count: int) -> Tokens:
-        puzzles = np.zeros((count, self.tokens), dtype=np.uint8)
-        edges = rng.random((count, self.output_start)) < self.edge_probability
+    def _puzzles(self, edges: NDArray[np.bool_]) -> Tokens:
+        """Puzzles `[P, L]` of edges `[P, E]`."""
+        puzzles = np.zeros((len(edges), self.tokens), dtype=np.uint8)
         puzzles[:, : self.output_start] = np.where(edges, EDGE, NO_EDGE)
         return puzzles
 
-    @cached_property
-    def _fours(self) -> NDArray[np.float32]:
-        """Which pairs of nodes lie within each four nodes, `[E, Q]`."""
-        fours = [set(nodes) for nodes in itertools.combinations(range(self.n), 4)]
-        return np.array([[set(pair) <= four for four in fours] for pair in self.pairs.tolist()], dtype=np.float32)
+    def _proper(self, edges: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which colourings are proper for each graph `[P, E]`, `[P, C]`."""
+        return np.asarray(edges.astype(np.float32) @ self._same_colour == 0)
 
-    def _may_be_colourable(self, puzzles: Tokens) -> NDArray[np.bool_]:
-        """False where four nodes are all joined, `[P]`: a cheap test to spare most of the dear one."""
-        edges = (puzzles[:, : self.output_start] == EDGE).astype(np.float32)
-        return np.asarray(~(edges @ self._fours == 6).any(1))
+    def _valid(self, puzzles: Tokens) -> NDArray[np.bool_]:
+        """The same of puzzles `[P, L]`."""
+        return self._proper(self._edges(puzzles))
+
+    @cached_property
+    def _graphs(self) -> GraphSplits:
+        return GraphSplits(self.n, self.edge_probability, self._proper, self._most_rows)
 
     @property
     def _most_rows(self) -> int:
         """Graphs to hold against all colourings at once, so that 12 nodes fit in memory too."""
         return max(8, 2**24 // len(self._colourings))
-
-    def _colourable(self, rng: np.random.Generator, count: int) -> tuple[Tokens, NDArray[np.bool_]]:
-        """`count` random 3-colourable graphs and their proper colourings, from `rng` alone."""
-        graphs, valid = [], []
-        missing = count
-        while missing > 0:
-            drawn = self._random_graphs(rng, min(max(8, missing * 2), self._most_rows))
-            drawn = drawn[self._may_be_colourable(drawn)]
-            proper = self._valid(drawn)
-            kept = np.flatnonzero(proper.any(1))[:missing]
-            graphs.append(drawn[kept])
-            valid.append(proper[kept])
-            missing -= len(kept)
-        return np.concatenate(graphs), np.concatenate(valid)
-
-    @cached_property
-    def _test(self) -> Tokens:
-        """The test graphs, all different as labelled graphs."""
-        return self._different(np.random.default_rng([SEED, self.n]), self._test_size, self._keys(self._none))
-
-    @cached_property
-    def _validation(self) -> Tokens:
-        """The same of `validation`."""
-        rng = np.random.default_rng([SEED, self.n, 2])
-        return self._different(rng, self._validation_size, self._keys(self._test))
-
-    @property
-    def _none(self) -> Tokens:
-        return np.zeros((0, self.tokens), dtype=np.uint8)
-
-    def _different(self, rng: np.random.Generator, size: int, taken: NDArray[Any]) -> Tokens:
-        """`size` labelled graphs, no two equal and none of the keys `taken`."""
-        graphs = self._none
-        while len(graphs) < size:
-            drawn = self._colourable(rng, size)[0]
-            graphs = np.concatenate([graphs, drawn[~np.isin(self._keys(drawn), taken)]])
-            graphs = graphs[np.sort(np.unique(graphs, axis=0, return_index=True)[1])]
-        return graphs[:size]
-
-    @cached_property
-    def _test_size(self) -> int:
-        """1,000, or of the few graphs with up to 5 nodes the test's share: training needs some, too."""
-        if self.output_start > SMALL_PAIRS:
-            return TEST_GRAPHS
-        every = np.arange(2**self.output_start)[:, None] >> np.arange(self.output_start) & 1
-        colourable = self._valid(np.where(every, EDGE, NO_EDGE)).any(1).sum()
-        return max(1, int(TEST_SHARE * colourable))
-
-    @property
-    def _validation_size(self) -> int:
-        return min(VALIDATION_GRAPHS, self._test_size)
 
     def _first_colourings(self, graphs: Tokens) -> Tokens:
         """The first proper colouring of each graph, `[P, n]`."""
@@ -157,62 +100,38 @@ class Colouring:
         colourings: Tokens = self._colourings[first]
         return colourings
 
-    @cached_property
-    def _held_out_keys(self) -> NDArray[Any]:
-        return np.unique(np.concatenate([self._keys(self._test), self._keys(self._validation)]))
-
-    def _keys(self, puzzles: Tokens) -> NDArray[Any]:
-        """The edges of each labelled graph as bits, for comparing whole graphs."""
-        bits = np.packbits(puzzles[:, : self.output_start] == EDGE, axis=1)
-        return np.ascontiguousarray(bits).view(f"V{bits.shape[1]}").ravel()
-
     def split_size(self, name: str = "test") -> int | None:
         self._check_split(name)
-        return {"train": None, "validation": self._validation_size, "test": self._test_size}[name]
+        return self._graphs.size(name)
 
     def _check_split(self, name: str) -> None:
         if name not in self.splits:
             raise ValueError(f"split must be one of {', '.join(self.splits)}, got {name!r}")
 
     def split(self, name: str = "test", *, limit: int | None = None) -> PuzzleSet:
-        """`test`: different labelled graphs; `train` is endless, its first 1,000 where there is no limit.
+        """`test`, `validation`: different labelled graphs; `train` is endless, its first 1,000 where there is no limit.
 
-        Groups are graphs that look alike whatever their nodes are called: isomorphic graphs always share one.
+        Groups are canonical graphs: isomorphic ones stand and fall together.
         """
         self._check_split(name)
-        if name != "train":
-            graphs = (self._test if name == "test" else self._validation)[:limit]
+        if name in MOST:
+            edges = self._graphs.held_out(name)[:limit]
         else:
-            # A stream of blocks, so that a smaller limit gives the first graphs of a larger one.
-            rng, count = np.random.default_rng([SEED, self.n, 1]), TEST_GRAPHS if limit is None else limit
-            blocks = [self._training_graphs(rng, BLOCK)[0] for _ in range(-(-count // BLOCK))]
-            graphs = np.concatenate([np.zeros((0, self.tokens), dtype=np.uint8), *blocks])[:count]
-        return PuzzleSet(puzzles=graphs, answers=self._first_colourings(graphs), groups=self._lookalikes(graphs))
+            edges = self._graphs.stream(name, FIRST_GRAPHS if limit is None else limit)
+        graphs = self._puzzles(edges)
+        return PuzzleSet(puzzles=graphs, answers=self._first_colourings(graphs), groups=self.classes(graphs))
 
-    def _lookalikes(self, graphs: Tokens) -> NDArray[np.int64]:
-        """Number of each graph's class under three rounds of colour refinement from degrees and triangles, `[P]`."""
-        joined = np.zeros((len(graphs), self.n, self.n), dtype=np.int64)
-        joined[:, self.pairs[:, 0], self.pairs[:, 1]] = graphs[:, : self.output_start] == EDGE
-        joined += joined.transpose(0, 2, 1)
-        node = joined.sum(2) + self.n * ((joined @ joined) * joined).sum(2)
-        for _ in range(3):
-            node = node * 1_000_003 + (joined @ (node * node)[:, :, None])[:, :, 0]
-        _, classes = np.unique(np.sort(node, axis=1), axis=0, return_inverse=True)
-        return np.asarray(classes.reshape(-1), dtype=np.int64)
-
-    def _training_graphs(self, rng: np.random.Generator, count: int) -> tuple[Tokens, NDArray[np.bool_]]:
-        """3-colourable graphs that are not held out."""
-        graphs, valid = self._colourable(rng, count)
-        while len(held_out := np.flatnonzero(np.isin(self._keys(graphs), self._held_out_keys))):
-            graphs[held_out], valid[held_out] = self._colourable(rng, len(held_out))
-        return graphs, valid
+    def classes(self, puzzles: Tokens) -> NDArray[np.int64]:
+        """Class of isomorphic graphs of each puzzle `[P, L]`, numbered from 0 among these, `[P]`."""
+        forms = canonical_graphs.canonical(self._graphs.joined(self._edges(puzzles))).forms
+        return np.unique(forms, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
     def training_batch(self, rng: np.random.Generator, count: int, *, split: str = "train") -> tuple[Tokens, Tokens]:
-        if split != "train":
-            raise ValueError(f"training split must be train, got {split!r}")
-        graphs, valid = self._training_graphs(rng, count)
+        if split not in TRAINING:
+            raise ValueError(f"training split must be {' or '.join(TRAINING)}, got {split!r}")
+        edges, valid = self._graphs.draw(rng, count, split)
         target = np.where(valid, rng.random(valid.shape, dtype=np.float32), -1).argmax(1)
-        return graphs, self._colourings[target]
+        return self._puzzles(edges), self._colourings[target]
 
     def conflicts(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.int64]:
         """Edges whose ends have one colour, plus tokens that are no colour."""
