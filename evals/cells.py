@@ -307,14 +307,20 @@ class _Tally:
 def _ranks(
     selectors: Sequence[str], last: dict[str, NDArray[Any]], taken: NDArray[np.int32], is_halted: NDArray[np.bool_]
 ) -> dict[str, NDArray[Any]]:
-    """What each selector but `vote` and `first` looks for the largest of, `[p, n]`; as `gram/sampler/selectors.py`."""
+    """What each selector but `vote` and `first` looks for the largest of, `[p, n]`; as `gram/sampler/selectors.py`.
+
+    Ties go to the lowest trajectory. An undefined score (NaN) ranks below every defined one, so where all are undefined
+    trajectory 0 is selected.
+    """
     ranks: dict[str, NDArray[Any]] = {}
     for selector in selectors:
         if selector == "first-halt":
             ranks[selector] = np.where(is_halted, -taken, -np.iinfo(np.int32).max)
         elif selector not in ("vote", "first"):
             score = -last["residual"] if selector == "residual" else last[selector]
-            ranks[selector] = score if np.isfinite(score).all() else np.nan_to_num(score.astype(float), neginf=-1e300)
+            ranks[selector] = (
+                score if np.isfinite(score).all() else np.nan_to_num(score.astype(float), nan=-1e301, neginf=-1e300)
+            )
     return ranks
 
 

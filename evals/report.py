@@ -14,6 +14,7 @@ from typing import Any
 
 from gram import __version__
 from gram.evals import figures, tables
+from gram.evals.beside import beside_sentences
 from gram.evals.figures import milliseconds
 from gram.evals.frontier import VERSION
 from gram.evals.latency import ROUNDS
@@ -236,36 +237,6 @@ def _head(frontier: Frontier, title: str) -> str:
         f'<p class="meta">{escape(meta)}</p><div class="verdict {verdict["winner"] or ""}">'
         f'<p>{escape(verdict["sentence"])}</p>{also}</div>{noise}<dl class="facts">{facts}</dl></header>'
     )
-
-
-def beside_sentences(frontier: Frontier) -> list[str]:
-    """What is said after the first sentence, wherever that stands: against restarts, the other halting rules, matched
-    arithmetic, coverage."""
-    covered = frontier["coverage"] or {}
-    told = [frontier["verdict"]["restarts_sentence"]]
-    told += [f"{_way(each)}: {_lower(each['sentence'])}" for each in beside(frontier)]
-    told += [covered.get("sentence"), covered.get("restarts_sentence")]
-    return [sentence for sentence in told if sentence]
-
-
-def beside(frontier: Frontier) -> list[Mapping[str, Any]]:
-    """Verdicts that stand wherever the first stands: of the other halting rules, and at matched arithmetic."""
-    verdict = frontier["verdict"]
-    return [
-        each
-        for each in frontier["verdicts_beside"]
-        if (each["measure"], each["selector"]) == (verdict["measure"], verdict["selector"])
-        and (each["halting"] == verdict["halting"]) == (each["matched_by"] == "macs")
-        and each["matched_by"] in (verdict["matched_by"], "macs")
-    ]
-
-
-def _way(each: Mapping[str, Any]) -> str:
-    return "At matched arithmetic" if each["matched_by"] == "macs" else f"With halting {each['halting']}"
-
-
-def _lower(sentence: str) -> str:
-    return sentence[:1].lower() + sentence[1:]
 
 
 def _facts(frontier: Frontier) -> list[tuple[str, str, str]]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from gram.evals.beside import verdicts_of
 from gram.evals.figures import FAMILY_WORDS, amount, count, milliseconds, percent
 
 Frontier = Mapping[str, Any]
@@ -118,13 +119,6 @@ def budget_table(frontier: Frontier, measure: str, by: str) -> str:
 def winner(verdict: str) -> Entry:
     """Who is ahead."""
     return escape(verdict), verdict, f"text {verdict} win" if verdict in FAMILY_WORDS else "text"
-
-
-def verdicts_of(frontier: Frontier) -> list[dict[str, Any]]:
-    """Every verdict: the page's first, that of coverage, and those beside."""
-    main, covered = frontier["verdict"], frontier["coverage"]
-    also = [] if covered is None else [{**main, **covered, "measure": "coverage", "selector": None}]
-    return [main, *also, *frontier["verdicts_beside"]]
 
 
 def verdict_table(frontier: Frontier) -> str:

@@ -30,14 +30,14 @@ def verdict(rows: Sequence[dict[str, Any]], *, measure: str, unit: str, ceiling:
     below. `ceiling`: the measure that a system of one answer cannot exceed (coverage: the mean of 1 / solutions); what
     lies above it exists by construction, and the sentence says so.
     """
+    names = ("difference", "low", "high", "p_holm")
     if not rows:
         return {
             "sentence": "No verdict: no budget could be matched.",
-            "restarts_sentence": None,
-            "winner": None,
-            "budget": None,
+            **dict.fromkeys(("restarts_sentence", "winner", "budget", *FAMILIES)),
             "counts": {},
-            "break_even": math.nan,
+            **dict.fromkeys((*names, "choice_changes", "by_construction", "break_even"), math.nan),
+            "restarts_difference": {**dict.fromkeys(names, math.nan), "winner": None},
         }
     row = headline(rows)
     found, serial = row["contrasts"]["width-depth"], row["contrasts"]["width-restarts"]
@@ -45,7 +45,6 @@ def verdict(rows: Sequence[dict[str, Any]], *, measure: str, unit: str, ceiling:
     built = by_construction(row, ceiling)
     parts = [_claim(row, found, rows, measure, unit), _spending(row, unit), _built(built, row, ceiling, measure)]
     parts += [_precision(row) if measure == "coverage" else ""]
-    names = ("difference", "low", "high", "p_holm")
     return {
         "sentence": " ".join([*filter(None, parts), _tally(counts, len(rows))]),
         "restarts_sentence": _restarts(row, measure),

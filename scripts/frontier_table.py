@@ -1,4 +1,8 @@
-"""Verdicts of finished frontiers as Markdown: `python scripts/frontier_table.py DIR...`, folders of `gram frontier`."""
+"""Verdicts of finished frontiers as Markdown: `python scripts/frontier_table.py DIR...`, folders of `gram frontier`.
+
+Accuracy of the selected answer first, under each checkpoint's own selector, then coverage with the ceiling of one
+answer, then every selector, then the verdicts in words with their commands.
+"""
 
 from __future__ import annotations
 
@@ -7,47 +11,105 @@ import sys
 from pathlib import Path
 from typing import Any
 
-HEAD = (
-    "| checkpoint | measure | latency budget | depth only | width only "
-    "| width less depth, points (95 % interval) | budgets: width, depth, not told apart | noise |"
+from gram.evals.beside import beside, beside_sentences, coverage_line, selector_heads, selector_lines
+from gram.evals.figures import milliseconds, percent
+from gram.evals.tables import sizes
+
+Frontier = dict[str, Any]
+ACCURACY = (
+    "checkpoint (selector)",
+    "budget",
+    "one trajectory, deeper",
+    "width, at once",
+    "width less depth, points (95 % interval)",
+    "halting `fixed`",
+    "equal MACs",
+    "restarts, one by one",
+    "width less restarts",
+    "noise",
+)
+COVERAGE = (
+    "checkpoint",
+    "one answer at most",
+    "one trajectory, deeper",
+    "width, at once",
+    "width less depth, points (95 % interval)",
+    "by construction",
+    "restarts, one by one",
+    "width less restarts",
 )
 
 
-def row(frontier: dict[str, Any]) -> str:
-    """One checkpoint's line of the table.
+def accuracy_row(frontier: Frontier) -> list[str]:
+    """One checkpoint's line of the first table. Noise is the spread of the control's timings, p95 less p5 over the
+    median."""
+    verdict = frontier["verdict"]
+    ways = {("macs" if each["matched_by"] == "macs" else each["halting"]): each for each in beside(frontier)}
+    spread = frontier["latency"].get("control_spread")
+    return [
+        f"`{frontier['about']['checkpoint']}` ({verdict['selector']})",
+        milliseconds(verdict["budget"]),
+        *(arm(verdict.get(family)) for family in ("depth", "width")),
+        points(verdict),
+        *(points(ways.get(way)) for way in ("fixed", "macs")),
+        arm(verdict.get("restarts")),
+        points(verdict.get("restarts_difference")),
+        percent(spread, 0) + (" (noisy)" if frontier["latency"].get("is_noisy") else ""),
+    ]
 
-    Beside the budget stands its ratio to one trajectory at the trained depth; noise is the spread of the control's
-    timings, p95 less p5 over the median.
-    """
-    verdict, about, latency = frontier["verdict"], frontier["about"], frontier["latency"]
-    start = next(each["budget"] for each in frontier["budgets"] if each["matched_by"] == "latency interactive")
-    cells = [f"{100 * verdict[family]['value']:.1f} % ({_size(verdict[family])})" for family in ("depth", "width")]
-    points, low, high = (100 * verdict[name] for name in ("difference", "low", "high"))
-    counts = verdict["counts"]
-    spread = f"{100 * latency['control_spread']:.0f} %"
-    budget = f"{verdict['budget']:.3g} ms ({verdict['budget'] / start:.0f}x)"
-    parts = [f"`{about['checkpoint']}`", verdict["measure"], budget, *cells]
-    parts += [f"{points:+.1f} ({low:+.1f} to {high:+.1f})"]
-    parts += [f"{counts['width']}, {counts['depth']}, {counts['not told apart'] + counts['same cell']}", spread]
-    return f"| {' | '.join(parts)} |"
+
+def coverage_row(frontier: Frontier) -> list[str]:
+    """One checkpoint's line of the second table."""
+    covered = frontier["coverage"]
+    built = covered["by_construction"]
+    return [
+        f"`{frontier['about']['checkpoint']}`",
+        percent(covered["one_answer_ceiling"]),
+        *(arm(covered.get(family), has_precision=True) for family in ("depth", "width")),
+        points(covered),
+        "-" if built is None else f"{100 * built:.1f}",
+        arm(covered.get("restarts"), has_precision=True),
+        points(covered.get("restarts_difference")),
+    ]
 
 
-def _size(cell: dict[str, Any]) -> str:
-    """Width x depth; both where each half of the puzzles chose its own cell."""
-    sizes = [f"{each['width']} x {each['depth']}" for each in (cell, cell["other_half"]) if each]
-    return " / ".join(dict.fromkeys(sizes))
+def arm(cell: dict[str, Any] | None, *, has_precision: bool = False) -> str:
+    """A chosen cell: its share, size and what it spends; beside coverage the single accuracy of its trajectories."""
+    if cell is None:
+        return "-"
+    single = f", single {percent(cell['single_accuracy'])}" if has_precision else ""
+    return f"{percent(cell['value'])} ({sizes(cell)}, {milliseconds(cell['spent'])}{single})"
+
+
+def points(found: dict[str, Any] | None) -> str:
+    """A difference with its interval, bold where it counts."""
+    if found is None or found.get("difference") is None:
+        return "-"
+    text = f"{100 * found['difference']:+.1f} ({100 * found['low']:+.1f} to {100 * found['high']:+.1f})"
+    return f"**{text}**" if found["winner"] is not None else text
+
+
+def table(heads: tuple[str, ...] | list[str], rows: list[list[str]]) -> str:
+    """Rows in Markdown."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main() -> None:
     folders = [Path(name) for name in sys.argv[1:]]
     if not folders:
         raise SystemExit("name at least one folder of gram frontier")
-    made = [json.loads((folder / "frontier.json").read_text()) for folder in folders]
-    print(HEAD, "|" + "---|" * HEAD.count(" | ") + "---|", *map(row, made), sep="\n")
-    print()
+    made: list[Frontier] = [json.loads((folder / "frontier.json").read_text()) for folder in folders]
+    parts = [table(ACCURACY, [accuracy_row(each) for each in made])]
+    if covered := [each for each in made if each["coverage"] is not None]:
+        parts.append(table(COVERAGE, [coverage_row(each) for each in covered]))
     for each in made:
-        noise = " The machine was noisy." if each["latency"]["is_noisy"] else ""
-        print(f"- `{each['about']['checkpoint']}`: {each['verdict']['sentence']}{noise} `{each['about']['command']}`")
+        lines = selector_lines(each) + ([coverage_line(each)] if each["coverage"] is not None else [])
+        parts += [f"`{each['about']['checkpoint']}`, every selector:", table(selector_heads(each), lines)]
+    for each in made:
+        told = " ".join([each["verdict"]["sentence"], *beside_sentences(each), *each["verdict"]["warnings"]])
+        parts.append(f"- `{each['about']['checkpoint']}`: {told} `{each['about']['command']}`")
+    print("\n\n".join(parts))
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from gram.evals import cost, verdict
+from gram.evals.beside import verdicts_of
 from gram.evals.budgets import matched
 from gram.evals.cells import Grid
 from gram.evals.choice import Judge
 from gram.evals.frontier import analyse, cells_csv, stable
-from gram.evals.tables import verdicts_of
 from gram.tasks.protocol import PuzzleSet
 from tests.models import tiny_config
 from tests.test_choice import PRICE, built
