@@ -92,6 +92,10 @@ def card_head(name: str, card: dict[str, Any]) -> str:
         scaled += f"| supervision steps at most, chosen after training | {card['depth']} |\n"
     if "halt_threshold" in card:
         scaled += f"| halt threshold, chosen after training | {card['halt_threshold']:g} |\n"
+    trained = card.get("held_out_while_training", {})
+    if "nelbo" in trained:
+        bound = f"{trained['nelbo']:.2f}, of it KL {trained['nelbo_kl']:.2f}"
+        scaled += f"| negative ELBO after training, nats a held-out puzzle (`gram/elbo.py`) | {bound} |\n"
     parts = card.get("parts", [])
     last = " of the last part" if parts else ""
     return f"""# {name}

@@ -17,7 +17,6 @@ solutions, `H` replayed rollout states.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -25,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from gram.config import Guidance, ModelConfig
+from gram.config import ModelConfig
 from gram.guidance import Gaussian, balanced_kl, kl, posterior, prior
 from gram.kernels.philox import Site, noise
 from gram.kernels.reference import (
@@ -93,7 +92,7 @@ class Loss(NamedTuple):
     cross_entropy: Tensor
     """Mean over output tokens, nats; with target `set` that of the likelihood of any solution."""
     kl: Tensor
-    """Mean over tokens of noisy slots, nats."""
+    """Of the last transition: mean over tokens of noisy slots, nats."""
     kl_first: Tensor
     """The same over slots at their first noisy step; NaN where there is none, and without a condition."""
     exact: Tensor
@@ -149,11 +148,10 @@ def step_loss(
     led_B = ~slots.is_prior
     # Without a condition the noise decides everything: there the KL is no leak.
     has_leak = bool(seen) and config.is_conditional
-    noisy = (noisy_B & led_B).to(torch.float32)
+    noisy, first = _charged(spec, slots)
     led = led_B.to(torch.float32)
     balanced_mean = (balanced.mean(1) * noisy).mean()
     heads = head_loss(weights, spec, replay)
-    first = ((slots.step == spec.noise_free_steps) & led_B).to(torch.float32)
     per_slot = divergence.mean(1)
     return Loss(
         total=per_puzzle.mean() + beta * balanced_mean + heads,
@@ -308,20 +306,68 @@ def head_loss(weights: Weights, spec: Spec, replay: Replay) -> Tensor:
     return (errors * replay.share).sum() / replay.share.sum().clamp(min=1)
 
 
+class Earlier(NamedTuple):
+    """What a supervision step's transitions before the last one leave."""
+
+    h: Tensor
+    l: Tensor
+    kl: list[Tensor]
+    """KL of each transition in nats, mean over tokens of noisy slots led by the posterior; empty unless asked for."""
+    kl_first: Tensor
+    """Sum of the transitions' KL over slots at their first noisy step, as `Loss.kl_first`."""
+
+
 @torch.no_grad()
 def earlier_transitions(
-    weights: Weights, config: ModelConfig, training: TrainConfig, spec: Spec, slots: Slots
-) -> tuple[Tensor, Tensor]:
-    """State after all but the last transition of a supervision step, without gradients."""
+    weights: Weights, config: ModelConfig, training: TrainConfig, spec: Spec, slots: Slots, *, is_watched: bool = False
+) -> Earlier:
+    """State after all but the last transition of a supervision step, without gradients; `is_watched` asks for the KL of
+    each, which no loss charges."""
     h, l = slots.h, slots.l
-    if spec.transitions == 1:
-        return h, l
-    e_x = _condition(weights, config, slots)
-    e_y = embed_target(weights, config, slots.targets) if training.has_posterior and spec.guidance != "none" else None
+    first = torch.zeros((), device=h.device)
+    kls: list[Tensor] = []
+    has_posterior = training.has_posterior and spec.guidance != "none"
     for index in range(spec.transitions - 1):
+        if has_posterior and is_watched:
+            h, l, divergence = transition_under_posterior(weights, config, training, spec, slots, index, h, l)
+            noisy, at_first = _charged(spec, slots)
+            per_slot = divergence.mean(1)
+            kls.append((per_slot * noisy).sum() / noisy.sum().clamp(min=1))
+            first = first + (per_slot * at_first).sum() / at_first.sum()
+            continue
+        e_y = embed_target(weights, config, slots.targets) if has_posterior else None
         guide = _guide(weights, spec, slots, e_y, index, training.seed)
-        h, l = transition(weights, spec, h, l, e_x, guide, _settle(config, spec, slots, index, training.seed))
-    return h, l
+        settled = _settle(config, spec, slots, index, training.seed)
+        h, l = transition(weights, spec, h, l, _condition(weights, config, slots), guide, settled)
+    return Earlier(h, l, kls, first)
+
+
+def transition_under_posterior(
+    weights: Weights,
+    config: ModelConfig,
+    training: TrainConfig,
+    spec: Spec,
+    slots: Slots,
+    index: int,
+    h: Tensor,
+    l: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """State after transition `index` of a supervision step, and its `KL(q || p)` in nats, summed over columns,
+    `[B, L]`; also where a slot takes no noise or follows the prior."""
+    seen: list[Tensor] = []
+    e_y = embed_target(weights, config, slots.targets)
+    guide = _guide(weights, spec, slots, e_y, index, training.seed, lambda u, q, p: seen.append(kl(q, p)))
+    settled = _settle(config, spec, slots, index, training.seed)
+    h, l = transition(weights, spec, h, l, _condition(weights, config, slots), guide, settled)
+    return h, l, seen[0]
+
+
+def _charged(spec: Spec, slots: Slots) -> tuple[Tensor, Tensor]:
+    """1 for slots led by the posterior that take noise, and for those of them at their first noisy step: `[B]`."""
+    led_B = ~slots.is_prior
+    noisy = (slots.step >= spec.noise_free_steps) & led_B
+    first = (slots.step == spec.noise_free_steps) & led_B
+    return noisy.to(torch.float32), first.to(torch.float32)
 
 
 def _normals(slots: Slots, spec: Spec, site: Site, transition_B: Tensor, seed: int) -> Tensor:
@@ -333,33 +379,3 @@ def _normals(slots: Slots, spec: Spec, site: Site, transition_B: Tensor, seed: i
         trajectory_B=slots.trajectory,
         puzzle_hash_B=slots.puzzle_hash,
     )
-
-
-LEAKING_ABOVE = 0.2
-COLLAPSED_BELOW = 0.004
-
-
-def diagnose(kl_first: float) -> str:
-    """The leak diagnosis in a word, from the KL per token at the first noisy step."""
-    if math.isnan(kl_first):
-        return "undefined"
-    if kl_first > LEAKING_ABOVE:
-        return "leaking"
-    return "collapsed" if kl_first < COLLAPSED_BELOW else "healthy"
-
-
-def explain(kl_first: float, *, guidance: Guidance = "full", is_multi_solution: bool = True) -> str:
-    """The leak diagnosis as a sentence; empty where the model has no guidance."""
-    carrier = {"mean": "mean", "noise": "deviation"}.get(guidance, "noise")
-    meaning = {
-        "leaking": "leaking: the posterior tells the state more of the target than the prior can; expect good training "
-        "loss and poor prior rollouts, and raise kl_beta",
-        "healthy": f"healthy: the {carrier} carries a choice between solutions that the prior can make alone",
-        "collapsed": "collapsed: the noise carries nothing and trajectories hardly differ; lower kl_beta",
-    }
-    word = diagnose(math.nan if guidance == "none" else kl_first)
-    if word == "collapsed" and not is_multi_solution:
-        meaning[word] = f"collapsed: the {carrier} carries nothing, as it may where every puzzle has one solution"
-    elif word == "collapsed" and guidance != "full":
-        meaning[word] = f"collapsed: the {carrier}, all that guides here, carries nothing of the target"
-    return f"KL per token at the first noisy step {kl_first:.3f} nats, {meaning[word]}" if word in meaning else ""

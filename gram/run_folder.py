@@ -24,7 +24,6 @@ from gram.recipe import Recipe, RecipeError
 
 RUN_FILE = "run.json"
 LOCK_FILE = "training.lock"
-RECENT_LINES = 30
 
 
 def mend_log(path: Path, step: int) -> None:
@@ -38,14 +37,6 @@ def mend_log(path: Path, step: int) -> None:
         if values["step"] <= step:
             kept.append(line + "\n")
     checkpoint.write_atomically(path, "".join(kept).encode())
-
-
-def recent_kl_first(path: Path) -> float:
-    """KL per token at the first noisy step, nats: mean over the last `RECENT_LINES` lines of the log `path` that have
-    one, since a single step's comes of a few slots. NaN where none has."""
-    lines = [json.loads(line)["kl_first"] for line in path.read_text().splitlines()] if path.is_file() else []
-    recent = [value for value in lines if value is not None][-RECENT_LINES:]
-    return sum(recent) / len(recent) if recent else math.nan
 
 
 def starting_weights(recipe: Recipe, start: Path) -> dict[str, Tensor]:
@@ -129,8 +120,10 @@ def _check_prior_share(recipe: Recipe) -> None:
         raise RecipeError(f"prior_share must be 0 for {recipe.task.name}, which finds no nearest boards, got more")
 
 
-def finite(values: dict[str, Any]) -> dict[str, Any]:
-    """`values` with None for numbers that JSON lacks."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
-    }
+def finite(values: Any) -> Any:
+    """`values` with None for numbers that JSON lacks, also within lists and tables."""
+    if isinstance(values, dict):
+        return {key: finite(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [finite(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values

@@ -14,7 +14,7 @@ import platform
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,51 +26,24 @@ from torch import Tensor
 from gram import checkpoint
 from gram.config import SamplerConfig
 from gram.data_parallel import Ranks
+from gram.diagnosis import Signs, diagnose, explain, recent_signs
+from gram.elbo import elbo
 from gram.kernels import reference
 from gram.model import Model
-from gram.objective import Loss, Replay, Slots, diagnose, earlier_transitions, explain, rows_ahead, step_loss
+from gram.objective import Loss, Replay, Slots, earlier_transitions, rows_ahead, step_loss
 from gram.optimiser import FlatWeights, kl_beta, learning_rate
 from gram.recipe import Recipe, RecipeError
 from gram.rollouts import Rollouts
-from gram.run_folder import claimed, finite, mend_log, recent_kl_first, starting_weights
+from gram.run_folder import claimed, finite, mend_log, starting_weights
 from gram.sampler.run import sample
 from gram.tasks.protocol import PuzzleSet
+from gram.training_progress import TrainProgress
 from gram.training_puzzles import TrainingPuzzles
 from gram.training_slots import TrainingSlots
 
 HEAD_STATES = 128
 """Replayed rollout states per optimiser step."""
 LOG_EVERY_STEPS = 10
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainProgress:
-    """What a run tells while it runs; also a line of `log.jsonl`."""
-
-    step: int
-    elapsed_s: float
-    fraction: float
-    """Part of the run done, in [0, 1]."""
-    steps_per_s: float
-    """Optimiser steps a second since the last line."""
-    left_s: float
-    """Seconds left at this rate."""
-    cross_entropy: float
-    kl: float
-    kl_first: float
-    """KL per token at the first noisy step, nats, mean over the steps since the last line: the figure to watch."""
-    diagnosis: str
-    """`leaking`, `healthy`, `collapsed`, or `undefined` without guidance."""
-    exact: float
-    """Share of slots that decode their target under the posterior: not accuracy."""
-    heads: float
-    rollout_right: float
-    """Share of prior rollouts' answers that are right, on training puzzles."""
-    gradient_norm: float
-    learning_rate: float
-    kl_beta: float
-    evaluation: dict[str, float] = field(default_factory=dict)
-    """Prior rollouts on held-out puzzles with the averaged weights, where this line made them."""
 
 
 def keep_memory() -> None:
@@ -157,7 +130,12 @@ class Trainer:
         by_time = self.elapsed_s / (60 * self.training.minutes) if self.training.minutes else 0.0
         return min(1.0, max(by_steps, by_time))
 
-    def advance(self) -> dict[str, float]:
+    @property
+    def is_watched(self) -> bool:
+        """Whether the step that comes is logged, so that every transition's KL is measured in it."""
+        return (self.step + 1) % LOG_EVERY_STEPS == 0
+
+    def advance(self) -> dict[str, Any]:
         """One optimiser step; returns the figures of `TrainProgress` that it made."""
         # A generator per step: a resumed run draws the same puzzles as one that was never stopped.
         rng = np.random.default_rng([self.training.seed, self.step])
@@ -167,7 +145,11 @@ class Trainer:
             rng = np.random.default_rng([self.training.seed, self.step, self.ranks.rank])  # rollouts of its own
         rollout_right = self.rollouts.advance(self._advance, weights, rng)
         slots = self.slots.view()
-        h, l = earlier_transitions(weights, self.recipe.model, self.training, self.spec, slots)
+        is_watched = self.is_watched
+        earlier = earlier_transitions(
+            weights, self.recipe.model, self.training, self.spec, slots, is_watched=is_watched
+        )
+        h, l = earlier.h, earlier.l
         carried = None
         if not self.training.has_posterior:
             *carried, nearest = self._ahead(self.flat.compute.detach(), slots, h, l)
@@ -184,10 +166,15 @@ class Trainer:
         self.slots.aim(loss.answers)
         self.step += 1
         names = ("cross_entropy", "kl", "kl_first", "exact", "heads")
-        told = torch.stack([getattr(loss, name).detach().float() for name in names])
-        everyone = self.ranks.gather(told[None]).nanmean(0).tolist()
+        told = torch.stack([getattr(loss, name).detach().float() for name in names] + [*earlier.kl, earlier.kl_first])
+        *everyone, first = self.ranks.gather(told[None]).nanmean(0).tolist()
+        figures = dict(zip(names, everyone, strict=False))
+        has_kl = self.training.has_posterior and self.spec.guidance != "none"
+        is_whole = is_watched or self.spec.transitions == 1
+        figures["kl_first"] = figures["kl_first"] + first if is_whole else math.nan
         return {
-            **dict(zip(names, everyone, strict=True)),
+            **figures,
+            "kl_transitions": [*everyone[len(names) :], figures["kl"]] if has_kl and is_whole else [],
             "rollout_right": rollout_right,
             "gradient_norm": norm,
             "learning_rate": rate,
@@ -213,6 +200,8 @@ class Trainer:
         flat = result.candidates.reshape(-1, result.candidates.shape[-1])
         is_right = self.task.verify(np.repeat(held_out.puzzles, width, axis=0), flat).reshape(-1, width)
         figures = {"single_accuracy": float(is_right.mean())}
+        if self.training.has_posterior and self.spec.guidance != "none" and held_out.answers is not None:
+            figures |= elbo(self.averaged(), self.training, held_out.puzzles, held_out.answers)
         if self.task.is_multi_solution:
             figures["coverage_pooled"] = self._coverage(held_out, result.candidates, is_right)
         return figures
@@ -277,7 +266,7 @@ class Trainer:
         if self.ranks.is_first:
             # The log is the first rank's: another would read it half written.
             card["leak_diagnosis"] = explain(
-                recent_kl_first(self.out / "log.jsonl"),
+                recent_signs(self.out / "log.jsonl"),
                 guidance=self.recipe.model.guidance,
                 is_multi_solution=self.task.is_multi_solution,
             )
@@ -376,7 +365,14 @@ def _run(
                 fraction=trainer.fraction,
                 steps_per_s=(trainer.step - told_step) / max(elapsed_s - told_s, 1e-9),
                 left_s=elapsed_s * (1 - trainer.fraction) / max(trainer.fraction, 1e-9),
-                diagnosis=diagnose(values["kl_first"]),
+                diagnosis=diagnose(
+                    Signs(
+                        kl_first=values["kl_first"],
+                        rollout_right=values["rollout_right"],
+                        exact=values["exact"],
+                        fraction=trainer.fraction,
+                    )
+                ),
                 evaluation=evaluation,
                 **values,
             )

@@ -18,9 +18,8 @@ import torch
 
 import gram
 from gram.checkpoint import CheckpointError, read_card, write_atomically
+from gram.diagnosis import explain, recent_signs
 from gram.evals import baselines, plots
-from gram.objective import explain
-from gram.run_folder import recent_kl_first
 from gram.tasks.protocol import PuzzleSet, Task
 from gram.tasks.registry import get_task
 
@@ -59,8 +58,8 @@ def section(name: str, runs: list[tuple[Path, dict[str, Any]]], limit: int | Non
     table = baselines.markdown(task, baselines.rows(task, puzzles, judged), width=width)
     about: dict[str, list[str]] = {}
     for (folder, card), run in zip(runs, judged, strict=True):
-        kl_first, guidance = recent_kl_first(folder / "log.jsonl"), card["recipe"]["model"]["guidance"]
-        told = explain(kl_first, guidance=guidance, is_multi_solution=task.is_multi_solution)
+        signs, guidance = recent_signs(folder / "log.jsonl"), card["recipe"]["model"]["guidance"]
+        told = explain(signs, guidance=guidance, is_multi_solution=task.is_multi_solution)
         about.setdefault(run.method, [run.card["description"]]).append(told)
     # What the noise came to is a fact of each run, so every training seed tells its own.
     listed = "\n".join(

@@ -73,3 +73,10 @@ def test_a_run_is_shipped_with_its_settings_and_figures(tmp_path, monkeypatch):
     assert page == model_card("tiny", card)
     assert "| accuracy | 0.7500 | 0.2500 to 0.8750 |" in page
     assert "scaled after training by | 1.5 |" in page
+
+
+def test_a_card_tells_the_bound_where_the_run_has_one():
+    card = read_card(WEIGHTS / "nqueens8")
+    told = {**card, "held_out_while_training": {"nelbo": 3.456, "nelbo_kl": 2.5}}
+    assert "| 3.46, of it KL 2.50 |" in model_card("nqueens8", told)
+    assert "negative ELBO" not in model_card("nqueens8", {**card, "held_out_while_training": {}})

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from gram.cli.main import main
+from gram.diagnosis import Signs, diagnose
 from gram.model import Model
-from gram.objective import Replay, diagnose, step_loss
+from gram.objective import Replay, step_loss
 from gram.recipe import RecipeError, load_recipe, recipe_names
 from gram.tasks.registry import get_task
 from gram.train import Trainer, train
@@ -355,7 +356,7 @@ def test_the_leak_is_diagnosed_in_words(tmp_path, task):
     figure, words = card["leak_diagnosis"].split(" nats, ")
     word = words.split(":")[0]
     assert figure.startswith("KL per token at the first noisy step ")
-    assert word in ("leaking", "healthy", "collapsed")
-    assert word == diagnose(float(figure.split()[-1]))
+    assert word in ("leaking", "failing", "collapsed")
+    assert word == diagnose(Signs(kl_first=float(figure.split()[-1]), rollout_right=0.0, fraction=1.0))
     logged = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert all(line["diagnosis"] in ("leaking", "healthy", "collapsed", "undefined") for line in logged)
+    assert all(line["diagnosis"] in ("leaking", "healthy", "failing", "collapsed", "undefined") for line in logged)

@@ -16,7 +16,7 @@ from gram.cli.errors import Interrupted
 from gram.cli.options import Json, Quiet, TaskModule
 
 if TYPE_CHECKING:
-    from gram.train import TrainProgress
+    from gram.training_progress import TrainProgress
 
 PLAIN_EVERY_S = 15.0
 
