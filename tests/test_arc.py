@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from gram.tasks.arc import Arc, decode, encode, grid_sizes, read_tasks
+from gram.tasks.arc import Arc, decode, encode, grid_sizes
 from gram.tasks.arc_augment import View, is_solved, turn, views, vote
+from gram.tasks.arc_files import read_tasks
 from gram.tasks.protocol import PuzzleError, Task
 from gram.tasks.registry import get_task
 
@@ -74,7 +75,7 @@ def test_the_checker_knows_loaded_outputs_only(tmp_path):
     assert not arc.verify(loaded.puzzles, np.zeros_like(wrong)).any()
     assert [cell.text for cell in arc.board(loaded.puzzles[0])[1]] == ["3", "4"]
     assert arc.board(loaded.puzzles[0], np.zeros(900, np.uint8))[0][0].kind == "conflict"
-    with pytest.raises(PuzzleError, match="must be of a loaded file"):
+    with pytest.raises(PuzzleError, match="must be of the file loaded last"):
         Arc().verify(loaded.puzzles, loaded.answers)
 
 
@@ -97,6 +98,113 @@ def test_folders_and_secret_outputs(tmp_path):
     secret = {"x": {"train": ONE["train"], "test": [{"input": [[1]]}]}}
     (tmp_path / "secret.json.gz").write_bytes(gzip.compress(json.dumps(secret).encode()))
     assert Arc().load(tmp_path / "secret.json.gz").answers is None
+
+
+def test_outputs_belong_to_the_set_loaded_last(tmp_path):
+    corrected = json.loads(json.dumps(ONE))
+    corrected["test"][0]["output"] = [[5, 6, 8]]
+    other = {"train": [], "test": [{"input": [[9]], "output": [[1]]}]}
+    paths = [tmp_path / f"{name}.json" for name in ("first", "corrected", "other")]
+    for path, values in zip(paths, (ONE, corrected, other), strict=True):
+        path.write_text(json.dumps(values))
+    arc = get_task("arc")
+    first = arc.load(paths[0])
+    mended = arc.load(paths[1])
+    assert np.array_equal(first.puzzles, mended.puzzles)
+    assert arc.verify(mended.puzzles, mended.answers).all()
+    assert not arc.verify(mended.puzzles, first.answers).any()
+    assert arc.count_solutions(mended.puzzles[0]) == 1
+    arc.load(paths[0])
+    assert arc.verify(first.puzzles, first.answers).all()
+    assert not arc.verify(first.puzzles, mended.answers).any()
+    arc.load(paths[2])
+    with pytest.raises(PuzzleError, match="must be of the file loaded last"):
+        arc.verify(first.puzzles, first.answers)
+    with pytest.raises(PuzzleError):
+        arc.load(tmp_path / "bad.json" if (tmp_path / "bad.json").write_text("[]") else tmp_path)
+    assert arc.count_solutions(arc.parse("9")) == 1
+    # Another caller's task has outputs of its own.
+    assert get_task("arc") is not arc
+    with pytest.raises(PuzzleError, match="must be of the file loaded last"):
+        get_task("arc").verify(first.puzzles, first.answers)
+
+
+def test_hidden_files_of_a_folder_are_skipped(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(ONE))
+    for name in ("._a.json", ".b.json", ".DS_Store", ".ipynb_checkpoints/a.json", "sub/._c.json", "__MACOSX/._a.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"\x00\x05\x16\x07")
+    assert [task.name for task in read_tasks(tmp_path)] == ["a"]
+    (tmp_path / "a.json").unlink()
+    with pytest.raises(PuzzleError, match="must hold JSON files of ARC tasks, got none"):
+        read_tasks(tmp_path)
+    # A folder that is itself hidden is read: its user named it.
+    (tmp_path / ".data").mkdir()
+    (tmp_path / ".data" / "a.json").write_text(json.dumps(ONE))
+    assert len(read_tasks(tmp_path / ".data")) == 1
+
+
+CHALLENGES = {
+    "x": {"train": ONE["train"], "test": [{"input": [[1]]}, {"input": [[2]]}]},
+    "y": {"train": ONE["train"], "test": [{"input": [[3]]}]},
+}
+SOLUTIONS = {"x": [[[4]], [[5, 5]]], "y": [[[6]]]}
+
+
+@pytest.mark.parametrize("packed", [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_solutions_beside_the_challenges_are_read(tmp_path, packed, is_folder):
+    for values, what, is_packed in zip((CHALLENGES, SOLUTIONS), ("challenges", "solutions"), packed, strict=True):
+        content = json.dumps(values).encode()
+        path = tmp_path / f"arc-agi_training_{what}.json{'.gz' if is_packed else ''}"
+        path.write_bytes(gzip.compress(content) if is_packed else content)
+    arc = Arc()
+    loaded = arc.load(tmp_path if is_folder else next(tmp_path.glob("*_challenges*")))
+    assert [arc.format(p, a) for p, a in zip(loaded.puzzles, loaded.answers, strict=True)] == ["4", "55", "6"]
+    assert loaded.groups.tolist() == [0, 0, 1]
+    assert arc.verify(loaded.puzzles, loaded.answers).all()
+
+
+@pytest.mark.parametrize(
+    ("solutions", "words"),
+    [
+        ({"x": [[[4]], [[5]]]}, "task 'y' must have an output for each of 1 tests, got none"),
+        ({"x": [[[4]]], "y": [[[6]]]}, "task 'x' must have an output for each of 2 tests, got 1"),
+        ({"x": [[[4]], [[5]]], "y": [[[6]], [[7]]]}, "task 'y' must have an output for each of 1 tests, got 2"),
+        ({"x": [[[4]], [[11]]], "y": [[[6]]]}, "task 'x' output 1 must be of colours 0 to 9"),
+        ({"x": 3, "y": [[[6]]]}, "task 'x' must have an output"),
+        ([], "must be a JSON object"),
+    ],
+)
+def test_solutions_of_other_challenges_are_one_line(tmp_path, solutions, words):
+    (tmp_path / "a_challenges.json").write_text(json.dumps(CHALLENGES))
+    (tmp_path / "a_solutions.json").write_text(json.dumps(solutions))
+    with pytest.raises(PuzzleError) as error:
+        Arc().load(tmp_path / "a_challenges.json")
+    assert words in str(error.value)
+    assert "a_solutions.json" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_solutions_alone_and_outputs_that_disagree_are_refused(tmp_path):
+    (tmp_path / "a_solutions.json").write_text(json.dumps(SOLUTIONS))
+    for path in (tmp_path, tmp_path / "a_solutions.json"):
+        with pytest.raises(PuzzleError, match=r"a_solutions\.json: must be ARC tasks, got solutions alone"):
+            Arc().load(path)
+    given = {**CHALLENGES, "y": {"train": [], "test": [{"input": [[3]], "output": [[7]]}]}}
+    (tmp_path / "a_challenges.json").write_text(json.dumps(given))
+    with pytest.raises(PuzzleError, match="task 'y' output 0 must be that of the challenges"):
+        Arc().load(tmp_path)
+
+
+@pytest.mark.parametrize("known", [0, 1, 2])
+def test_missing_outputs_are_told_aloud(tmp_path, caplog, known):
+    values = json.loads(json.dumps(CHALLENGES))
+    for test in values["x"]["test"][:known]:
+        test["output"] = [[1]]
+    (tmp_path / "a.json").write_text(json.dumps(values))
+    assert Arc().load(tmp_path / "a.json").answers is None
+    assert caplog.messages == ([f"{tmp_path}/a.json: {3 - known} of 3 puzzles have no output"] if known else [])
 
 
 @pytest.mark.parametrize(

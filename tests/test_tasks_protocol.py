@@ -32,7 +32,8 @@ def test_standard_names_are_tasks():
         made = get_task(name)
         assert isinstance(made, Task)
         assert made.name == name
-        assert get_task(name) is made
+        # ARC's remembers outputs, so that each caller has its own.
+        assert (get_task(name) is made) == (name != "arc")
 
 
 @pytest.mark.parametrize("name", ["chess", "nqueens3", "nqueens13", "nqueens", "sudoku5", "colouring99", ""])

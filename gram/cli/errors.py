@@ -6,6 +6,7 @@ shows the traceback of bad input too.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -90,6 +91,16 @@ def one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+class Notices(logging.Handler):
+    """Shows what the library logs as lines on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        report(record.getMessage())
+
+
+NOTICES = Notices()
 
 
 def report(message: str) -> None:

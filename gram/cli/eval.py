@@ -19,6 +19,7 @@ from gram.cli.options import (
     Sampling,
     TaskName,
     at_least_one,
+    check_judgeable,
     load_puzzles,
     whole,
     with_sampling_options,
@@ -61,6 +62,7 @@ def evaluate_task(
         raise ValueError(f"--out must be a folder, got the file {out}")
     family = sampling.task(task)
     chosen = choose_puzzles(family, puzzles, split, limit)
+    check_judgeable(family, chosen.puzzles, puzzles)
     sampler = sampling.sampler(family)
     settings = sampler.settings(sampling.config, puzzles=len(chosen))
     total = len(chosen) * settings.width

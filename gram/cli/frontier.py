@@ -22,6 +22,7 @@ from gram.cli.options import (
     Sampling,
     TaskName,
     at_least_one,
+    check_judgeable,
     whole,
     with_sampling_options,
 )
@@ -99,6 +100,7 @@ def frontier(
         raise ValueError(f"--out must be a folder, got the file {out}")
     family = sampling.task(task)
     chosen = choose_puzzles(family, puzzles, split, limit)
+    check_judgeable(family, chosen.puzzles, puzzles)
     wanted_budgets = None if budgets == "auto" else numbers("budgets", budgets, float)
     # Everything is opened and checked before the first run: a wrong second name would else be told hours later.
     named = {label: sampler_of(sampling, family, name) for label, name in labelled(checkpoint).items()}

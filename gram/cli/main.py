@@ -6,6 +6,7 @@ to know of it.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gram import __version__
-from gram.cli.errors import BAD_INPUT, Interrupted, is_bad_input, one_line, raise_on_signals, report
+from gram.cli.errors import BAD_INPUT, NOTICES, Interrupted, is_bad_input, one_line, raise_on_signals, report
 from gram.cli.groups import PLAIN, Group
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit code; the console script `gram`."""
     if arguments is None:
         raise_on_signals()
+    logging.getLogger("gram").addHandler(NOTICES)
     try:
         group = typer.main.get_command(app)
         return int(group.main(arguments, prog_name="gram", standalone_mode=False) or 0)

@@ -30,7 +30,7 @@ from gram.config import (
 if TYPE_CHECKING:
     from gram.api import Sampler
     from gram.distributed.pool import Pool
-    from gram.tasks.protocol import PuzzleSet, Task
+    from gram.tasks.protocol import PuzzleSet, Task, Tokens
 
 
 def whole(text: str) -> int:
@@ -184,7 +184,10 @@ class Sampling:
         trained_for = checkpoint.read_config(checkpoint.find(name)).task
         if trained_for != task.name:
             raise ValueError(f"checkpoint {name!r} must be one of task {task.name!r}, got one of {trained_for!r}")
-        return self.load(name)
+        sampler = self.load(name)
+        # The caller's task, which may know its file's outputs.
+        sampler.task = task
+        return sampler
 
     def load(self, checkpoint: str) -> Sampler:
         """A checkpoint's sampler, in the type that its workers will compute in. Raises as `api.load` does."""
@@ -265,6 +268,21 @@ def at_least_one(name: str, value: int | None) -> None:
     """Refuses a count below 1. Raises `ValueError`."""
     if value is not None and value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def check_judgeable(task: Task, puzzles: Tokens, file: Path | None) -> None:
+    """Refuses puzzles `[P, L]` that the task could not judge the answers of, before any is sampled.
+
+    Raises `PuzzleError`.
+    """
+    import numpy as np
+
+    from gram.tasks.protocol import PuzzleError
+
+    try:
+        task.verify(puzzles, np.zeros((len(puzzles), task.output_tokens), dtype=np.uint8))
+    except PuzzleError as error:
+        raise error if file is None else PuzzleError(f"{file}: {error}") from None
 
 
 def load_puzzles(task: Task, path: Path) -> PuzzleSet:

@@ -18,6 +18,7 @@ from gram.cli.options import (
     Sampling,
     TaskName,
     at_least_one,
+    check_judgeable,
     whole,
     with_sampling_options,
 )
@@ -58,6 +59,8 @@ def sample(
     assert folder is not None
     family = sampling.task(task)
     chosen = choose_puzzles(family, puzzles, split, limit)
+    if trace is not None or sampling.config.width_policy == "verified":
+        check_judgeable(family, chosen.puzzles, puzzles)
     sampler = sampling.sampler(family)
     settings = sampler.settings(sampling.config, puzzles=len(chosen))
     total = len(chosen) * settings.width

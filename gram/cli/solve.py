@@ -13,6 +13,7 @@ from gram.cli.options import (
     Sampling,
     TaskName,
     at_least_one,
+    check_judgeable,
     load_puzzles,
     real,
     whole,
@@ -59,6 +60,7 @@ def solve(
     at_least_one("limit", limit)
     family = sampling.task(task)
     tokens = _tokens(family, puzzle, puzzles, limit)
+    check_judgeable(family, tokens, puzzles)
     sampler = sampling.sampler(family)
     settings = sampler.settings(sampling.config)
     if watch:

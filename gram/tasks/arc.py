@@ -4,47 +4,25 @@ Shapes: `L = A = 900` tokens row by row, `P` puzzles. Tokens: 0 padding, 1 end, 
 stands at the top left, end tokens below its last row and beside its last column.
 
 What this is not: ARC has no rules to check, so there is no verifier. `verify` is a checker: equality with the outputs
-of the files that this task has loaded; it refuses puzzles of any other origin. There are no puzzles of its own, no
+of the set that this task has loaded last; it refuses puzzles of any other origin. There are no puzzles of its own, no
 generator. A model of ours sees one grid, not the demonstrations; TRM learns each task as an identifier instead.
-Augmentation, voting and the two attempts stand in `gram/tasks/arc_augment.py`.
+Files are read in `gram/tasks/arc_files.py`; augmentation, voting and the two attempts stand in
+`gram/tasks/arc_augment.py`.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gram.tasks.parsing import read_text
+from gram.tasks.arc_files import COLOURS, SIDE, Grid, Pair, checked_grid, read_tasks
 from gram.tasks.protocol import Board, Cell, CellKind, PuzzleError, PuzzleSet, Tokens
 
-SIDE = 30
-PAD, END, FIRST_COLOUR, COLOURS = 0, 1, 2, 10
-Grid = NDArray[np.uint8]
-"""Colours 0 .. 9, `[rows, columns]`."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pair:
-    """One example of a task."""
-
-    input: Grid
-    output: Grid | None
-    """None where the file keeps it secret."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ArcTask:
-    """One ARC task: demonstrations and tests."""
-
-    name: str
-    train: tuple[Pair, ...]
-    test: tuple[Pair, ...]
+log = logging.getLogger(__name__)
+PAD, END, FIRST_COLOUR = 0, 1, 2
 
 
 def encode(grid: Grid, *, row: int = 0, column: int = 0) -> Tokens:
@@ -89,6 +67,7 @@ class Arc:
 
     def __init__(self) -> None:
         self._known: dict[bytes, set[bytes]] = {}
+        """Outputs of each input of the set loaded last."""
 
     def split(self, name: str = "test", *, limit: int | None = None) -> PuzzleSet:
         """Raises `ValueError`: there are no puzzles but those of `load`."""
@@ -114,7 +93,10 @@ class Arc:
     def _outputs(self, puzzle: Tokens) -> set[bytes]:
         found = self._known.get(puzzle.tobytes())
         if not found:
-            raise PuzzleError("arc puzzle must be of a loaded file with its output to be checked, got another")
+            raise PuzzleError(
+                "arc puzzle must be of the file loaded last and have its output there to be checked, got "
+                f"{self.format(puzzle)[:40]!r}"
+            )
         return found
 
     def verify(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.bool_]:
@@ -147,7 +129,7 @@ class Arc:
         rows = [row.strip() for row in text.strip().replace("\n", "/").split("/")]
         if not text.strip() or any(not (row.isascii() and row.isdigit()) for row in rows):
             raise PuzzleError(f"arc puzzle must be rows of digits parted by '/', got {text[:40]!r}")
-        return encode(_grid([[int(digit) for digit in row] for row in rows], "arc puzzle"))
+        return encode(checked_grid([[int(digit) for digit in row] for row in rows], "arc puzzle"))
 
     def format(self, puzzle: Tokens, answer: Tokens | None = None) -> str:
         grid = decode(puzzle if answer is None else answer)
@@ -156,7 +138,8 @@ class Arc:
     def load(self, path: Path | str) -> PuzzleSet:
         """The test inputs of a file or folder that `read_tasks` reads, and their outputs where all are known.
 
-        Outputs are remembered for `verify`. Groups are tasks: tests of one stand and fall together.
+        Outputs are remembered for `verify` in place of those of an earlier set. Groups are tasks: tests of one stand
+        and fall together.
         """
         pairs = [(index, pair) for index, task in enumerate(read_tasks(path)) for pair in task.test]
         return self._remember(pairs, path, "test input")
@@ -172,13 +155,15 @@ class Arc:
             raise PuzzleError(f"{path}: must hold at least one {what}, got none")
         puzzles = np.stack([encode(pair.input) for _, pair in pairs])
         outputs = [encode(pair.output) for _, pair in pairs if pair.output is not None]
-        is_known = len(outputs) == len(pairs)
+        if 0 < len(outputs) < len(pairs):
+            log.warning("%s: %d of %d puzzles have no output", path, len(pairs) - len(outputs), len(pairs))
+        self._known = {}
         for puzzle, (_, pair) in zip(puzzles, pairs, strict=True):
             if pair.output is not None:
                 self._known.setdefault(puzzle.tobytes(), set()).add(encode(pair.output).tobytes())
         return PuzzleSet(
             puzzles=puzzles,
-            answers=np.stack(outputs) if is_known else None,
+            answers=np.stack(outputs) if len(outputs) == len(pairs) else None,
             groups=np.array([index for index, _ in pairs], dtype=np.int64),
         )
 
@@ -201,67 +186,3 @@ class Arc:
         if not grid.size:
             return [[Cell("no grid", "conflict")]]
         return [[Cell(str(colour), kind) for colour in row] for row in grid.tolist()]
-
-
-def read_tasks(path: Path | str) -> list[ArcTask]:
-    """The tasks of a JSON file (one task, or task id -> task; `.gz` too) or of all JSON files of a folder.
-
-    Raises `PuzzleError` in one line, `FileNotFoundError`.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        return list(_tasks_of_file(path))
-    files = sorted(file for file in path.rglob("*.json*") if file.name.endswith((".json", ".json.gz")))
-    if not files:
-        raise PuzzleError(f"{path}: must hold JSON files of ARC tasks, got none")
-    return [task for file in files for task in _tasks_of_file(file)]
-
-
-def _tasks_of_file(path: Path) -> Iterator[ArcTask]:
-    try:
-        values = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise PuzzleError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
-    except (ValueError, RecursionError):
-        raise PuzzleError(f"{path}: not JSON (number too long or nested too deep)") from None
-    if not isinstance(values, dict) or not values:
-        raise PuzzleError(f"{path}: must be a JSON object of ARC tasks, got {str(values)[:40]!r}")
-    if "test" in values and isinstance(values["test"], list):
-        values = {path.name.split(".")[0]: values}
-    for name, task in values.items():
-        where = f"{path}: task {name[:40]!r}"
-        if not isinstance(task, dict) or not isinstance(task.get("test"), list):
-            raise PuzzleError(f"{where} must be an object with 'train' and 'test', got {str(task)[:40]!r}")
-        train = task.get("train") or []
-        if not isinstance(train, list):
-            raise PuzzleError(f"{where} must have a list 'train', got {str(train)[:40]!r}")
-        yield ArcTask(
-            name=str(name),
-            train=tuple(_pair(example, f"{where} train {index}") for index, example in enumerate(train)),
-            test=tuple(_pair(example, f"{where} test {index}") for index, example in enumerate(task["test"])),
-        )
-
-
-def _pair(example: Any, where: str) -> Pair:
-    if not isinstance(example, dict) or "input" not in example:
-        raise PuzzleError(f"{where} must be an object with 'input', got {str(example)[:40]!r}")
-    output = example.get("output")
-    return Pair(
-        input=_grid(example["input"], f"{where} input"),
-        output=None if output is None else _grid(output, f"{where} output"),
-    )
-
-
-def _grid(rows: Any, where: str) -> Grid:
-    """A grid of 1x1 to 30x30 colours. Raises `PuzzleError`."""
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, list) and row for row in rows):
-        raise PuzzleError(f"{where} must be rows of colours, got {str(rows)[:40]!r}")
-    if len({len(row) for row in rows}) != 1:
-        raise PuzzleError(f"{where} must have rows of one length, got {sorted({len(row) for row in rows})}")
-    if max(len(rows), len(rows[0])) > SIDE:
-        raise PuzzleError(f"{where} must be at most {SIDE}x{SIDE}, got {len(rows)}x{len(rows[0])}")
-    for row in rows:
-        for colour in row:
-            if not isinstance(colour, int) or isinstance(colour, bool) or not 0 <= colour < COLOURS:
-                raise PuzzleError(f"{where} must be of colours 0 to 9, got {str(colour)[:40]!r}")
-    return np.array(rows, dtype=np.uint8)

@@ -1,7 +1,7 @@
 """How ARC is answered: many augmented views of a test, their predictions turned back, a vote, two attempts.
 
 Views are a symmetry of the square and a renaming of the colours 1 .. 9 (black stays), as in HRM's and TRM's data set.
-Plain functions on grids (`gram/tasks/arc.py`); running a model on the views is the caller's.
+Plain functions on grids (`gram/tasks/arc_files.py`); running a model on the views is the caller's.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gram.tasks.arc import COLOURS, Grid
+from gram.tasks.arc_files import COLOURS, Grid
 
 SYMMETRIES = 8
 ATTEMPTS = 2

@@ -24,7 +24,14 @@ def task_names() -> tuple[str, ...]:
 
 def get_task(name: str, module: Path | str | None = None) -> Task:
     """The task called `name`; `module` is a user's file to take it from. Raises `ValueError` in one line."""
-    return _builtin(name) if module is None else _from_file(name, Path(module))
+    if module is not None:
+        return _from_file(name, Path(module))
+    if name == "arc":
+        # Each caller's own: it remembers the outputs of the set that it has loaded.
+        from gram.tasks.arc import Arc
+
+        return Arc()
+    return _builtin(name)
 
 
 @cache
@@ -48,10 +55,6 @@ def _builtin(name: str) -> Task:
             from gram.tasks.maze import Maze
 
             return Maze(size)
-    if name == "arc":
-        from gram.tasks.arc import Arc
-
-        return Arc()
     raise ValueError(f"task must be one of {FAMILIES}, got {name!r}")
 
 
