@@ -37,11 +37,27 @@ KERNELS: tuple[str, ...] = get_args(Kernel)
 
 T = TypeVar("T")
 
+MOST: dict[str, int] = {
+    "width": 2**20,
+    "depth": 2**16,
+    "transitions": 2**8,
+    "low_level_updates": 2**10,
+    "slots": 2**20,
+    "launch": 2**16,
+}
+"""Largest values of sampling. Depth times transitions stays within the 24 bits that a noise counter has for them."""
+
 
 def at_least(name: str, value: float, low: float) -> None:
     """Raises `ValueError` where a setting is below `low`."""
     if not value >= low:
         raise ValueError(f"{name} must be at least {low:g}, got {value}")
+
+
+def at_most(name: str, value: float, high: float) -> None:
+    """Raises `ValueError` where a setting is above `high`."""
+    if value > high:
+        raise ValueError(f"{name} must be at most {high:,}, got {value}")
 
 
 def within(name: str, value: float, low: float, high: float) -> None:
@@ -212,9 +228,9 @@ class SamplerConfig:
     """One sampling run: width, depth and the policies. Flags, JSON and studies use these names."""
 
     width: int = 20
-    """`N`: trajectories per puzzle; the most of them where `width_policy` may stop earlier."""
+    """`N`: trajectories per puzzle, at most 2^20; the most of them where `width_policy` may stop earlier."""
     depth: int | None = None
-    """`M`: supervision steps a trajectory may take; None is the checkpoint's own."""
+    """`M`: supervision steps a trajectory may take, at most 2^16; None is the checkpoint's own."""
     selector: Selector = "vote"
     """Which candidate is the answer."""
     injector: Injector | None = None
@@ -245,15 +261,16 @@ class SamplerConfig:
     """`staged`: predicted accuracy (LPRM) that is trusted (None: .9). `decided`: probability that the leading answer
     stays ahead (None: .95)."""
     transitions: int | None = None
-    """`T` of sampling; None is the model's."""
+    """`T` of sampling, at most 2^8; None is the model's."""
     low_level_updates: int | None = None
-    """`K` of sampling; None is the model's."""
+    """`K` of sampling, at most 2^10; None is the model's."""
     seed: int = 0
     """Key of all noise, in [0, 2^64)."""
     slots: int | None = None
-    """Trajectories advanced side by side; None lets the model's size decide. No part of a result's identity."""
+    """Trajectories advanced side by side, at most 2^20; None lets the model's size decide. No part of a result's
+    identity."""
     launch: int | None = None
-    """Trajectories of one launch, at least 1; None lets the model's size decide. Part of a result's identity."""
+    """Trajectories of one launch, 1 to 2^16; None lets the model's size decide. Part of a result's identity."""
     is_padded: bool = True
     """Whether every launch has its full number of rows, the last one by padding. Without padding a launch has the rows
     that run, so few cost less; but a trajectory's rounding may follow its company. So such a run is kept in no folder
@@ -270,6 +287,9 @@ class SamplerConfig:
                 at_least(name, getattr(self, name), 1)
         if self.low_level_updates is not None:
             at_least("low_level_updates", self.low_level_updates, 0)
+        for name, most in MOST.items():
+            if getattr(self, name) is not None:
+                at_most(name, getattr(self, name), most)
         for name, choices in (
             ("selector", SELECTORS),
             ("halting", HALTINGS),

@@ -54,6 +54,8 @@ PuzzleFile = Annotated[
     Path | None,
     typer.Option("--puzzles", metavar="FILE", help="Your puzzles: CSV, TSV, JSON, or one string a line."),
 ]
+MOST_COUNTED = 10_000_000
+"""Of puzzles and whatever else a flag counts."""
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
 TaskModule = Annotated[
@@ -265,9 +267,11 @@ def with_sampling_options(
 
 
 def at_least_one(name: str, value: int | None) -> None:
-    """Refuses a count below 1. Raises `ValueError`."""
+    """Refuses a count below 1, or above what any run could do. Raises `ValueError`."""
     if value is not None and value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
+    if value is not None and value > MOST_COUNTED:
+        raise ValueError(f"{name} must be at most {MOST_COUNTED:,}, got {value}")
 
 
 def check_judgeable(task: Task, puzzles: Tokens, file: Path | None) -> None:

@@ -19,11 +19,12 @@ import torch
 from gram.config import SamplerConfig, config_to_json
 from gram.model import Model
 from gram.sampler.engine import Engine, StepView
+from gram.sampler.memory import check_fits
 from gram.sampler.plan import Plan, Shard, make_plan
 from gram.sampler.record import Sealed
 from gram.sampler.result import SampleResult, ShardResult, scores_of
 from gram.sampler.selectors import count_votes, select
-from gram.sampler.settings import resolve
+from gram.sampler.settings import resolve, spec_of
 from gram.sampler.store import Store
 from gram.tasks.inputs import input_tokens
 from gram.tasks.protocol import Task, Tokens
@@ -84,8 +85,8 @@ def sample(
     `about` is written beside. `on_ended` is told how many trajectories have just come to their end; `on_step` sees
     every step, `on_advanced` the engine after it. With `backend` the shards run there and both see nothing. Same seed,
     puzzles and launch size: the same trajectories, whatever the batch, where launches are padded. Raises `PuzzleError`
-    for what is no puzzle of the task, `ValueError` for settings that the model does not fit or an untrained empty
-    condition, `StoreError` for a folder that holds another run.
+    for what is no puzzle of the task, `ValueError` for settings that the model does not fit, an untrained empty
+    condition or a run that cannot fit in memory, `StoreError` for a folder that holds another run.
     """
     config = resolve(config, model)
     out = None if out is None else Path(out)
@@ -98,6 +99,15 @@ def sample(
         raise ValueError(f"is_padded must be on for a run in {where}, got off: its rounding may follow its company")
     if is_unconditional:
         model.embed_empty(1)
+    check_fits(
+        config,
+        spec_of(config, model),
+        len(puzzles),
+        device=model.device,
+        dtype=model.dtype,
+        is_traced=is_traced,
+        has_slots=backend is None,
+    )
     started = time.perf_counter()
     device = (backend and backend.device) or model.device
     kernel = config.kernel
