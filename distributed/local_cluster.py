@@ -12,7 +12,6 @@ import json
 import os
 import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +20,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from gram.distributed import processes, ray_start
+from gram.atomic_files import replacing
+from gram.distributed import processes, ray_start, socket_folder
 from gram.distributed.cluster import LOOPBACK, MODE, QUIET, RAYLET, STARTS, TOKEN_PATH, given_token, split_address
 from gram.distributed.processes import Process
 
@@ -173,7 +173,7 @@ def _prepared(plan: Plan, join: str | None) -> LocalCluster:
         is_joined=join is not None,
         dashboard=dashboard,
         token_file=str(_write_private(state_folder() / TOKEN_FILE, token)),
-        temp_dir=tempfile.mkdtemp(prefix="gram-ray-"),
+        temp_dir=socket_folder.make(),
         nodes=plan.nodes,
         cpus_per_node=plan.cpus_per_node,
         gpus_per_node=plan.gpus_per_node,
@@ -244,16 +244,8 @@ def _write(cluster: LocalCluster) -> None:
 def _write_private(path: Path, text: str) -> Path:
     """Writes a file that its owner alone can read, whole or not at all."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    try:
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path, mode=0o600) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     return path
 
 

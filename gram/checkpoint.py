@@ -7,8 +7,6 @@ test holds the two equal. Tensor names carry the prefix `model.`.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from gram.atomic_files import replacing
 from gram.config import ModelConfig, config_from_json, config_to_json
 from gram.model import Model
 
@@ -33,18 +32,8 @@ class CheckpointError(ValueError):
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file under a temporary name and moves it into place, so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -54,19 +43,11 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Safetensors, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     for stale in path.parent.glob(f".{path.name}.*"):
         stale.unlink(missing_ok=True)  # left by a process that was killed while it wrote
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as temporary:
         save_file(contiguous, temporary, metadata=metadata or {"format": "pt"})
-        os.chmod(temporary, 0o644)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def config_json(config: ModelConfig) -> dict[str, Any]:

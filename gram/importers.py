@@ -19,10 +19,7 @@ the file itself for EqR); without them stand the published runs' values, and the
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +28,7 @@ import torch
 from torch import Tensor
 
 from gram import checkpoint
+from gram.atomic_files import making
 from gram.checkpoint import CheckpointError
 from gram.config import ModelConfig
 from gram.foreign_files import file_sha256, read_archive, read_settings, tensors_of
@@ -174,15 +172,8 @@ def write(imported: Imported, directory: Path) -> None:
     """Writes a checkpoint directory whole or not at all. Raises `CheckpointError` where it stands already."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise CheckpointError(f"--out must be a new or empty folder, got {directory}")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
-    try:
+    with making(directory) as temporary:
         checkpoint.save(imported.model, temporary, card=imported.card)
-        temporary.chmod(0o755)
-        os.replace(temporary, directory)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def _arch(values: dict[str, Any], where: Path) -> dict[str, Any]:

@@ -40,6 +40,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 
+from gram.atomic_files import replacing, sync
 from gram.sampler.record import HEADER_BYTES, Record, Sealed, StoreError, header_of, read_payload, scan
 
 __all__ = ["Store", "StoreError"]
@@ -61,14 +62,6 @@ def _differences(theirs: Any, ours: Any, name: str = "") -> Iterator[str]:
         there, here = json.dumps(theirs), json.dumps(ours)
         is_short = max(len(there), len(here)) <= _LONGEST_VALUE
         yield f"{name} is {there} there and {here} here" if is_short else f"{name} differs"
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 class Store:
@@ -101,7 +94,7 @@ class Store:
             cls._check_plan(folder, cls._read_plan(folder), plan)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(folder / SHARDS_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            handle = os.open(folder / SHARDS_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise StoreError(f"{folder / SHARDS_FILE} cannot be written: {error.strerror}") from None
         try:
@@ -186,19 +179,14 @@ class Store:
 
     @staticmethod
     def _write_plan(folder: Path, handle: int, plan: dict[str, Any]) -> None:
-        """Under the lock, so the temporary name needs no number and one left by a killed process is overwritten.
-
-        `gram.checkpoint.write_atomically` would import torch here and does not fsync the folder.
-        """
-        temporary = folder / f".{PLAN_FILE}.new"
-        with temporary.open("wb") as file:
-            file.write((json.dumps(plan, indent=2) + "\n").encode())
-            file.flush()
-            os.fsync(file.fileno())
-        os.fsync(handle)
-        os.replace(temporary, folder / PLAN_FILE)
-        _sync_folder(folder)
-        _sync_folder(folder.absolute().parent)
+        """Under the lock, so that what a killed process left can go."""
+        for stale in folder.glob(f".{PLAN_FILE}.*"):
+            stale.unlink(missing_ok=True)
+        with replacing(folder / PLAN_FILE) as temporary:
+            temporary.write_bytes((json.dumps(plan, indent=2) + "\n").encode())
+            os.fsync(handle)
+        sync(folder)
+        sync(folder.absolute().parent)
 
     def _fill_index(self) -> None:
         for record, is_whole in scan(self._handle, self._plan["shards"]):

@@ -1,0 +1,61 @@
+"""Files and folders that appear whole or not at all, with the mode that the umask leaves. No torch: the store uses it.
+
+Python's and safetensors' own temporary files are for their owner alone, which a move would keep.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
+    """A new, empty file beside `path` to be written; at the end it takes its place, where the block raises it goes.
+
+    `mode` less the umask becomes its mode, whatever has written it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        wanted = stat.S_IMODE(os.fstat(handle).st_mode)
+        os.close(handle)
+        yield temporary
+        if stat.S_IMODE(temporary.stat().st_mode) != wanted:
+            temporary.chmod(wanted)
+        sync(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def making(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder` to be filled; at the end it takes its place, where the block raises it goes.
+
+    `folder` must not be there, or be empty.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
+    temporary.mkdir()
+    try:
+        yield temporary
+        os.replace(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def sync(path: Path) -> None:
+    """Waits until a file or folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
