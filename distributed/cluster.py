@@ -16,11 +16,11 @@ import stat
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from gram.distributed import processes
+from gram.distributed import processes, socket_folder
 
 NEW, OFF, AUTO = "new", "off", "auto"
 LOOPBACK = "127.0.0.1"
@@ -59,32 +59,32 @@ def connected(where: str, *, cpus: int | None = None) -> Iterator[None]:
     """
     if where == AUTO:
         where = running()
-    if where == NEW:
-        prepare_new()
-        arguments: dict[str, Any] = {
-            "address": "local",
-            "num_cpus": max(cpus or 1, os.cpu_count() or 1),
-            "object_store_memory": OBJECT_STORE_BYTES,
-            "include_dashboard": False,
-            "_node_ip_address": LOOPBACK,
-        }
-    else:
-        host, port = split_address(where)
-        take_local_token(where)
-        check_token(where, host)
-        check_reachable(where, host, port)
-        check_node_here(where)
-        os.environ.update(QUIET)
-        arguments = {"address": where}
-    import ray
+    with ExitStack() as stack:
+        if where == NEW:
+            prepare_new()
+            arguments: dict[str, Any] = {
+                "address": "local",
+                "num_cpus": max(cpus or 1, os.cpu_count() or 1),
+                "object_store_memory": OBJECT_STORE_BYTES,
+                "include_dashboard": False,
+                "_node_ip_address": LOOPBACK,
+                "_temp_dir": stack.enter_context(socket_folder.for_new_cluster()),
+            }
+        else:
+            host, port = split_address(where)
+            take_local_token(where)
+            check_token(where, host)
+            check_reachable(where, host, port)
+            check_node_here(where)
+            os.environ.update(QUIET)
+            arguments = {"address": where}
+        import ray
 
-    if ray.is_initialized():
-        raise ValueError("ray must not be connected yet, got a process that is")
-    _start(arguments, tries=STARTS if where == NEW else 1)
-    try:
+        if ray.is_initialized():
+            raise ValueError("ray must not be connected yet, got a process that is")
+        _start(arguments, tries=STARTS if where == NEW else 1)
+        stack.callback(ray.shutdown)
         yield
-    finally:
-        ray.shutdown()
 
 
 def running() -> str:

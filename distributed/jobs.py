@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from gram.distributed import cluster
+from gram.distributed import cluster, sources
 from gram.distributed.local_cluster import DASHBOARD_PORT, current, require_dashboard
 
 API_ADDRESS = "RAY_API_SERVER_ADDRESS"
@@ -198,10 +198,13 @@ def find_dashboard(address: str | None) -> tuple[str, bool]:
 
 
 def entrypoint(arguments: Sequence[str], *, is_here: bool) -> str:
-    """The shell command of a job."""
+    """The shell command of a job. On this machine it runs this very package, whatever the folder holds."""
     if not is_here:
         return shlex.join(["gram", *arguments])
-    return f"cd {shlex.quote(os.getcwd())} && exec {shlex.join([sys.executable, '-m', 'gram', *arguments])}"
+    command = shlex.join([sys.executable, "-P", "-m", "gram", *arguments])
+    if (root := sources.python_path()) is not None:
+        command = f"env PYTHONPATH={shlex.quote(root)}${{PYTHONPATH:+:$PYTHONPATH}} {command}"
+    return f"cd {shlex.quote(os.getcwd())} && exec {command}"
 
 
 def _state(job: Any) -> JobState:

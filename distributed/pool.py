@@ -6,8 +6,8 @@ been given up still count when they arrive (a removed node's actors answer for a
 
 from __future__ import annotations
 
+import os
 import queue
-import re
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -18,12 +18,14 @@ from typing import Any, NamedTuple
 
 import ray
 import torch
-from ray.exceptions import ActorDiedError, ActorUnavailableError, NodeDiedError, TaskCancelledError
+from ray.exceptions import TaskCancelledError
 
+from gram.distributed import sources
+from gram.distributed.deaths import is_nodes_fault, reason_of
 from gram.distributed.metrics import RunMetrics
 from gram.distributed.pull_queue import ATTEMPTS, Attempt, PullQueue
 from gram.distributed.standing import Standing
-from gram.distributed.worker import Facts, Outcome, Worker, pack, wanted_facts
+from gram.distributed.worker import Facts, Outcome, pack, wanted_facts
 from gram.sampler.plan import Shard
 from gram.sampler.record import Sealed
 from gram.sampler.run import Job
@@ -38,8 +40,6 @@ PAUSE_S = 10.0
 PATIENCE_S = 300.0
 """How long a run without any worker waits for a node to come before it ends; what it has finished is kept."""
 CPUS_PER_WORKER = 1
-NODE_DEATH = re.compile(r"node has died|node was (preempted|terminated)")
-"""In Ray's message; it names a node for every actor that has died."""
 
 
 class ClusterError(ValueError):
@@ -79,12 +79,13 @@ class Pool:
         attempts: int = ATTEMPTS,
         task_module: Path | None = None,
         tell: Callable[[str], None] | None = None,
-        worker_class: type = Worker,
+        worker_class: type | None = None,
         patience_s: float = PATIENCE_S,
     ) -> None:
         """`workers` None takes what the cluster has room for, nodes that join later included. `tell` is given one line
         when something goes wrong that the run survives. A run that has lost all its workers waits `patience_s` for
-        another. Raises `ValueError` for values out of range."""
+        another. `worker_class` None is `Worker` of the driver's own package. Raises `ValueError` for values out of
+        range."""
         if workers is not None and workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
         if gpus_per_worker < 0 or (gpus_per_worker > 1 and gpus_per_worker != int(gpus_per_worker)):
@@ -93,7 +94,7 @@ class Pool:
         self.task_module, self.tell, self.patience_s = task_module, tell or (lambda line: None), patience_s
         self._class: Any = ray.remote(
             num_cpus=CPUS_PER_WORKER, num_gpus=gpus_per_worker, max_restarts=0, max_task_retries=0
-        )(worker_class)
+        )(worker_class or sources.at_driver(sources.import_path(), os.getcwd()))
         self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
         self._members: dict[str, _Member] = {}
         self._ever: dict[str, Facts] = {}
@@ -269,8 +270,8 @@ class Pool:
         """Lets a worker in whose results will belong to the plan."""
         if worker not in self._members:
             return
-        names = "version", "device", "kernel", "weights"
-        for name, mine, theirs in zip(names, self._facts, facts[:4], strict=True):
+        wanted = len(self._facts)
+        for name, mine, theirs in zip(Facts._fields[:wanted], self._facts, facts[:wanted], strict=True):
             if mine != theirs:
                 self._lose(worker, ClusterError(f"{name} must be {mine} on every node, got {theirs}"))
                 return
@@ -312,29 +313,6 @@ def room(gpus_per_worker: float) -> int:
 def _room_text() -> str:
     has = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return f"the cluster has {has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs"
-
-
-def is_nodes_fault(error: BaseException) -> bool:
-    """Whether a worker was lost with its node, which says nothing against the shard it ran."""
-    return isinstance(error, NodeDiedError) or (
-        isinstance(error, ActorDiedError) and NODE_DEATH.search(str(error)) is not None
-    )
-
-
-def reason_of(error: BaseException) -> str:
-    """Why a worker was lost, in a few words of one line."""
-    text = " ".join(str(error).split())
-    if "creation task" in text:
-        return f"could not start: {text[-300:]}"
-    if "OutOfMemory" in text or "low on memory" in text:
-        return "its process was killed for want of memory"
-    if is_nodes_fault(error):
-        return "its node is gone"
-    if isinstance(error, ActorDiedError):
-        return "its process died"
-    if isinstance(error, ActorUnavailableError):
-        return "it does not answer"
-    return text[:300] or type(error).__name__
 
 
 def poison_text(poison: Mapping[int, tuple[Attempt, ...]], shards: Mapping[int, Shard]) -> str:

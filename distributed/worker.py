@@ -25,6 +25,7 @@ from safetensors.torch import save as save_tensors
 
 from gram import __version__
 from gram.config import ModelConfig, SamplerConfig, config_from_json, config_to_json
+from gram.distributed import sources
 from gram.model import Model
 from gram.sampler.engine import Engine
 from gram.sampler.plan import Shard
@@ -42,9 +43,11 @@ Parcel = tuple[bytes, str]
 
 
 class Facts(NamedTuple):
-    """What a worker says of itself when it is ready. The plan counts on the first four."""
+    """What a worker says of itself when it is ready. The plan counts on all but the last two."""
 
     version: str
+    sources: str
+    """Digest of the package's sources: a copy of the same version may compute something else."""
     device: str
     kernel: str
     weights: str
@@ -79,9 +82,9 @@ def pack(job: Job, *, task_module: Path | None) -> Parcel:
     return save_tensors(tensors), json.dumps(request)
 
 
-def wanted_facts(job: Job) -> tuple[str, str, str, str]:
-    """What a worker must say of itself for its results to belong to the plan."""
-    return __version__, job.device.type, job.kernel, job.model.digest()
+def wanted_facts(job: Job) -> tuple[str, ...]:
+    """What a worker must say of itself for its results to belong to the plan: the first of `Facts`."""
+    return __version__, sources.digest(), job.device.type, job.kernel, job.model.digest()
 
 
 class _Cancelled(Exception):
@@ -107,7 +110,8 @@ class Runner:
     def facts(self, node: str) -> Facts:
         """What the driver checks before it sends work."""
         device = self.model.device
-        return Facts(__version__, device.type, self.config.kernel, self.model.digest(), node, os.getpid())
+        weights = self.model.digest()
+        return Facts(__version__, sources.digest(), device.type, self.config.kernel, weights, node, os.getpid())
 
     def run(self, shard: Shard, *, is_cancelled: Callable[[], bool] = lambda: False) -> Outcome:
         """One shard's result, or the text of what it raised. `is_cancelled` is asked before the first supervision step

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 
-from gram.evals.sampler_benchmark import Row, paired
+from gram.evals.sampler_benchmark import ROOT, Row, paired
 
 COMMAND = ("eval", "nqueens8", "--limit", "4", "--width", "4", "--quiet", "--json")
 MOST_S = 12.0
@@ -64,7 +64,7 @@ def start_row(rounds: int) -> Row:
 def digest(*options: str) -> str:
     """Runs the evaluation in a process of its own; the digest of its trajectories. Raises `ValueError`."""
     done = subprocess.run(
-        [sys.executable, "-m", "gram", *COMMAND, *options], check=False, capture_output=True, text=True
+        [sys.executable, "-m", "gram", *COMMAND, *options], check=False, capture_output=True, text=True, cwd=ROOT
     )
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+import gram
 from gram import checkpoint
 from gram.api import Sampler
 from gram.config import ModelConfig
@@ -32,6 +33,8 @@ from gram.sampler.plan import shards_of
 from gram.sampler.result import SampleResult, ShardResult
 from gram.tasks.protocol import PuzzleSet
 
+ROOT = Path(gram.__file__).absolute().parent.parent
+"""The folder that holds the package."""
 MEMORY_RUNS = (1_000, 100_000)
 """Trajectories of the two runs whose peak memory is compared."""
 SLOT_COUNTS = (1, 3, 64, 100, 512)
@@ -189,7 +192,8 @@ def memory_row() -> Row:
         checkpoint.save(tiny, Path(folder) / "tiny")
         for count in MEMORY_RUNS:
             command = [sys.executable, "-m", "gram.evals.memory_probe", folder, str(count)]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            # In the package's own folder: `-m` looks in the working directory first, which may hold another gram.
+            done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
             peaks[count] = json.loads(done.stdout)["peak_mib"]
     growth = peaks[MEMORY_RUNS[1]] - peaks[MEMORY_RUNS[0]]
     return Row(

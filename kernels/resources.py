@@ -26,6 +26,8 @@ from gram.kernels import compile_cache
 from gram.kernels.pack import Layout, layout_of
 from gram.kernels.reference import LEARNED, Injection, Spec, Weights
 
+ROOT = Path(__file__).absolute().parents[2]
+"""The folder that holds the package: `-m` looks in the working directory first, which may hold another one."""
 TARGETS = {
     "sm_80": ("cuda", 80, 32),
     "sm_90": ("cuda", 90, 32),
@@ -294,7 +296,7 @@ def answer_apart(request: Mapping[str, Any]) -> Any:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-m", "gram.kernels.resources"],
-        input=json.dumps(request), capture_output=True, text=True, env=environment,
+        input=json.dumps(request), capture_output=True, text=True, env=environment, cwd=ROOT,
     )  # fmt: skip
     if done.returncode:
         said = "\n".join(done.stderr.splitlines()[-5:])

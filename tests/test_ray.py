@@ -20,7 +20,7 @@ import pytest
 from gram import __version__
 from gram.api import Sampler
 from gram.config import SamplerConfig
-from gram.distributed import cluster
+from gram.distributed import cluster, sources
 from gram.sampler.plan import shards_of
 from gram.sampler.record import Sealed
 from gram.sampler.result import SampleResult
@@ -89,7 +89,8 @@ def records(sampler: Sampler, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def ill(sampler: Sampler, records: Path) -> Callable[[ill_workers.Fault], type]:
     """Workers with a fault."""
-    return lambda fault: ill_workers.recorded(records, (__version__, "cpu", "eager", sampler.model.digest()), fault)
+    facts = (__version__, sources.digest(), "cpu", "eager", sampler.model.digest())
+    return lambda fault: ill_workers.recorded(records, facts, fault)
 
 
 def spread(sampler: Sampler, pool: dict[str, Any], **arguments: Any) -> tuple[SampleResult, Any]:
@@ -259,9 +260,12 @@ def test_a_full_disk_ends_the_run_with_one_line(nodes, sampler, ill, tmp_path, m
 
 
 def test_workers_that_differ_are_turned_away_by_name(nodes, sampler, records):
-    other = ill_workers.recorded(records, (__version__, "cpu", "eager", "others"), ill_workers.dawdles(0.0))
-    with pytest.raises(ValueError, match=r"no worker could start: weights must be \w+ on every node, got others"):
-        spread(sampler, {"worker_class": other})
+    facts = (__version__, sources.digest(), "cpu", "eager", sampler.model.digest())
+    for place, name in ((1, "sources"), (3, "kernel"), (4, "weights")):
+        theirs = (*facts[:place], "others", *facts[place + 1 :])
+        other = ill_workers.recorded(records, theirs, ill_workers.dawdles(0.0))
+        with pytest.raises(ValueError, match=rf"no worker could start: {name} must be \w+ on every node, got others"):
+            spread(sampler, {"worker_class": other})
 
 
 def test_a_second_connection_is_refused_and_the_first_one_kept(nodes):
