@@ -103,9 +103,9 @@ def running() -> str:
 
 def take_local_token(where: str) -> None:
     """Names the token's file to Ray where the address is that of the cluster that `gram cluster up` started here."""
-    from gram.distributed.local_cluster import current
+    from gram.distributed.local_cluster import current, has_state_folder
 
-    if not os.environ.get(TOKEN) and not os.environ.get(TOKEN_PATH):
+    if not os.environ.get(TOKEN) and not os.environ.get(TOKEN_PATH) and has_state_folder():
         cluster = current()
         if cluster is not None and where in (cluster.address, cluster.dashboard):
             os.environ[TOKEN_PATH] = cluster.token_file
@@ -153,23 +153,26 @@ def is_loopback(host: str) -> bool:
 def check_token(where: str, host: str) -> None:
     """Sees that a token is there for a cluster elsewhere, and that its file is for its owner alone. Raises
     `ValueError`."""
-    if is_loopback(host) and not os.environ.get(TOKEN) and not token_file().is_file():
+    if is_loopback(host) and not os.environ.get(TOKEN) and token_file() is None:
         return
     given_token(where, host)
     _ask_for_token()
 
 
-def token_file() -> Path:
-    """The file that holds the token, where there is one."""
-    return Path(os.environ.get(TOKEN_PATH) or Path.home() / DEFAULT_TOKEN_PATH)
+def token_file() -> Path | None:
+    """The file that holds the token; None where there is none."""
+    try:
+        file = Path(os.environ.get(TOKEN_PATH) or Path.home() / DEFAULT_TOKEN_PATH)
+    except RuntimeError:
+        return None  # no home folder
+    return file if file.is_file() else None
 
 
 def given_token(where: str, host: str) -> str:
     """The token for a cluster: the variable's, else the file's. Raises `ValueError` for none, or one open to others."""
     if token := os.environ.get(TOKEN):
         return token
-    file = token_file()
-    if not file.is_file():
+    if (file := token_file()) is None:
         raise ValueError(
             f"ray address {where} must come with a token, in {TOKEN_PATH} or {TOKEN}, got none:"
             " without one anybody who reaches the cluster can run code there"

@@ -94,14 +94,30 @@ class LocalCluster:
 
 
 def state_folder() -> Path:
-    """Where the state file and the token are: `gram` in the user's state folder (`XDG_STATE_HOME`)."""
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "gram"
+    """Where the state file and the token are: `gram` in the user's state folder (`XDG_STATE_HOME`).
+
+    Raises `ValueError` where nothing says which that is.
+    """
+    if state := os.environ.get("XDG_STATE_HOME"):
+        return Path(state) / "gram"
+    try:
+        return Path.home() / ".local" / "state" / "gram"
+    except RuntimeError:
+        raise ValueError("XDG_STATE_HOME or HOME must name a folder for a cluster's state, got neither") from None
+
+
+def has_state_folder() -> bool:
+    """Whether a cluster can have been started here."""
+    try:
+        return bool(state_folder())
+    except ValueError:
+        return False
 
 
 def current() -> LocalCluster | None:
     """The cluster that was started here and has not been stopped; None where none runs (after a reboot, say).
 
-    Raises `ValueError` for a state file that cannot be read.
+    Raises `ValueError` for a state file that cannot be read, or where no folder can hold one.
     """
     found = _recorded()
     return found if found is not None and found.is_alive else None

@@ -205,10 +205,7 @@ def is_kept(weights: Weights, spec: Spec, dtype: torch.dtype) -> bool:
     if spec.guidance != "none":
         prior = [weights["prior.gate_up"], weights["prior.down"]]
         needed += [("normals", torch.float32, ()), ("guide", dtype, _shapes(prior))]
-    return all(
-        compile_cache.path_of((name, _alike(spec), kind, shapes, block_size(spec))).is_file()
-        for name, kind, shapes in needed
-    )
+    return all(compile_cache.has((name, _alike(spec), kind, shapes, block_size(spec))) for name, kind, shapes in needed)
 
 
 def _shapes(weights: list[Tensor]) -> Shapes:

@@ -76,7 +76,7 @@ def choose(
     if wanted == "compiled":
         if reason := _compile_obstacle(device, dtype):
             raise ValueError(f"kernel compiled cannot run: {reason}")
-        return Path("compiled", "asked for")
+        return Path("compiled", f"asked for{_unkept()}")
     if wanted == "auto" and device.type == "cpu":
         return _choose_on_cpu(device, dtype, flops)
     if wanted == "auto":
@@ -99,9 +99,14 @@ def _choose_on_cpu(device: torch.device, dtype: torch.dtype, flops: float) -> Pa
             f", got {flops:.2g}" if flops else ""
         )
         return Path("eager", f"the PyTorch reference runs on cpu: {why}; the fused kernel needs a GPU")
-    return Path(
-        "compiled", f"{flops:.2g} floating-point operations at most, and compiling pays from {COMPILE_FROM_FLOPS:g} on"
-    )
+    why = f"{flops:.2g} floating-point operations at most, and compiling pays from {COMPILE_FROM_FLOPS:g} on"
+    return Path("compiled", f"{why}{_unkept()}")
+
+
+def _unkept() -> str:
+    """That every run compiles anew, where it does."""
+    reason = compile_cache.obstacle()
+    return f"; what is compiled is not kept: {reason}" if reason else ""
 
 
 def _compile_obstacle(device: torch.device, dtype: torch.dtype) -> str | None:

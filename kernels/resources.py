@@ -328,15 +328,19 @@ def kept_or_compiled(
     digest.update(version("triton").encode())
     for name in SOURCES:
         digest.update((Path(__file__).parent / name).read_bytes())
+    if compile_cache.obstacle():
+        return compile_apart(spec, shapes, target, injection, path)
     kept = compile_cache.folder() / f"resources-{digest.hexdigest()[:32]}.json"
-    if kept.is_file():
-        return [Resources(**made) for made in json.loads(kept.read_text())]
+    try:
+        return [Resources(**made) for made in json.loads(kept.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError):
+        pass  # not there, or cut off
     made = compile_apart(spec, shapes, target, injection, path)
     kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
         written = Path(folder) / kept.name
-        written.write_text(json.dumps([asdict(each) for each in made]))
-        os.replace(written, kept)
+        written.write_text(json.dumps([asdict(each) for each in made]), encoding="utf-8")
+        compile_cache.keep(written, kept)
     return made
 
 

@@ -1,6 +1,9 @@
 """The compiled CPU path equals the reference and does not depend on a trajectory's company."""
 
+import shutil
+import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +23,36 @@ CASES = [
     {"mixer": "attention", "positions": "learned", "noise_order": "before", "path_keep": 0.3, "guidance": "none"},
     {"mixer": "relations", "relations": ("row", "antidiagonal"), "positions": "none", "noise_order": "before"},
 ]
+
+
+def cut(share):
+    return lambda path: path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+
+
+def flip(path):
+    """One bit of what is stored."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 4] ^= 1
+    path.write_bytes(content)
+
+
+def folder_instead(path):
+    path.unlink()
+    (path / "something").mkdir(parents=True)
+
+
+DAMAGES = {
+    "cut in half": cut(0.5),
+    "cut near its end": cut(0.99),
+    "empty": cut(0),
+    "zero bytes": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "garbage": lambda path: path.write_bytes(b"not an archive" * 99),
+    "another archive": lambda path: zipfile.ZipFile(path, "w").close(),
+    "one bit": flip,
+    "a folder": folder_instead,
+    "a link to nothing": lambda path: (path.unlink(), path.symlink_to(path.parent / "nothing")),
+}
+"""What can become of a package."""
 
 DTYPES = [torch.bfloat16, torch.float32, torch.float32, torch.float32, torch.float32]
 """One type for each case: every compilation takes many seconds."""
@@ -128,7 +161,8 @@ def test_flops_of_a_step_by_hand():
 @pytest.mark.parametrize("overrides", [{}, {"guidance": "none"}, {"mixer": "attention", "is_core_shared": False}])
 def test_a_model_is_known_to_be_kept_when_all_its_pieces_are(monkeypatch, tmp_path, overrides):
     def kept(module, arguments, key):
-        compile_cache.path_of(key).touch()
+        with zipfile.ZipFile(compile_cache.path_of(key), "w") as archive:
+            archive.writestr("piece", "code" * 100)
         return module
 
     monkeypatch.setenv(compile_cache.FOLDER_VARIABLE, str(tmp_path))
@@ -140,6 +174,44 @@ def test_a_model_is_known_to_be_kept_when_all_its_pieces_are(monkeypatch, tmp_pa
     compiled.supervision_step(model.weights(), model.spec, *states, **keys)
     assert compiled.is_kept(model.weights(), model.spec, torch.float32)
     assert not compiled.is_kept(model.weights(), model.spec, torch.bfloat16)
-    next(tmp_path.iterdir()).unlink()
-    assert not compiled.is_kept(model.weights(), model.spec, torch.float32)
+    one = next(tmp_path.iterdir())
+    for damage in DAMAGES.values():
+        whole = one.read_bytes()
+        damage(one)
+        assert not compiled.is_kept(model.weights(), model.spec, torch.float32)
+        shutil.rmtree(one) if one.is_dir() else one.unlink(missing_ok=True)
+        one.write_bytes(whole)
+        assert compiled.is_kept(model.weights(), model.spec, torch.float32)
     compiled._piece.cache_clear()
+
+
+@pytest.mark.slow
+def test_a_damaged_package_is_compiled_again_and_one_that_nothing_keeps_runs(monkeypatch, tmp_path):
+    """The first package is compiled; later ones are its copies, since a compilation takes many seconds."""
+    monkeypatch.setenv(compile_cache.FOLDER_VARIABLE, str(tmp_path / "cache"))
+    module, arguments, kept = torch.nn.Hardtanh(), (torch.linspace(-3, 3, 8),), []
+    keep = compile_cache.keep
+    monkeypatch.setattr(compile_cache, "keep", lambda written, path: (kept.append(path), keep(written, path)))
+
+    def run():
+        assert torch.equal(compile_cache.compiled(module, arguments, "key")(*arguments), module(*arguments))
+
+    def copied(program, package_path):
+        Path(package_path).write_bytes(whole)
+        return package_path
+
+    run()
+    path = compile_cache.path_of("key")
+    whole = path.read_bytes()
+    assert kept == [path]
+    monkeypatch.setattr("torch._inductor.aoti_compile_and_package", copied)
+    for number, damage in enumerate(DAMAGES.values(), start=2):
+        damage(path)
+        run()  # compiles
+        run()  # does not
+        assert kept == [path] * number
+        assert path.read_bytes() == whole
+    monkeypatch.setenv(compile_cache.FOLDER_VARIABLE, str(path / "below a file"))
+    assert "GRAM_CACHE" in (compile_cache.obstacle() or "")
+    run()
+    assert kept == [path] * number

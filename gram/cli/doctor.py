@@ -143,10 +143,14 @@ def _compiled_cache(dtype: Any) -> str:
     from gram import checkpoint
     from gram.kernels import compile_cache, compiled
 
+    if reason := compile_cache.obstacle():
+        return f"; no cache, so every run compiles (minutes): {reason}"
     folder = compile_cache.folder()
     pieces = list(folder.glob("*.pt2")) if folder.is_dir() else []
-    size = sum(path.stat().st_size for path in pieces) / 2**20
+    broken = sum(not compile_cache.is_whole(path) for path in pieces)
+    size = sum(path.stat().st_size for path in pieces if path.is_file()) / 2**20
     finding = f"; cache {folder}: {len(pieces)} pieces, {size:.0f} MiB" if pieces else f"; cache {folder}: empty"
+    finding += f"; {broken} of them not whole, to be compiled again" if broken else ""
     warm: list[str] = []
     cold: list[str] = []
     for name in checkpoint.shipped_names():
