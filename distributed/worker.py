@@ -72,7 +72,7 @@ def pack(job: Job, *, task_module: Path | None) -> Parcel:
     is_elsewhere = job.device.type != job.model.device.type
     request = {
         "task": job.task.name,
-        "task_source": None if task_module is None else task_module.read_text(),
+        "task_source": None if task_module is None else task_module.read_text(encoding="utf-8"),
         "device": job.device.type,
         "model": config_to_json(job.model.config),
         "config": config_to_json(replace(job.config, slots=None) if is_elsewhere else job.config),
@@ -170,5 +170,5 @@ def _task(name: str, source: str | None) -> Any:
         return get_task(name)
     with TemporaryDirectory(prefix="gram-") as folder:
         file = Path(folder) / "task_module.py"
-        file.write_text(source)
+        file.write_text(source, encoding="utf-8")
         return get_task(name, file)

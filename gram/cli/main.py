@@ -17,6 +17,7 @@ import typer
 from gram import __version__
 from gram.cli.errors import BAD_INPUT, NOTICES, Interrupted, is_bad_input, one_line, raise_on_signals, report
 from gram.cli.groups import PLAIN, Group
+from gram.cli.streams import show_what_fits
 
 if TYPE_CHECKING:
     Context = Any
@@ -97,6 +98,7 @@ def top(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit code; the console script `gram`."""
+    show_what_fits()
     if arguments is None:
         raise_on_signals()
     logging.getLogger("gram").addHandler(NOTICES)
