@@ -22,10 +22,17 @@ ROOT = Path(__file__).parent.parent
 ENCODINGS = ["cp1252", "ascii", "latin-1", "cp437", "koi8-r", "shift_jis"]
 
 
+class Bytes(io.BytesIO):
+    """Outlives the stream that writes to it."""
+
+    def close(self) -> None:
+        pass
+
+
 @contextmanager
 def streams_of(encoding: str, errors: str = "strict") -> Iterator[tuple[io.BytesIO, io.BytesIO]]:
     """Stdout and stderr of an encoding for a while; the bytes that reach them."""
-    written = io.BytesIO(), io.BytesIO()
+    written = Bytes(), Bytes()
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (io.TextIOWrapper(raw, encoding=encoding, errors=errors) for raw in written)
     try:
