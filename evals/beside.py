@@ -23,8 +23,8 @@ def beside_sentences(frontier: Frontier) -> list[str]:
     """What is said after the first sentence, wherever that stands: against restarts, the other halting rules, matched
     arithmetic, coverage."""
     covered = frontier["coverage"] or {}
-    told = [frontier["verdict"]["restarts_sentence"]]
-    told += [f"{_way(each)}: {_lower(each['sentence'])}" for each in beside(frontier)]
+    ways = "; ".join(f"{_way(each)}, {_ending(each)}" for each in beside(frontier))
+    told = [frontier["verdict"]["restarts_sentence"], f"{ways[:1].upper()}{ways[1:]}." if ways else None]
     told += [covered.get("sentence"), covered.get("restarts_sentence")]
     return [sentence for sentence in told if sentence]
 
@@ -42,11 +42,20 @@ def beside(frontier: Frontier) -> list[Mapping[str, Any]]:
 
 
 def _way(each: Mapping[str, Any]) -> str:
-    return "At matched arithmetic" if each["matched_by"] == "macs" else f"With halting {each['halting']}"
+    return "at matched arithmetic" if each["matched_by"] == "macs" else f"with halting {each['halting']}"
 
 
-def _lower(sentence: str) -> str:
-    return sentence[:1].lower() + sentence[1:]
+def _ending(each: Mapping[str, Any]) -> str:
+    """How a verdict ends, in short."""
+    if each["difference"] is None:
+        return "nothing can be compared"
+    low, high = (100 * each[name] for name in ("low", "high"))
+    if each["winner"] is None:
+        difference = f"{100 * each['difference']:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}"
+        return f"width and depth are not told apart ({difference})"
+    low, high = (low, high) if each["winner"] == "width" else (-high, -low)
+    gained = f"{100 * abs(each['difference']):.1f} points more {each['measure']}"
+    return f"{each['winner']} gives {gained} (95 % interval {low:.1f} to {high:.1f})"
 
 
 def selector_heads(frontier: Frontier) -> list[str]:

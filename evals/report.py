@@ -45,8 +45,8 @@ def _sections(frontier: Frontier) -> list[str]:
             "",
             figures.family_curves(frontier, measure, halting),
             f"{measure.capitalize()} of the answer that {selector} selects, against the expected latency of a puzzle, "
-            f"one at a time, halting {halting}. Bands: 95 % intervals. Width-only cells have the trained depth of "
-            f"{trained} steps.",
+            f"one at a time, halting {halting}. Bands: 95 % intervals. Width-only cells have the trained depth, "
+            f"{trained}.",
             command,
         ),
         section(
@@ -54,7 +54,7 @@ def _sections(frontier: Frontier) -> list[str]:
             "The verdict again for each selector, the same one on both sides; one trajectory needs none. The "
             "checkpoint's own stands first.",
             tables.selector_table(frontier),
-            "At the headline's budget. Below each share: width x depth, and what it spends. Points: width less depth, "
+            "At the headline's budget. Below each share: width x depth, and what it spends. Differences in points are "
             "coloured by who is ahead.",
             command,
         ),

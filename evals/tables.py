@@ -105,19 +105,21 @@ def budget_table(frontier: Frontier, measure: str, by: str) -> str:
             line += [chosen(row[family], by, family, has_precision=measure == "coverage") for family in FAMILY_WORDS]
             p = None if found.get("is_same_cell", True) else found["p_holm"]
             line += [points(found), p_value(p), winner(found["verdict"])]
-            made.append([*line, points(serial), winner(serial["verdict"])])
+            made.append([*line, points(serial, serial["verdict"] if serial["verdict"] in FAMILY_WORDS else "")])
     if not made:
         return ""
     heads = [("halting", "text"), ("budget", ""), ("depth only", ""), ("width only", ""), ("mixed", "")]
     heads += [("restarts", ""), ("width less depth, points", ""), ("p (Holm)", ""), ("ahead", "text")]
-    heads += [("width less restarts, points", ""), ("ahead", "text")]
+    heads.append(("width less restarts", ""))
     is_serial = any(row[5] != NOTHING for row in made)
-    kept = [place for place in range(len(heads)) if is_serial or place not in (5, 9, 10)]
+    kept = [place for place in range(len(heads)) if is_serial or place not in (5, 9)]
     return table([heads[place] for place in kept], [[row[place] for place in kept] for row in made])
 
 
 def winner(verdict: str) -> Entry:
     """Who is ahead."""
+    if verdict == "nothing to compare":
+        return NOTHING
     return escape(verdict), verdict, f"text {verdict} win" if verdict in FAMILY_WORDS else "text"
 
 
@@ -157,16 +159,13 @@ def selector_table(frontier: Frontier) -> str:
         if each is None:
             continue
         row = [words(selector), *(chosen(each[family], first[1], family) for family in ("depth", "width", "restarts"))]
-        row += [
-            points(found.get((selector, *way), {}), (found.get((selector, *way), {}).get("winner") or ""))
-            for way in ways
-        ]
-        rows.append(row)
+        some = [*(found.get((selector, *way), {}) for way in ways), each["restarts_difference"]]
+        rows.append([*row, *(points(one, one.get("winner") or "") for one in some)])
     if not rows:
         return ""
-    heads = [("selector", "text"), ("depth only", ""), ("width only", ""), ("restarts", "")]
-    heads += [(f"points, {matching(by)}, halting {rule}", "") for rule, by in ways]
-    return table(heads, rows)
+    heads = [("selector", "text"), ("depth only", ""), ("width only", ""), ("restarts", ""), ("width less depth", "")]
+    heads += [("MACs" if by == "macs" else f"halting {rule}", "") for rule, by in ways[1:]]
+    return table([*heads, ("width less restarts", "")], rows)
 
 
 def matching(by: str) -> str:

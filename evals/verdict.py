@@ -214,12 +214,16 @@ def _restarts(row: dict[str, Any], measure: str) -> str | None:
     one_by_one = f"{cell_words(restarts)} one after another"
     if found["verdict"] == "same cell":
         return f"The same budget pays for the same cell one after another: {cell_words(width)}."
-    points = f"{100 * found['difference']:+.1f} points"
-    interval = f"95 % interval {100 * found['low']:+.1f} to {100 * found['high']:+.1f}"
+    difference, low, high = (100 * found[name] for name in ("difference", "low", "high"))
+    share = f"{100 * restarts['value']:.1f} %"
     if found["verdict"] == "not told apart":
-        ends = f"not told apart from {one_by_one} ({100 * restarts['value']:.1f} %)"
-        return f"Width is {ends} in {measure}: {points} ({interval})."
-    return f"Width less {one_by_one} ({100 * restarts['value']:.1f} %) is {points} of {measure} ({interval})."
+        interval = f"{difference:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
+        return f"Width is not told apart from {one_by_one} ({share}) in {measure}: {interval}."
+    if found["verdict"] == "width":
+        ahead = f"{difference:.1f} points more {measure} than {one_by_one} ({share})"
+        return f"Width gives {ahead}, 95 % interval {low:.1f} to {high:.1f}."
+    ahead = f"{-difference:.1f} points more {measure} than width"
+    return f"{one_by_one[0].upper()}{one_by_one[1:]} ({share}) give {ahead}, 95 % interval {-high:.1f} to {-low:.1f}."
 
 
 def _doubt(found: dict[str, Any]) -> str:

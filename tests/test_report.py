@@ -109,7 +109,7 @@ def test_coverage_comes_second_with_its_ceiling(frontier):
 
 def test_what_stands_beside_the_verdict_stands_above_all_figures(frontier):
     head = render(frontier).split("<h2>")[0]
-    for words in ("At matched arithmetic: at", "With halting fixed: at"):
+    for words in ("At matched arithmetic, depth gives", "with halting fixed, depth gives"):
         assert words in head
     assert frontier["verdict"]["restarts_sentence"] in head
 
