@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gram.tasks import canonical_graphs, parsing
+from gram.tasks import canonical_graphs, colouring_lookup, parsing
 from gram.tasks.colouring_splits import MOST, PARTS, TRAINING, GraphSplits
 from gram.tasks.dimacs import is_dimacs, is_number, read_dimacs
-from gram.tasks.protocol import Board, Cell, CellKind, PuzzleError, PuzzleSet, Tokens
+from gram.tasks.protocol import Board, Cell, CellKind, Lookup, PuzzleError, PuzzleSet, Tokens, training_split
 
 NO_EDGE, EDGE, FIRST_COLOUR, COLOURS = 1, 2, 3, 3
 SIZES = range(3, 13)
@@ -125,6 +125,19 @@ class Colouring:
         """Class of isomorphic graphs of each puzzle `[P, L]`, numbered from 0 among these, `[P]`."""
         forms = canonical_graphs.canonical(self._graphs.joined(self._edges(puzzles))).forms
         return np.unique(forms, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+    def lookup(self, name: str = "test") -> Lookup:
+        """Answers with the colouring of an isomorphic training graph, among the first that training draws."""
+        self._check_split(name)
+        training = training_split(name)
+        edges = self._graphs.held_out(name)
+        answers = colouring_lookup.known_colourings(self._graphs, edges, training, self._colourings)
+        return Lookup(
+            training=colouring_lookup.GRAPHS,
+            twins=float(answers.all(1).mean()),
+            accuracy=float(self.verify(self._puzzles(edges), answers).mean()),
+            rule="the colouring of an isomorphic training graph",
+        )
 
     def training_batch(self, rng: np.random.Generator, count: int, *, split: str = "train") -> tuple[Tokens, Tokens]:
         if split not in TRAINING:

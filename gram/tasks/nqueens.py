@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gram.tasks import nqueens_splits, parsing
-from gram.tasks.protocol import Board, Cell, CellKind, PuzzleError, PuzzleSet, Tokens
+from gram.tasks.protocol import Board, Cell, CellKind, Lookup, PuzzleError, PuzzleSet, Tokens, training_split
 
 EMPTY, QUEEN = 1, 2
 SIZES = range(4, 13)
@@ -172,6 +172,23 @@ class NQueens:
         is_member[self._members(name)] = True
         has_one = is_member[self._inputs.left_by].reshape(len(self._columns), -1).any(axis=1)
         return len(np.unique(self._orbits[has_one]))
+
+    def lookup(self, name: str = "test") -> Lookup:
+        """Answers with a solution of a training puzzle that holds the given queens, the board as it stands."""
+        asked, trained = self._members(name), self._members(training_split(name))
+        left_by = self._inputs.left_by.reshape(len(self._columns), -1)
+        is_known = np.zeros(len(self._inputs.codes), dtype=bool)
+        is_known[left_by[np.isin(left_by, trained).any(axis=1)]] = True
+        asked_keys, trained_keys = (
+            nqueens_splits.canonical_keys(self._given(self._inputs.codes[members]), self.n)
+            for members in (asked, trained)
+        )
+        return Lookup(
+            training=len(trained),
+            twins=float(np.isin(asked_keys, trained_keys).mean()),
+            accuracy=float(is_known[asked].mean()),
+            rule="a training board that holds the given queens",
+        )
 
     def split_size(self, name: str = "test") -> int | None:
         return len(self._members(name))

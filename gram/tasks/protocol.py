@@ -9,6 +9,7 @@ Puzzles and answers are `uint8` arrays of tokens; 0 is always padding.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -54,6 +55,20 @@ class PuzzleSet:
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lookup:
+    """What a table of training puzzles knows of a set: the part of a score that memory alone explains."""
+
+    training: int
+    """Training puzzles in the table."""
+    twins: float
+    """Share of the set's inputs that a symmetry of the task turns into a training input."""
+    accuracy: float
+    """Share of the set's puzzles that the table answers rightly."""
+    rule: str
+    """What the table answers."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cell:
     """One cell of a drawn board: its text (one line) and what it is, for colouring on a terminal."""
@@ -64,6 +79,17 @@ class Cell:
 
 Board = list[list[Cell]]
 """Rows of cells, drawn top to bottom by the caller; a task never prints."""
+
+
+def training_split(name: str) -> str:
+    """The split that trains for a held-out one: `train` for `test` and `validation`, `train-x` for `test-x`.
+
+    Raises `ValueError` for a split that is not held out.
+    """
+    found = re.sub("validation|test", "train", name, count=1)
+    if found == name:
+        raise ValueError(f"split must be one that is held out, got {name!r}")
+    return found
 
 
 @runtime_checkable
@@ -79,6 +105,8 @@ class Task(Protocol):
     - `load_training(path) -> PuzzleSet`: the pairs of such a file, where `load` would give something else;
     - `nearest_boards(answers) -> [P, A]`: boards that are right and near to the given ones, 0 where there is none to
       train on (unconditional training whose slots follow the prior);
+    - `lookup(name) -> Lookup`: how much of a split that is held out a table of its training puzzles knows;
+    - `split_orbits(name) -> int`: classes of solutions, under the task's symmetries, that a split has;
     - `is_test_grid(answers) -> [P]`: whether an answer `[P, A]` is one that training never shows (`gram generate`).
     """
 
