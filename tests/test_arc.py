@@ -91,10 +91,12 @@ def test_there_are_no_puzzles_of_its_own():
 
 def test_folders_and_secret_outputs(tmp_path):
     (tmp_path / "training").mkdir()
-    for name in ("b", "a"):
-        (tmp_path / "training" / f"{name}.json").write_text(json.dumps(ONE))
-    assert [task.name for task in read_tasks(tmp_path)] == ["a", "b"]
-    assert Arc().load(tmp_path).groups.tolist() == [0, 1]
+    for name, other in (("b", 9), ("a", 2), ("c", 2)):
+        one = {"train": ONE["train"], "test": [{"input": [[1, other], [3, 4]], "output": [[5, 6, 7]]}]}
+        (tmp_path / "training" / f"{name}.json").write_text(json.dumps(one))
+    assert [task.name for task in read_tasks(tmp_path)] == ["a", "b", "c"]
+    groups = Arc().load(tmp_path).groups.tolist()
+    assert groups[0] == groups[2] != groups[1], "equal inputs stand and fall together"
     secret = {"x": {"train": ONE["train"], "test": [{"input": [[1]]}]}}
     (tmp_path / "secret.json.gz").write_bytes(gzip.compress(json.dumps(secret).encode()))
     assert Arc().load(tmp_path / "secret.json.gz").answers is None
@@ -275,14 +277,16 @@ def test_vote_counts_then_trusts():
 
 
 @pytest.mark.parametrize(
-    ("name", "tasks", "tests"),
-    [("arc1_training400", 400, 416), ("arc2_training_clean624", 624, 681), ("conceptarc", 176, 528)],
+    ("name", "tasks", "clusters", "tests"),
+    [("arc1_training400", 400, 399, 416), ("arc2_training_clean624", 624, 624, 681), ("conceptarc", 176, 175, 528)],
 )
-def test_published_tasks(gram_data, name, tasks, tests):
+def test_published_tasks(gram_data, name, tasks, clusters, tests):
+    """Two tasks of ARC-1, and two of ConceptARC, have an equal test input: these are one cluster."""
     path = gram_data / "arc_agi" / f"public_{name}.json.gz"
     arc = Arc()
     loaded = arc.load(path)
-    assert len(read_tasks(path)) == tasks == len(set(loaded.groups.tolist()))
+    assert len(read_tasks(path)) == tasks
+    assert len(set(loaded.groups.tolist())) == clusters
     assert len(loaded) == tests
     assert arc.verify(loaded.puzzles, loaded.answers).all()
     view = views(np.random.default_rng(1), 2)[1]

@@ -31,16 +31,24 @@ def compare(
 
 
 def known_groups(judged: Judged) -> Any:
-    """Base of each puzzle where the run was of a built-in task's split; else None."""
+    """Cluster of each puzzle where the run was of a built-in task; else None."""
+    import numpy as np
+
+    from gram.tasks.protocol import PuzzleError, clusters
     from gram.tasks.registry import get_task
 
     name, split = judged.results.get("task"), judged.results.get("split")
-    if not isinstance(name, str) or not isinstance(split, str) or not len(judged.index):
+    if not isinstance(name, str) or not len(judged.index):
         return None
     try:
         task = get_task(name)
     except ValueError:
         return None
+    if not isinstance(split, str):
+        try:
+            return clusters(task, np.stack([task.parse(puzzle) for puzzle in judged.puzzles]))
+        except PuzzleError:
+            return None
     groups = task.split(split, limit=int(judged.index.max()) + 1).groups
     return None if groups is None else groups[judged.index]
 

@@ -114,7 +114,9 @@ class Arc:
 
     def canonical(self, answers: Tokens) -> Tokens:
         """Each answer's grid alone, written anew: what lies outside its rectangle means nothing."""
-        return np.array([encode(decode(answer)) for answer in answers], dtype=np.uint8).reshape(-1, self.tokens)
+        flat = answers.reshape(-1, self.tokens)
+        plain: Tokens = np.array([encode(decode(answer)) for answer in flat], dtype=np.uint8).reshape(answers.shape)
+        return plain
 
     def solutions(self, puzzle: Tokens) -> Tokens:
         """The stored outputs. Raises `PuzzleError` where none is known."""
@@ -164,7 +166,7 @@ class Arc:
         return PuzzleSet(
             puzzles=puzzles,
             answers=np.stack(outputs) if len(outputs) == len(pairs) else None,
-            groups=np.array([index for index, _ in pairs], dtype=np.int64),
+            groups=_joined_groups([index for index, _ in pairs], puzzles),
         )
 
     def augment(self, rng: np.random.Generator, puzzles: Tokens, answers: Tokens) -> tuple[Tokens, Tokens]:
@@ -186,3 +188,18 @@ class Arc:
         if not grid.size:
             return [[Cell("no grid", "conflict")]]
         return [[Cell(str(colour), kind) for colour in row] for row in grid.tolist()]
+
+
+def _joined_groups(tasks: list[int], puzzles: Tokens) -> NDArray[np.int64]:
+    """Cluster of each puzzle `[P, L]`: those of one task, and all tasks that share an equal puzzle, have one number."""
+    joined = {task: task for task in tasks}
+
+    def first_of(task: int) -> int:
+        while joined[task] != task:
+            task = joined[task]
+        return task
+
+    seen: dict[bytes, int] = {}
+    for task, puzzle in zip(tasks, puzzles, strict=True):
+        joined[first_of(task)] = first_of(seen.setdefault(puzzle.tobytes(), task))
+    return np.array([first_of(task) for task in tasks], dtype=np.int64)

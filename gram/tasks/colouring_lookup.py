@@ -26,8 +26,8 @@ def known_colourings(
     numbers = canonical_graphs.invariants(joined)
     forms = canonical_graphs.canonical(joined)
     open_by_form: dict[bytes, list[int]] = {}
-    for row, form in enumerate(forms.forms):
-        open_by_form.setdefault(form.tobytes(), []).append(row)
+    for place, form in enumerate(forms.forms):
+        open_by_form.setdefault(form.tobytes(), []).append(place)
     found = np.zeros((len(asked), splits.n), dtype=np.uint8)
     rng = np.random.default_rng([SEED, splits.n])
     for first in range(0, most, BLOCK):
@@ -36,7 +36,7 @@ def known_colourings(
         # Canonical forms only of those that may be isomorphic at all.
         near = np.flatnonzero(np.isin(canonical_graphs.invariants(seen), numbers))
         theirs = canonical_graphs.canonical(seen[near])
-        for form, order, row in zip(theirs.forms, theirs.orders, near, strict=True):
+        for form, order, row in zip(theirs.forms, theirs.orders, near.tolist(), strict=True):
             for mine in open_by_form.pop(form.tobytes(), ()):
                 found[mine, forms.orders[mine]] = colourings[proper[row].argmax()][order]
     return found

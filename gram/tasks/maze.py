@@ -114,6 +114,12 @@ class Maze:
         puzzles, answers, ratings = self._take(name, range(COUNTS[name])[:limit])
         return PuzzleSet(puzzles=puzzles, answers=answers, ratings=ratings, groups=np.arange(len(puzzles)))
 
+    def classes(self, puzzles: Tokens) -> NDArray[np.int64]:
+        """Class of each maze `[P, L]` under the eight symmetries of the square, numbered from 0 among these, `[P]`."""
+        least = [min(puzzle[cells].tobytes() for cells in self._symmetries) for puzzle in puzzles]
+        numbers: dict[bytes, int] = {}
+        return np.array([numbers.setdefault(key, len(numbers)) for key in least], dtype=np.int64)
+
     def training_batch(self, rng: np.random.Generator, count: int, *, split: str = "train") -> tuple[Tokens, Tokens]:
         if split != "train":
             raise ValueError(f"training split must be train, got {split!r}")

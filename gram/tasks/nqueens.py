@@ -203,6 +203,10 @@ class NQueens:
             groups=nqueens_splits.classes(given, self.n),
         )
 
+    def classes(self, puzzles: Tokens) -> NDArray[np.int64]:
+        """Class of each puzzle `[P, L]` under the eight symmetries of the board, numbered from 0 among these, `[P]`."""
+        return nqueens_splits.classes(puzzles == QUEEN, self.n)
+
     def training_batch(self, rng: np.random.Generator, count: int, *, split: str = "train") -> tuple[Tokens, Tokens]:
         members = self._members(split)
         if not len(members):

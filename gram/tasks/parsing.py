@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gram.tasks.protocol import PuzzleError, PuzzleSet, Task, Tokens
+from gram.tasks.protocol import PuzzleError, PuzzleSet, Task, Tokens, clusters
 
 Parse = Callable[[str], Tokens]
 RATINGS = ("rating", "guesses")
@@ -240,7 +240,7 @@ def load_puzzles(
         puzzles=puzzles,
         answers=answers if len(solved) == len(rows) else None,
         ratings=np.array(ratings, dtype=np.float64) if len(ratings) == len(rows) else None,
-        groups=np.arange(len(rows)),
+        groups=clusters(task, puzzles),
     )
 
 

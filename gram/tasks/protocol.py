@@ -105,6 +105,8 @@ class Task(Protocol):
     - `load_training(path) -> PuzzleSet`: the pairs of such a file, where `load` would give something else;
     - `nearest_boards(answers) -> [P, A]`: boards that are right and near to the given ones, 0 where there is none to
       train on (unconditional training whose slots follow the prior);
+    - `classes(puzzles) -> [P]`: number of each puzzle's class under the task's symmetries, from 0 among these. Twins
+      are one cluster of an interval; without this method, equal puzzles alone are;
     - `lookup(name) -> Lookup`: how much of a split that is held out a table of its training puzzles knows;
     - `split_orbits(name) -> int`: classes of solutions, under the task's symmetries, that a split has;
     - `is_test_grid(answers) -> [P]`: whether an answer `[P, A]` is one that training never shows (`gram generate`).
@@ -161,7 +163,10 @@ class Task(Protocol):
         ...
 
     def canonical(self, answers: Tokens) -> Tokens:
-        """One representative of each answer's equivalence class, same shape (colouring: colours renamed)."""
+        """One representative of each answer's equivalence class, same shape (colouring: colours renamed).
+
+        Answers are `[P, A]`, or `[P, N, A]` as the sampler gives them.
+        """
         ...
 
     def solutions(self, puzzle: Tokens) -> Tokens:
@@ -192,3 +197,12 @@ class Task(Protocol):
     def board(self, puzzle: Tokens, answer: Tokens | None = None) -> Board:
         """The puzzle, or an answer to it, as rows of cells."""
         ...
+
+
+def clusters(task: Task, puzzles: Tokens) -> NDArray[np.int64]:
+    """Cluster of each puzzle `[P, L]` of a user's file, `[P]`: equal puzzles, and twins where the task can tell."""
+    classes = getattr(task, "classes", None)
+    if classes is not None:
+        found: NDArray[np.int64] = classes(puzzles)
+        return found
+    return np.unique(puzzles, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from gram.tasks import parsing
 from gram.tasks.protocol import Board, Cell, CellKind, PuzzleError, PuzzleSet, Tokens
+from gram.tasks.sudoku_classes import twin_numbers
 from gram.tasks.sudoku_solver import BOXES, solver
 
 BLANK, FIRST_DIGIT = 1, 2
@@ -150,6 +151,11 @@ class Sudoku:
             ratings=made.ratings[:count].copy(),
             groups=grids.reshape(-1).astype(np.int64),
         )
+
+    def classes(self, puzzles: Tokens) -> NDArray[np.int64]:
+        """Class of each puzzle `[P, L]` under the symmetries of `augment`, numbered from 0 among these, `[P]`."""
+        numbers = twin_numbers(np.maximum(puzzles, BLANK) - np.uint8(BLANK), self.n)
+        return np.unique(numbers, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
     def puzzle(self, split: str, index: int) -> PuzzleSet:
         """Puzzle number `index` of a split alone; only that one is made."""
