@@ -136,7 +136,9 @@ class _Settings:
             raise CheckpointError(f"{self.where}: {name} must be {found} as in the tensors, got {self.given[name]!r}")
 
 
-def import_checkpoint(family: str, file: Path, *, settings: Path | None = None, task: str | None = None) -> Imported:
+def import_checkpoint(
+    family: str, file: Path | str, *, settings: Path | str | None = None, task: str | None = None
+) -> Imported:
     """The model in a foreign `file`; `settings` is the YAML of its run, `task` replaces the guess by shapes.
 
     Raises `CheckpointError` in one line for a file that is damaged, holds more than it should, or computes what ours
@@ -144,6 +146,7 @@ def import_checkpoint(family: str, file: Path, *, settings: Path | None = None, 
     """
     if family not in FAMILIES:
         raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {family!r}")
+    file, settings = Path(file), None if settings is None else Path(settings)
     found = read_archive(file)
     tensors = _Tensors(str(file), tensors_of(found, file))
     arch = _arch(read_settings(settings), settings) if settings else _arch_inside(found, file)

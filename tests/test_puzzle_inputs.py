@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gram import checkpoint
 from gram.api import Sampler, load
+from gram.importers import import_checkpoint
 from gram.recipe import load_recipe
 from gram.sampler.store import Store
 from gram.sampler.trace import Traces
@@ -184,6 +185,8 @@ def test_paths_are_texts_or_paths_everywhere(tmp_path, kind):
         assert len(get_task(name).load(kind(tmp_path / suffix))) == 1
     (tmp_path / "mine.toml").write_text('task = "nqueens4"\n[training]\nsteps = 1\n')
     assert load_recipe(kind(tmp_path / "mine.toml")).name == "mine"
+    with pytest.raises(FileNotFoundError):
+        import_checkpoint("trm", kind(tmp_path / "none"), settings=kind(tmp_path / "none"))
 
 
 def test_train_takes_texts(tmp_path):
