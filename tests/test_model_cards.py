@@ -30,6 +30,7 @@ def test_settings_of_the_card_are_those_of_the_model(name):
     scale = math.exp(config.log_sigma_center - trained["log_sigma_center"])
     assert scale == pytest.approx(card.get("noise_scale", 1.0))
     assert config.depth == card.get("depth", trained["depth"])
+    assert (config.trained_depth or config.depth) == trained["depth"]
     if "halt_threshold" in card or "halt_threshold" in trained:
         assert config.halt_threshold == card.get("halt_threshold", trained.get("halt_threshold"))
     if "parts" in card:
@@ -63,6 +64,7 @@ def test_a_run_is_shipped_with_its_settings_and_figures(tmp_path, monkeypatch):
     config, before = read_config(target), read_config(run)
     assert config.log_sigma_center == pytest.approx(before.log_sigma_center + math.log(1.5))
     assert (config.depth, config.halt_threshold) == (5, 0.9)
+    assert config.trained_depth == before.depth
     assert (target / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
     card = json.loads((target / "card.json").read_text())
     assert card["figures"]["single_accuracy"] == pytest.approx(0.51), "the mean over three sampling seeds"
