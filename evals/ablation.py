@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -26,6 +25,7 @@ from typing import Any
 from gram.config import SamplerConfig, config_from_json
 from gram.evals import statistics
 from gram.evals.comparison import Judged, compare
+from gram.settings_files import read_toml
 
 VERSION = 1
 SETTINGS = {"checkpoint", *(field.name for field in fields(SamplerConfig))}
@@ -71,10 +71,7 @@ def find(name: str) -> Path:
 
 def read(path: Path) -> Study:
     """A study from its file. Raises `ValueError` naming the file and what is wrong."""
-    try:
-        values = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path}: not TOML ({error})") from None
+    values = read_toml(path)
     if unknown := set(values) - {"name", "task", "split", "limit", "base", "grid"}:
         keys = "name, task, split, limit, base, grid"
         raise ValueError(f"{path}: {min(unknown)!r} is no key of a study; known: {keys}")

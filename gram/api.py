@@ -68,7 +68,8 @@ class Sampler:
         self.name = name
         """Name of the shipped checkpoint, or its directory."""
         self.card = card or {}
-        """What the checkpoint's card tells (recipe, steps, figures); empty where it has none."""
+        """What the checkpoint's card tells (recipe, steps, figures); empty where it has none that can be
+        read."""
 
     def settings(self, config: SamplerConfig | None = None, *, puzzles: int = 0, **overrides: Any) -> SamplerConfig:
         """`config` with `overrides` (fields of `SamplerConfig`) applied and depth and launch filled in.
@@ -152,9 +153,14 @@ def load(
     where = choose_device(device)
     model = checkpoint.load(directory, device=where, dtype=choose_dtype(dtype, where))
     task = get_task(model.config.task, task_module)
-    if (task.tokens, task.vocabulary) != (model.config.tokens, model.config.vocabulary):
-        raise ValueError(
-            f"checkpoint {directory} must fit task {task.name} ({task.tokens} tokens, vocabulary {task.vocabulary}), "
-            f"got {model.config.tokens} tokens, vocabulary {model.config.vocabulary}"
-        )
-    return Sampler(model, task, name=str(name_or_directory), card=checkpoint.read_card(directory))
+    for field in ("tokens", "vocabulary", "output_start", "output_tokens"):
+        if getattr(task, field) != getattr(model.config, field):
+            raise ValueError(
+                f"checkpoint {directory} must fit task {task.name} ({field} {getattr(task, field)}), "
+                f"got {field} {getattr(model.config, field)}"
+            )
+    try:
+        card = checkpoint.read_card(directory)
+    except (checkpoint.CheckpointError, OSError):
+        card = {}  # sampling needs none; who shows cards says what is wrong with it
+    return Sampler(model, task, name=str(name_or_directory), card=card)

@@ -31,6 +31,10 @@ def replacing(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
             temporary.chmod(wanted)
         sync(temporary)
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename in (None, str(temporary)):
+            error.filename, error.filename2 = str(path), None  # a full disk names no file
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

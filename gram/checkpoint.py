@@ -1,5 +1,6 @@
 """The one checkpoint format: a directory with `config.json` and `model.safetensors`, as `save_pretrained` writes it.
 
+Weights may also lie in shards that `model.safetensors.index.json` lists (`save_pretrained(max_shard_size=...)`).
 Reads and writes it without importing transformers (seconds of start-up); `gram/hub.py` is the transformers side, and a
 test holds the two equal. Tensor names carry the prefix `model.`.
 """
@@ -7,6 +8,8 @@ test holds the two equal. Tensor names carry the prefix `model.`.
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +18,28 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gram.atomic_files import replacing
-from gram.config import ModelConfig, config_from_json, config_to_json
+from gram.atomic_files import making, replacing
+from gram.config import ModelConfig, check_stored, config_from_json, config_to_json
 from gram.model import Model
+from gram.setting_values import shown
+from gram.settings_files import read_json
 
 PREFIX = "model."
 WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
 CONFIG_FILE = "config.json"
 CARD_FILE = "card.json"
+LOST = "lost+found"
+"""What a new file system's folder holds."""
 SHIPPED = Path(__file__).parent / "weights"
+TYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+"""Types that weights may be stored in."""
+TRANSFORMERS_KEYS = (
+    *("architectures", "auto_map", "chunk_size_feed_forward", "dtype", "id2label", "is_encoder_decoder", "label2id"),
+    *("model_type", "num_labels", "output_attentions", "output_hidden_states", "problem_type", "return_dict"),
+    *("tie_word_embeddings", "torch_dtype", "transformers_version", "use_cache"),
+)
+"""Keys of `config.json` that transformers writes for itself; they change nothing here."""
 
 
 class CheckpointError(ValueError):
@@ -42,12 +58,18 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Safetensors, atomically."""
+    """Safetensors, atomically. Raises `OSError` naming the file where it cannot be written, as on a full disk."""
     for stale in path.parent.glob(f".{path.name}.*"):
         stale.unlink(missing_ok=True)  # left by a process that was killed while it wrote
     contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
-        save_file(contiguous, temporary, metadata=metadata or {"format": "pt"})
+        try:
+            save_file(contiguous, temporary, metadata=metadata or {"format": "pt"})
+        except SafetensorError as error:
+            # What the system said is in the text alone.
+            if (said := re.search(r"os error (\d+)", str(error))) is None:
+                raise
+            raise OSError(int(said[1]), os.strerror(int(said[1])), str(temporary)) from None
 
 
 def config_json(config: ModelConfig) -> dict[str, Any]:
@@ -58,13 +80,36 @@ def config_json(config: ModelConfig) -> dict[str, Any]:
 def save(
     model: Model, directory: Path | str, *, card: dict[str, Any] | None = None, dtype: torch.dtype | None = None
 ) -> None:
-    """Writes a checkpoint directory; `card` becomes `card.json` (recipe, command, steps, figures)."""
+    """Writes a checkpoint directory; `card` becomes `card.json` (recipe, command, steps, figures).
+
+    `config.json` comes last: without it the folder is no checkpoint.
+    """
     directory = Path(directory)
     tensors = {PREFIX + name: tensor.detach().to(dtype or tensor.dtype) for name, tensor in model.weights().items()}
     write_tensors(directory / WEIGHTS_FILE, tensors)
-    write_json(directory / CONFIG_FILE, config_json(model.config))
     if card is not None:
         write_json(directory / CARD_FILE, card)
+    write_json(directory / CONFIG_FILE, config_json(model.config))
+
+
+def save_new(model: Model, directory: Path, *, card: dict[str, Any]) -> None:
+    """`save` into a new folder, which appears whole, or an empty one (which may be a mount point), file by file.
+
+    A failure leaves nothing behind. Raises `CheckpointError` where something stands there already, and `OSError`.
+    """
+    directory = directory.resolve()  # `.` has no name, and a link cannot be replaced by a folder
+    if directory.exists() and (not directory.is_dir() or any(entry.name != LOST for entry in directory.iterdir())):
+        raise CheckpointError(f"--out must be a new or empty folder, got {directory}")
+    if directory.exists():
+        try:
+            save(model, directory, card=card)
+        except BaseException:
+            for name in (CONFIG_FILE, CARD_FILE, WEIGHTS_FILE):
+                (directory / name).unlink(missing_ok=True)
+            raise
+        return
+    with making(directory) as temporary:
+        save(model, temporary, card=card)
 
 
 def read_config(directory: Path | str) -> ModelConfig:
@@ -72,50 +117,93 @@ def read_config(directory: Path | str) -> ModelConfig:
     path = Path(directory) / CONFIG_FILE
     if not path.is_file():
         raise CheckpointError(f"checkpoint must be a directory with {CONFIG_FILE}, got {directory}")
-    try:
-        values = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path}: not JSON ({error})") from None
-    if not isinstance(values, dict) or values.get("model_type") != "gram":
-        raise CheckpointError(f"{path}: model_type must be 'gram', got {values.get('model_type')!r}")
+    values = read_json(path, CheckpointError)
+    if values.get("model_type") != "gram":
+        raise CheckpointError(f"{path}: model_type must be 'gram', got {shown(values.get('model_type'))}")
     known = set(ModelConfig.__dataclass_fields__)
     try:
+        check_stored(values, beside=TRANSFORMERS_KEYS, where=str(path))
         return config_from_json(ModelConfig, {k: v for k, v in values.items() if k in known}, where=str(path))
     except ValueError as error:
         raise CheckpointError(str(error)) from None
 
 
 def read_card(directory: Path | str) -> dict[str, Any]:
-    """`card.json` of a checkpoint, or an empty one."""
+    """`card.json` of a checkpoint, or an empty one. Raises `CheckpointError` where it cannot be read."""
     path = Path(directory) / CARD_FILE
-    card: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    return card
+    return read_json(path, CheckpointError) if path.is_file() else {}
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The file of a checkpoint's weights, or its shards in order. Raises `CheckpointError` where one is missing."""
+    if (directory / WEIGHTS_FILE).is_file():
+        return [directory / WEIGHTS_FILE]
+    index = directory / INDEX_FILE
+    if not index.is_file():
+        raise CheckpointError(f"checkpoint must hold {WEIGHTS_FILE} or {INDEX_FILE}, got {directory} without them")
+    places = read_json(index, CheckpointError).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise CheckpointError(f"{index}: weight_map must name the file of every tensor, got {shown(places)}")
+    for name in places.values():
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise CheckpointError(f"{index}: weight_map must name safetensors files beside it, got {shown(name)}")
+    files = [directory / name for name in sorted(set(places.values()))]
+    for file in files:
+        if not file.is_file():
+            raise CheckpointError(f"{index}: {file.name} must lie beside it, got none")
+    return files
+
+
+def _read_tensors(directory: Path) -> dict[str, tuple[Tensor, Path]]:
+    """Every stored tensor by name, and its file."""
+    found: dict[str, tuple[Tensor, Path]] = {}
+    for path in weight_files(directory):
+        try:
+            tensors = load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CheckpointError(f"{path}: not a safetensors file ({' '.join(str(error).split())[:100]})") from None
+        for name, tensor in tensors.items():
+            if name in found:
+                raise CheckpointError(f"{path}: {name} must be in one shard, got it in {found[name][1].name} too")
+            found[name] = tensor, path
+    return found
 
 
 def load(directory: Path | str, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Model:
     """The model of a checkpoint directory, its weights cast once to `dtype` (None: as stored).
 
-    Raises `CheckpointError` naming what is missing, surplus or of another shape.
+    Raises `CheckpointError` naming what is missing, surplus, of another shape or type, or not finite.
     """
+    directory = Path(directory)
     config = read_config(directory)
-    path = Path(directory) / WEIGHTS_FILE
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint must hold {WEIGHTS_FILE}, got {directory} without it")
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a safetensors file ({error})") from None
-    model = Model(config)
-    wanted = {PREFIX + name: tensor.shape for name, tensor in model.weights().items()}
-    for name, shape in wanted.items():
-        if name not in tensors:
-            raise CheckpointError(f"{path}: tensor {name} is missing, expected {list(shape)}")
-        if tensors[name].shape != shape:
-            raise CheckpointError(f"{path}: {name} must be {list(shape)}, got {list(tensors[name].shape)}")
-    if surplus := sorted(set(tensors) - set(wanted)):
-        raise CheckpointError(f"{path}: {surplus[0]} is not a tensor of this model")
-    model.load_state_dict({name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}, assign=True)
-    return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    stored = _read_tensors(directory)
+    where = min((path for _, path in stored.values()), default=directory)
+    # Shapes alone: nothing is allocated before they are those of the file.
+    with torch.device("meta"):
+        model = Model(config)
+    weights: dict[str, Tensor] = {}
+    for name, wanted in model.weights().items():
+        tensor, path = stored.pop(PREFIX + name, (None, where))
+        if tensor is None:
+            raise CheckpointError(f"{path}: tensor {PREFIX}{name} is missing, expected {list(wanted.shape)}")
+        weights[name] = _checked(PREFIX + name, tensor, wanted, path, dtype)
+    for name, (_, path) in sorted(stored.items()):
+        raise CheckpointError(f"{path}: {name} is not a tensor of this model")
+    model.load_state_dict(weights, assign=True)
+    return model.to(device=device).eval().requires_grad_(False)
+
+
+def _checked(name: str, tensor: Tensor, wanted: Tensor, path: Path, dtype: torch.dtype | None) -> Tensor:
+    """A stored tensor in the type asked for. Raises `CheckpointError` where it does not fit the model."""
+    if tensor.shape != wanted.shape:
+        raise CheckpointError(f"{path}: {name} must be {list(wanted.shape)}, got {list(tensor.shape)}")
+    if tensor.dtype not in TYPES:
+        known = ", ".join(str(one).removeprefix("torch.") for one in TYPES)
+        raise CheckpointError(f"{path}: {name} must be one of {known}, got {str(tensor.dtype).removeprefix('torch.')}")
+    cast = tensor.to(dtype or tensor.dtype)
+    if not bool(cast.isfinite().all()):
+        raise CheckpointError(f"{path}: {name} must be finite, got NaN or infinity")
+    return cast
 
 
 def shipped_names() -> list[str]:

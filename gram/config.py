@@ -7,10 +7,11 @@ strings say meaning, unit and range; `__post_init__` refuses what is out of rang
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypeVar, get_args
 
-from gram.setting_values import at_least, at_most, make_plain, one_of, within
+from gram.setting_values import at_least, at_most, make_plain, one_of, shown, within
 
 Mixer = Literal["token", "attention", "relations"]
 MixerNorm = Literal["columns", "tokens"]
@@ -37,6 +38,10 @@ KERNELS: tuple[str, ...] = get_args(Kernel)
 
 T = TypeVar("T")
 
+SIZES = ("vocabulary", "tokens", "output_tokens", "dim", "hidden", "heads", "mixer_hidden", "guidance_hidden")
+MOST_UNITS, MOST_BLOCKS = 10_000_000, 1_000
+"""No model has more columns, tokens or symbols, or more blocks. A larger number is a slip, and would be found out by an
+allocator or never."""
 MOST: dict[str, int] = {
     "width": 2**20,
     "depth": 2**16,
@@ -133,14 +138,18 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         make_plain(self)
-        for name in ("vocabulary", "tokens", "output_tokens", "dim", "blocks", "hidden", "transitions", "depth"):
-            at_least(name, getattr(self, name), 1)
-        for name in ("heads", "mixer_hidden", "guidance_hidden"):
+        for name in (*SIZES, "blocks", "transitions", "depth"):
             at_least(name, getattr(self, name), 1)
         if self.trained_depth is not None:
             at_least("trained_depth", self.trained_depth, 1)
         for name in ("registers", "low_level_updates", "noise_free_steps", "head_hidden", "output_start"):
             at_least(name, getattr(self, name), 0)
+        for name in (*SIZES, "registers", "head_hidden", "output_start"):
+            at_most(name, getattr(self, name), MOST_UNITS)
+        at_most("blocks", self.blocks, MOST_BLOCKS)
+        for name in ("depth", "transitions", "low_level_updates"):
+            at_most(name, getattr(self, name), MOST[name])
+        at_most("noise_free_steps", self.noise_free_steps, MOST["depth"])
         for name, choices in (
             ("mixer", get_args(Mixer)),
             ("mixer_norm", get_args(MixerNorm)),
@@ -153,6 +162,9 @@ class ModelConfig:
         _check_halt_threshold("head", self.halt_threshold)
         for name in ("path_noise", "initial_std"):
             at_least(name, getattr(self, name), 0)
+        for name in ("norm_eps", "rope_theta"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         if not 0 <= self.path_keep < 1:
             raise ValueError(f"path_keep must be at least 0 and below 1, got {self.path_keep}")
         if self.dim % 4:
@@ -332,3 +344,22 @@ def config_from_json(kind: type[T], values: dict[str, Any], *, where: str) -> T:
         return kind(**arguments)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def check_stored(values: Mapping[str, Any], *, beside: Collection[str] = (), where: str) -> None:
+    """Sees that a stored `ModelConfig` says everything that decides what its weights compute.
+
+    A default would fill in what is missing or misnamed, and another model would run without a word. Only a field whose
+    default says nothing (None, no relations) may be left out. `beside`: other keys that may stand there; private ones
+    may always. Raises `ValueError` in one line naming what is missing and what is unknown.
+    """
+    own = {field.name: field.default for field in fields(ModelConfig)}
+    missing = [name for name, default in own.items() if default not in (None, ()) and name not in values]
+    unknown = [key for key in values if key not in own and key not in beside and not key.startswith("_")]
+    faults = []
+    if missing:
+        faults.append(f"{', '.join(missing)} must be given, since what the weights compute depends on it, got none")
+    if unknown:
+        faults.append(f"{', '.join(shown(key) for key in unknown[:5])}: not a setting of a model")
+    if faults:
+        raise ValueError(f"{where}: {'; '.join(faults)}")

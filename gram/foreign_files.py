@@ -18,6 +18,11 @@ from torch import Tensor
 
 from gram.checkpoint import CheckpointError
 
+WRAPPERS = ("model", "model_state_dict", "state_dict", "module")
+"""Entries under which training frameworks keep the weights, one in the other in any order, as dictionaries or as parts
+of tensors' names."""
+INSERTED = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""Parts of tensors' names that torch.compile, DataParallel and others put before and between."""
 BLANKS = re.compile(
     r"models\.(eqr|trm)\.(ModelCarry|LatentCarry)"
     r"|numpy\._?core\.multiarray\.(_reconstruct|scalar)"
@@ -63,17 +68,17 @@ def read_archive(path: Path) -> dict[str, Any]:
 
 
 def tensors_of(found: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    """Tensors by canonical name: of a state dictionary, or of `model` with `ema.shadow` laid over it.
+    """Tensors by canonical name: of a state dictionary, wrapped or not, `ema.shadow` laid over it where it has one.
 
-    `_orig_mod` (left by torch.compile) and a leading `model` are dropped. Raises `CheckpointError`.
+    What wrappers (`WRAPPERS`, `INSERTED`) put before the names is dropped. Raises `CheckpointError`.
     """
-    layers = [found]
-    if isinstance(found.get("model"), dict):
-        ema = found.get("ema") or {}
-        shadow = ema.get("shadow") if isinstance(ema, dict) else None
-        layers = [found["model"], shadow if isinstance(shadow, dict) else {}]
+    layers = [_unwrapped(found, path)]
+    ema = found.get("ema")
+    if layers[0] is not found and isinstance(ema, dict) and isinstance(ema.get("shadow"), dict):
+        layers.append(_unwrapped(ema["shadow"], path))
     tensors: dict[str, Tensor] = {}
     for layer in layers:
+        named: dict[str, str] = {}
         for key, value in layer.items():
             if not isinstance(value, Tensor):
                 raise CheckpointError(f"{path}: {key} must be a tensor, got {type(value).__name__}")
@@ -81,16 +86,38 @@ def tensors_of(found: dict[str, Any], path: Path) -> dict[str, Tensor]:
                 raise CheckpointError(f"{path}: {key} must be dense floating point, got {value.dtype}, {value.layout}")
             if not bool(value.isfinite().all()):
                 raise CheckpointError(f"{path}: {key} must be finite, got NaN or infinity")
-            name = ".".join(part for part in str(key).split(".") if part != "_orig_mod").removeprefix("model.")
+            name = canonical_name(str(key))
+            if name in named:
+                raise CheckpointError(f"{path}: {name} must be there once, got {named[name]} and {key}")
+            named[name] = str(key)
             tensors[name] = value.detach().to(torch.float32)
     return tensors
+
+
+def _unwrapped(found: dict[Any, Any], path: Path) -> dict[Any, Any]:
+    """The innermost dictionary under the wrappers' names. Raises `CheckpointError` where there are several."""
+    while inner := [name for name in WRAPPERS if isinstance(found.get(name), dict)]:
+        if len(inner) > 1:
+            raise CheckpointError(f"{path}: must hold one set of weights, got {' and '.join(inner)}")
+        found = found[inner[0]]
+    return found
+
+
+def canonical_name(key: str) -> str:
+    """A tensor's name without what wrappers put before it and between."""
+    parts = [part for part in key.split(".") if part not in INSERTED]
+    while len(parts) > 1 and parts[0] in WRAPPERS:
+        del parts[0]
+    return ".".join(parts)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
     """The mapping of a YAML file. Raises `CheckpointError`, `FileNotFoundError`."""
     try:
-        found = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        found = yaml.safe_load(path.read_bytes())
+    except RecursionError:
+        raise CheckpointError(f"{path}: not YAML (nested too deep)") from None
+    except (yaml.YAMLError, ValueError) as error:  # a date that is none is a ValueError
         raise CheckpointError(f"{path}: not YAML ({_short(error)})") from None
     if not isinstance(found, dict):
         raise CheckpointError(f"{path}: must be a YAML mapping, got {type(found).__name__}")

@@ -1,6 +1,7 @@
 """The model as transformers knows it: `AutoModel.from_pretrained(directory)`, `save_pretrained`, `push_to_hub`.
 
-Import this module once to register it. The directory is the same as `gram/checkpoint.py` reads and writes.
+Import this module once to register it. The directory is the same as `gram/checkpoint.py` reads and writes; what that
+refuses is refused here too.
 
     import gram.hub
     from transformers import AutoModel
@@ -10,7 +11,8 @@ Import this module once to register it. The directory is the same as `gram/check
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +21,11 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from gram.config import ModelConfig, config_from_json, config_to_json
+from gram import checkpoint
+from gram.checkpoint import CheckpointError
+from gram.config import ModelConfig, SamplerConfig, check_stored, config_from_json, config_to_json
 from gram.model import Model
+from gram.sampler.settings import injection_of, resolve, spec_of
 from gram.tasks import identity
 
 
@@ -36,6 +41,15 @@ class GramConfig(PretrainedConfig):
         for name, value in config_to_json(config_from_json(ModelConfig, mine, where="config.json")).items():
             setattr(self, name, value)
         super().__init__(**values)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As transformers', of what a `config.json` holds. Raises `CheckpointError` where it leaves something open."""
+        try:
+            check_stored(config_dict, beside=checkpoint.TRANSFORMERS_KEYS, where=checkpoint.CONFIG_FILE)
+        except ValueError as error:
+            raise CheckpointError(str(error)) from None
+        return super().from_dict(config_dict, **kwargs)
 
     def to_model_config(self) -> ModelConfig:
         """The library's own configuration."""
@@ -70,33 +84,96 @@ class GramForReasoning(PreTrainedModel):
     def _init_weights(self, module: Any) -> None:
         """The parameters start themselves (`gram/layers.py`)."""
 
-    def forward(
-        self, input_ids: Tensor, *, depth: int | None = None, seed: int = 0, puzzle_hash: Tensor | None = None, **_: Any
-    ) -> GramOutput:
-        """One trajectory (id 0) of each puzzle `[P, L]` for `depth` supervision steps.
+    @classmethod
+    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+        """As transformers', but whole or not at all. Raises `CheckpointError` for weights that are missing, surplus, of
+        another shape or type, or not finite: nothing here would give them a start."""
+        source = args[0] if args else kwargs.get("pretrained_model_name_or_path")
+        if source is not None and not kwargs.get("subfolder") and (Path(source) / checkpoint.CONFIG_FILE).is_file():
+            checkpoint.load(Path(source))
+        both: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        model, told = both
+        for what in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+            if found := told.get(what):
+                name = min(str(one[0] if isinstance(one, tuple) else one) for one in found)
+                raise CheckpointError(f"{source}: tensor {name} must be that of this model, got {what.split('_')[0]}")
+        for name, tensor in model.model.weights().items():
+            if not bool(tensor.isfinite().all()):
+                raise CheckpointError(f"{source}: model.{name} must be finite in {tensor.dtype}, got NaN or infinity")
+        return (model, told) if output_loading_info else model
 
-        `puzzle_hash [P]` keys the noise; by default it is the sampler's own. The launch has `P` rows, not the sampler's
-        fixed number, so that values agree with it to rounding, not bit for bit.
+    def forward(
+        self,
+        input_ids: Tensor,
+        *,
+        depth: int | None = None,
+        seed: int | None = None,
+        puzzle_hash: Tensor | None = None,
+        sampling: SamplerConfig | None = None,
+        **_: Any,
+    ) -> GramOutput:
+        """One trajectory (id 0) of each puzzle `[P, L]` for `depth` supervision steps, with the noise of its training.
+
+        `sampling` names other noise, `T`, `K`, launch or kernel; `depth` and `seed` come before its own. `puzzle_hash
+        [P]` keys the noise; by default it is the sampler's own. Rows are advanced in the sampler's launches, so that
+        values agree with trajectory 0 of `halting="fixed"` bit for bit. Raises `ValueError` for what are no tokens.
         """
+        given: dict[str, Any] = {name: value for name, value in (("depth", depth), ("seed", seed)) if value is not None}
+        config = resolve(replace(sampling or SamplerConfig(), **given), self.model)
+        assert config.launch is not None
+        self._check_tokens(input_ids)
         if puzzle_hash is None:
             task = self.model.config.task
             hashes = [identity.puzzle_hash(task, row.astype(np.uint8)) for row in input_ids.cpu().numpy()]
-            puzzle_hash = torch.tensor(hashes, device=input_ids.device)
-        rows = torch.zeros(input_ids.shape[0], dtype=torch.int64, device=input_ids.device)
-        e_x = self.model.embed(input_ids)
-        h, l = self.model.initial_state(len(rows))
-        halt = lprm = None
-        for step in range(depth or self.model.config.depth):
+            puzzle_hash = torch.tensor(hashes, dtype=torch.int64, device=input_ids.device)
+        parts = [
+            self._launched(input_ids[first : first + config.launch], puzzle_hash[first : first + config.launch], config)
+            for first in range(0, len(input_ids), config.launch)
+        ]
+        logits, halt, lprm = (torch.cat(part) for part in zip(*parts, strict=True))
+        return GramOutput(logits=logits, halt=halt, lprm=lprm)
+
+    def _launched(self, input_ids: Tensor, hashes: Tensor, config: SamplerConfig) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, halt logits and LPRM of at most a launch of puzzles; the rows after them are copies of the first."""
+        assert config.launch is not None
+        assert config.depth is not None
+        count = len(input_ids)
+        rows = torch.arange(config.launch, device=input_ids.device)
+        rows = torch.where(rows < count, rows, 0)
+        e_x, hashes, trajectory = self.model.embed(input_ids[rows]), hashes[rows], torch.zeros_like(rows)
+        if config.injector == "path" and self.model.config.initial_std > 0:
+            h, l = self.model.random_state(seed=config.seed, puzzle_hash_B=hashes, trajectory_B=trajectory)
+        else:
+            h, l = self.model.initial_state(len(rows))
+        halt = lprm = h.new_zeros(0)
+        for step in range(config.depth):
             h, l, halt, lprm = self.model.step(
                 h,
                 l,
                 e_x,
-                seed=seed,
-                puzzle_hash_B=puzzle_hash,
-                trajectory_B=rows,
+                seed=config.seed,
+                puzzle_hash_B=hashes,
+                trajectory_B=trajectory,
                 step_B=torch.full_like(rows, step),
+                injection=injection_of(config),
+                spec=spec_of(config, self.model),
+                kernel=config.kernel,
             )
-        return GramOutput(logits=self.model.decode(h), halt=halt, lprm=lprm)
+        return self.model.decode(h)[:count], halt[:count], lprm[:count]
+
+    def _check_tokens(self, input_ids: Tensor) -> None:
+        """Raises `ValueError` where `input_ids` are no puzzles of the model's length and vocabulary."""
+        config = self.model.config
+        is_whole = not (input_ids.is_floating_point() or input_ids.is_complex()) and input_ids.dtype != torch.bool
+        if not is_whole or input_ids.dim() != 2 or input_ids.shape[1] != config.tokens or not len(input_ids):
+            raise ValueError(
+                f"input_ids must be whole numbers [P, {config.tokens}], got {input_ids.dtype} {list(input_ids.shape)}"
+            )
+        if not 0 <= int(input_ids.min()) <= int(input_ids.max()) < config.vocabulary:
+            raise ValueError(
+                f"input_ids must be tokens from 0 to {config.vocabulary - 1}, got {int(input_ids.min())} to "
+                f"{int(input_ids.max())}"
+            )
 
 
 AutoConfig.register("gram", GramConfig)

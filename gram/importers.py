@@ -28,11 +28,11 @@ import torch
 from torch import Tensor
 
 from gram import checkpoint
-from gram.atomic_files import making
 from gram.checkpoint import CheckpointError
 from gram.config import ModelConfig
 from gram.foreign_files import file_sha256, read_archive, read_settings, tensors_of
 from gram.model import Model
+from gram.setting_values import shown
 from gram.tasks.registry import get_task
 
 FAMILIES = ("trm", "eqr", "hrm")
@@ -127,13 +127,15 @@ class _Settings:
             return default
         if isinstance(value, bool) or not isinstance(value, int | float) or (isinstance(default, int) and value % 1):
             kind = "a whole number" if isinstance(default, int) else "a number"
-            raise CheckpointError(f"{self.where}: {name} must be {kind}, got {value!r}")
+            raise CheckpointError(f"{self.where}: {name} must be {kind}, got {shown(value)}")
         return type(default)(value)
 
     def agree(self, name: str, found: Any) -> None:
         """Refuses settings of another model than the tensors'."""
         if self.given.get(name, found) != found:
-            raise CheckpointError(f"{self.where}: {name} must be {found} as in the tensors, got {self.given[name]!r}")
+            raise CheckpointError(
+                f"{self.where}: {name} must be {found} as in the tensors, got {shown(self.given[name])}"
+            )
 
 
 def import_checkpoint(
@@ -172,11 +174,8 @@ def import_checkpoint(
 
 
 def write(imported: Imported, directory: Path) -> None:
-    """Writes a checkpoint directory whole or not at all. Raises `CheckpointError` where it stands already."""
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise CheckpointError(f"--out must be a new or empty folder, got {directory}")
-    with making(directory) as temporary:
-        checkpoint.save(imported.model, temporary, card=imported.card)
+    """Writes a checkpoint directory whole or not at all. Raises `CheckpointError` where something stands there."""
+    checkpoint.save_new(imported.model, directory, card=imported.card)
 
 
 def _arch(values: dict[str, Any], where: Path) -> dict[str, Any]:
@@ -196,9 +195,9 @@ def _arch_inside(found: dict[str, Any], file: Path) -> dict[str, Any]:
 def _read_settings(family: str, arch: dict[str, Any], where: str) -> _Settings:
     """Settings of a family, refused where they name another one or something unknown."""
     if name := arch.get("name"):
-        module, _, kind = str(name).rpartition("@")
+        module, _, kind = (name if isinstance(name, str) else shown(name)).rpartition("@")
         if kind not in CLASSES[family] or module.split(".")[-1] not in MODULES[family]:
-            raise CheckpointError(f"{where}: arch.name must be of the family {family}, got {name!r}")
+            raise CheckpointError(f"{where}: arch.name must be of the family {family}, got {shown(name)}")
     defaults = COMMON | DEFAULTS[family]
     known = {*defaults, *PASSED_OVER, "L_cycles", "L_layers", "hidden_size", "mlp_t", "pos_encodings", "seq_len"}
     if unknown := sorted(str(key) for key in set(arch) - known - {"vocab_size"}):
@@ -338,9 +337,9 @@ def _tokens(tensors: _Tensors, vocabulary: int, registers: int, positions: Tenso
 def _positions(settings: _Settings, is_token_mixer: bool, is_learned: bool) -> Any:
     given = settings.given.get("pos_encodings", "learned" if is_learned else "none" if is_token_mixer else "rope")
     given = given or "none"
-    if given not in ("rope", "learned", "none") or (given == "learned") != is_learned:
+    if not isinstance(given, str) or given not in ("rope", "learned", "none") or (given == "learned") != is_learned:
         wanted = "learned, as in the tensors" if is_learned else "rope or none"
-        raise CheckpointError(f"{settings.where}: pos_encodings must be {wanted}, got {given!r}")
+        raise CheckpointError(f"{settings.where}: pos_encodings must be {wanted}, got {shown(given)}")
     if "pos_encodings" not in settings.given:
         settings.assumed["pos_encodings"] = given
     # Rotary tables stand unused beside a token mixer.

@@ -15,10 +15,18 @@ def started(
 ) -> nn.Parameter:
     """A parameter of `shape` drawn for `fan_in` inputs (default: its last axis)."""
     deviation = scale * (fan_in or shape[-1]) ** -0.5
+    if is_sketched():
+        return nn.Parameter(torch.empty(shape))
     weight = nn.init.trunc_normal_(
         torch.empty(shape), std=deviation, a=-2 * deviation, b=2 * deviation, generator=generator
     )
     return nn.Parameter(weight)
+
+
+def is_sketched() -> bool:
+    """Whether what is made now has a shape and no values (under `torch.device("meta")`), since those are to be loaded:
+    starting it would be slow and for nothing."""
+    return torch.get_default_device().type == "meta"
 
 
 class SwiGLU(nn.Module):

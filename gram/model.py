@@ -20,7 +20,7 @@ from torch.nn.functional import pad
 from gram.config import ModelConfig
 from gram.kernels import dispatch
 from gram.kernels.dispatch import LEARNED, Injection, Spec, Step
-from gram.layers import Attention, Block, Head, SwiGLU, Table, started
+from gram.layers import Attention, Block, Head, SwiGLU, Table, is_sketched, started
 
 Weights = Mapping[str, Tensor]
 
@@ -87,8 +87,9 @@ class Model(nn.Module):
         self.decoder = Table(config.vocabulary, dim, generator)
         self.halt = Head(dim, config.head_hidden, generator)
         self.lprm = Head(dim, config.head_hidden, generator)
-        self.register_buffer("z0_h", torch.randn(dim, generator=generator))
-        self.register_buffer("z0_l", torch.randn(dim, generator=generator))
+        for name in ("z0_h", "z0_l"):
+            start = torch.empty(dim) if is_sketched() else torch.randn(dim, generator=generator)
+            self.register_buffer(name, start)
 
     def _core(self, generator: torch.Generator) -> nn.ModuleList:
         config, length = self.config, self.config.registers + self.config.tokens

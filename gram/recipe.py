@@ -13,13 +13,13 @@ length of its own, `steps` or `minutes`, replaces the base's.
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gram.config import ModelConfig, config_from_json, config_to_json
 from gram.presets import model_config
+from gram.settings_files import read_toml
 from gram.tasks.protocol import Task
 from gram.tasks.registry import get_task
 from gram.train_config import TrainConfig
@@ -116,10 +116,7 @@ def _find(name_or_file: str | Path, beside: Path | None = None) -> Path:
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A recipe's values, its base's filled in. Raises `RecipeError`."""
-    try:
-        values = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not TOML ({error})") from None
+    values = read_toml(path, RecipeError)
     for key, value in values.items():
         if key not in KEYS:
             raise RecipeError(f"{path}: {key!r} is not a key of a recipe; known: {', '.join(KEYS)}")

@@ -91,7 +91,10 @@ def _identity(recipe: Recipe, out: Path, start: Path | None, puzzles: str | None
     path = out / RUN_FILE
     mine: dict[str, Any] = json.loads(json.dumps(recipe.to_json()))
     if start is not None:
-        mine["start"] = hashlib.sha256((start / checkpoint.WEIGHTS_FILE).read_bytes()).hexdigest()
+        digest = hashlib.sha256()
+        for file in checkpoint.weight_files(start):
+            digest.update(file.read_bytes())
+        mine["start"] = digest.hexdigest()
     if puzzles is not None:
         mine["puzzles"] = puzzles
     if path.is_file():

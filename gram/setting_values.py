@@ -6,6 +6,7 @@ Used by the frozen configurations (`config.py`, `train_config.py`) in `__post_in
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Sequence
 from dataclasses import fields
 from numbers import Integral, Real
@@ -23,7 +24,7 @@ def at_least(name: str, value: float, low: float) -> None:
 def at_most(name: str, value: float, high: float) -> None:
     """Raises `ValueError` where a setting is above `high`."""
     if value > high:
-        raise ValueError(f"{name} must be at most {high:,}, got {value}")
+        raise ValueError(f"{name} must be at most {high:,}, got {shown(value)}")
 
 
 def within(name: str, value: float, low: float, high: float) -> None:
@@ -69,7 +70,7 @@ def _plain(value: Any, declared: str, name: str) -> Any:
     if kind not in EXPECTED and isinstance(value, str):
         return str(value)
     expected = EXPECTED.get(kind, "a name") + (" or none" if optional else "")
-    raise ValueError(f"{name} must be {expected}, got {_shown(value)}")
+    raise ValueError(f"{name} must be {expected}, got {shown(value)}")
 
 
 def _plain_list(value: Any, declared: str, name: str) -> Any:
@@ -77,16 +78,21 @@ def _plain_list(value: Any, declared: str, name: str) -> Any:
     is_listed = isinstance(value, Sequence) and not isinstance(value, str | bytes)
     if declared == "tuple[str, ...]":
         if not is_listed or not all(isinstance(entry, str) for entry in value):
-            raise ValueError(f"{name} must be a list of names, got {_shown(value)}")
+            raise ValueError(f"{name} must be a list of names, got {shown(value)}")
         return tuple(str(entry) for entry in value)
     kinds = declared.removeprefix("tuple[tuple[").split("]")[0].split(", ")
     if not is_listed or not all(
         isinstance(pair, Sequence) and not isinstance(pair, str | bytes) and len(pair) == len(kinds) for pair in value
     ):
-        raise ValueError(f"{name} must be a list of pairs, got {_shown(value)}")
+        raise ValueError(f"{name} must be a list of pairs, got {shown(value)}")
     return tuple(tuple(_plain(part, kind, name) for part, kind in zip(pair, kinds, strict=True)) for pair in value)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value's first characters, on one line."""
-    return " ".join(repr(value).split())[:40]
+    return " ".join(_SHORT.repr(value).split())[:40]
+
+
+_SHORT = reprlib.Repr()
+# What nests without end, or refers to one part a million times, must not be written out to be cut.
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 4, 200, 200, 60

@@ -176,25 +176,6 @@ class TestTransformers:
         assert loaded.config == config
         assert same(loaded.state_dict(), written.model.state_dict())
 
-    def test_forward_equals_the_sampler(self, tmp_path):
-        import numpy as np
-
-        from gram.config import SamplerConfig
-        from gram.hub import GramForReasoning
-        from gram.sampler.run import sample
-        from gram.tasks.registry import get_task
-
-        checkpoint.save(tiny_model(), tmp_path)
-        task = get_task("nqueens4")
-        puzzles = task.split("train").puzzles[:4]
-        config = SamplerConfig(width=1, launch=8, halting="fixed")
-        sampled = sample(checkpoint.load(tmp_path), task, puzzles, config)
-        ids = torch.from_numpy(puzzles.astype(np.int64))
-        with torch.no_grad():
-            output = GramForReasoning.from_pretrained(tmp_path)(ids)
-        assert np.array_equal(output.logits.argmax(-1).numpy(), sampled.candidates[:, 0])
-        assert np.allclose(output.halt.numpy(), sampled.halt[:, 0], atol=1e-4)
-
 
 def test_loading_a_checkpoint_imports_no_transformers():
     code = "import sys, gram.checkpoint, gram.api; sys.exit('transformers' in sys.modules or 'ray' in sys.modules)"

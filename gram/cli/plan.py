@@ -58,7 +58,7 @@ def plan(
         raise ValueError(f"gpus per worker must be more than 0 and at most {max(1, gpus)}, got {gpus_per_worker:g}")
     if (rate is None) == (measured is None):
         raise ValueError(f"rate must come from --rate or --run, got {'neither' if rate is None else 'both'}")
-    weights = checkpoints.find(checkpoint or task) / checkpoints.WEIGHTS_FILE
+    weights = checkpoints.weight_files(checkpoints.find(checkpoint or task))
     made = predict(
         shards_of(puzzles, SamplerConfig(width=width)),
         workers=nodes * (int(gpus / gpus_per_worker) if gpus else cpus),
@@ -66,7 +66,7 @@ def plan(
         trajectories_per_s=measured_rate(measured) if measured is not None else rate or 0.0,
         answer_tokens=family.output_tokens,
         puzzle_tokens=family.tokens,
-        weights_bytes=weights.stat().st_size,
+        weights_bytes=sum(file.stat().st_size for file in weights),
         driver_s=DRIVER_S if driver_ms is None else driver_ms / 1000,
         drivers=drivers,
         network_gbit=network_gbit,

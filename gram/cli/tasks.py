@@ -50,12 +50,26 @@ def _checkpoints() -> list[dict[str, Any]]:
     listed = []
     for name in checkpoint.shipped_names():
         directory = checkpoint.find(name)
-        card = checkpoint.read_card(directory)
+        card, fault = _card(directory)
         recipe = card.get("recipe")
-        known = {"recipe": recipe.get("name") if isinstance(recipe, dict) else recipe}
+        known = {"recipe": recipe.get("name") if isinstance(recipe, dict) else recipe, "card_fault": fault}
         known |= {key: card.get(key) for key in CARD_KEYS}
         listed.append({"checkpoint": name, "task": checkpoint.read_config(directory).task, **known})
     return listed
+
+
+def _card(directory: Path) -> tuple[dict[str, Any], str | None]:
+    """A checkpoint's card, and what is wrong with it: an unreadable one does not hide the rest of the list."""
+    from gram import checkpoint
+
+    try:
+        card = checkpoint.read_card(directory)
+    except (checkpoint.CheckpointError, OSError) as error:
+        return {}, str(error)
+    wrong = [
+        key for key in CARD_KEYS if card.get(key) is not None and isinstance(card[key], dict) != (key == "figures")
+    ]
+    return (card, None) if not wrong else ({}, f"{directory / checkpoint.CARD_FILE}: {wrong[0]} is not a card's")
 
 
 def _show(listed: dict[str, Any]) -> None:
@@ -88,6 +102,9 @@ def _show(listed: dict[str, Any]) -> None:
             *(terminal.percent(figures.get(key)) for key in HEADLINES),
         )
     console.print(shipped)
+    for entry in listed["checkpoints"]:
+        if entry["card_fault"]:
+            console.print(Text(entry["card_fault"], style="bold yellow"))
     note = (
         "held-out accuracy of the answer and of one trajectory, pooled coverage; "
         "steps and minutes of the last run, earlier ones are on the card"
