@@ -139,6 +139,7 @@ def summarise(study: Study, judged: Sequence[Judged], groups: Any, *, about: Map
         row["less_baseline"] = {name: found[name] for name in ("difference", "low", "high")} | {
             "p_holm": float(p_value),
             "is_told_apart": bool(found["is_told_apart"] and p_value < 0.05),
-            "mcnemar": each["mcnemar"],
+            "only_a": each["only_a"],
+            "only_b": each["only_b"],
         }
     return {"version": VERSION, "name": study.name, "about": dict(about), "cells": rows}

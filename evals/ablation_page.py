@@ -57,9 +57,8 @@ def _table(cells: list[dict[str, Any]]) -> str:
         if found is None:
             row += [("baseline", 0, ""), ("", "", ""), ("", "", "")]
         else:
-            test = found["mcnemar"]
             row.append((_points(found), found["difference"], "win" if found["is_told_apart"] else ""))
-            row += [(str(test["only_a"]), None, ""), (str(test["only_b"]), None, "")]
+            row += [(str(found["only_a"]), None, ""), (str(found["only_b"]), None, "")]
         for name in ("single_accuracy", "pass_at_width", "coverage"):
             row.append((percent(cell[name]), _key(cell[name]), ""))
         for name in ("mean_steps", "elapsed_s"):

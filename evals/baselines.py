@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gram.evals import metrics, statistics
+from gram.evals import metrics, paired, statistics
 from gram.evals.evaluate import count_solutions, judge, solution_counts
 from gram.sampler.result import SampleResult
 from gram.tasks.protocol import PuzzleSet, Task
@@ -160,7 +160,7 @@ def _less(means: dict[str, dict[str, _Mean]], method: str, other: str, puzzles: 
     made = {}
     for name, (values, weights) in means[method].items():
         others = means[other][name].values
-        less = statistics.paired_difference(values, others, puzzles.groups, weights=weights)
+        less = paired.paired_difference(values, others, puzzles.groups, weights=weights)
         made[name] = (less.estimate, less.low, less.high)
     return made
 

@@ -2,8 +2,8 @@
 of the puzzles, scored on the other, and compared puzzle by puzzle. Both halves do both (cross-fitting): each puzzle is
 scored with the cell that the other half chose (`choice.py`). No measuring here, and no sentence (`verdict.py`).
 
-Prices that were measured are drawn anew: bootstrap draw `r` of a difference compares the cells that draw `r` of the
-timings chooses, so the interval holds the noise of the choice too. The same two cells under several budgets are one
+Prices that were measured are drawn anew: draw `r` of the timings chooses its own cells, and a difference is tested over
+all draws, so its interval holds the noise of the choice too. The same two cells under several budgets are one
 comparison: tested once, counted once.
 
 Shapes: `P` puzzles, `M` depths, `N` widths, `R` draws of the timings.
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from gram.evals import statistics
 from gram.evals.cells import Grid
 from gram.evals.choice import FAMILIES, TOLERANCE, Choice, Floats, Judge, Pick, Price
-from gram.evals.columns import clustered_intervals, paired_differences
+from gram.evals.paired import paired_differences
 
 CONTRASTS = (("width", "depth"), ("mixed", "depth"), ("mixed", "width"), ("width", "restarts"))
 """Families compared at each budget, the first less the second."""
@@ -56,12 +56,12 @@ Column = tuple[Judge, Pick, Judge, Pick]
 
 
 def score(scored: Sequence[Scored]) -> list[dict[str, float]]:
-    """Mean of each choice's scores with its 95 % interval. All judges are of the same puzzles: they share draws."""
+    """Mean of each choice's scores with its 95 % interval. All judges are of the same puzzles."""
     new = list(dict.fromkeys((judge, choice.pick) for judge, choice in scored))
     if not new:
         return []
     columns = np.stack([judge.scores(pick) for judge, pick in new], axis=1)
-    intervals = clustered_intervals(columns, new[0][0].part.groups, seed=new[0][0].seed)
+    intervals = statistics.clustered_intervals(columns, new[0][0].part.groups)
     found = {}
     for place, (each, (low, high)) in enumerate(zip(new, intervals.tolist(), strict=True)):
         mean = float(columns[:, place].mean(dtype=np.float64)) if len(columns) else math.nan
@@ -70,7 +70,7 @@ def score(scored: Sequence[Scored]) -> list[dict[str, float]]:
 
 
 def contrast(pairs: Sequence[tuple[Scored, Scored]]) -> list[dict[str, Any]]:
-    """For each pair of choices, the first less the second: difference with its interval, p-value, McNemar's test.
+    """For each pair of choices, the first less the second: difference with its interval and p-value, and who alone is right.
 
     All judges are of the same puzzles: equal pairs are compared once, and all share their draws. `comparison` is the
     same number for pairs of the same cells.
@@ -84,9 +84,7 @@ def contrast(pairs: Sequence[tuple[Scored, Scored]]) -> list[dict[str, Any]]:
     judge = new[0][0][0]
     first = np.stack([one.scores(pick) for one, pick, _, _ in columns], axis=1)
     second = np.stack([two.scores(pick) for _, _, two, pick in columns], axis=1)
-    found = paired_differences(
-        first, second, judge.part.groups, seed=judge.seed, resamples=judge.resamples, wanted=of, drawn=drawn
-    )
+    found = paired_differences(first, second, judge.part.groups, wanted=of, drawn=drawn)
     compared = {}
     for place, pair in enumerate(new):
         (one, a), (two, b) = pair
@@ -101,8 +99,8 @@ def contrast(pairs: Sequence[tuple[Scored, Scored]]) -> list[dict[str, Any]]:
             "choice_changes": float((drawn[place] != of[place]).mean()) if drawn[place].size else 0.0,
         }
         if one.part.direct is not None and two.part.direct is not None:
-            test = statistics.mcnemar(one.scores(a.pick, one.part.direct), two.scores(b.pick, two.part.direct))
-            made["mcnemar"] = {"p_value": test.p_value, "only_first": test.only_a, "only_second": test.only_b}
+            is_right, others = one.scores(a.pick, one.part.direct), two.scores(b.pick, two.part.direct)
+            made["only_first"], made["only_second"] = int((is_right & ~others).sum()), int((others & ~is_right).sum())
         compared[pair] = made
     return [dict(compared[pair]) for pair in pairs]
 

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gram.evals import metrics, statistics
-from gram.evals.columns import clustered_intervals
 from gram.evals.measures import Table, column_means, columns_of
 from gram.tasks.protocol import PuzzleSet
 
@@ -25,13 +24,13 @@ def cell_rows(table: Table, prices: Mapping[str, Floats]) -> list[dict[str, Any]
     """One object per halting rule, width, depth and selector. `prices`: `[H, M, N]` by name of their field."""
     grid, shape = table.grid, table.accuracy.shape[1:]
     means = column_means(table.accuracy)
-    intervals = clustered_intervals(columns_of(table.accuracy), table.groups).reshape(*shape, 2)
+    intervals = statistics.clustered_intervals(columns_of(table.accuracy), table.groups).reshape(*shape, 2)
     passes, distinct = column_means(table.passes), column_means(table.distinct)
     steps, single = column_means(table.steps), table.single_accuracy
     coverage = np.full((*shape[:3], 4), np.nan)
     if table.coverage is not None and table.solutions is not None:
         coverage[..., 0] = column_means(table.coverage)
-        coverage[..., 1:3] = clustered_intervals(columns_of(table.coverage), table.groups).reshape(*shape[:3], 2)
+        coverage[..., 1:3] = statistics.clustered_intervals(columns_of(table.coverage), table.groups).reshape(*shape[:3], 2)
         coverage[..., 3] = table.distinct.sum(axis=0, dtype=np.float64) / max(float(np.nansum(table.solutions)), 1.0)
     rows = []
     for h, m, w, s in np.ndindex(*shape):
@@ -92,7 +91,7 @@ def difficulty_rows(table: Table, known: PuzzleSet, main: Mapping[str, Any]) -> 
         values = part.values[:, grid.depths.index(cell["depth"]), grid.widths.index(cell["width"]), s]
         for number in np.unique(quarter[is_known]):
             chosen = is_known & (quarter == number)
-            low, high = statistics.clustered_interval(values[chosen], table.groups[chosen], resamples=2_000)
+            low, high = statistics.clustered_interval(values[chosen], table.groups[chosen])
             rows.append(
                 {
                     "cells": label,

@@ -35,7 +35,7 @@ class Slice:
     values: NDArray[np.float32]
     """The measure, `[P, M, N, S]`; `S` is 1 where no selector takes part (coverage)."""
     direct: NDArray[np.bool_] | None
-    """Verdicts of a direct run in the same shape, for McNemar's test; None where the measure is no verdict."""
+    """Verdicts of a direct run in the same shape; None where the measure is no verdict."""
     groups: NDArray[np.int64]
     """Base of each puzzle `[P]`."""
     selectors: tuple[str | None, ...]
@@ -86,8 +86,8 @@ class Choice:
 class Judge:
     """Chooses cells of a slice on each half of the puzzles, and scores each half by what the other chose."""
 
-    def __init__(self, grid: Grid, part: Slice, *, seed: int = 0, resamples: int = 10_000) -> None:
-        self.grid, self.part, self.seed, self.resamples = grid, part, seed, resamples
+    def __init__(self, grid: Grid, part: Slice, *, seed: int = 0) -> None:
+        self.grid, self.part = grid, part
         self.is_first = halves(part.groups, seed)
         """Whether each puzzle `[P]` is of the first half."""
         self.means: list[Floats] = []

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gram.evals import statistics
-from gram.evals.columns import paired_differences
+from gram.evals.paired import paired_differences
 
 RESULTS_FILE, PREDICTIONS_FILE = "results.json", "predictions.jsonl"
 
@@ -70,7 +69,6 @@ def compare(a: Judged, b: Judged, groups: NDArray[np.int64] | None = None) -> di
     if groups is None:
         known: dict[str, int] = {}
         groups = np.array([known.setdefault(puzzle, len(known)) for puzzle in a.puzzles], dtype=np.int64)
-    test = statistics.mcnemar(a.is_right, b.is_right)
     pairs = np.stack([a.is_right, a.single], axis=1), np.stack([b.is_right, b.single], axis=1)
     found = paired_differences(*pairs, groups=groups)
     names = ("accuracy", "single_accuracy")
@@ -96,7 +94,8 @@ def compare(a: Judged, b: Judged, groups: NDArray[np.int64] | None = None) -> di
             }
             for place, name in enumerate(names)
         ],
-        "mcnemar": {"p_value": test.p_value, "only_a": test.only_a, "only_b": test.only_b},
+        "only_a": int((a.is_right & ~b.is_right).sum()),
+        "only_b": int((b.is_right & ~a.is_right).sum()),
         "both_right": int((a.is_right & b.is_right).sum()),
         "both_wrong": int((~a.is_right & ~b.is_right).sum()),
         "distinct_valid": [float(a.distinct.sum()), float(b.distinct.sum())],

@@ -26,7 +26,7 @@ from gram import checkpoint
 from gram.api import Sampler
 from gram.config import ModelConfig
 from gram.evals.evaluate import judge
-from gram.evals.statistics import paired_difference
+from gram.evals.paired import paired_difference
 from gram.model import Model
 from gram.sampler.engine import Engine
 from gram.sampler.plan import shards_of

@@ -22,7 +22,8 @@ from gram.checkpoint import write_atomically
 from gram.config import RESAMPLERS, SELECTORS
 from gram.evals.evaluate import evaluate, judge
 from gram.evals.metrics import within_puzzle_auroc
-from gram.evals.statistics import clustered_interval, paired_difference
+from gram.evals.paired import paired_difference
+from gram.evals.statistics import clustered_interval
 from gram.sampler.result import scores_of
 from gram.sampler.selectors import select
 

@@ -23,7 +23,7 @@ ONE_HOME = {
     "triton": ("gram.kernels",),
     "transformers": ("gram.hub",),
     "rich": ("gram.cli", "gram.evals.terminal"),
-    "scipy": ("gram.evals.statistics",),
+    "scipy": ("gram.evals.statistics", "gram.evals.paired"),
     "matplotlib": ("gram.evals.plots",),
 }
 """Packages that only these modules may import."""

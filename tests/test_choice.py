@@ -47,11 +47,11 @@ def test_what_the_scoring_half_says_never_moves_the_choice(seed, budget):
     """And every puzzle is scored with the choice of the half it is not in."""
     rng = np.random.default_rng(seed)
     part = some_slice(rng, groups=rng.integers(0, 12, 60))
-    judge = Judge(GRID, part, resamples=50)
+    judge = Judge(GRID, part)
     for side, choosing in enumerate((judge.is_first, ~judge.is_first)):
         changed = part.values.copy()
         changed[~choosing] = rng.random(changed[~choosing].shape)
-        other = Judge(GRID, Slice(changed, part.direct, part.groups, part.selectors, "head"), resamples=50)
+        other = Judge(GRID, Slice(changed, part.direct, part.groups, part.selectors, "head"))
         for family in FAMILIES:
             choice = judge.choose(family, PRICE, budget)
             if choice is None:  # two trajectories cost more than the smallest budget
@@ -64,7 +64,7 @@ def test_what_the_scoring_half_says_never_moves_the_choice(seed, budget):
 
 def test_a_choice_is_the_best_that_fits():
     rng = np.random.default_rng(0)
-    judge = Judge(GRID, some_slice(rng), resamples=50)
+    judge = Judge(GRID, some_slice(rng))
     for side, half in enumerate((judge.is_first, ~judge.is_first)):
         means = judge.part.values[half].mean(axis=0)
         m, n, _ = judge.choose("depth", PRICE, 2.0).pick[side]
@@ -129,7 +129,7 @@ def test_noise_that_decides_the_choice_widens_the_interval():
     rng = np.random.default_rng(3)
     part = built(0.9, 0.5)
     part.values[:, 1, 1, 0] = rng.random(400) < 0.5  # a cheaper wide cell, no better than one trajectory
-    judge = Judge(GRID, part, resamples=2_000)
+    judge = Judge(GRID, part)
     calm = Price(COSTS, np.repeat(COSTS[None], 200, 0))
     shaken = np.repeat(COSTS[None], 200, 0)
     shaken[::2, 1, 2] = 9.0  # the best cell no longer fits
@@ -144,7 +144,7 @@ def test_noise_that_decides_the_choice_widens_the_interval():
 
 
 def test_the_same_two_cells_at_several_budgets_are_one_comparison():
-    judge = Judge(GRID, built(0.9, 0.5), resamples=500)
+    judge = Judge(GRID, built(0.9, 0.5))
     rows = matched(judge, PRICE, [8.0, 16.0, 32.0, 64.0])
     found = [row["contrasts"]["width-depth"] for row in rows]
     assert {each["comparison"] for each in found} == {0}
@@ -171,7 +171,7 @@ def test_holm_counts_each_comparison_once_and_takes_the_more_doubtful_of_equals(
 
 def test_every_selector_is_its_own_question():
     rng = np.random.default_rng(4)
-    judge = Judge(GRID, some_slice(rng), resamples=50)
+    judge = Judge(GRID, some_slice(rng))
     together = matched_together([Question(judge, PRICE, [4.0, 8.0], s) for s in (0, 1)])
     for s, rows in enumerate(together):
         for row in rows:
@@ -228,7 +228,7 @@ def test_budgets_reach_the_headline_where_no_cell_does():
 
 
 def test_holm_over_budgets_is_stricter_than_one_test():
-    rows = matched(Judge(GRID, built(0.75, 0.65, seed=3), resamples=500), PRICE)
+    rows = matched(Judge(GRID, built(0.75, 0.65, seed=3)), PRICE)
     assert any("p_holm" in row["contrasts"]["width-depth"] for row in rows)
     for row in rows:
         found = row["contrasts"]["width-depth"]

@@ -245,7 +245,7 @@ def _show(made: dict[str, Any], out: Path) -> None:
         difference, won, lost = "baseline", "", ""
         if found is not None:
             difference = f"{100 * found['difference']:+.1f} ({100 * found['low']:+.1f} to {100 * found['high']:+.1f})"
-            won, lost = str(found["mcnemar"]["only_a"]), str(found["mcnemar"]["only_b"])
+            won, lost = str(found["only_a"]), str(found["only_b"])
         figures = terminal.percent(cell["coverage"]), terminal.number(cell["mean_steps"])
         table.add_row(cell["label"], terminal.percent(cell["accuracy"]), difference, won, lost, *figures)
     console.print(table)

@@ -1,0 +1,97 @@
+"""How often 95 % intervals hold the truth, by simulated studies whose truth is known. All studies of a cell at once.
+
+Puzzles of one base share their difficulty half of the time, so they are alike but not equal. Two arms find the same
+puzzles hard with chance `shared`; the rest is each arm's own. Shapes: `P` puzzles, `C` studies (columns).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gram.evals.paired import paired_differences
+from gram.evals.statistics import clustered_intervals
+
+ACCURACIES = (0.3, 0.5, 0.7, 0.9, 0.97, 0.99, 0.999)
+BASES = (12, 30, 100, 300)
+SIZES = ("1", "4", "1 to 7")
+"""Puzzles of a base."""
+SHARED = (0.0, 0.6, 0.9)
+DIFFERENCES = (0.0, 0.02, 0.1, 0.25)
+ENOUGH = 10
+"""Bases that must be expected on either side before an interval can be asked not to hold the truth too often."""
+_WIDTH = 16
+"""Trajectories behind a simulated share of right ones."""
+
+
+class Cell(NamedTuple):
+    """Outcome of the studies of one setting."""
+
+    held: float
+    """Share of studies whose interval holds the truth."""
+    fewer: float
+    """Bases expected on the rarer side: ahead or behind, all right or not, mean over studies."""
+    contradictions: int
+    """Studies in which the p-value and the interval disagree; of means, which are not tested, 0."""
+
+
+def bases_of(bases: int, size: str) -> NDArray[np.int64]:
+    """Base of each puzzle `[P]`."""
+    sizes = 1 + np.arange(bases) % 7 if size == "1 to 7" else np.full(bases, int(size))
+    return np.repeat(np.arange(bases), sizes)
+
+
+def draws(rng: np.random.Generator, labels: NDArray[np.int64], studies: int) -> NDArray[np.float32]:
+    """Difficulty of each puzzle, uniform, `[P, C]`; puzzles of a base have one in common half of the time."""
+    own = rng.random((len(labels), studies), dtype=np.float32)
+    if labels[-1] + 1 == len(labels):
+        return own
+    common = rng.random((labels[-1] + 1, studies), dtype=np.float32)[labels]
+    return np.where(rng.random(own.shape, dtype=np.float32) < 0.5, common, own)
+
+
+def paired_cell(
+    bases: int, size: str, accuracy: float, difference: float, shared: float, *, studies: int, seed: int = 0
+) -> Cell:
+    """Studies of two systems, the second worse by `difference`."""
+    rng, labels = np.random.default_rng(seed), bases_of(bases, size)
+    difficulty = draws(rng, labels, studies)
+
+    def arm(right: float) -> NDArray[np.bool_]:
+        own, is_shared = rng.random((2, *difficulty.shape), dtype=np.float32)
+        return np.asarray(np.where(is_shared < shared, difficulty, own) < right)
+
+    a, b = arm(accuracy), arm(accuracy - difference)
+    found = paired_differences(a, b, labels)
+    starts = np.flatnonzero(np.diff(labels, prepend=-1))
+    sums = np.add.reduceat(a.astype(np.int8) - b.astype(np.int8), starts, axis=0)
+    is_held = (found.low - 1e-9 <= difference) & (difference <= found.high + 1e-9)
+    disagree = (found.p_value < 0.05) != ((found.low > 0) | (found.high < 0))
+    fewer = min((sums > 0).sum(), (sums < 0).sum()) / studies
+    return Cell(float(is_held.mean()), float(fewer), int(disagree.sum()))
+
+
+def mean_cell(bases: int, size: str, accuracy: float, *, is_share: bool, studies: int, seed: int = 0) -> Cell:
+    """Studies of one system: verdicts, or shares of right trajectories where bases differ much."""
+    rng, labels = np.random.default_rng(seed), bases_of(bases, size)
+    if is_share:
+        ability = rng.beta(2 * accuracy, 2 * (1 - accuracy), (bases, studies))[labels]
+        values = rng.binomial(_WIDTH, ability) / _WIDTH
+    else:
+        values = draws(rng, labels, studies) < accuracy
+    low, high = clustered_intervals(values, labels).T
+    is_held = (low - 1e-9 <= accuracy) & (accuracy <= high + 1e-9)
+    starts, sizes = np.flatnonzero(np.diff(labels, prepend=-1)), np.bincount(labels)[:, None]
+    sums = np.add.reduceat(values.astype(np.float64), starts, axis=0)
+    fewer = min((sums > 1e-9).sum(), (sums < sizes - 1e-9).sum()) / studies
+    return Cell(float(is_held.mean()), float(fewer), 0)
+
+
+def paired_settings(accuracy: float) -> Iterator[tuple[float, float]]:
+    """Differences and shared chances tried at an accuracy."""
+    for difference in DIFFERENCES:
+        for shared in SHARED:
+            yield min(difference, accuracy), shared
