@@ -30,7 +30,9 @@ def cell_rows(table: Table, prices: Mapping[str, Floats]) -> list[dict[str, Any]
     coverage = np.full((*shape[:3], 4), np.nan)
     if table.coverage is not None and table.solutions is not None:
         coverage[..., 0] = column_means(table.coverage)
-        coverage[..., 1:3] = statistics.clustered_intervals(columns_of(table.coverage), table.groups).reshape(*shape[:3], 2)
+        coverage[..., 1:3] = statistics.clustered_intervals(columns_of(table.coverage), table.groups).reshape(
+            *shape[:3], 2
+        )
         coverage[..., 3] = table.distinct.sum(axis=0, dtype=np.float64) / max(float(np.nansum(table.solutions)), 1.0)
     rows = []
     for h, m, w, s in np.ndindex(*shape):

@@ -48,7 +48,9 @@ def table(title: str, cells_of: Row) -> None:
 def main() -> None:
     studies = int(sys.argv[1]) if len(sys.argv) > 1 else 2_000
     print("# How often 95 % intervals hold the truth\n")
-    print(f"`{' '.join(['python scripts/simulate_statistics.py', *sys.argv[1:]])}`: {studies:,} studies each, per cent.\n")
+    print(
+        f"`{' '.join(['python scripts/simulate_statistics.py', *sys.argv[1:]])}`: {studies:,} studies each, per cent.\n"
+    )
     table(
         "Difference of two systems, by the accuracy of the better one",
         lambda bases, size, accuracy: [

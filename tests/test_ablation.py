@@ -102,10 +102,7 @@ def test_a_study_end_to_end(study, tmp_path, capsys):
     assert main(["compare", str(cells[2]), str(cells[0]), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["differences"][0]["difference"] == pytest.approx(made["cells"][2]["less_baseline"]["difference"])
-    assert (
-        found["both_right"] + found["both_wrong"] + found["only_a"] + found["only_b"]
-        == found["puzzles"]
-    )
+    assert found["both_right"] + found["both_wrong"] + found["only_a"] + found["only_b"] == found["puzzles"]
     assert main(["compare", str(cells[2]), str(cells[0])]) == 0
     shown = capsys.readouterr().out
     assert "A alone right on" in shown

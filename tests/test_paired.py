@@ -61,7 +61,16 @@ def test_nor_where_draws_choose_the_cells(seed, puzzles, bases):
 
 @pytest.mark.parametrize(
     ("only_a", "only_b", "is_apart"),
-    [(4, 0, False), (5, 0, True), (6, 1, False), (7, 1, True), (8, 2, False), (9, 2, True), (0, 5, True), (2, 8, False)],
+    [
+        (4, 0, False),
+        (5, 0, True),
+        (6, 1, False),
+        (7, 1, True),
+        (8, 2, False),
+        (9, 2, True),
+        (0, 5, True),
+        (2, 8, False),
+    ],
 )
 def test_few_discordant_verdicts_are_told_apart_as_by_the_mid_p_test(only_a, only_b, is_apart):
     a, b = np.ones(300), np.ones(300)
@@ -94,7 +103,9 @@ def test_a_weight_is_as_many_copies_in_one_group():
     values = rng.integers(0, 5, 60) / 4
     copies = np.concatenate([np.repeat(np.arange(20), 3), np.arange(20, 60)])
     less = paired_difference(values, values[::-1], weights=np.where(np.arange(60) < 20, 3.0, 1.0))
-    assert tuple(less) == pytest.approx(tuple(paired_difference(values[copies], values[::-1][copies], copies)), abs=1e-9)
+    assert tuple(less) == pytest.approx(
+        tuple(paired_difference(values[copies], values[::-1][copies], copies)), abs=1e-9
+    )
 
 
 def test_the_order_of_puzzles_and_puzzles_without_a_value_have_no_influence():
@@ -145,7 +156,9 @@ def test_nothing_has_no_difference_and_what_is_amiss_is_one_line():
 
 
 @pytest.mark.parametrize("size", ["1", "4", "1 to 7"])
-@pytest.mark.parametrize(("accuracy", "difference"), [(0.3, 0.02), (0.7, 0.0), (0.97, 0.02), (0.999, 0.1), (0.999, 0.0)])
+@pytest.mark.parametrize(
+    ("accuracy", "difference"), [(0.3, 0.02), (0.7, 0.0), (0.97, 0.02), (0.999, 0.1), (0.999, 0.0)]
+)
 def test_intervals_of_differences_hold_the_truth(accuracy, difference, size):
     """Six hundred studies of each; `scripts/simulate_statistics.py` has them all, of 2,000."""
     for bases, shared in ((12, 0.6), (30, 0.0), (100, 0.9)):
