@@ -70,7 +70,7 @@ def score(scored: Sequence[Scored]) -> list[dict[str, float]]:
 
 
 def contrast(pairs: Sequence[tuple[Scored, Scored]]) -> list[dict[str, Any]]:
-    """For each pair of choices, the first less the second: difference with its interval and p-value, and who alone is right.
+    """For each pair of choices, the first less the second: difference, interval, p-value, and who alone is right.
 
     All judges are of the same puzzles: equal pairs are compared once, and all share their draws. `comparison` is the
     same number for pairs of the same cells.

@@ -7,7 +7,7 @@ puzzles hard with chance `shared`; the rest is each arm's own. Shapes: `P` puzzl
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +79,7 @@ def mean_cell(bases: int, size: str, accuracy: float, *, is_share: bool, studies
     rng, labels = np.random.default_rng(seed), bases_of(bases, size)
     if is_share:
         ability = rng.beta(2 * accuracy, 2 * (1 - accuracy), (bases, studies))[labels]
-        values = rng.binomial(_WIDTH, ability) / _WIDTH
+        values: NDArray[Any] = rng.binomial(_WIDTH, ability) / _WIDTH
     else:
         values = draws(rng, labels, studies) < accuracy
     low, high = clustered_intervals(values, labels).T

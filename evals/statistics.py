@@ -166,7 +166,7 @@ def grouped(table: NDArray[np.floating], labels: NDArray[np.int64], weight: Floa
     starts = np.cumsum(counts) - counts
     chosen = table[order] if is_plain else table[order] * weight[order, None]
     sums = chosen.astype(np.float64) if counts.max() == 1 else np.add.reduceat(chosen, starts, axis=0, dtype=np.float64)
-    return Groups(sums, np.bincount(labels, weights=weight))
+    return Groups(sums, np.bincount(labels, weights=weight).astype(np.float64))
 
 
 def few_groups(count: int) -> float:

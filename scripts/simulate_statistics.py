@@ -39,9 +39,9 @@ def table(title: str, cells_of: Row) -> None:
             print(f"| {bases} | {size} | " + " | ".join(shown) + " |", flush=True)
     enough = [cell.held for cell in every if cell.fewer >= ENOUGH]
     print(
-        f"\nLowest of {len(every)}: {100 * min(cell.held for cell in every):.1f} %. Highest of the {len(enough)} where "
-        f"at least {ENOUGH} bases are expected on either side: {100 * max(enough):.1f} %. Studies in which interval and "
-        f"p-value disagree: {sum(cell.contradictions for cell in every)}.\n"
+        f"\nLowest of {len(every)}: {100 * min(cell.held for cell in every):.1f} %. Highest of the {len(enough)} "
+        f"where at least {ENOUGH} bases are expected on either side: {100 * max(enough):.1f} %. Studies in which "
+        f"interval and p-value disagree: {sum(cell.contradictions for cell in every)}.\n"
     )
 
 
