@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gram.atomic_files import naming
 from gram.evals.energy import Counter
 
 MODES = ("interactive", "throughput")
@@ -256,7 +257,7 @@ def _append(file: Path | None, lines: list[dict[str, Any]]) -> None:
     if file is None:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a") as stream:
+    with naming(file), file.open("a") as stream:
         # The first newline ends a line that a kill may have torn.
         stream.write("\n" + "".join(json.dumps(line) + "\n" for line in lines))
         stream.flush()

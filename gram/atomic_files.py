@@ -40,6 +40,17 @@ def replacing(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Lets a failed write of `path` name it: where the disk is full, the system names no file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def making(folder: Path) -> Iterator[Path]:
     """A new folder beside `folder` to be filled; at the end it takes its place, where the block raises it goes.
 

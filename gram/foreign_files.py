@@ -23,6 +23,8 @@ WRAPPERS = ("model", "model_state_dict", "state_dict", "module")
 of tensors' names."""
 INSERTED = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """Parts of tensors' names that torch.compile, DataParallel and others put before and between."""
+ROOT = "inner."
+"""What the names of all tensors of these projects begin with."""
 BLANKS = re.compile(
     r"models\.(eqr|trm)\.(ModelCarry|LatentCarry)"
     r"|numpy\._?core\.multiarray\.(_reconstruct|scalar)"
@@ -91,6 +93,9 @@ def tensors_of(found: dict[str, Any], path: Path) -> dict[str, Tensor]:
                 raise CheckpointError(f"{path}: {name} must be there once, got {named[name]} and {key}")
             named[name] = str(key)
             tensors[name] = value.detach().to(torch.float32)
+    if not any(name.startswith(ROOT) for name in tensors) and (inside := [name for name in tensors if ROOT in name]):
+        prefix = inside[0][: inside[0].index(ROOT)]
+        raise CheckpointError(f"{path}: tensors must be named {ROOT}*, got the prefix {prefix}")
     return tensors
 
 

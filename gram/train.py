@@ -24,6 +24,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from gram import checkpoint
+from gram.atomic_files import naming
 from gram.config import SamplerConfig
 from gram.data_parallel import Ranks
 from gram.diagnosis import Signs, diagnose, explain, recent_signs
@@ -377,8 +378,9 @@ def _run(
                 **values,
             )
             told_s, told_step, kls = elapsed_s, trainer.step, []
-            log.write(json.dumps(finite(asdict(progress))) + "\n")
-            log.flush()
+            with naming(trainer.out / "log.jsonl"):
+                log.write(json.dumps(finite(asdict(progress))) + "\n")
+                log.flush()
             if on_progress is not None:
                 on_progress(progress)
         if trainer.step % training.checkpoint_every_steps == 0:

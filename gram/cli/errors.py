@@ -6,12 +6,13 @@ shows the traceback of bad input too.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -20,6 +21,8 @@ import typer
 
 BAD_INPUT = 2
 BROKEN = 1
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+"""What a system says of a full disk and its like; it names no file then."""
 TRACEBACK_VARIABLE = "GRAM_TRACEBACK"
 
 
@@ -77,7 +80,9 @@ def is_bad_input(error: Exception) -> bool:
     """Whether the user can mend it: our one-line `ValueError`s, and files that cannot be read or written."""
     if os.environ.get(TRACEBACK_VARIABLE, "") not in ("", "0"):
         return False
-    return isinstance(error, ValueError) or (isinstance(error, OSError) and error.filename is not None)
+    if isinstance(error, OSError):
+        return error.filename is not None or error.errno in UNWRITABLE
+    return isinstance(error, ValueError)
 
 
 def one_line(error: Exception) -> str:
@@ -90,6 +95,8 @@ def one_line(error: Exception) -> str:
         return f"{error.filename}: no such file"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        return f"cannot write: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -101,6 +108,23 @@ class Notices(logging.Handler):
 
 
 NOTICES = Notices()
+
+
+def flush_output(last: str = "") -> None:
+    """Writes out what stdout still holds, and `last`: on a full disk it may fail only now.
+
+    Raises `OSError` naming it, once: what cannot be written is given up, so that the interpreter does not try again at
+    its end. Where the reader of a pipe has gone, the command ends with 1 and says nothing.
+    """
+    try:
+        sys.stdout.write(last)
+        sys.stdout.flush()
+    except OSError as error:
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise SystemExit(BROKEN) from None
+        raise OSError(error.errno, error.strerror, "standard output") from None
 
 
 def report(message: str) -> None:

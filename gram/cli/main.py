@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gram import __version__
-from gram.cli.errors import BAD_INPUT, NOTICES, Interrupted, is_bad_input, one_line, raise_on_signals, report
+from gram.cli.errors import (
+    BAD_INPUT,
+    NOTICES,
+    Interrupted,
+    flush_output,
+    is_bad_input,
+    one_line,
+    raise_on_signals,
+    report,
+)
 from gram.cli.groups import PLAIN, Group
 from gram.cli.streams import show_what_fits
 
@@ -104,7 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("gram").addHandler(NOTICES)
     try:
         group = typer.main.get_command(app)
-        return int(group.main(arguments, prog_name="gram", standalone_mode=False) or 0)
+        code = int(group.main(arguments, prog_name="gram", standalone_mode=False) or 0)
+        flush_output()
+        return code
     except Interrupted as stop:
         report(str(stop))
         return stop.exit_code
@@ -112,10 +123,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report(one_line(error))
         return BAD_INPUT
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is None:
+            error = _of_stdout(error)
         if not is_bad_input(error):
             raise
         report(one_line(error))
         return BAD_INPUT
+
+
+def _of_stdout(error: OSError) -> OSError:
+    """The error of stdout where that is what cannot be written, else `error` itself."""
+    try:
+        flush_output("\n")  # what failed before may no longer be in its buffer
+    except OSError as found:
+        return found
+    return error
 
 
 if __name__ == "__main__":
