@@ -6,7 +6,7 @@ MACs are those of matrix products; normalisation, activations and noise are left
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from gram.config import ModelConfig
@@ -63,22 +63,21 @@ def preflight(
     puzzles: int,
     bases: int | None = None,
     seeds: int,
-    rounds: Mapping[str, int],
-    batch: int,
+    timed_rows: int,
+    timed_steps: int,
     steps_per_s: float | None = None,
     resident_bytes: int = 0,
 ) -> dict[str, Any]:
     """The estimate shown before anything runs.
 
-    `steps_per_s`: supervision steps of trajectories per second, measured; None leaves times out. `rounds` by mode,
-    `batch` trajectories at once in the throughput mode; `bases`: how many puzzles are independent (None: all);
+    `steps_per_s`: supervision steps of trajectories per second, measured; None leaves times out. `timed_rows`:
+    rows of all timed runs together, `timed_steps` steps each; `bases`: how many puzzles are independent (None: all);
     `resident_bytes`: memory of the process once the model has sampled, to which the analysis adds its own.
     """
     width, depth, halted = grid.widths[-1], grid.depths[-1], len(grid.haltings)
     traced = puzzles * seeds * width * depth
     each = puzzles * seeds * sum(grid.widths) * sum(grid.depths)
-    timed = rounds.get("interactive", 0) * sum(grid.widths) * depth * halted
-    timed += rounds.get("throughput", 0) * batch * depth * halted
+    timed = timed_rows * timed_steps
     per_step = step_macs(config)["total"]
     outcomes = puzzles * halted * len(grid.depths) * len(grid.widths) * (5 * len(grid.selectors) + 8)
     return {

@@ -27,7 +27,7 @@ from gram.evals.cells import Block, Grid, Trace, tabulate
 from gram.evals.choice import FAMILIES, Judge, Price
 from gram.evals.evaluate import count_solutions
 from gram.evals.heads import HeadTally
-from gram.evals.latency import MODES, price_table
+from gram.evals.latency import MODES
 from gram.evals.measures import Table, bases
 from gram.evals.prices import Prices, prices_of_clock
 from gram.evals.verdict import exchange_rates, saturation_width, verdict, warnings
@@ -117,7 +117,7 @@ def analyse(
             "budgets": rows,
             "heads": heads.summary(),
             "difficulty": difficulty_rows(table, known, main),
-            "latency": {key: value for key, value in timings.items() if key not in ("latencies", "clock")},
+            "latency": {key: value for key, value in timings.items() if key != "clock"},
             "cost": {"step": cost.step_macs(model), "decode": cost.decode_macs(model)},
         }
     )
@@ -128,19 +128,8 @@ def prices_of(
     traces: Sequence[Trace], table: Table, model: ModelConfig, timings: Mapping[str, Any]
 ) -> dict[str, Prices]:
     """Prices by way of matching, in the order of `UNITS`."""
-    grid, latencies = table.grid, list(timings.get("latencies", []))
     macs = price_in_macs(table, model)
-    if "clock" in timings:
-        return {**prices_of_clock(traces, grid, timings), "macs": Prices(macs, macs)}
-
-    def timed(mode: str, field: str) -> Floats:
-        return np.stack(
-            [price_table(latencies, mode, halting, grid.widths, grid.depths, field) for halting in grid.haltings]
-        )
-
-    found = {f"latency {mode}": Prices(timed(mode, "p50_ms"), timed(mode, "p95_ms")) for mode in MODES}
-    joules = timed("interactive", "joules")
-    return {**found, "energy": Prices(joules, joules), "macs": Prices(macs, macs)}
+    return {**prices_of_clock(traces, table.grid, timings), "macs": Prices(macs, macs)}
 
 
 def _fields(prices: Mapping[str, Prices]) -> dict[str, Floats]:

@@ -1,15 +1,15 @@
-"""Times several depths in one run: on its way to depth 8 a trajectory is, after 4 steps, what a run of depth 4 gives.
+"""Times one run of some rows: what a supervision step takes, what ending takes, and what the run takes beside.
 
-The clock is read after each depth that is asked for. Trajectories that halted before have been read and retired by
-then, as in a run of that depth; those still running would be read there, so that reading is timed too, and taken off
-the clock for the depths beyond. What follows the last step (votes and selection) is added to every depth.
+All rows run for the whole depth, so every step but the last is one of so many rows: the engine's own step with its
+bookkeeping and heads. The last one also decodes and retires them; what stands before the first step (tokens in) and
+after the last one (votes, selection) is the run's overhead. The first step may lack noise, so it is not counted among
+the steps: its difference lies in the overhead.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from typing import NamedTuple
 
 from gram.api import Sampler
 from gram.config import SamplerConfig
@@ -17,34 +17,34 @@ from gram.sampler.engine import Engine
 from gram.tasks.protocol import Tokens
 
 
-def time_depths(sampler: Sampler, puzzles: Tokens, config: SamplerConfig, depths: Sequence[int]) -> list[float]:
-    """Milliseconds from `puzzles [P, L]` in to selected answers out at each of `depths`, ascending, from one run.
+class Laps(NamedTuple):
+    """Milliseconds of one run."""
 
-    All trajectories must fit the slots (no slot is filled twice), or a depth's time would hold others' steps.
-    """
+    step_ms: float
+    """A supervision step of all rows, mean over all but the first and the last."""
+    ending_ms: float
+    """Decoding and retiring all rows at once."""
+    overhead_ms: float
+    """Tokens in and selected answers out."""
+
+
+def time_laps(sampler: Sampler, puzzles: Tokens, config: SamplerConfig) -> Laps:
+    """Laps of a run over `puzzles [P, L]` that never halts. Raises `ValueError` where a slot would be filled twice, or
+    where there are less than 3 supervision steps."""
     trajectories = len(puzzles) * config.width
     if config.slots is not None and config.slots < trajectories:
         raise ValueError(f"slots must hold all {trajectories} trajectories of a timed run, got {config.slots}")
-    reached: dict[int, float] = {}
-    apart = ended = 0.0
-    steps = 0
+    if config.depth is None or config.depth < 3:
+        raise ValueError(f"depth must be at least 3 in a timed run, got {config.depth}")
+    ends: list[float] = []
 
     def advanced(engine: Engine) -> None:
-        nonlocal apart, ended, steps
-        steps += 1
-        ended = time.perf_counter()
-        if steps in wanted:
-            running = engine.running()
-            if len(running) and not engine.reads_every_step:
-                engine.slots.read(running)
-            read = time.perf_counter() - ended
-            reached[steps] = ended - started - apart + read
-            apart += read
+        ends.append(time.perf_counter())
 
-    wanted = set(depths[:-1])
     started = time.perf_counter()
-    sampler.sample(puzzles, replace(config, depth=depths[-1]), on_advanced=advanced)
+    sampler.sample(puzzles, config, on_advanced=advanced)
     finished = time.perf_counter()
-    whole = finished - started - apart
-    tail = finished - max(ended, started)
-    return [1e3 * (reached[depth] + tail if depth in reached else whole) for depth in depths]
+    step = (ends[-2] - ends[0]) / (len(ends) - 2)
+    ending = ends[-1] - ends[-2] - step
+    overhead = finished - started - len(ends) * step - ending
+    return Laps(1e3 * step, 1e3 * ending, 1e3 * overhead)

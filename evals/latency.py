@@ -1,16 +1,15 @@
-"""Latency of cells on this machine: from tokens in to answer out. It is given a function that samples; it times it.
+"""The clock: what a supervision step of so many rows takes on this machine. It is given a function that runs; it times.
 
-`interactive`: one puzzle at a time, another one each round. `throughput`: one full launch, milliseconds a trajectory,
-times the cell's width. One run times all depths of a width (`laps.py`): a trajectory of depth 8 passes through depth 4,
-so the clock is read there. Every run is made once before anything counts (compilation, allocation), then runs are
-interleaved in random order, round by round, so that a slow minute of the machine hits all alike. A control (the
-narrowest cell, always the same puzzle) is timed every round: where it spreads, the machine was too noisy, and the
-report says so. Rounds are kept as they end.
+`interactive`: one puzzle at a time, in launches without padding, at some numbers of rows from one on. `throughput`:
+one full launch. A run is a few supervision steps in which nobody halts (`laps.py`); what a cell costs follows from
+step times and traces (`prices.py`), so no cell is run to be timed. Every run is made once before anything counts
+(compilation, allocation), then runs are interleaved in random order, round by round, so that a slow minute of the
+machine hits all alike. A control (one row, always the same puzzle) is timed every round: where it spreads, the machine
+was too noisy, and the report says so. Rounds are kept as they end, under what they depend on (`timing_file.py`).
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -21,130 +20,135 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gram.atomic_files import naming
+from gram.evals import timing_file
 from gram.evals.energy import Counter
+from gram.evals.laps import Laps
 
 MODES = ("interactive", "throughput")
 ROUNDS = 20
 NOISY = 0.3
 """Spread of the control, (p95 - p5) / p50, above which the machine was too noisy."""
 CONTROL = "control"
-
-
-class Key(NamedTuple):
-    """What is timed."""
-
-    mode: str
-    halting: str
-    width: int
-    depth: int
-
-
 Indices = NDArray[np.int64]
 
 
 class Course(NamedTuple):
-    """What one run times: a width, at each of some depths."""
+    """What one run times."""
 
     mode: str
-    halting: str
-    width: int
-    depths: tuple[int, ...]
-    widths: tuple[int, ...]
-    """Widths of the cells that learn from it: its own one, or in throughput mode all."""
-
-    def cells(self) -> list[Key]:
-        """Every cell that it times."""
-        return [Key(self.mode, self.halting, width, depth) for width in self.widths for depth in self.depths]
+    reads_every_step: bool
+    """Whether answers are decoded at every step, as some halting rules need."""
+    rows: int
 
 
-Run = Callable[[Course, Indices], Sequence[float]]
-"""Samples the puzzles of these indices to the deepest of the course's depths; milliseconds from tokens in to selected
-answers out at each of its depths."""
+Run = Callable[[Course, Indices], Laps]
+"""Runs so many rows over the puzzles of these indices."""
 
 
-def measure(
-    keys: Sequence[Key],
-    run: Run,
-    *,
-    puzzles: int,
-    batch: int,
-    rounds: int = ROUNDS,
-    seed: int = 0,
-    file: Path | None = None,
-    on_timed: Callable[[int], None] | None = None,
-    energy: Counter | None = None,
-) -> dict[str, Any]:
-    """Times every cell `rounds` times: `latencies` and what is known of the machine meanwhile.
+def courses_of(modes: Iterable[str], reading: Iterable[bool], widest: int, batch: int) -> list[Course]:
+    """Every run to time: one puzzle at up to `widest` rows, a full launch of `batch`, once for each of `reading`.
 
-    `batch` is the number of trajectories that fill the device (a launch): what the throughput mode runs at once.
-    `file` keeps the timings; a run that was killed goes on with it. `on_timed(n)` is told how many timings are done.
-    `energy` counts joules (`energy.py`): read before and after each run, outside of what is timed.
+    Raises `ValueError` for an unknown mode.
     """
-    kept = _read(file)
-    rng = np.random.default_rng(seed)
-    courses = _courses(keys, puzzles, batch)
-    narrowest = min(keys, key=lambda key: (key.mode != "interactive", key.width * key.depth, key.halting))
-    control = Course(*narrowest[:3], (narrowest.depth,), (narrowest.width,))
-    missing = [course for course in courses if _is_missing(course, kept, rounds)]
-    for course in ([*missing, control]) if missing else []:
-        run(course, _batch(course, 0, puzzles, batch))
-    for number in range(rounds):
-        order = [courses[index] for index in rng.permutation(len(courses))]
-        wanted = [course for course in order if _is_missing(course, kept, number + 1)]
-        if on_timed is not None:
-            on_timed(sum(len(course.cells()) for course in order if course not in wanted))
-        if not wanted:
-            continue
-        machine = {"load": os.getloadavg()[0], "mhz": clock_mhz()}
-        (waited,) = run(control, np.zeros(1, np.int64))
-        lines: list[dict[str, Any]] = [{"cell": CONTROL, "ms": waited, **machine}]
-        for course in wanted:
-            index = _batch(course, number, puzzles, batch)
-            before, started = energy and energy(), time.perf_counter()
-            times = run(course, index)
-            if energy is not None and before is not None:
-                # Over the whole run: counters move too seldom to be read at each depth.
-                spent = {"joules": energy() - before, "s": time.perf_counter() - started}
-                lines.append({"cell": _energy_name(course.mode, course.halting, course.width), **spent})
-            lines += [{"cell": _name(key), "ms": ms} for key, ms in _shared(course, times, len(index))]
-            if on_timed is not None:
-                on_timed(len(course.cells()))
-        for line in lines:
-            kept.setdefault(line["cell"], []).append(line)
-        _append(file, lines)
-    width_of = {key: course.width for course in courses for key in course.cells()}
-    return {
-        "latencies": [_summary(key, kept, rounds, _watts(key, width_of[key], kept)) for key in keys],
-        **_machine(kept, rounds),
-    }
-
-
-def grid_keys(modes: Iterable[str], haltings: Iterable[str], widths: Sequence[int], depths: Sequence[int]) -> list[Key]:
-    """Every cell to time. Raises `ValueError` for an unknown mode."""
     found = []
     for mode in modes:
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
-        found += [Key(mode, halting, width, depth) for halting in haltings for width in widths for depth in depths]
+        counts = row_counts(widest) if mode == "interactive" else [batch]
+        found += [Course(mode, reads, rows) for reads in sorted(set(reading)) for rows in counts]
     return found
 
 
-def price_table(
-    latencies: Iterable[dict[str, Any]],
-    mode: str,
-    halting: str,
-    widths: Sequence[int],
-    depths: Sequence[int],
-    field: str = "p50_ms",
-) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Median milliseconds (or another field) `[M, N]` of a mode and halting rule; NaN where a cell has none."""
-    price = np.full((len(depths), len(widths)), np.nan)
-    for each in latencies:
-        is_wanted = (each["mode"], each["halting"]) == (mode, halting)
-        if is_wanted and each["width"] in widths and each["depth"] in depths and each.get(field) is not None:
-            price[depths.index(each["depth"]), widths.index(each["width"])] = each[field]
-    return price
+def row_counts(widest: int) -> list[int]:
+    """1, 2, 3, 4, 6, 8, 12, 16, ... up to `widest`: what is timed; between lie straight lines."""
+    powers = [2**power for power in range(widest.bit_length())]
+    return sorted({count for count in (*powers, *(power * 3 // 2 for power in powers), widest) if count <= widest})
+
+
+def measure(
+    courses: Sequence[Course],
+    run: Run,
+    *,
+    puzzles: int,
+    rounds: int = ROUNDS,
+    seed: int = 0,
+    file: Path | None = None,
+    identity: dict[str, Any] | None = None,
+    on_timed: Callable[[int], None] | None = None,
+    energy: Counter | None = None,
+) -> dict[str, Any]:
+    """Times every course `rounds` times: `clock`, entries that `prices.StepTimes` reads, and what is known of the
+    machine meanwhile.
+
+    `file` keeps the timings of this `identity`; a run that was killed goes on with it. `on_timed(n)` is told how many
+    timings are done. `energy` counts joules (`energy.py`): read before and after each run, outside of what is timed.
+    Raises `ValueError` for a file of another identity.
+    """
+    kept = timing_file.read(file, identity or {})
+    rng = np.random.default_rng(seed)
+    control = min(courses, key=lambda course: (course.mode != "interactive", course.reads_every_step, course.rows))
+    missing = [course for course in courses if len(kept.get(_name(course), [])) < rounds]
+    for course in ([*missing, control]) if missing else []:
+        run(course, _batch(course, 0, puzzles))
+    for number in range(rounds):
+        order = [courses[index] for index in rng.permutation(len(courses))]
+        wanted = [course for course in order if len(kept.get(_name(course), [])) <= number]
+        if on_timed is not None:
+            on_timed(len(order) - len(wanted))
+        if not wanted:
+            continue
+        machine = {"load": os.getloadavg()[0], "mhz": clock_mhz()}
+        began = time.perf_counter()
+        run(control, _batch(control, 0, puzzles))
+        waited = 1e3 * (time.perf_counter() - began)
+        lines: list[dict[str, Any]] = [{"course": CONTROL, "ms": waited, **machine}]
+        for course in wanted:
+            before, started = energy and energy(), time.perf_counter()
+            laps = run(course, _batch(course, number, puzzles))
+            line = {"course": _name(course), **laps._asdict()}
+            if energy is not None and before is not None:
+                line |= {"joules": energy() - before, "s": time.perf_counter() - started}
+            lines.append(line)
+            if on_timed is not None:
+                on_timed(1)
+        for line in lines:
+            kept.setdefault(line["course"], []).append(line)
+        timing_file.append(file, identity or {}, lines)
+    clock = clock_of(courses, kept, rounds)
+    return {"clock": clock, **_machine(kept, rounds, identity or {}), "steps": step_rows(clock)}
+
+
+def clock_of(courses: Sequence[Course], kept: dict[str, list[dict[str, Any]]], rounds: int) -> list[dict[str, Any]]:
+    """Timings by mode and reading: milliseconds `[Q][K]` by round and number of rows; `watts [K]`: mean power, None
+    where no energy was counted."""
+    entries = []
+    for mode, reads in dict.fromkeys((course.mode, course.reads_every_step) for course in courses):
+        timed = sorted(course for course in courses if course[:2] == (mode, reads))
+        lines = [kept[_name(course)][:rounds] for course in timed]
+        by_round = list(zip(*lines, strict=True))
+        watts = [_watts(each) for each in lines]
+        entries.append(
+            {
+                "mode": mode,
+                "reads_every_step": reads,
+                "rows": [course.rows for course in timed],
+                **{name: [[line[name] for line in each] for each in by_round] for name in Laps._fields},
+                "watts": None if None in watts else watts,
+            }
+        )
+    return entries
+
+
+def step_rows(clock: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A supervision step in milliseconds by mode, reading and rows: mean over rounds, p5 and p95."""
+    found = []
+    for entry in clock:
+        for rows, times in zip(entry["rows"], np.array(entry["step_ms"]).T, strict=True):
+            p5, p95 = np.percentile(times, (5, 95))
+            place = {name: entry[name] for name in ("mode", "reads_every_step")}
+            figures = {"ms": float(times.mean()), "p5_ms": float(p5), "p95_ms": float(p95)}
+            found.append({**place, "rows": rows, **figures})
+    return found
 
 
 def processor_name() -> str | None:
@@ -166,99 +170,45 @@ def clock_mhz() -> float | None:
     return round(sum(clocks) / len(clocks), 1) if clocks else None
 
 
-def _courses(keys: Sequence[Key], puzzles: int, batch: int) -> list[Course]:
-    """The fewest runs that time all cells."""
-    found: dict[tuple[str, str, int], list[Key]] = {}
-    for key in keys:
-        width = key.width if key.mode == "interactive" else -(-batch // puzzles)
-        found.setdefault((key.mode, key.halting, width), []).append(key)
-    return [
-        Course(*place, tuple(sorted({key.depth for key in cells})), tuple(sorted({key.width for key in cells})))
-        for place, cells in found.items()
-    ]
+def processors() -> int | None:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def _batch(course: Course, number: int, puzzles: int, batch: int) -> Indices:
-    """Which puzzles a round times."""
-    count = 1 if course.mode == "interactive" else max(1, batch // course.width)
+def _batch(course: Course, number: int, puzzles: int) -> Indices:
+    """Which puzzles a round times: one, or as many as fill a launch with whole widths."""
+    count = 1
+    if course.mode != "interactive":
+        count = next(each for each in range(min(puzzles, course.rows), 0, -1) if course.rows % each == 0)
     return (number * count + np.arange(count)) % puzzles
 
 
-def _shared(course: Course, times: Sequence[float], puzzles: int) -> list[tuple[Key, float]]:
-    """Milliseconds a puzzle of every cell of a course."""
-    by_depth = dict(zip(course.depths, times, strict=True))
-    each = puzzles * course.width
-    return [(key, by_depth[key.depth] * key.width / each) for key in course.cells()]
+def _name(course: Course) -> str:
+    return f"{course.mode}{' reading' if course.reads_every_step else ''} {course.rows}"
 
 
-def _is_missing(course: Course, kept: dict[str, list[dict[str, Any]]], rounds: int) -> bool:
-    return any(len(kept.get(_name(key), [])) < rounds for key in course.cells())
+def _watts(lines: Sequence[dict[str, Any]]) -> float | None:
+    """Mean power over runs; None where no energy was counted."""
+    seconds = sum(line.get("s", 0.0) for line in lines)
+    return sum(line.get("joules", 0.0) for line in lines) / seconds if seconds else None
 
 
-def _name(key: Key) -> str:
-    return f"{key.mode} {key.halting} {key.width}x{key.depth}"
-
-
-def _energy_name(mode: str, halting: str, width: int) -> str:
-    return f"energy {mode} {halting} {width}"
-
-
-def _watts(key: Key, width: int, kept: dict[str, list[dict[str, Any]]]) -> float | None:
-    """Mean power over the runs of a width; None where no energy was counted."""
-    lines = kept.get(_energy_name(key.mode, key.halting, width), [])
-    seconds = sum(line["s"] for line in lines)
-    return sum(line["joules"] for line in lines) / seconds if seconds else None
-
-
-def _summary(key: Key, kept: dict[str, list[dict[str, Any]]], rounds: int, watts: float | None) -> dict[str, Any]:
-    """A cell's milliseconds a puzzle over rounds. `joules`: mean power while its width was timed, times the median;
-    None where the device reports no energy."""
-    times = [line["ms"] for line in kept.get(_name(key), [])[:rounds]]
-    p5, p50, p95 = np.percentile(times, (5, 50, 95)) if times else (math.nan,) * 3
-    joules = None if watts is None else watts * float(p50) / 1e3
-    spread = {"p5_ms": float(p5), "p50_ms": float(p50), "p95_ms": float(p95)}
-    return {**key._asdict(), "rounds": len(times), **spread, "joules": joules}
-
-
-def _machine(kept: dict[str, list[dict[str, Any]]], rounds: int) -> dict[str, Any]:
+def _machine(kept: dict[str, list[dict[str, Any]]], rounds: int, identity: dict[str, Any]) -> dict[str, Any]:
     """How quiet the machine was."""
     control = kept.get(CONTROL, [])
     times = [line["ms"] for line in control]
     p5, p50, p95 = np.percentile(times, (5, 50, 95)) if times else (math.nan,) * 3
     spread = float((p95 - p5) / p50) if times else math.nan
     loads = [line["load"] for line in control]
-    counted = [line for cell, lines in kept.items() if cell.startswith("energy ") for line in lines]
     clocks = [line["mhz"] for line in control if line["mhz"] is not None]
+    spent = [line["joules"] for lines in kept.values() for line in lines if "joules" in line]
     return {
         "rounds": rounds,
         "control_spread": spread,
         "is_noisy": bool(spread > NOISY),
         "load": [min(loads), max(loads)] if loads else None,
         "mhz": [min(clocks), max(clocks)] if clocks else None,
-        "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "energy_j": sum(spent) if (spent := [line["joules"] for line in counted]) else None,
+        "processors": processors(),
+        "energy_j": sum(spent) if spent else None,
+        "identity": identity,
     }
-
-
-def _read(file: Path | None) -> dict[str, list[dict[str, Any]]]:
-    """Timings kept so far; a line torn by a kill is left out."""
-    kept: dict[str, list[dict[str, Any]]] = {}
-    if file is not None and file.is_file():
-        for text in file.read_text().splitlines():
-            try:
-                line = json.loads(text)
-            except json.JSONDecodeError:
-                continue
-            kept.setdefault(line["cell"], []).append(line)
-    return kept
-
-
-def _append(file: Path | None, lines: list[dict[str, Any]]) -> None:
-    if file is None:
-        return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with naming(file), file.open("a") as stream:
-        # The first newline ends a line that a kill may have torn.
-        stream.write("\n" + "".join(json.dumps(line) + "\n" for line in lines))
-        stream.flush()
-        os.fsync(stream.fileno())

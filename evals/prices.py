@@ -39,11 +39,6 @@ class Prices:
     draws: Floats | None = None
     """`mean` from resampled rounds of timing, `[R, H, M, N]`; None where a price has no noise, as MACs."""
 
-    def scaled(self, factor: float) -> Prices:
-        """The same in another unit."""
-        draws = None if self.draws is None else self.draws * factor
-        return Prices(self.mean * factor, self.p95 * factor, draws)
-
 
 @dataclass(frozen=True, slots=True)
 class StepTimes:
@@ -57,12 +52,23 @@ class StepTimes:
     """Ending so many trajectories at once: decoding and retiring, `[Q, K]`."""
     overhead: Floats
     """The rest of a run of so many trajectories: tokens in, votes and selection, `[Q, K]`."""
+    watts: Floats | None = None
+    """Mean power, `[K]`; None where no energy was counted."""
 
     @classmethod
     def of(cls, timed: Mapping[str, Any]) -> StepTimes:
         """From an entry of a timing's `clock`."""
         names = ("step_ms", "ending_ms", "overhead_ms")
-        return cls(np.array(timed["rows"], np.int64), *(np.array(timed[name], np.float64) for name in names))
+        step, ending, overhead = (np.array(timed[name], np.float64) for name in names)
+        watts = timed.get("watts")
+        rows = np.array(timed["rows"], np.int64)
+        return cls(rows, step, ending, overhead, None if watts is None else np.array(watts, np.float64))
+
+    @property
+    def energy(self) -> StepTimes:
+        """The same in joules."""
+        assert self.watts is not None
+        return StepTimes(self.rows, *(part * self.watts / 1e3 for part in (self.step, self.ending, self.overhead)))
 
     def weighted(self, weights: Floats) -> tuple[Floats, Floats, Floats]:
         """Step, ending and overhead `[R, K]` at weighted means of the rounds, `weights [R, Q]`; none falls with
@@ -91,8 +97,9 @@ def prices_of_clock(traces: Sequence[Trace], grid: Grid, timings: Mapping[str, A
             if entry["reads_every_step"] == (halting in READING)
         }
         found[f"latency {mode}"] = expected_prices(stops, grid, by_halting, is_full=mode == "throughput")
-    watts = timings.get("watts")
-    found["energy"] = found["latency interactive"].scaled(np.nan if watts is None else watts / 1e3)
+        if mode == "interactive":
+            powered = {each: timed.energy for each, timed in by_halting.items() if timed.watts is not None}
+            found["energy"] = expected_prices(stops, grid, powered)
     return found
 
 

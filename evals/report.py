@@ -18,6 +18,7 @@ from gram.evals.beside import beside_sentences
 from gram.evals.figures import milliseconds
 from gram.evals.frontier import VERSION
 from gram.evals.latency import ROUNDS
+from gram.evals.launch_check import launch_words
 
 PAGE = Path(__file__).parent / "page"
 Frontier = Mapping[str, Any]
@@ -278,9 +279,13 @@ def _facts(frontier: Frontier) -> list[tuple[str, str, str]]:
 def _timing_words(latency: Mapping[str, Any]) -> str:
     """What the latencies are."""
     rounds = latency.get("rounds")
-    told = f"Median over {rounds} rounds, p5 to p95 below." if rounds else "Median, p5 to p95 below."
-    few = f" Fewer than {ROUNDS} rounds: ranges are rough." if rounds and rounds < ROUNDS else ""
-    return f"{told} From tokens in to answer out, compilation excluded, cells in random order.{few}"
+    told = "Expected cost over all puzzles, from tokens in to answer out: steps of the traces times the measured time"
+    told += (
+        f" of a step at the rows still running, mean over {rounds or 'all'} rounds in random order; p95 over puzzles."
+    )
+    few = f" Fewer than {ROUNDS} rounds: prices are rough." if rounds and rounds < ROUNDS else ""
+    compared = launch_words(latency.get("launch_check"))
+    return f"{told}{few} {compared or ''}".rstrip()
 
 
 def _exchange(rate: Mapping[str, Any] | None) -> tuple[str, str]:
@@ -310,7 +315,8 @@ def provenance(about: Mapping[str, Any], latency: Mapping[str, Any]) -> str:
     """Where every figure comes from."""
     facts = {name: value for name, value in about.items() if name not in ("versions", "command", "bases")}
     facts |= {f"{name} version": value for name, value in (about.get("versions") or {}).items()}
-    facts |= {f"latency: {name}": value for name, value in latency.items() if name != "is_noisy"}
+    apart = ("is_noisy", "steps", "identity", "launch_check")
+    facts |= {f"latency: {name}": value for name, value in latency.items() if name not in apart}
     rows = "".join(
         f"<dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(_plain(value))}</dd>"
         for name, value in facts.items()

@@ -75,12 +75,12 @@ def main() -> None:
         depths=tuple(2**m for m in range(depth.bit_length())),
         selectors=("vote", "lprm", "halt", "residual", "margin", "first", "first-halt"),
     )
-    latencies = [
-        {"mode": mode, "halting": halting, "width": n, "depth": m, "p5_ms": m, "p50_ms": m * n**0.5, "p95_ms": m * n}
-        for mode in ("interactive", "throughput")
-        for halting in grid.haltings
-        for n in grid.widths
-        for m in grid.depths
+    rng, rows = np.random.default_rng(0), np.arange(1, width + 1)
+    clock = [
+        {"mode": mode, "reads_every_step": False, "rows": counts.tolist()}
+        | {"step_ms": rng.normal(counts**0.5, 0.1, (20, len(counts))).tolist()}
+        | {name: np.full((20, len(counts)), 0.1).tolist() for name in ("ending_ms", "overhead_ms")}
+        for mode, counts in (("interactive", rows), ("throughput", rows[-1:]))
     ]
     started = time.perf_counter()
     made = analyse(
@@ -89,7 +89,7 @@ def main() -> None:
         [traces],
         grid,
         ModelConfig(),
-        timings={"latencies": latencies},
+        timings={"clock": clock},
         about={},
     )
     elapsed = time.perf_counter() - started

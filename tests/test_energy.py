@@ -9,12 +9,13 @@ import pytest
 from gram.evals import energy
 from gram.evals.cells import Grid
 from gram.evals.frontier import stable
-from gram.evals.latency import grid_keys, measure
+from gram.evals.laps import Laps
+from gram.evals.latency import courses_of, measure
 from gram.evals.report import render
 from tests.test_frontier import fake_timings, made
 
 GRID = Grid(widths=(1, 2, 4), depths=(1, 2, 4), trained_depth=2)
-KEYS = grid_keys(("interactive", "throughput"), ("head",), (1, 4), (1, 2))
+COURSES = courses_of(("interactive", "throughput"), (False,), 4, 8)
 
 
 def package(root, name, *, microjoules, limit=1_000_000, label="package-0"):
@@ -64,34 +65,29 @@ class Meter:
         return self.joules
 
 
-def test_joules_are_mean_power_times_the_median(monkeypatch, tmp_path):
+def test_watts_are_joules_over_seconds(monkeypatch, tmp_path):
     clock = {"now": 0.0}
     monkeypatch.setattr("gram.evals.latency.time.perf_counter", lambda: clock["now"])
 
     def run(course, index):
         clock["now"] += 0.5  # 10 J in half a second: 20 W
-        return [100.0 * depth for depth in course.depths]
+        return Laps(100.0, 0.0, 0.0)
 
     file = tmp_path / "latency.jsonl"
-    found = measure(KEYS, run, puzzles=5, batch=4, rounds=3, file=file, energy=Meter())
-    for each in found["latencies"]:
-        assert each["joules"] == pytest.approx(20.0 * each["p50_ms"] / 1e3)
-    assert found["energy_j"] == pytest.approx(10.0 * 3 * 3)  # two widths one at a time, and one full launch
-    again = measure(KEYS, run, puzzles=5, batch=4, rounds=3, file=file)
-    assert again == found
+    found = measure(COURSES, run, puzzles=5, rounds=3, file=file, energy=Meter())
+    assert {watts for entry in found["clock"] for watts in entry["watts"]} == {20.0}
+    assert found["energy_j"] == pytest.approx(10.0 * 3 * len(COURSES))
+    assert measure(COURSES, run, puzzles=5, rounds=3, file=file) == found
 
 
 def test_without_a_counter_nothing_is_guessed():
-    found = measure(KEYS, lambda course, index: [1.0] * len(course.depths), puzzles=5, batch=4, rounds=2)
-    assert {each["joules"] for each in found["latencies"]} == {None}
+    found = measure(COURSES, lambda course, index: Laps(1.0, 0.0, 0.0), puzzles=5, rounds=2)
+    assert {entry["watts"] for entry in found["clock"]} == {None}
     assert found["energy_j"] is None
 
 
 def with_joules(factor=1.0):
-    timings = fake_timings(GRID)
-    for each in timings["latencies"]:
-        each["joules"] = factor * each["depth"] * each["width"]
-    return timings
+    return fake_timings(GRID, watts=1000.0 * factor)
 
 
 def test_budgets_are_matched_by_energy_where_it_is_counted():
@@ -99,15 +95,15 @@ def test_budgets_are_matched_by_energy_where_it_is_counted():
     rows = [row for row in found["budgets"] if row["matched_by"] == "energy"]
     assert {row["measure"] for row in rows} == {"coverage", "accuracy"}
     some = [row for row in rows if row["halting"] == "head" and row["measure"] == "coverage"]
-    assert [row["budget"] for row in some] == [2.0, 4.0, 8.0, 16.0]
+    assert [row["budget"] / some[0]["budget"] for row in some] == pytest.approx([2.0**n for n in range(len(some))])
     for row in some:
         for family in ("depth", "width", "mixed"):
             assert row[family] is None or row[family]["price"] <= row["budget"] * 1.05
-    assert all(cell["energy_j"] == cell["depth"] * cell["width"] for cell in found["cells"])
+    assert all(cell["energy_j"] == pytest.approx(cell["latency_ms"]) for cell in found["cells"])
     assert any("J a puzzle" in each["sentence"] for each in found["verdicts_beside"])
     html = render(found)
     assert "Matched energy" in html
-    assert "8 J" in html
+    assert " J" in html
 
 
 def test_energy_is_measured_anew_and_so_not_stable():

@@ -38,7 +38,7 @@ OWN = ("width", "depth", "selector", "halting", "seed", "checkpoint")
 """Settings that this command offers as lists, or not at all."""
 
 
-@with_sampling_options(without=(*OWN, *ADAPTIVE), is_spread=True)
+@with_sampling_options(without=(*OWN, "is_padded", *ADAPTIVE), is_spread=True)
 def frontier(
     task: TaskName,
     checkpoint: Annotated[
@@ -70,7 +70,7 @@ def frontier(
         str, typer.Option(metavar="auto|MS,MS,...", help="Latency budgets; auto doubles from one trajectory's.")
     ] = "auto",
     modes: Annotated[str, typer.Option(metavar="MODE,...", help="Latency modes.")] = "interactive,throughput",
-    rounds: Annotated[int, typer.Option(parser=whole, metavar="R", help="Rounds of timing each cell.")] = 20,
+    rounds: Annotated[int, typer.Option(parser=whole, metavar="R", help="Rounds of timing.")] = 20,
     seeds: Annotated[int, typer.Option(parser=whole, metavar="S", help="Sampling seeds, from 0.")] = 3,
     out: Annotated[
         Path | None,
@@ -91,7 +91,6 @@ def frontier(
     from gram.cli import terminal
     from gram.cli.frontier_study import Study, show_estimate
     from gram.cli.frontier_view import show
-    from gram.evals.latency import grid_keys
     from gram.evals.verdict import short_depths
 
     for name, value in (("limit", limit), ("rounds", rounds), ("seeds", seeds)):
@@ -108,10 +107,9 @@ def frontier(
     studies = {}
     for label, sampler in named.items():
         grid = make_grid(sampler, sampling.config, widths, depths, selectors, haltings)
-        keys = grid_keys(modes.split(","), grid.haltings, grid.widths, grid.depths)
         own = label or Path(sampler.name).name
         folder = root / own if is_joint or out is None else out
-        studies[own] = Study(sampler, chosen, grid, sampling, keys, seeds, rounds, folder, is_quiet)
+        studies[own] = Study(sampler, chosen, grid, sampling, modes.split(","), seeds, rounds, folder, is_quiet)
     for label, study in studies.items():
         if depths is not None and (short := short_depths(study.grid)) is not None:
             terminal.tell(f"{label}: {short}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shlex
 import sys
 import time
@@ -19,11 +18,12 @@ if TYPE_CHECKING:
     from gram.config import SamplerConfig
     from gram.evals.cells import Grid
     from gram.evals.energy import Counter
-    from gram.evals.latency import Course, Key
+    from gram.evals.latency import Course
     from gram.evals.outcomes import Arrays
-    from gram.tasks.protocol import PuzzleSet
+    from gram.tasks.protocol import PuzzleSet, Tokens
 
-SMALLEST_LAUNCH = 8
+TIMED_STEPS = 6
+"""Supervision steps of a timed run."""
 PROBE_STEPS = 4
 
 
@@ -36,39 +36,52 @@ class Study:
         chosen: PuzzleSet,
         grid: Grid,
         sampling: Sampling,
-        keys: Sequence[Key],
+        modes: Sequence[str],
         seeds: int,
         rounds: int,
         folder: Path,
         is_quiet: bool,
     ) -> None:
-        self.sampler, self.chosen, self.grid, self.keys = sampler, chosen, grid, list(keys)
+        self.sampler, self.chosen, self.grid = sampler, chosen, grid
         self.seeds, self.rounds, self.folder, self.is_quiet = seeds, rounds, folder, is_quiet
         self.sampling = sampling
         self.outcomes: Arrays | None = None
         """Outcomes by puzzle, once it has run."""
-        self.config = sampler.settings(sampling.config, width=grid.widths[-1], depth=grid.depths[-1])
+        from gram.evals.latency import courses_of
+        from gram.evals.prices import READING
+
+        varied: dict[str, Any] = {"selector": grid.selectors[0]}
+        self.config = sampler.settings(sampling.config, **varied, width=grid.widths[-1], depth=grid.depths[-1])
         assert self.config.launch is not None
         self.launch = self.config.launch
+        reading = [rule in READING for rule in grid.haltings]
+        self.courses = courses_of(modes, reading, grid.widths[-1], self.launch)
         turns = {name: getattr(self.config, name) for name in ("transitions", "low_level_updates")}
         self.model = replace(sampler.model.config, **turns)
         """The model's shape, with the run's own `T` and `K`."""
 
     def settings(self, course: Course, puzzles: int) -> SamplerConfig:
-        """Settings of a timed run, with slots for all its trajectories. One puzzle at a time takes the smallest launch
-        that holds its trajectories: a launch is padded, and width would else be free up to its size."""
-        launch = self.launch
-        if course.mode == "interactive":
-            launch = min(launch, max(SMALLEST_LAUNCH, 1 << (course.width - 1).bit_length()))
-        varied: dict[str, Any] = {"halting": course.halting, "selector": self.grid.selectors[0]}
+        """Settings of a timed run of a few steps in which nobody halts. One puzzle at a time launches the rows that
+        run: padding would make width free up to a launch."""
+        rule: dict[str, Any] = {"halting": "fixed", "halt_threshold": None}
+        if course.reads_every_step:
+            rule = {"halting": "unchanged", "halt_threshold": TIMED_STEPS}
         return replace(
             self.config,
-            width=course.width,
-            halt_threshold=None if course.halting == "fixed" else self.grid.threshold(course.halting),
-            launch=launch,
-            slots=max(course.width * puzzles, launch),
-            **varied,
+            width=course.rows // puzzles,
+            depth=TIMED_STEPS,
+            is_padded=course.mode != "interactive",
+            slots=max(course.rows, self.launch),
+            **rule,
         )
+
+    def alone(self, width: int, depth: int) -> SamplerConfig:
+        """Settings of one puzzle at a time, as it is timed."""
+        halting = self.grid.haltings[0]
+        rule: dict[str, Any] = {"halting": halting, "halt_threshold": None}
+        if halting != "fixed":
+            rule["halt_threshold"] = self.grid.threshold(halting)
+        return replace(self.config, width=width, depth=depth, is_padded=False, slots=max(width, self.launch), **rule)
 
     def estimate(self) -> dict[str, Any]:
         """What the run will cost, from the model's shape and a probe of some steps."""
@@ -90,8 +103,8 @@ class Study:
             puzzles=len(self.chosen),
             bases=len(np.unique(bases(self.chosen))),
             seeds=self.seeds,
-            rounds=dict.fromkeys({key.mode for key in self.keys}, self.rounds),
-            batch=self.launch,
+            timed_rows=self.rounds * sum(course.rows for course in self.courses),
+            timed_steps=TIMED_STEPS,
             steps_per_s=speed,
             resident_bytes=1024 * peak_kib(),
         )
@@ -101,9 +114,11 @@ class Study:
         from gram.cli import terminal
         from gram.cli.versions import versions
         from gram.config import config_to_json
+        from gram.evals import timing_file
         from gram.evals.frontier import analyse
-        from gram.evals.laps import time_depths
+        from gram.evals.laps import Laps, time_laps
         from gram.evals.latency import measure
+        from gram.evals.launch_check import compare_launches
         from gram.sampler.trace import Traces
 
         started = time.perf_counter()
@@ -122,22 +137,26 @@ class Study:
         traced_s = time.perf_counter() - started
         puzzles = self.chosen.puzzles[self.chosen.puzzles.any(axis=1)]
 
-        def run(course: Course, index: Any) -> list[float]:
-            return time_depths(self.sampler, puzzles[index], self.settings(course, len(index)), course.depths)
+        def run(course: Course, index: Any) -> Laps:
+            return time_laps(self.sampler, puzzles[index], self.settings(course, len(index)))
 
-        with terminal.progress(len(self.keys) * self.rounds, "timings", is_quiet=self.is_quiet) as advance:
+        identity = self.identity()
+        if (told := timing_file.others(self.folder, identity)) is not None:
+            terminal.tell(told)
+        with terminal.progress(len(self.courses) * self.rounds, "timings", is_quiet=self.is_quiet) as advance:
             timings = measure(
-                self.keys,
+                self.courses,
                 run,
                 puzzles=len(puzzles),
-                batch=self.launch,
                 rounds=self.rounds,
-                file=self.folder / f"latency-{self.identity()[:12]}.jsonl",
+                file=self.folder / timing_file.name_of(identity),
+                identity=identity,
                 on_timed=advance,
                 energy=self.energy_counter(),
             )
         timed_s = time.perf_counter() - started - traced_s
         traces = [Traces.open(folder) for folder in folders]
+        timings["launch_check"] = compare_launches(self.sampler.task, traces[0], self.grid, self.answers)
         facts = traces[0].about
         about = {
             "task": self.sampler.task.name,
@@ -149,7 +168,7 @@ class Study:
             "kernel": facts["kernel"],
             "kernel_reason": self.reason(),
             "sampling": {key: value for key, value in config_to_json(fixed).items() if key not in ("seed", "slots")},
-            "interactive_launch": f"the power of two from {SMALLEST_LAUNCH} that holds a puzzle's trajectories",
+            "interactive_launch": self.launch_policy(),
             "model_sha256": self.sampler.model.digest(),
             "data_sha256": hashlib.sha256(self.chosen.puzzles.tobytes()).hexdigest(),
             "versions": versions(),
@@ -178,13 +197,39 @@ class Study:
         """Takes the outcomes by puzzle."""
         self.outcomes = outcomes
 
-    def identity(self) -> str:
-        """Digest of what latencies depend on besides the machine."""
-        from gram.config import config_to_json
+    def answers(self, puzzle: Tokens, width: int, depth: int) -> Tokens:
+        """Candidates `[width, A]` of one puzzle at the timed launch."""
+        candidates: Tokens = self.sampler.sample(puzzle, self.alone(width, depth)).candidates[0]
+        return candidates
 
-        parts: list[Any] = [config_to_json(self.config), self.sampler.model.digest(), str(self.sampler.model.device)]
-        parts += [list(self.grid.thresholds), hashlib.sha256(self.chosen.puzzles.tobytes()).hexdigest()]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    def launch_policy(self) -> str:
+        """What one puzzle at a time launches."""
+        return f"the rows that run, {self.launch} at most, without padding"
+
+    def identity(self) -> dict[str, Any]:
+        """What timings depend on: this machine, how it is used, the model and its settings."""
+        import torch
+
+        from gram.cli.versions import versions
+        from gram.config import config_to_json
+        from gram.evals.latency import processors
+
+        varied = ("width", "depth", "halting", "halt_threshold", "selector", "seed", "slots", "is_padded")
+        settings = {name: value for name, value in config_to_json(self.config).items() if name not in varied}
+        return {
+            "processor": self.processor(),
+            "device": str(self.sampler.model.device),
+            "threads": torch.get_num_threads(),
+            "interop_threads": torch.get_num_interop_threads(),
+            "processors": processors(),
+            "dtype": str(self.sampler.model.dtype).removeprefix("torch."),
+            "interactive_launch": self.launch_policy(),
+            "steps": TIMED_STEPS,
+            "settings": settings,
+            "model_sha256": self.sampler.model.digest(),
+            "data_sha256": hashlib.sha256(self.chosen.puzzles.tobytes()).hexdigest(),
+            "versions": versions(),
+        }
 
     def processor(self) -> str | None:
         """Model of the GPU or CPU that it runs on."""

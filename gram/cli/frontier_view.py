@@ -10,12 +10,15 @@ def show(label: str, made: Mapping[str, Any]) -> None:
     """Prints the verdicts of what `frontier.json` holds."""
     from gram.cli import terminal
     from gram.evals.beside import beside_sentences, coverage_line, selector_heads, selector_lines
+    from gram.evals.launch_check import launch_words
 
     verdict, covered = made["verdict"], made["coverage"]
     console = terminal.output()
     lines = [f"\n{label}: {verdict['sentence']}", *beside_sentences(made)]
     for line in filter(None, lines):
         console.print(line, soft_wrap=True)
+    if (told := launch_words(made["latency"].get("launch_check"))) is not None:
+        console.print(told, soft_wrap=True)
     for warning in verdict["warnings"]:
         console.print(f"Warning: {warning}", soft_wrap=True)
     rows = selector_lines(made)
