@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gram.evals.figures import percent
+from gram.evals.figures import percent, signed
+from gram.evals.verdict import doubt
 
 Frontier = Mapping[str, Any]
 
@@ -51,8 +52,8 @@ def _ending(each: Mapping[str, Any]) -> str:
         return "nothing can be compared"
     low, high = (100 * each[name] for name in ("low", "high"))
     if each["winner"] is None:
-        difference = f"{100 * each['difference']:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}"
-        return f"width and depth are not told apart ({difference})"
+        interval = f"95 % interval {signed(each['low'])} to {signed(each['high'])}{doubt(each)}"
+        return f"width and depth are not told apart ({signed(each['difference'])} points, {interval})"
     low, high = (low, high) if each["winner"] == "width" else (-high, -low)
     gained = f"{100 * abs(each['difference']):.1f} points more {each['measure']}"
     return f"{each['winner']} gives {gained} (95 % interval {low:.1f} to {high:.1f})"
@@ -111,5 +112,5 @@ def _points(found: Mapping[str, Any] | None, *, has_interval: bool = False) -> s
     """A difference, with its interval; a star where it counts."""
     if found is None or found.get("difference") is None:
         return "-"
-    interval = f" ({100 * found['low']:+.1f} to {100 * found['high']:+.1f})" if has_interval else ""
-    return f"{100 * found['difference']:+.1f}{'*' if found['winner'] is not None else ''}{interval}"
+    interval = f" ({signed(found['low'])} to {signed(found['high'])})" if has_interval else ""
+    return f"{signed(found['difference'])}{'*' if found['winner'] is not None else ''}{interval}"

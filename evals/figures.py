@@ -29,6 +29,11 @@ def percent(value: float | None, digits: int = 1) -> str:
     return "-" if value is None else f"{100 * value:.{digits}f} %"
 
 
+def signed(share: float) -> str:
+    """A difference of shares in points, with its sign; never `-0.0`."""
+    return f"{round(100 * share, 1) + 0.0:+.1f}"
+
+
 def milliseconds(value: float | None) -> str:
     """A time; a dash where undefined."""
     if value is None:

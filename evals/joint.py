@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gram.evals.beside import beside_sentences
 from gram.evals.budgets import Scored, ahead, contrast, corrected, score, shared_budgets
 from gram.evals.cells import Grid
 from gram.evals.choice import Judge, Price, Slice
+from gram.evals.figures import signed
 from gram.evals.frontier import UNITS
 from gram.evals.outcomes import Arrays
 from gram.evals.verdict import amount, cell_words, headline, reached
@@ -93,6 +95,7 @@ def _short(member: Member) -> dict[str, Any]:
         "label": member.label,
         **facts,
         **{name: verdict[name] for name in ("measure", "halting", "selector", "sentence", "winner", "warnings")},
+        "beside": beside_sentences(member.frontier),
         "verdict": {name: verdict.get(name) for name in names},
         "control_spread": latency.get("control_spread"),
         "is_noisy": bool(latency.get("is_noisy")),
@@ -194,8 +197,8 @@ def _sentence(a: str, b: str, measure: str, rows: Sequence[dict[str, Any]], unit
     if found["verdict"] == "not told apart":
         claim = (
             f"{start}, {a} and {b} are not told apart in {measure}: {100 * row['a']['value']:.1f} and "
-            f"{100 * row['b']['value']:.1f} %, a difference of {100 * found['difference']:+.1f} points "
-            f"(95 % interval {low:+.1f} to {high:+.1f})."
+            f"{100 * row['b']['value']:.1f} %, a difference of {signed(found['difference'])} points "
+            f"(95 % interval {signed(found['low'])} to {signed(found['high'])})."
         )
     else:
         is_a = found["verdict"] == "a"

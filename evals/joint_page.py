@@ -36,8 +36,10 @@ def _head(joint: Mapping[str, Any], tasks: list[str]) -> str:
     """Title, and the verdict of each checkpoint."""
     lines = "".join(
         f'<div class="verdict {each["winner"] or ""}"><p class="kicker">{link(each["label"])}</p>'
-        f"<p>{escape(each['sentence'])}</p>{''.join(f'<p class=warn>{escape(line)}</p>' for line in each['warnings'])}"
-        "</div>"
+        f"<p>{escape(each['sentence'])}</p>"
+        + "".join(f'<p class="also">{escape(line)}</p>' for line in each["beside"])
+        + "".join(f'<p class="warn">{escape(line)}</p>' for line in each["warnings"])
+        + "</div>"
         for each in joint["frontiers"]
     )
     meta = f"{len(joint['frontiers'])} checkpoint{'s' if len(joint['frontiers']) != 1 else ''} of {', '.join(tasks)}"

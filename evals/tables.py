@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from gram.evals.beside import verdicts_of
-from gram.evals.figures import FAMILY_WORDS, amount, count, milliseconds, percent
+from gram.evals.figures import FAMILY_WORDS, amount, count, milliseconds, percent, signed
 
 Frontier = Mapping[str, Any]
 Column = tuple[str, str]
@@ -62,8 +62,8 @@ def points(found: Mapping[str, Any], style: str = "") -> Entry:
     """A difference in points, its interval below."""
     if found.get("difference") is None or found.get("is_same_cell"):
         return NOTHING
-    interval = f"{100 * found['low']:+.1f} to {100 * found['high']:+.1f}"
-    return f"{100 * found['difference']:+.1f}<br><small>{interval}</small>", found["difference"], style
+    interval = f"{signed(found['low'])} to {signed(found['high'])}"
+    return f"{signed(found['difference'])}<br><small>{interval}</small>", found["difference"], style
 
 
 def p_value(value: float | None) -> Entry:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from gram.evals.budgets import HEADLINE
 from gram.evals.cells import Grid
 from gram.evals.choice import FAMILIES
+from gram.evals.figures import signed
 
 Floats = NDArray[np.float64]
 IDLE = 0.5
@@ -163,7 +164,8 @@ def _claim(row: dict[str, Any], found: dict[str, Any], rows: Sequence[dict[str, 
         cells = f"{reached(width, 'give')}, {cell_words(depth)} {100 * depth['value']:.1f} %"
         return (
             f"{start}, width and depth are not told apart in {measure}: {cells}, a difference of "
-            f"{100 * found['difference']:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}){_doubt(found)}."
+            f"{signed(found['difference'])} points (95 % interval {signed(found['low'])} to {signed(found['high'])})"
+            f"{doubt(found)}."
         )
     winner, loser = (width, depth) if found["verdict"] == "width" else (depth, width)
     if found["verdict"] == "depth":
@@ -217,8 +219,9 @@ def _restarts(row: dict[str, Any], measure: str) -> str | None:
     difference, low, high = (100 * found[name] for name in ("difference", "low", "high"))
     share = f"{100 * restarts['value']:.1f} %"
     if found["verdict"] == "not told apart":
-        interval = f"{difference:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
-        return f"Width is not told apart from {one_by_one} ({share}) in {measure}: {interval}."
+        interval = f"95 % interval {signed(found['low'])} to {signed(found['high'])}{doubt(found)}"
+        told = f"{signed(found['difference'])} points ({interval})"
+        return f"Width is not told apart from {one_by_one} ({share}) in {measure}: {told}."
     if found["verdict"] == "width":
         ahead = f"{difference:.1f} points more {measure} than {one_by_one} ({share})"
         return f"Width gives {ahead}, 95 % interval {low:.1f} to {high:.1f}."
@@ -226,9 +229,9 @@ def _restarts(row: dict[str, Any], measure: str) -> str | None:
     return f"{one_by_one[0].upper()}{one_by_one[1:]} ({share}) give {ahead}, 95 % interval {-high:.1f} to {-low:.1f}."
 
 
-def _doubt(found: dict[str, Any]) -> str:
+def doubt(found: Mapping[str, Any]) -> str:
     """Why a difference does not count whose interval leaves out zero."""
-    if found["low"] <= 0 <= found["high"]:
+    if found["low"] <= 0 <= found["high"] or found.get("p_holm") is None:
         return ""
     bases = f" on {found['bases']} bases" if found.get("bases") else ""
     return f", whose p-value{bases} is {found['p_holm']:.2g} after Holm's correction"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gram.evals.beside import beside, beside_sentences, coverage_line, selector_heads, selector_lines
-from gram.evals.figures import milliseconds, percent
+from gram.evals.figures import milliseconds, percent, signed
 from gram.evals.tables import sizes
 
 Frontier = dict[str, Any]
@@ -85,7 +85,7 @@ def points(found: dict[str, Any] | None) -> str:
     """A difference with its interval, bold where it counts."""
     if found is None or found.get("difference") is None:
         return "-"
-    text = f"{100 * found['difference']:+.1f} ({100 * found['low']:+.1f} to {100 * found['high']:+.1f})"
+    text = f"{signed(found['difference'])} ({signed(found['low'])} to {signed(found['high'])})"
     return f"**{text}**" if found["winner"] is not None else text
 
 

@@ -60,8 +60,8 @@ def made(*, is_multi_solution=True, puzzles=40, seeds=2, grid=GRID, ratings=True
 
 def test_few_bases_and_many_budgets_are_named_as_the_reason():
     found = {"low": 0.1, "high": 0.3, "p_holm": 0.125, "bases": 6}
-    assert verdict._doubt(found) == ", whose p-value on 6 bases is 0.12 after Holm's correction"
-    assert verdict._doubt({**found, "low": -0.1}) == ""
+    assert verdict.doubt(found) == ", whose p-value on 6 bases is 0.12 after Holm's correction"
+    assert verdict.doubt({**found, "low": -0.1}) == ""
 
 
 @pytest.mark.parametrize(

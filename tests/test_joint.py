@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gram.cli import frontier_files
 from gram.cli.main import main
 from gram.evals import outcomes, plots
+from gram.evals.beside import beside_sentences
 from gram.evals.budgets import shared_budgets
 from gram.evals.cells import Grid
 from gram.evals.frontier import analyse, defined
@@ -195,6 +196,8 @@ def test_the_page_says_every_verdict_and_links_to_every_page(members, root):
     for each in members:
         assert html.index(each.frontier["verdict"]["sentence"].replace("'", "&#x27;")) < html.index("<h2>")
         assert f'href="{each.label}/report.html"' in html
+        for line in (*beside_sentences(each.frontier), *each.frontier["verdict"]["warnings"]):
+            assert line.replace("'", "&#x27;") in html
     links = set(re.findall(r'href="([^"]*)"', html))
     assert links == {f"{each.label}/report.html" for each in members}
     assert not re.search(r"src=|url\(|@import|https?://", html)

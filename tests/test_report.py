@@ -310,6 +310,7 @@ def test_figures_in_words():
     assert figures.milliseconds(12.34) == "12.3 ms"
     assert figures.milliseconds(12345.0) == "12.3 s"
     assert figures.count(1.5e9) == "1.5 G"
+    assert [figures.signed(each) for each in (-0.0004, 0.0, 0.012, -0.1)] == ["+0.0", "+0.0", "+1.2", "-10.0"]
     assert figures.percent(None) == figures.milliseconds(None) == figures.count(None) == "-"
 
 
