@@ -5,7 +5,7 @@ An evaluation is a folder that `gram eval --out` or `gram ablate` wrote: `result
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gram.evals.paired import paired_differences
+from gram.setting_values import shown
+from gram.settings_files import parse_json, read_json
 
 RESULTS_FILE, PREDICTIONS_FILE = "results.json", "predictions.jsonl"
 
@@ -38,8 +40,8 @@ class Judged:
 
 def read(folder: Path) -> Judged:
     """The evaluation in a folder. Raises `FileNotFoundError`, and `ValueError` for a file that is no evaluation."""
-    results = json.loads((folder / RESULTS_FILE).read_text())
-    lines = [json.loads(line) for line in (folder / PREDICTIONS_FILE).read_text().splitlines() if line]
+    results = read_json(folder / RESULTS_FILE)
+    lines = list(_lines(folder / PREDICTIONS_FILE))
     try:
         return Judged(
             name=str(folder),
@@ -54,6 +56,20 @@ def read(folder: Path) -> Judged:
         raise ValueError(
             f"{folder}: must hold an evaluation (gram eval --out), got another {PREDICTIONS_FILE}"
         ) from None
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a file of JSON lines. Raises `ValueError` naming the file and the line that is none."""
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            values = parse_json(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}: line {number} is not JSON ({' '.join(str(error).split())[:100]})") from None
+        if not isinstance(values, dict):
+            raise ValueError(f"{path}: line {number} must be a JSON object, got {shown(values)}")
+        yield values
 
 
 def compare(a: Judged, b: Judged, groups: NDArray[np.int64] | None = None) -> dict[str, Any]:

@@ -38,6 +38,8 @@ KERNELS: tuple[str, ...] = get_args(Kernel)
 
 T = TypeVar("T")
 
+MOST_NAMED = 5
+"""Names that one line lists."""
 SIZES = ("vocabulary", "tokens", "output_tokens", "dim", "hidden", "heads", "mixer_hidden", "guidance_hidden")
 MOST_UNITS, MOST_BLOCKS = 10_000_000, 1_000
 """No model has more columns, tokens or symbols, or more blocks. A larger number is a slip, and would be found out by an
@@ -358,8 +360,10 @@ def check_stored(values: Mapping[str, Any], *, beside: Collection[str] = (), whe
     unknown = [key for key in values if key not in own and key not in beside and not key.startswith("_")]
     faults = []
     if missing:
-        faults.append(f"{', '.join(missing)} must be given, since what the weights compute depends on it, got none")
+        more = f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
+        named = ", ".join(missing[:MOST_NAMED]) + more
+        faults.append(f"{named} must be given, since what the weights compute depends on it, got none")
     if unknown:
-        faults.append(f"{', '.join(shown(key) for key in unknown[:5])}: not a setting of a model")
+        faults.append(f"{', '.join(shown(key) for key in unknown[:MOST_NAMED])}: not a setting of a model")
     if faults:
         raise ValueError(f"{where}: {'; '.join(faults)}")

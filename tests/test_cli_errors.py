@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("errors")
     checkpoint.save(Model(ModelConfig(task=TASK, depth=2, **SHAPE)), root / "good")
     checkpoint.save(Model(ModelConfig(task="nqueens8", depth=2, **SHAPE)), root / "other")
+    good = json.loads((root / "good" / "config.json").read_text())
     for name, config in (
         ("notjson", "{"),
         ("foreign", '{"model_type": "bert"}'),
-        ("range", '{"model_type": "gram", "dim": 6}'),
+        ("range", json.dumps({**good, "dim": 6})),
     ):
         (root / name).mkdir()
         (root / name / "config.json").write_text(config)
