@@ -9,12 +9,25 @@ the steps: its difference lies in the overhead.
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from gram.api import Sampler
 from gram.config import SamplerConfig
 from gram.sampler.engine import Engine
 from gram.tasks.protocol import Tokens
+
+TIMED_STEPS = 6
+"""Supervision steps of a timed run."""
+
+
+class Course(NamedTuple):
+    """What one run times."""
+
+    mode: str
+    reads_every_step: bool
+    """Whether answers are decoded at every step, as some halting rules need."""
+    rows: int
 
 
 class Laps(NamedTuple):
@@ -26,6 +39,29 @@ class Laps(NamedTuple):
     """Decoding and retiring all rows at once."""
     overhead_ms: float
     """Tokens in and selected answers out."""
+
+
+def timed(config: SamplerConfig, course: Course, puzzles: int) -> SamplerConfig:
+    """Settings of a timed run of a few steps over so many puzzles, in which nobody halts; `config` is resolved. One
+    puzzle at a time launches the rows that run: padding would make width free up to a launch."""
+    assert config.launch is not None
+    rule: dict[str, Any] = {"halting": "fixed", "halt_threshold": None}
+    if course.reads_every_step:
+        rule = {"halting": "unchanged", "halt_threshold": TIMED_STEPS}
+    return replace(
+        config,
+        width=course.rows // puzzles,
+        depth=TIMED_STEPS,
+        is_padded=course.mode != "interactive",
+        slots=max(course.rows, config.launch),
+        **rule,
+    )
+
+
+def alone(config: SamplerConfig, width: int, depth: int) -> SamplerConfig:
+    """Settings of a real run of one puzzle at a time, as it is timed; `config` is resolved."""
+    assert config.launch is not None
+    return replace(config, width=width, depth=depth, is_padded=False, slots=max(width, config.launch))
 
 
 def time_laps(sampler: Sampler, puzzles: Tokens, config: SamplerConfig) -> Laps:

@@ -15,14 +15,14 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gram.evals import timing_file
 from gram.evals.energy import Counter
-from gram.evals.laps import Laps
+from gram.evals.laps import Course, Laps
 
 MODES = ("interactive", "throughput")
 ROUNDS = 20
@@ -30,15 +30,6 @@ NOISY = 0.3
 """Spread of the control, (p95 - p5) / p50, above which the machine was too noisy."""
 CONTROL = "control"
 Indices = NDArray[np.int64]
-
-
-class Course(NamedTuple):
-    """What one run times."""
-
-    mode: str
-    reads_every_step: bool
-    """Whether answers are decoded at every step, as some halting rules need."""
-    rows: int
 
 
 Run = Callable[[Course, Indices], Laps]

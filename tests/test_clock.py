@@ -7,7 +7,8 @@ import pytest
 
 from gram.api import Sampler
 from gram.evals import laps, timing_file
-from gram.evals.latency import Course, courses_of, measure, row_counts
+from gram.evals.laps import Course
+from gram.evals.latency import courses_of, measure, row_counts
 from gram.evals.prices import StepTimes
 from gram.sampler.slots import Slots
 from gram.tasks.registry import get_task

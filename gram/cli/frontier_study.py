@@ -15,15 +15,12 @@ from gram.cli.options import Sampling
 
 if TYPE_CHECKING:
     from gram.api import Sampler
-    from gram.config import SamplerConfig
     from gram.evals.cells import Grid
     from gram.evals.energy import Counter
-    from gram.evals.latency import Course
+    from gram.evals.laps import Course
     from gram.evals.outcomes import Arrays
     from gram.tasks.protocol import PuzzleSet, Tokens
 
-TIMED_STEPS = 6
-"""Supervision steps of a timed run."""
 PROBE_STEPS = 4
 
 
@@ -60,34 +57,12 @@ class Study:
         self.model = replace(sampler.model.config, **turns)
         """The model's shape, with the run's own `T` and `K`."""
 
-    def settings(self, course: Course, puzzles: int) -> SamplerConfig:
-        """Settings of a timed run of a few steps in which nobody halts. One puzzle at a time launches the rows that
-        run: padding would make width free up to a launch."""
-        rule: dict[str, Any] = {"halting": "fixed", "halt_threshold": None}
-        if course.reads_every_step:
-            rule = {"halting": "unchanged", "halt_threshold": TIMED_STEPS}
-        return replace(
-            self.config,
-            width=course.rows // puzzles,
-            depth=TIMED_STEPS,
-            is_padded=course.mode != "interactive",
-            slots=max(course.rows, self.launch),
-            **rule,
-        )
-
-    def alone(self, width: int, depth: int) -> SamplerConfig:
-        """Settings of one puzzle at a time, as it is timed."""
-        halting = self.grid.haltings[0]
-        rule: dict[str, Any] = {"halting": halting, "halt_threshold": None}
-        if halting != "fixed":
-            rule["halt_threshold"] = self.grid.threshold(halting)
-        return replace(self.config, width=width, depth=depth, is_padded=False, slots=max(width, self.launch), **rule)
-
     def estimate(self) -> dict[str, Any]:
         """What the run will cost, from the model's shape and a probe of some steps."""
         import numpy as np
 
         from gram.evals.cost import preflight
+        from gram.evals.laps import TIMED_STEPS
         from gram.evals.measures import bases
         from gram.evals.memory_probe import peak_kib
 
@@ -116,7 +91,7 @@ class Study:
         from gram.config import config_to_json
         from gram.evals import timing_file
         from gram.evals.frontier import analyse
-        from gram.evals.laps import Laps, time_laps
+        from gram.evals.laps import Laps, time_laps, timed
         from gram.evals.latency import measure
         from gram.evals.launch_check import compare_launches
         from gram.sampler.trace import Traces
@@ -138,7 +113,7 @@ class Study:
         puzzles = self.chosen.puzzles[self.chosen.puzzles.any(axis=1)]
 
         def run(course: Course, index: Any) -> Laps:
-            return time_laps(self.sampler, puzzles[index], self.settings(course, len(index)))
+            return time_laps(self.sampler, puzzles[index], timed(self.config, course, len(index)))
 
         identity = self.identity()
         if (told := timing_file.others(self.folder, identity)) is not None:
@@ -199,7 +174,13 @@ class Study:
 
     def answers(self, puzzle: Tokens, width: int, depth: int) -> Tokens:
         """Candidates `[width, A]` of one puzzle at the timed launch."""
-        candidates: Tokens = self.sampler.sample(puzzle, self.alone(width, depth)).candidates[0]
+        from gram.evals.laps import alone
+
+        halting = self.grid.haltings[0]
+        threshold = None if halting == "fixed" else self.grid.threshold(halting)
+        rule: dict[str, Any] = {"halting": halting, "halt_threshold": threshold}
+        settings = replace(alone(self.config, width, depth), **rule)
+        candidates: Tokens = self.sampler.sample(puzzle, settings).candidates[0]
         return candidates
 
     def launch_policy(self) -> str:
@@ -212,6 +193,7 @@ class Study:
 
         from gram.cli.versions import versions
         from gram.config import config_to_json
+        from gram.evals.laps import TIMED_STEPS
         from gram.evals.latency import processors
 
         varied = ("width", "depth", "halting", "halt_threshold", "selector", "seed", "slots", "is_padded")
