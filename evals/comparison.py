@@ -18,6 +18,8 @@ from gram.setting_values import shown
 from gram.settings_files import parse_json, read_json
 
 RESULTS_FILE, PREDICTIONS_FILE = "results.json", "predictions.jsonl"
+KEYS = ("task", "puzzles", "accuracy")
+"""What the results of every evaluation have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,16 @@ class Judged:
 def read(folder: Path) -> Judged:
     """The evaluation in a folder. Raises `FileNotFoundError`, and `ValueError` for a file that is no evaluation."""
     results = read_json(folder / RESULTS_FILE)
+    if missing := [name for name in KEYS if name not in results]:
+        raise ValueError(
+            f"{folder / RESULTS_FILE}: must hold an evaluation (gram eval --out), got none of its {', '.join(missing)}"
+        )
     lines = list(_lines(folder / PREDICTIONS_FILE))
+    if len(lines) != results["puzzles"]:
+        raise ValueError(
+            f"{folder}: must hold an evaluation (gram eval --out), got {shown(results['puzzles'])} puzzles and "
+            f"{len(lines)} lines of {PREDICTIONS_FILE}"
+        )
     try:
         return Judged(
             name=str(folder),

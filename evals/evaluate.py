@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from gram.config import SamplerConfig, config_to_json
 from gram.evals import metrics, statistics
 from gram.sampler.result import SampleResult
+from gram.sampler.settings import SELECTOR
 from gram.tasks.protocol import PuzzleSet, Task, Tokens
 
 _ROWS = 16_384
@@ -170,7 +171,7 @@ def evaluate(
         puzzles=len(real),
         width=width,
         depth=result.config.depth,
-        selector=result.config.selector,
+        selector=result.config.selector or SELECTOR,
         accuracy=metrics.mean_defined(accepted),
         accuracy_low=accuracy_low,
         accuracy_high=accuracy_high,

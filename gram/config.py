@@ -133,6 +133,9 @@ class ModelConfig:
     halt_threshold: float = 0.95
     """Probability of the halt head above which a trajectory stops where the user names none, in (0, 1). The papers take
     .5; a stricter one costs few steps and keeps accuracy."""
+    selector: Selector | None = None
+    """Which candidate is the answer where the user names none: chosen on puzzles that were not tested on (its card
+    tells); None is `vote`."""
     is_conditional: bool = True
     """Whether puzzles condition the model; False: it only samples `p(x)` from the empty condition."""
     has_empty_condition: bool = False
@@ -162,6 +165,8 @@ class ModelConfig:
         ):
             one_of(name, getattr(self, name), choices)
         _check_halt_threshold("head", self.halt_threshold)
+        if self.selector is not None:
+            one_of("selector", self.selector, SELECTORS)
         for name in ("path_noise", "initial_std"):
             at_least(name, getattr(self, name), 0)
         for name in ("norm_eps", "rope_theta"):
@@ -221,8 +226,8 @@ class SamplerConfig:
     """`N`: trajectories per puzzle, at most 2^20; the most of them where `width_policy` may stop earlier."""
     depth: int | None = None
     """`M`: supervision steps a trajectory may take, at most 2^16; None is the checkpoint's own."""
-    selector: Selector = "vote"
-    """Which candidate is the answer."""
+    selector: Selector | None = None
+    """Which candidate is the answer; None is the checkpoint's own."""
     injector: Injector | None = None
     """Where noise comes from: `prior` (GRAM), `gaussian` of fixed scale before each supervision step (PTRM), `path`
     after every core call with a random initial state (EqR), or `none`; None is what the model was trained with."""
@@ -281,7 +286,6 @@ class SamplerConfig:
             if getattr(self, name) is not None:
                 at_most(name, getattr(self, name), most)
         for name, choices in (
-            ("selector", SELECTORS),
             ("halting", HALTINGS),
             ("noise_site", NOISE_SITES),
             ("resampler", RESAMPLERS),
@@ -289,8 +293,9 @@ class SamplerConfig:
             ("kernel", KERNELS),
         ):
             one_of(name, getattr(self, name), choices)
-        if self.injector is not None:
-            one_of("injector", self.injector, INJECTORS)
+        for name, choices in (("selector", SELECTORS), ("injector", INJECTORS)):
+            if getattr(self, name) is not None:
+                one_of(name, getattr(self, name), choices)
         within("temperature", self.temperature, 0, 100)
         if self.sigma is not None:
             within("sigma", self.sigma, 0, 100)

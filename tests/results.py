@@ -45,7 +45,7 @@ def hand_made(
         is_halted=is_halted,
         lineage=np.broadcast_to(np.arange(shape[1]), shape).copy(),
         widths=width_of,
-        selected=select(config.selector, scores),
+        selected=select(config.selector or "vote", scores),
         votes=votes,
         config=config,
         elapsed_s=elapsed_s,

@@ -159,10 +159,38 @@ def test_other_puzzles_cannot_be_compared():
         compare(judged("a", [1, 0]), judged("b", [1, 0], ["x", "y"]))
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path, capsys):
-    (tmp_path / "results.json").write_text("{}")
-    (tmp_path / "predictions.jsonl").write_text('{"x": 1}\n')
+ONE = '{"puzzle": "p", "index": 0, "is_right": true, "candidates": [{"is_right": true}], "distinct_valid": 1}\n'
+RESULTS = '{"task": "t", "puzzles": 1, "accuracy": 1.0}'
+
+
+@pytest.mark.parametrize(
+    ("results", "predictions"),
+    [
+        ("{}", ONE),
+        ("[]", ONE),
+        ("null", ONE),
+        ('{"task": "t"}', ONE),
+        (RESULTS, '{"x": 1}\n'),
+        (RESULTS, ""),
+        (RESULTS, ONE + ONE),
+        (RESULTS.replace("1,", '"1",'), ONE),
+    ],
+)
+def test_a_folder_of_something_else_is_refused(tmp_path, capsys, results, predictions):
+    (tmp_path / "results.json").write_text(results)
+    (tmp_path / "predictions.jsonl").write_text(predictions)
     assert main(["compare", str(tmp_path), str(tmp_path)]) == 2
-    assert "must hold an evaluation" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "must " in told.err
+    assert str(tmp_path) in told.err
+    assert told.err.count("\n") == 1
+
+
+def test_an_evaluation_is_read_and_a_missing_one_named(tmp_path, capsys):
+    (tmp_path / "results.json").write_text(RESULTS)
+    (tmp_path / "predictions.jsonl").write_text(ONE)
+    assert main(["compare", str(tmp_path), str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["both_right"] == 1
     assert main(["compare", str(tmp_path / "no"), str(tmp_path)]) == 2
     assert "no such file" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """The sampler: the same trajectory in any batch, halting, selection."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -184,6 +185,37 @@ def test_selectors_pick_what_they_say():
     assert select("first-halt", never)[0] == 0
     with pytest.raises(ValueError, match="selector"):
         select("best", scores)
+
+
+@pytest.mark.parametrize("name", ["lprm", "halt", "residual", "margin"])
+def test_an_undefined_score_is_never_picked_before_a_defined_one(name):
+    sign = -1 if name == "residual" else 1
+    values = sign * np.array([[np.nan, -3, -2, np.nan], [np.nan] * 4, [np.nan, -np.inf, np.nan, np.nan]], np.float32)
+    nothing, votes = np.zeros((3, 4), np.float32), np.ones((3, 4), np.int64)
+    scores = Scores(votes, nothing, nothing, nothing, nothing, votes, nothing > 0)._replace(**{name: values})
+    assert select(name, scores).tolist() == [2, 0, 1]
+    scores.votes[0, 2] = 0
+    assert select(name, scores)[0] == 1
+
+
+def test_the_checkpoints_own_selector_is_the_default():
+    model = tiny_model()
+    assert resolve(SamplerConfig(), model).selector == "vote"
+    model.config = replace(model.config, selector="halt")
+    assert resolve(SamplerConfig(), model).selector == "halt"
+    assert resolve(SamplerConfig(selector="first"), model).selector == "first"
+    with pytest.raises(ValueError, match="selector must be one of"):
+        replace(model.config, selector="best")
+
+
+def test_the_selector_of_a_head_that_was_never_trained_is_refused():
+    model = tiny_model()
+    model.lprm.weight.zero_()
+    model.config = replace(model.config, selector="lprm")
+    for config in (SamplerConfig(), SamplerConfig(selector="lprm"), SamplerConfig(selector="lprm", width=1)):
+        with pytest.raises(ValueError, match="selector must be of a head that was trained, got lprm"):
+            resolve(config, model)
+    assert resolve(SamplerConfig(selector="halt"), model).selector == "halt"
 
 
 POLICIES = [

@@ -62,6 +62,9 @@ def test_the_key_knows_what_decides_a_result_and_nothing_else():
     ]
     assert len({key(), *others}) == 1 + len(others)
     assert key(SamplerConfig(slots=3)) == key(SamplerConfig(selector="first")) == key()
+    other = tiny_model()
+    other.config = replace(other.config, selector="halt")
+    assert key(model=other) == key()
 
 
 @pytest.mark.parametrize("settings", [{}, {"width_policy": "decided", "temperature": 0.1}, {"resampler": "halt"}])

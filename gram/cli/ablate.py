@@ -203,12 +203,13 @@ def _keys(sampler: Sampler, chosen: PuzzleSet, settings: Any, device: torch.devi
     from gram.config import config_to_json
     from gram.evals.ablation import content_key
     from gram.kernels import dispatch
+    from gram.sampler.plan import shape_of
 
     values = {name: value for name, value in config_to_json(settings).items() if name != "slots"}
     model = sampler.model
     parts = {
         "model": model.digest(),
-        "shape": json.dumps(config_to_json(model.config), sort_keys=True),
+        "shape": json.dumps(shape_of(model), sort_keys=True),
         "puzzles": hashlib.sha256(chosen.puzzles.tobytes()).hexdigest(),
         "where": f"{device.type} {model.dtype} {dispatch.choose(model.device).kernel}",
         "gram": __version__,

@@ -196,12 +196,11 @@ def make_grid(
 
 def supported_selectors(sampler: Sampler, config: SamplerConfig) -> tuple[str, ...]:
     """The checkpoint's own selector, then every other that the model has a head for."""
-    from gram.config import SELECTORS
+    from gram.sampler import settings
 
     own = sampler.settings(config).selector
-    # A model whose LPRM was never trained (an imported one) keeps zeros there: all its trajectories tie.
-    has_lprm = bool(sampler.model.lprm.weight.any())
-    return own, *(each for each in SELECTORS if each != own and (each != "lprm" or has_lprm))
+    assert own is not None
+    return own, *(each for each in settings.supported_selectors(sampler.model) if each != own)
 
 
 def numbers(name: str, text: str, kind: type[Any]) -> list[Any]:

@@ -78,7 +78,12 @@ def _optional(kind: Callable[[str], Any], metavar: str, text: str) -> Any:
 SETTINGS: dict[str, Any] = {
     "width": Annotated[int, typer.Option(parser=whole, metavar="N", help="Trajectories per puzzle, at most.")],
     "depth": _optional(whole, "M", "Supervision steps at most. [default: as the checkpoint says]"),
-    "selector": _choice(SELECTORS, "Which candidate is the answer."),
+    "selector": Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(SELECTORS), help="Which candidate is the answer. [default: as the checkpoint says]"
+        ),
+    ],
     "injector": Annotated[
         str | None,
         typer.Option(

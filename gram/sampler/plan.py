@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -73,6 +74,11 @@ def shards_of(puzzles: int, config: SamplerConfig) -> tuple[Shard, ...]:
     return tuple(shards)
 
 
+def shape_of(model: Model) -> dict[str, Any]:
+    """What of a model's configuration decides its trajectories, as JSON: all but which of them is picked."""
+    return {name: value for name, value in config_to_json(model.config).items() if name != "selector"}
+
+
 def make_plan(
     model: Model,
     task: Task,
@@ -92,7 +98,7 @@ def make_plan(
     digest = hashlib.sha256()
     for part in (
         json.dumps(settings, sort_keys=True),
-        json.dumps(config_to_json(model.config), sort_keys=True),
+        json.dumps(shape_of(model), sort_keys=True),
         model.digest(),
         task.name,
         hashlib.sha256(puzzles.tobytes()).hexdigest(),

@@ -24,7 +24,7 @@ from gram.sampler.plan import Plan, Shard, make_plan
 from gram.sampler.record import Sealed
 from gram.sampler.result import SampleResult, ShardResult, scores_of
 from gram.sampler.selectors import count_votes, select
-from gram.sampler.settings import resolve, spec_of
+from gram.sampler.settings import SELECTOR, resolve, spec_of
 from gram.sampler.store import Store
 from gram.tasks.inputs import input_tokens
 from gram.tasks.protocol import Task, Tokens
@@ -175,7 +175,7 @@ def sample(
     votes = count_votes(task.canonical(merged.candidates), lineage=merged.lineage, widths=merged.widths)
     return SampleResult(
         **{name: value for name, value in merged.arrays().items() if not name.startswith("trace_")},
-        selected=select(config.selector, scores_of(merged, votes)),
+        selected=select(config.selector or SELECTOR, scores_of(merged, votes)),
         votes=votes,
         config=config,
         elapsed_s=elapsed_s,

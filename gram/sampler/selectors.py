@@ -54,7 +54,8 @@ def select(selector: str, scores: Scores) -> NDArray[np.int64]:
     `vote`: an answer given most often. `lprm`: highest predicted final accuracy. `halt`: highest halt logit.
     `residual`: least movement in its last step (EqR). `margin`: largest mean distance between the two likeliest tokens.
     `first`: trajectory 0. `first-halt`: fewest steps to its halt (2601.19085). Ties go to the lowest trajectory, so a
-    vote's pick is the first trajectory that gave the answer. Raises `ValueError` for an unknown selector.
+    vote's pick is the first trajectory that gave one of the tied answers. An undefined score (NaN) ranks below every
+    defined one; where all are undefined, trajectory 0 is picked. Raises `ValueError` for an unknown selector.
     """
     if selector not in SELECTORS:
         raise ValueError(f"selector must be one of {', '.join(SELECTORS)}, got {selector!r}")
@@ -68,6 +69,7 @@ def select(selector: str, scores: Scores) -> NDArray[np.int64]:
         "first-halt": np.where(scores.is_halted, -scores.steps.astype(np.float64), -np.inf),
     }
     value = values[selector]
-    # -inf is also a real value of first-halt: one step below it for those that do not count.
-    rank = np.where(scores.votes > 0, np.nan_to_num(value.astype(np.float64), neginf=-1e300), -np.inf)
+    # -inf is also a real value of first-halt: one step below it for NaN, and one more for those that do not count.
+    defined = np.nan_to_num(value.astype(np.float64), nan=-1e301, neginf=-1e300)
+    rank = np.where(scores.votes > 0, defined, -np.inf)
     return np.asarray(rank.argmax(axis=1) if rank.shape[1] else np.zeros(len(rank)), dtype=np.int64)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
-from gram.config import SamplerConfig
+from gram.config import SamplerConfig, Selector
 from gram.kernels import dispatch
 from gram.kernels.dispatch import Injection, Spec
 from gram.model import Model
 
 HALT_THRESHOLDS = {"residual": 0.01, "unchanged": 2.0}
 WIDTH_THRESHOLDS = {"staged": 0.9, "decided": 0.95}
+SELECTOR = "vote"
+"""Of a checkpoint that names none."""
 GAUSSIAN_SIGMA = 0.3
 """PTRM's scale on Sudoku (2605.19943)."""
 
@@ -30,6 +33,9 @@ def resolve(config: SamplerConfig, model: Model, puzzles: int = 0) -> SamplerCon
         sigma = model.config.path_noise
         if not (sigma or model.config.initial_std):
             raise ValueError("sigma must be given for injector path with a model trained without, got none")
+    selector = config.selector or model.config.selector or SELECTOR
+    if selector not in supported_selectors(model):
+        raise ValueError(f"selector must be of a head that was trained, got {selector} and an LPRM of zeros")
     halting, width_policy, spec = config.halting, config.width_policy, model.spec
     thresholds = HALT_THRESHOLDS | {"head": model.config.halt_threshold}
     launch = config.launch if config.launch is not None else dispatch.launch_size(spec)
@@ -41,6 +47,7 @@ def resolve(config: SamplerConfig, model: Model, puzzles: int = 0) -> SamplerCon
     return replace(
         config,
         depth=depth,
+        selector=selector,
         injector=injector,
         sigma=sigma,
         halt_threshold=config.halt_threshold if config.halt_threshold is not None else thresholds.get(halting),
@@ -53,6 +60,13 @@ def resolve(config: SamplerConfig, model: Model, puzzles: int = 0) -> SamplerCon
         kernel=dispatch.choose(model.device, spec, model.dtype, config.kernel, flops).kernel,
         slots=config.slots if config.slots is not None else dispatch.slot_count(model.device, launch),
     )
+
+
+def supported_selectors(model: Model) -> tuple[Selector, ...]:
+    """Selectors that the model has a trained head for. An imported model keeps zeros where the LPRM would be: all its
+    trajectories would tie."""
+    has_lprm = bool(model.lprm.weight.any())
+    return tuple(each for each in get_args(Selector) if each != "lprm" or has_lprm)
 
 
 def injection_of(config: SamplerConfig) -> Injection:
