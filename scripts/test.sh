@@ -3,7 +3,8 @@
 #
 #   bash scripts/test.sh [--slow] [pytest arguments]
 #
-# --slow adds the slow tests. Tests that need a GPU run where one is present.
+# --slow adds the slow tests. Tests that need a GPU run where one is present. Tests run side by side, one worker with one
+# thread a core (GRAM_TEST_WORKERS sets how many); those that start clusters follow one by one.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -21,13 +22,31 @@ nvidia-smi -L >/dev/null 2>&1 || marks=${marks:+$marks and }"not gpu"
 bash "$root/scripts/setup.sh" dev
 cd "$root"
 bin=$root/.venv/bin
+cores=$(getconf _NPROCESSORS_ONLN)
+workers=${GRAM_TEST_WORKERS:-$((cores < 8 ? cores : 8))}
 
 run() {
     printf '== %s\n' "$*"
     "$bin/python" -m "$@"
 }
 
+# Runs tests of some marks; that there are none among those asked for is no failure by itself.
+tests() {
+    local status=0
+    run pytest "$@" ${arguments[@]+"${arguments[@]}"} || status=$?
+    case $status in
+        0) found=yes ;;
+        5) ;;
+        *) failed=$status ;;
+    esac
+}
+
 run ruff check
 run ruff format --check
 run mypy
-run pytest -m "$marks" ${arguments[@]+"${arguments[@]}"}
+found=no
+failed=0
+OMP_NUM_THREADS=1 tests -n "$workers" --dist worksteal -m "${marks:+$marks and }not alone"
+tests -m "${marks:+$marks and }alone"
+[ "$failed" = 0 ] || exit "$failed"
+[ "$found" = yes ] || exit 5

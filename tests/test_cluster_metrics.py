@@ -154,6 +154,7 @@ print(json.dumps(found))
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_what_the_agent_exports(tmp_path: Path) -> None:
     """A cluster of its own, read as Prometheus would read it."""
     try:

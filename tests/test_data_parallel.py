@@ -55,6 +55,7 @@ def test_a_process_that_torchrun_did_not_start_is_alone(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "case", ["plain", "several-transitions", "best-of-many", "random-start", "prior-share", "unconditional"]
 )
@@ -77,6 +78,7 @@ def test_two_ranks_give_the_gradients_of_one(tmp_path, case):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_two_ranks_continue_a_run_and_only_the_first_writes(tmp_path):
     """One process begins, two go on, one ends: the folder holds one log, whole, and no temporary file."""
     out = tmp_path / "run"

@@ -69,6 +69,7 @@ def test_a_row_is_the_median_of_the_rounds_after_one_to_warm_up():
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_bench_ray_prints_the_drivers_rows(capsys, tmp_path, monkeypatch):
     """Over real Ray, on a plan of eight shards; whole commands are timed by a test of their own."""
     start = ray_benchmark.Row(name="start", ratio=1.0, low=1.0, high=1.0, floor=None)
@@ -88,6 +89,7 @@ def test_bench_ray_prints_the_drivers_rows(capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_plan_is_checked_on_nodes_of_this_machine(sampler):
     (row,) = check(
         sampler,

@@ -31,7 +31,7 @@ from tests import ill_workers
 from tests.models import tiny_model
 from tests.test_cli import tiny
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 ROOT = Path(__file__).parent.parent
 TASK = get_task("nqueens4")
 PUZZLES = np.concatenate([TASK.split("train").puzzles, TASK.split("test").puzzles])

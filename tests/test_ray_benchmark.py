@@ -28,6 +28,7 @@ def test_no_time_is_given_where_results_differ(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_command_that_fails_is_named():
     with pytest.raises(
         ValueError, match=r"gram eval nqueens8 .* --ray nowhere must succeed, got gram: ray must be off"

@@ -41,7 +41,7 @@ from tests.test_ray import (
 )
 
 __all__ = ["ill", "local", "nodes", "records", "sampler"]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 KILLS = int(os.environ.get("GRAM_KILLS", "3"))
 QUIET = {"cwd": ROOT, "check": True, "stdout": subprocess.DEVNULL}
 

@@ -163,6 +163,7 @@ def up(state: Path) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_cluster_and_its_jobs(up: dict[str, Any], state: Path) -> None:
     """Same figures as here, exit codes of jobs, files for their owner alone, and nothing left in the end."""
     for name in (local_cluster.STATE_FILE, local_cluster.TOKEN_FILE):

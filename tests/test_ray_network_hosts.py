@@ -20,7 +20,7 @@ from gram.distributed import processes
 from tests.network_hosts import ROOT, Host, Network, network, read_command, until, why_not
 from tests.test_ray_faults import payloads
 
-pytestmark = [pytest.mark.slow, pytest.mark.network]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.network]
 EVALUATION = ("eval", "nqueens8", "--limit", "16", "--width", "200", "--kernel", "eager", "--json")
 HEALTH = {
     "RAY_health_check_initial_delay_ms": "1000",

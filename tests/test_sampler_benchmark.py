@@ -75,6 +75,7 @@ def test_rounds_are_paired_after_a_warm_up():
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_memory_grows_with_slots_not_with_trajectories(monkeypatch):
     monkeypatch.setattr(sampler_benchmark, "MEMORY_RUNS", (1_000, 20_000))
     row = sampler_benchmark.memory_row()

@@ -226,6 +226,7 @@ def test_without_any_short_folder_the_variable_is_named(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("foreign", ["gram.py", "gram/"])
 def test_a_run_on_a_new_cluster_from_a_folder_that_holds_another_gram(tmp_path, monkeypatch, foreign):
     """With a long folder of temporary files, too: both were refused, or the workers ran the copy."""
