@@ -31,6 +31,8 @@ def model_card(name: str, card: dict[str, Any]) -> str:
     """README.md of the checkpoint."""
     is_conditional = card["recipe"]["model"].get("is_conditional", True)
     measured = heads_section(card["figures"]) if is_conditional else boards_section(card["figures"])
+    if card.get("split_note"):
+        measured += f"\n## Old split\n\n{card['split_note']}\n"
     notes = f"\n## Notes\n\n{card['notes']}\n" if card.get("notes") else ""
     return card_head(name, card) + measured + notes
 
@@ -74,7 +76,7 @@ halting by the halt head; means over {seeds} sampling seed{"s" if seeds > 1 else
 |---|---|---|
 {rows}
 
-## Heads
+{_lookup(figures)}## Heads
 
 Against full depth on the same puzzles (`{full["command"]}`: single accuracy
 {full["single_accuracy"]:.4f}), halting costs {full["cost_of_halting_points"]:.2f} points of single accuracy
@@ -96,6 +98,8 @@ def card_head(name: str, card: dict[str, Any]) -> str:
     if "nelbo" in trained:
         bound = f"{trained['nelbo']:.2f}, of it KL {trained['nelbo_kl']:.2f}"
         scaled += f"| negative ELBO after training, nats a held-out puzzle (`gram/elbo.py`) | {bound} |\n"
+    if "split" in card:
+        scaled += f"| split trained on | `{card['split']}`{_older(card)} |\n"
     parts = card.get("parts", [])
     last = " of the last part" if parts else ""
     return f"""# {name}
@@ -114,6 +118,22 @@ def card_head(name: str, card: dict[str, Any]) -> str:
 | log | `log.jsonl`{last} |
 {scaled}
 {_parts_table(parts)}"""
+
+
+def _older(card: dict[str, Any]) -> str:
+    return ", an old split: see below" if card.get("split_note") else ""
+
+
+def _lookup(figures: dict[str, Any]) -> str:
+    """What a table of training puzzles knows of the same puzzles."""
+    known = figures.get("lookup")
+    if not known:
+        return ""
+    twins, right = 100 * known["twins"], 100 * known["accuracy"]
+    return f"""Of these puzzles {twins:.1f} % have a twin in training under the task's symmetries.
+A table that answers with {known["rule"]} ({known["training"]:,} training puzzles) has {right:.1f} % right.
+
+"""
 
 
 def _parts_table(parts: list[dict[str, Any]]) -> str:

@@ -15,11 +15,13 @@ import math
 import statistics
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from gram.checkpoint import write_atomically
 from gram.evals.model_card import SHOWN, model_card
+from gram.tasks.registry import get_task
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = (0, 1, 2)
@@ -40,9 +42,14 @@ def evaluate(*arguments: str, verb: str = "eval") -> tuple[str, dict[str, Any]]:
     return " ".join(command), json.loads(done.stdout)
 
 
-def measure(task: str, name: str, *, is_stochastic: bool, limit: int | None, few_puzzles: int) -> dict[str, Any]:
-    """Held-out figures over three sampling seeds (one where seeds change nothing), and how the heads do."""
-    common = (task, "--checkpoint", name, "--width", "20")
+def measure(
+    task: str, name: str, *, split: str, is_stochastic: bool, limit: int | None, few_puzzles: int
+) -> dict[str, Any]:
+    """Figures of the test split over three sampling seeds (one where seeds change nothing), and how the heads do.
+
+    The last step, and the only one that reads the test split.
+    """
+    common = (task, "--checkpoint", name, "--width", "20", *(() if split == "test" else ("--split", split)))
     limited = () if limit is None else ("--limit", str(limit))
     runs = [evaluate(*common, *limited, "--seed", str(seed)) for seed in (SEEDS if is_stochastic else SEEDS[:1])]
     values = {key: [result[key] for _, result in runs] for key in SHOWN if runs[0][1][key] is not None}
@@ -56,6 +63,8 @@ def measure(task: str, name: str, *, is_stochastic: bool, limit: int | None, few
     figures["puzzles"], figures["width"], figures["depth"] = (runs[0][1][key] for key in ("puzzles", "width", "depth"))
     figures["commands"] = [command for command, _ in runs]
     figures["versions"] = runs[0][1]["versions"]
+    if (lookup := getattr(get_task(task), "lookup", None)) is not None:
+        figures["lookup"] = {"split": split, **asdict(lookup(split))}
 
     figures["few_puzzles"] = few_puzzles
     few_limit = ("--limit", str(few_puzzles))
@@ -127,6 +136,7 @@ def main() -> None:
         write_atomically(target / file, (arguments.run / file).read_bytes())
     card = json.loads((arguments.run / "card.json").read_text())
     card["noise_scale"] = arguments.noise_scale
+    card["split"] = card["recipe"]["training"]["split"]
     config = json.loads((arguments.run / "config.json").read_text())
     config["log_sigma_center"] += math.log(arguments.noise_scale)
     if arguments.depth is not None:
@@ -141,6 +151,7 @@ def main() -> None:
         card["figures"] = measure(
             card["task"],
             arguments.name,
+            split=card["split"].replace("train", "test", 1),
             is_stochastic=is_stochastic,
             limit=arguments.limit,
             few_puzzles=arguments.few_puzzles,

@@ -8,13 +8,17 @@ import pytest
 import torch
 
 from gram.recipe import Recipe
-from gram.tasks.colouring import EDGE
-from gram.tasks.nqueens import ORBITS, QUEEN, all_solutions
+from gram.tasks.colouring import EDGE, Colouring
+from gram.tasks.colouring_splits import GraphSplits
+from gram.tasks.maze import Maze
+from gram.tasks.nqueens import ORBITS, QUEEN, NQueens, all_solutions
 from gram.tasks.nqueens_splits import canonical_keys
 from gram.tasks.registry import get_task
+from gram.tasks.sudoku import Sudoku
 from gram.train import train
 from gram.train_config import TrainConfig
 from gram.training_puzzles import validation_split
+from scripts import ship_checkpoint
 from tests.models import tiny_config
 
 
@@ -168,27 +172,71 @@ def test_a_fold_is_judged_by_its_own_validation():
 NAMES = ["nqueens5", "nqueens8", "sudoku4", "sudoku6", "colouring5", "colouring8", "maze6"]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_training_reads_no_test_split(name, tmp_path, monkeypatch):
-    task = get_task(name)
-    kind = type(task)
-    read = []
+LOWER = [(NQueens, "_members"), (GraphSplits, "held_out"), (Sudoku, "_need"), (Maze, "_take")]
+"""What gives the puzzles of a split below `split`; the split's name comes first."""
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Every split that is asked for from here on; one that tests is an error."""
+    found = []
 
     def guarded(original):
         def call(self, split="test", *arguments, **named):
-            read.append(split)
-            assert "test" not in split, f"{name} read {split}"
+            found.append(split)
+            assert "test" not in split, f"read {split}"
             return original(self, split, *arguments, **named)
 
         return call
 
-    monkeypatch.setattr(kind, "split", guarded(kind.split))
+    for kind, method in [*LOWER, *((kind, "split") for kind in (NQueens, Colouring, Sudoku, Maze))]:
+        monkeypatch.setattr(kind, method, guarded(getattr(kind, method)))
+    return found
+
+
+def trained(task, out):
     model = tiny_config(
-        task=name, vocabulary=task.vocabulary, tokens=task.tokens, output_start=task.output_start,
+        task=task.name, vocabulary=task.vocabulary, tokens=task.tokens, output_start=task.output_start,
         output_tokens=task.output_tokens,
     )  # fmt: skip
     training = TrainConfig(steps=2, batch=4, rollout_slots=2, evaluate_puzzles=4, evaluate_width=2)
-    made = Recipe("tiny", "", task, model, training)
-    card = train(made, tmp_path / "run", is_compiled=False, dtype=torch.float32)
+    made = Recipe(task.name, "", task, model, training)
+    return train(made, out, is_compiled=False, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_training_reads_no_test_split(name, tmp_path, reads):
+    card = trained(get_task(name), tmp_path / "run")
     assert card["held_out_while_training"]
-    assert set(read) == {"validation"}
+    assert "validation" in reads
+
+
+class LastStep(Exception):
+    """The evaluation that makes the card."""
+
+
+@pytest.mark.parametrize("name", ["nqueens5", "sudoku4", "colouring5"])
+def test_shipping_reads_no_test_split_before_its_last_step(name, tmp_path, reads, monkeypatch):
+    trained(get_task(name), tmp_path / "run")
+    asked = []
+
+    def evaluate(*arguments, verb="eval"):
+        asked.append(arguments)
+        raise LastStep
+
+    monkeypatch.setattr(ship_checkpoint, "evaluate", evaluate)
+    monkeypatch.setattr(ship_checkpoint, "typical_speed", lambda log: 1.0)
+    monkeypatch.setattr(ship_checkpoint, "ROOT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["ship_checkpoint.py", str(tmp_path / "run"), "tiny", "--depth", "3"])
+    with pytest.raises(LastStep):
+        ship_checkpoint.main()
+    assert len(asked) == 1
+    assert "validation" in reads
+
+
+def test_the_guard_of_these_tests_sees_a_read(reads):
+    for task in (get_task("nqueens5"), get_task("colouring5"), get_task("sudoku4"), get_task("maze6")):
+        with pytest.raises(AssertionError, match="read test"):
+            task.split("test", limit=1)
+    with pytest.raises(AssertionError, match="read test"):
+        get_task("nqueens5").lookup("test")

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -19,14 +19,17 @@ from gram.cli.options import (
     Dtype,
     GpusPerWorker,
     Json,
+    PuzzleFile,
     Quiet,
     Ray,
+    Rows,
     Sampling,
     Workers,
     at_least_one,
     whole,
 )
 from gram.cli.report import ABLATION_FILE
+from gram.cli.seen import seen_facts, warn_if_seen
 from gram.config import SamplerConfig
 
 if TYPE_CHECKING:
@@ -39,9 +42,19 @@ if TYPE_CHECKING:
     from gram.tasks.protocol import PuzzleSet
 
 
+class Choice(NamedTuple):
+    """Which puzzles the cells share: the study's split, or a file; all, or some."""
+
+    file: Path | None
+    rows: str | None
+    limit: int | None
+
+
 def ablate(
     study: Annotated[str, typer.Argument(metavar="STUDY", help="A TOML file, or the name of a shipped study.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Results and cached cells; a killed run goes on there.")],
+    puzzles: PuzzleFile = None,
+    rows: Rows = None,
     limit: Annotated[
         int | None, typer.Option(parser=whole, metavar="P", help="First P puzzles. [default: the study's]")
     ] = None,
@@ -65,7 +78,7 @@ def ablate(
         raise ValueError(f"--out must be a folder, got the file {out}")
     path = ablation.find(study)
     plan = ablation.read(path)
-    count = limit or plan.limit
+    choice = Choice(puzzles, rows, limit or plan.limit)
     if is_dry_run:
         for number, cell in enumerate(plan.cells, start=1):
             terminal.output().print(f"{number}  {cell.checkpoint}: {cell.label}", soft_wrap=True)
@@ -84,16 +97,19 @@ def ablate(
         raise ValueError(f"--jobs must be 1 with --ray, which spreads each cell, got {jobs}")
     opened: dict[str, Any] = {}
     with keeping(out):
-        sampler, _ = _open(plan, plan.cells[0], count, sampling, opened)
+        sampler, _ = _open(plan, plan.cells[0], choice, sampling, opened)
         with sampling.backend(sampler, is_quiet=is_quiet) as backend:
-            folders = run_cells(plan, path, out, count, jobs, sampling, is_quiet, opened=opened, backend=backend)
+            folders = run_cells(plan, path, out, choice, jobs, sampling, is_quiet, opened=opened, backend=backend)
         account = backend.account() if backend is not None else {}
     judged = [comparison.read(folder) for folder in folders]
     from gram.cli.compare import known_groups
     from gram.cli.versions import versions
 
     first = judged[0].results
-    about = {name: first.get(name) for name in ("task", "split", "puzzles", "device", "dtype", "kernel")}
+    about = {
+        name: first.get(name)
+        for name in ("task", "split", "puzzle_file", "rows", "puzzles", "device", "dtype", "kernel")
+    }
     about |= {"study": path.name, "versions": versions(), "command": shlex.join(["gram", *sys.argv[1:]])}
     made = terminal.defined(ablation.summarise(plan, judged, known_groups(judged[0]), about=about)) | account
     _write(out, made)
@@ -107,7 +123,7 @@ def run_cells(
     plan: Study,
     path: Path,
     out: Path,
-    limit: int | None,
+    choice: Choice,
     jobs: int,
     sampling: Sampling,
     is_quiet: bool,
@@ -119,7 +135,7 @@ def run_cells(
     from gram.cli import terminal
 
     numbers = range(len(plan.cells))
-    where = out, limit, sampling
+    where = out, choice, sampling
     with terminal.progress(len(plan.cells), "cells", is_quiet=is_quiet, cluster=backend) as advance:
         done: dict[int, Path] = {}
         if jobs == 1:
@@ -142,17 +158,17 @@ def run_cells(
         return [done[number] for number in numbers]
 
 
-def run_share(path: Path, numbers: list[int], out: Path, limit: int | None, sampling: Sampling) -> dict[int, Path]:
+def run_share(path: Path, numbers: list[int], out: Path, choice: Choice, sampling: Sampling) -> dict[int, Path]:
     """Cells that share their trajectories, one after another; the folder of each."""
     opened: dict[str, Any] = {}
-    return {number: run_cell(path, number, out, limit, sampling, opened=opened) for number in numbers}
+    return {number: run_cell(path, number, out, choice, sampling, opened=opened) for number in numbers}
 
 
 def run_cell(
     path: Path,
     number: int,
     out: Path,
-    limit: int | None,
+    choice: Choice,
     sampling: Sampling,
     *,
     opened: dict[str, Any],
@@ -160,14 +176,14 @@ def run_cell(
     backend: Backend | None = None,
 ) -> Path:
     """One cell to its folder, unless that holds it already. Cells that differ in selector share trajectories."""
-    from gram.cli.eval import PREDICTIONS_FILE, RESULTS_FILE, write_results
+    from gram.cli.eval import PREDICTIONS_FILE, RESULTS_FILE, source_of, write_results
     from gram.cli.versions import versions
     from gram.evals import ablation
     from gram.evals.evaluate import evaluate, predictions, to_json
 
     plan = ablation.read(path)
     cell = plan.cells[number]
-    sampler, chosen = _open(plan, cell, limit, sampling, opened)
+    sampler, chosen = _open(plan, cell, choice, sampling, opened)
     settings = sampler.settings(cell.config)
     own, shared = _keys(sampler, chosen, settings, (backend and backend.device) or sampler.model.device)
     folder = out / "cells" / own
@@ -176,22 +192,27 @@ def run_cell(
     trajectories = out / "trajectories" / shared
     result = sampler.sample(chosen, settings, out=trajectories, on_ended=tell, backend=backend)
     summary = to_json(evaluate(sampler.task, chosen, result, checkpoint=sampler.name, versions=versions()))
-    write_results(folder, summary | {"split": plan.split}, predictions(sampler.task, chosen, result))
+    source = source_of(choice.file, plan.split, choice.rows)
+    source |= seen_facts(sampler.card, None if choice.file else plan.split)
+    write_results(folder, summary | source, predictions(sampler.task, chosen, result))
     return folder
 
 
 def _open(
-    plan: Study, cell: Cell, limit: int | None, sampling: Sampling, opened: dict[str, Any]
+    plan: Study, cell: Cell, choice: Choice, sampling: Sampling, opened: dict[str, Any]
 ) -> tuple[Sampler, PuzzleSet]:
     """The cell's sampler and puzzles, opened once."""
+    from gram.cli.eval import choose_puzzles
+
     if cell.checkpoint not in opened:
         opened[cell.checkpoint] = sampling.load(cell.checkpoint)
+        warn_if_seen(opened[cell.checkpoint], None if choice.file else plan.split)
     sampler = opened[cell.checkpoint]
     if sampler.task.name != plan.task:
         raise ValueError(f"checkpoint {cell.checkpoint!r} must be one of task {plan.task!r}, got {sampler.task.name!r}")
     key = "puzzles of the study"
     if key not in opened:
-        opened[key] = sampler.task.split(plan.split, limit=limit)
+        opened[key] = choose_puzzles(sampler.task, choice.file, plan.split, choice.limit, choice.rows)
     return sampler, opened[key]
 
 

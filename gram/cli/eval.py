@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ from gram.cli.options import (
     Json,
     PuzzleFile,
     Quiet,
+    Rows,
     Sampling,
     TaskName,
     at_least_one,
@@ -24,6 +26,7 @@ from gram.cli.options import (
     whole,
     with_sampling_options,
 )
+from gram.cli.seen import seen_facts, warn_if_seen
 
 if TYPE_CHECKING:
     from gram.tasks.protocol import PuzzleSet, Task
@@ -39,6 +42,7 @@ def evaluate_task(
     task: TaskName,
     puzzles: PuzzleFile = None,
     split: Annotated[str, typer.Option(metavar="NAME", help="Split of the task, where no FILE is given.")] = "test",
+    rows: Rows = None,
     limit: Annotated[
         int | None,
         typer.Option(parser=whole, metavar="P", help="First P puzzles of the set's fixed permutation. [default: all]"),
@@ -61,9 +65,10 @@ def evaluate_task(
     if out is not None and out.exists() and not out.is_dir():
         raise ValueError(f"--out must be a folder, got the file {out}")
     family = sampling.task(task)
-    chosen = choose_puzzles(family, puzzles, split, limit)
+    chosen = choose_puzzles(family, puzzles, split, limit, rows)
     check_judgeable(family, chosen.puzzles, puzzles)
     sampler = sampling.sampler(family)
+    warn_if_seen(sampler, None if puzzles else split)
     settings = sampler.settings(sampling.config, puzzles=len(chosen))
     total = len(chosen) * settings.width
     with (
@@ -77,7 +82,7 @@ def evaluate_task(
     from gram.evals.evaluate import evaluate, predictions, to_json
 
     summary = to_json(evaluate(family, chosen, result, checkpoint=sampler.name, versions=versions()))
-    summary |= {"split": split} if puzzles is None else {"puzzle_file": str(puzzles)}
+    summary |= source_of(puzzles, split, rows) | seen_facts(sampler.card, None if puzzles else split)
     summary |= backend.account() if backend is not None else {}
     summary["command"] = shlex.join(["gram", *sys.argv[1:]])
     if out is not None:
@@ -88,16 +93,37 @@ def evaluate_task(
         _show(summary)
 
 
-def choose_puzzles(task: Task, file: Path | None, split: str, limit: int | None) -> PuzzleSet:
-    """A split in its own fixed order, or the rows of a file in a fixed seeded one where only some are wanted."""
+def choose_puzzles(task: Task, file: Path | None, split: str, limit: int | None, rows: str | None = None) -> PuzzleSet:
+    """A split in its own fixed order, or the rows of a file in a fixed seeded one where only some are wanted.
+
+    `rows` is a part of either, `A-B` in its own order; `limit` then counts within it. Raises `ValueError`.
+    """
     import numpy as np
 
     if file is None:
-        return task.split(split, limit=limit)
-    rows = load_puzzles(task, file)
+        if rows is None:
+            return task.split(split, limit=limit)
+        return task.split(split).take(row_range(rows, len(task.split(split)))).take(slice(limit))
+    chosen = load_puzzles(task, file)
+    if rows is not None:
+        chosen = chosen.take(row_range(rows, len(chosen)))
     if limit is None:
-        return rows
-    return rows.take(np.random.default_rng(PERMUTATION_SEED).permutation(len(rows))[:limit])
+        return chosen
+    return chosen.take(np.random.default_rng(PERMUTATION_SEED).permutation(len(chosen))[:limit])
+
+
+def row_range(rows: str, count: int) -> slice:
+    """Rows `A-B`, counted from 1, both included, of `count`. Raises `ValueError`."""
+    found = re.fullmatch(r"([0-9]{1,9})-([0-9]{1,9})", rows)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]) <= count:
+        raise ValueError(f"rows must be A-B within 1 and {count}, got {rows!r}")
+    return slice(int(found[1]) - 1, int(found[2]))
+
+
+def source_of(file: Path | None, split: str, rows: str | None) -> dict[str, Any]:
+    """Where puzzles came from, for a JSON."""
+    found: dict[str, Any] = {"split": split} if file is None else {"puzzle_file": str(file)}
+    return found if rows is None else found | {"rows": rows}
 
 
 def write_results(folder: Path, summary: dict[str, Any], lines: Iterable[dict[str, Any]]) -> None:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gram.cli.errors import keeping
-from gram.cli.eval import choose_puzzles
+from gram.cli.eval import choose_puzzles, source_of
 from gram.cli.frontier_files import REPORT_FILE, members, write, write_joint
 from gram.cli.options import (
     ADAPTIVE,
     Json,
     PuzzleFile,
     Quiet,
+    Rows,
     Sampling,
     TaskName,
     at_least_one,
@@ -26,6 +27,7 @@ from gram.cli.options import (
     whole,
     with_sampling_options,
 )
+from gram.cli.seen import seen_facts, warn_if_seen
 
 if TYPE_CHECKING:
     from gram.api import Sampler
@@ -47,6 +49,7 @@ def frontier(
     ] = None,
     puzzles: PuzzleFile = None,
     split: Annotated[str, typer.Option(metavar="NAME", help="Split of the task, where no FILE is given.")] = "test",
+    rows: Rows = None,
     limit: Annotated[
         int | None,
         typer.Option(parser=whole, metavar="P", help="First P puzzles of the set's fixed permutation. [default: all]"),
@@ -98,7 +101,7 @@ def frontier(
     if out is not None and out.exists() and not out.is_dir():
         raise ValueError(f"--out must be a folder, got the file {out}")
     family = sampling.task(task)
-    chosen = choose_puzzles(family, puzzles, split, limit)
+    chosen = choose_puzzles(family, puzzles, split, limit, rows)
     check_judgeable(family, chosen.puzzles, puzzles)
     wanted_budgets = None if budgets == "auto" else numbers("budgets", budgets, float)
     # Everything is opened and checked before the first run: a wrong second name would else be told hours later.
@@ -110,6 +113,8 @@ def frontier(
         own = label or Path(sampler.name).name
         folder = root / own if is_joint or out is None else out
         studies[own] = Study(sampler, chosen, grid, sampling, modes.split(","), seeds, rounds, folder, is_quiet)
+    for sampler in named.values():
+        warn_if_seen(sampler, None if puzzles else split)
     for label, study in studies.items():
         if depths is not None and (short := short_depths(study.grid)) is not None:
             terminal.tell(f"{label}: {short}")
@@ -121,11 +126,12 @@ def frontier(
         if as_json:
             terminal.print_json({"frontiers": estimates} if is_joint else next(iter(estimates.values())))
         return
-    source = {"split": split} if puzzles is None else {"puzzle_file": str(puzzles)}
+    source = source_of(puzzles, split, rows)
     found: dict[str, Any] = {}
     for label, study in studies.items():
         with keeping(study.folder):
-            made = study.run(source, wanted_budgets)
+            seen = seen_facts(study.sampler.card, None if puzzles else split)
+            made = study.run(source | seen, wanted_budgets)
         write(study.folder, made, study.outcomes)
         found[label] = made
         if not as_json:

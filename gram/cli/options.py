@@ -56,6 +56,10 @@ PuzzleFile = Annotated[
 ]
 MOST_COUNTED = 10_000_000
 """Of puzzles and whatever else a flag counts."""
+Rows = Annotated[
+    str | None,
+    typer.Option(metavar="A-B", help="Puzzles A to B of FILE (or of the split) alone, counted from 1. [default: all]"),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
 TaskModule = Annotated[

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gram.cli.errors import keeping
-from gram.cli.eval import choose_puzzles
+from gram.cli.eval import choose_puzzles, source_of
 from gram.cli.options import (
     Json,
     PuzzleFile,
     Quiet,
+    Rows,
     Sampling,
     TaskName,
     at_least_one,
@@ -22,6 +23,7 @@ from gram.cli.options import (
     whole,
     with_sampling_options,
 )
+from gram.cli.seen import seen_facts, warn_if_seen
 
 if TYPE_CHECKING:
     from gram.api import Sampler
@@ -33,6 +35,7 @@ def sample(
     task: TaskName,
     puzzles: PuzzleFile = None,
     split: Annotated[str, typer.Option(metavar="NAME", help="Split of the task, where no FILE is given.")] = "test",
+    rows: Rows = None,
     limit: Annotated[
         int | None,
         typer.Option(parser=whole, metavar="P", help="First P puzzles of the set's fixed permutation. [default: all]"),
@@ -58,10 +61,11 @@ def sample(
     folder = out or trace
     assert folder is not None
     family = sampling.task(task)
-    chosen = choose_puzzles(family, puzzles, split, limit)
+    chosen = choose_puzzles(family, puzzles, split, limit, rows)
     if trace is not None or sampling.config.width_policy == "verified":
         check_judgeable(family, chosen.puzzles, puzzles)
     sampler = sampling.sampler(family)
+    warn_if_seen(sampler, None if puzzles else split)
     settings = sampler.settings(sampling.config, puzzles=len(chosen))
     total = len(chosen) * settings.width
     with (
@@ -72,7 +76,8 @@ def sample(
         result = sampler.sample(
             chosen, settings, out=folder, is_traced=trace is not None, on_ended=advance, backend=backend
         )
-    summary = _summary(sampler, result, folder) | (backend.account() if backend is not None else {})
+    source = source_of(puzzles, split, rows) | seen_facts(sampler.card, None if puzzles else split)
+    summary = _summary(sampler, result, folder) | source | (backend.account() if backend is not None else {})
     if as_json:
         terminal.print_json(summary)
     else:

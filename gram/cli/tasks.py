@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from gram.cli.options import Json, TaskModule
+from gram.cli.seen import trained_split
 
 if TYPE_CHECKING:
     from gram.tasks.protocol import Task
 
+SPLITS = ("train", "validation", "test")
 CARD_KEYS = ("optimiser_steps", "minutes", "figures")
 HEADLINES = {"accuracy": "answer", "single_accuracy": "single", "coverage_pooled": "coverage"}
 """Figures of a card shown on screen, and their headers; all of them are in the JSON."""
 
 
-def tasks(task_module: TaskModule = None, as_json: Json = False) -> None:
+def tasks(
+    task_module: TaskModule = None,
+    has_lookup: Annotated[
+        bool, typer.Option("--lookup", help="What a table of training puzzles knows of each test set (minutes).")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """List tasks with their set sizes, and shipped checkpoints with their figures."""
-    listed = {"tasks": _tasks(task_module), "checkpoints": _checkpoints()}
+    listed = {"tasks": _tasks(task_module, has_lookup=has_lookup), "checkpoints": _checkpoints()}
     if as_json:
         from gram.cli.terminal import print_json
 
@@ -26,14 +37,17 @@ def tasks(task_module: TaskModule = None, as_json: Json = False) -> None:
         _show(listed)
 
 
-def _tasks(module: Path | None) -> list[dict[str, Any]]:
+def _tasks(module: Path | None, *, has_lookup: bool) -> list[dict[str, Any]]:
     from gram.tasks.registry import get_task, load_task_module, task_names
 
     own = [] if module is None else load_task_module(module)
-    return [_describe(task) for task in (*own, *(get_task(name) for name in task_names()))]
+    return [_describe(task, has_lookup=has_lookup) for task in (*own, *(get_task(name) for name in task_names()))]
 
 
-def _describe(task: Task) -> dict[str, Any]:
+def _describe(task: Task, *, has_lookup: bool) -> dict[str, Any]:
+    orbits = getattr(task, "split_orbits", None)
+    lookup = getattr(task, "lookup", None) if has_lookup else None
+    tests = [name for name in task.splits if "test" in name]
     return {
         "task": task.name,
         "summary": task.summary,
@@ -41,6 +55,8 @@ def _describe(task: Task) -> dict[str, Any]:
         "vocabulary": task.vocabulary,
         "is_multi_solution": task.is_multi_solution,
         "splits": {name: task.split_size(name) for name in task.splits},
+        "orbits": None if orbits is None else {name: orbits(name) for name in task.splits},
+        "lookup": None if lookup is None else {name: asdict(lookup(name)) for name in tests},
     }
 
 
@@ -54,6 +70,7 @@ def _checkpoints() -> list[dict[str, Any]]:
         recipe = card.get("recipe")
         known = {"recipe": recipe.get("name") if isinstance(recipe, dict) else recipe, "card_fault": fault}
         known |= {key: card.get(key) for key in CARD_KEYS}
+        known |= {"split": trained_split(card), "is_old_split": bool(card.get("split_note"))}
         listed.append({"checkpoint": name, "task": checkpoint.read_config(directory).task, **known})
     return listed
 
@@ -78,16 +95,28 @@ def _show(listed: dict[str, Any]) -> None:
     from gram.cli import terminal
 
     console = terminal.output()
-    found = terminal.table("task", "solutions", "train", "test", "about", left=2, wraps=4)
-    found.columns[4].justify = "left"
+    found = terminal.table("task", "solutions", *SPLITS, "about", left=2, wraps=5)
+    found.columns[5].justify = "left"
     for task in listed["tasks"]:
-        sizes = (
-            "endless" if task["splits"][name] is None else f"{task['splits'][name]:,}" for name in ("train", "test")
-        )
+        sizes = [_size(task["splits"], name) for name in SPLITS]
         solutions = "several" if task["is_multi_solution"] else "one"
         found.add_row(Text(task["task"], "bold"), solutions, *sizes, task["summary"])
     console.print(found)
+    for task in listed["tasks"]:
+        if task["orbits"]:
+            counts = ", ".join(f"{name} {count}" for name, count in task["orbits"].items())
+            console.print(Text(f"{task['task']}, orbits of solutions: {counts}", style="dim"))
     console.print()
+    if any(task["lookup"] for task in listed["tasks"]):
+        known = terminal.table("task", "split", "training", "twins", "look-up", left=2)
+        for task in listed["tasks"]:
+            for name, row in (task["lookup"] or {}).items():
+                shares = (terminal.percent(row[key]) for key in ("twins", "accuracy"))
+                known.add_row(Text(task["task"], "bold"), name, f"{row['training']:,}", *shares)
+        console.print(known)
+        note = "twins: share of inputs with a turned or renamed one in training; look-up: right by a table of training"
+        console.print(Text(note, style="dim"))
+        console.print()
     if not listed["checkpoints"]:
         console.print(Text("no checkpoint is shipped; train one with `gram train`", style="dim"))
         return
@@ -110,3 +139,13 @@ def _show(listed: dict[str, Any]) -> None:
         "steps and minutes of the last run, earlier ones are on the card"
     )
     console.print(Text(note, style="dim"))
+    if old := [entry["checkpoint"] for entry in listed["checkpoints"] if entry["is_old_split"]]:
+        note = f"trained and measured on an old split, whose test puzzles have twins in training: {', '.join(old)}"
+        console.print(Text(note, style="dim"))
+
+
+def _size(splits: dict[str, int | None], name: str) -> str:
+    if name not in splits:
+        return "-"
+    size = splits[name]
+    return "endless" if size is None else f"{size:,}"
