@@ -28,7 +28,7 @@ class TrainingPuzzles:
         self.task, self.split, self.is_conditional = task, training.split, config.is_conditional
         self.is_stored = training.target == "stored" and task.is_multi_solution
         self.pairs: PuzzleSet | None = None
-        has_own = task.split_size() != 0
+        has_own = task.split_size("train") != 0
         if file is not None:
             read = getattr(task, "load_training", task.load)
             self.pairs = read(Path(file))
