@@ -1,9 +1,9 @@
 """A table of training methods: checkpoints trained alike, judged on the same held-out puzzles, with intervals.
 
-Not the sampling (the caller's) and not the training. Runs of one recipe with several training seeds are one row: each
-puzzle's values are their means, the interval is that of chance among puzzles, and the range over seeds stands apart.
+Not the sampling (the caller's) and not the training. Runs of one recipe with several training seeds are one row; its
+intervals hold the chance of training and that among puzzles (`training_variance.py`).
 
-Shapes: `P` puzzles, `N` width.
+Shapes: `R` training seeds, `P` puzzles, `N` width.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gram.evals import metrics, paired, statistics
+from gram.evals import metrics, paired, statistics, training_variance
 from gram.evals.evaluate import count_solutions, judge, solution_counts
 from gram.sampler.result import SampleResult
 from gram.tasks.protocol import PuzzleSet, Task
@@ -24,9 +24,11 @@ Floats = NDArray[np.float64]
 Estimate = tuple[float, float, float]
 """A value and its 95 % interval."""
 MAIN = "gram"
-"""The method that the others are compared with: the recipe named as its task."""
-TWIN = "trm"
-"""The other one that they are compared with, where it is there: the deterministic model, without any noise."""
+"""The method that the others are compared with: the recipe `TASK-gram`, as long as they are."""
+TWIN = "trm-set"
+"""The other one that they are compared with, where it is there: the deterministic model at its best target."""
+PTRM = "ptrm"
+"""`TWIN` sampled with Gaussian noise (PTRM, 2605.19943)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,13 +51,12 @@ class Row:
 
     method: str
     runs: int
-    optimiser_steps: float
-    """Mean over runs."""
+    optimiser_steps: int
     minutes: float
     parameters: int
     figures: dict[str, Estimate]
-    """`single`, `accuracy` and, for tasks of several solutions, `coverage`: means over puzzles; `pooled`: `coverage`
-    weighted by each puzzle's number of solutions."""
+    """`single` (one trajectory, the precision of what coverage counts), `accuracy` and, for tasks of several solutions,
+    `coverage`: means over puzzles; `pooled`: `coverage` weighted by each puzzle's number of solutions."""
     ranges: dict[str, tuple[float, float]]
     """Least and largest of a run of each figure; empty where there is one run."""
     less_main: dict[str, Estimate]
@@ -65,12 +66,20 @@ class Row:
 
 
 def method_of(task: str, recipe: str) -> str:
-    """Short name of a recipe: what stands behind its task's name, or `gram`."""
-    return MAIN if recipe == task else recipe.removeprefix(f"{task}-")
+    """Short name of a recipe: what stands behind its task's name; `main` for the main recipe, of its own length."""
+    return "main" if recipe == task else recipe.removeprefix(f"{task}-")
 
 
-def judge_run(task: Task, puzzles: PuzzleSet, results: Sequence[SampleResult], card: dict[str, Any]) -> Judged:
-    """A run's values from its samples, one result for each sampling seed. Raises `ValueError` for none."""
+def judge_run(
+    task: Task,
+    puzzles: PuzzleSet,
+    results: Sequence[SampleResult],
+    card: dict[str, Any],
+    *,
+    method: str | None = None,
+) -> Judged:
+    """A run's values from its samples, one result for each sampling seed; `method` where it is not the recipe's. Raises
+    `ValueError` for none."""
     if not results:
         raise ValueError("results must be of at least one sampling seed, got none")
     singles, chosen, covered = [], [], []
@@ -83,7 +92,7 @@ def judge_run(task: Task, puzzles: PuzzleSet, results: Sequence[SampleResult], c
             counts = solution_counts(task, result.candidates, right)
             covered.append(metrics.coverage_at_k(counts, result.widths, every, result.widths))
     return Judged(
-        method=method_of(card["task"], card["recipe"]["name"]),
+        method=method or method_of(card["task"], card["recipe"]["name"]),
         card=card,
         single=np.mean(singles, axis=0),
         accuracy=np.mean(chosen, axis=0),
@@ -92,87 +101,137 @@ def judge_run(task: Task, puzzles: PuzzleSet, results: Sequence[SampleResult], c
 
 
 def rows(task: Task, puzzles: PuzzleSet, runs: Sequence[Judged]) -> list[Row]:
-    """The main method first, the others by accuracy of one trajectory. Raises `ValueError` without the main one."""
+    """The main method first, the others by accuracy of one trajectory. Raises `ValueError` without the main one, and
+    where runs of one method are not of one length."""
     methods: dict[str, list[Judged]] = {}
     for run in runs:
         methods.setdefault(run.method, []).append(run)
     if MAIN not in methods:
         raise ValueError(
-            f"runs must hold one of recipe {task.name!r} to compare with, got {', '.join(methods) or 'none'}"
+            f"runs must hold one of recipe '{task.name}-{MAIN}' to compare with, got {', '.join(methods) or 'none'}"
         )
     every = np.array(count_solutions(task, puzzles.puzzles), dtype=float) if task.is_multi_solution else None
-    means = {method: _means([_values(run, every) for run in group]) for method, group in methods.items()}
+    values = {method: _of_runs(group, every) for method, group in methods.items()}
     made = []
     for method, group in methods.items():
+        steps = {int(run.card["optimiser_steps"]) for run in group}
+        if len(steps) > 1:
+            raise ValueError(
+                f"runs of {method} must be of one length, got {' and '.join(map(str, sorted(steps)))} optimiser steps"
+            )
         made.append(
             Row(
                 method=method,
                 runs=len(group),
-                optimiser_steps=float(np.mean([run.card["optimiser_steps"] for run in group])),
+                optimiser_steps=steps.pop(),
                 minutes=float(np.mean([run.card["minutes"] for run in group])),
                 parameters=int(group[0].card["parameters"]),
-                figures={name: _estimate(mean, puzzles) for name, mean in means[method].items()},
-                ranges=_ranges([_values(run, every) for run in group]) if len(group) > 1 else {},
-                less_main=_less(means, method, MAIN, puzzles),
-                less_twin=_less(means, method, TWIN, puzzles),
+                figures={name: _estimate(each, puzzles) for name, each in values[method].items()},
+                ranges=_ranges(values[method]) if len(group) > 1 else {},
+                less_main=_less(values, method, MAIN, puzzles),
+                less_twin=_less(values, method, TWIN, puzzles),
             )
         )
     return sorted(made, key=lambda row: (row.method != MAIN, -row.figures["single"][0]))
 
 
-class _Mean(NamedTuple):
-    """One value of each puzzle `[P]`, and its weight in the mean."""
+def one_answer(task: Task, puzzles: PuzzleSet) -> tuple[float, float]:
+    """What one answer of each puzzle covers at most: mean of `1 / S`, and pooled over puzzles."""
+    every = np.array(count_solutions(task, puzzles.puzzles), dtype=float)
+    return float((1 / every).mean()), len(every) / float(every.sum())
+
+
+def joined(parts: Sequence[tuple[PuzzleSet, Sequence[Judged]]]) -> tuple[PuzzleSet, list[Judged]]:
+    """Folds as one: their test puzzles one after another, and as many runs as each fold has. Groups of different folds
+    are different. Raises `ValueError` where folds differ in runs."""
+    counts = sorted({len(runs) for _, runs in parts})
+    if len(counts) != 1:
+        raise ValueError(f"every fold must have as many runs, got {' and '.join(map(str, counts)) or 'none'}")
+    groups, answers = [], []
+    first = 0
+    for puzzles, _ in parts:
+        own = np.arange(len(puzzles)) if puzzles.groups is None else np.unique(puzzles.groups, return_inverse=True)[1]
+        groups.append(first + own)
+        first += int(own.max()) + 1
+        answers.append(puzzles.puzzles if puzzles.answers is None else puzzles.answers)
+    whole = PuzzleSet(
+        puzzles=np.concatenate([puzzles.puzzles for puzzles, _ in parts]),
+        answers=np.concatenate(answers),
+        groups=np.concatenate(groups),
+    )
+    made = []
+    for number in range(counts[0]):
+        own_runs = [runs[number] for _, runs in parts]
+        covered = [run.coverage for run in own_runs if run.coverage is not None]
+        made.append(
+            Judged(
+                method=MAIN,
+                card=own_runs[0].card,
+                single=np.concatenate([run.single for run in own_runs]),
+                accuracy=np.concatenate([run.accuracy for run in own_runs]),
+                coverage=np.concatenate(covered) if covered else None,
+            )
+        )
+    return whole, made
+
+
+class _Runs(NamedTuple):
+    """Values of each training seed and puzzle `[R, P]`, and each puzzle's weight in the mean."""
 
     values: Floats
     weights: Floats | None = None
 
-    def value(self) -> float:
+    def each(self) -> list[float]:
+        """The mean of each seed."""
         if self.weights is None:
-            return metrics.mean_defined(self.values)
-        return metrics.pooled(self.values, self.weights)
+            return [metrics.mean_defined(run) for run in self.values]
+        return [metrics.pooled(run, self.weights) for run in self.values]
 
 
-def _values(run: Judged, every: Floats | None) -> dict[str, _Mean]:
-    own = {"single": _Mean(run.single), "accuracy": _Mean(run.accuracy)}
-    if run.coverage is None or every is None:
-        return own
-    return {**own, "coverage": _Mean(run.coverage), "pooled": _Mean(run.coverage, every)}
-
-
-def _means(runs: Sequence[dict[str, _Mean]]) -> dict[str, _Mean]:
-    return {
-        name: _Mean(np.mean([run[name].values for run in runs], axis=0), mean.weights) for name, mean in runs[0].items()
+def _of_runs(runs: Sequence[Judged], every: Floats | None) -> dict[str, _Runs]:
+    own = {
+        "single": _Runs(np.stack([run.single for run in runs])),
+        "accuracy": _Runs(np.stack([run.accuracy for run in runs])),
     }
+    covered = [run.coverage for run in runs if run.coverage is not None]
+    if every is None or not covered:
+        return own
+    return {**own, "coverage": _Runs(np.stack(covered)), "pooled": _Runs(np.stack(covered), every)}
 
 
-def _estimate(mean: _Mean, puzzles: PuzzleSet) -> Estimate:
-    return mean.value(), *statistics.clustered_interval(mean.values, puzzles.groups, weights=mean.weights)
+def _estimate(runs: _Runs, puzzles: PuzzleSet) -> Estimate:
+    """The interval is never narrower than that of chance among puzzles alone, which keeps a width near 0 and 1."""
+    spread = training_variance.mean_of_runs(runs.values, puzzles.groups, weights=runs.weights)
+    alone = statistics.clustered_interval(runs.values.mean(0), puzzles.groups, weights=runs.weights)
+    return spread.estimate, min(spread.low, alone.low), max(spread.high, alone.high)
 
 
-def _ranges(runs: Sequence[dict[str, _Mean]]) -> dict[str, tuple[float, float]]:
-    each = [{name: mean.value() for name, mean in run.items()} for run in runs]
-    return {name: (min(run[name] for run in each), max(run[name] for run in each)) for name in each[0]}
+def _ranges(values: dict[str, _Runs]) -> dict[str, tuple[float, float]]:
+    return {name: (min(runs.each()), max(runs.each())) for name, runs in values.items()}
 
 
-def _less(means: dict[str, dict[str, _Mean]], method: str, other: str, puzzles: PuzzleSet) -> dict[str, Estimate]:
-    if method == other or other not in means:
+def _less(values: dict[str, dict[str, _Runs]], method: str, other: str, puzzles: PuzzleSet) -> dict[str, Estimate]:
+    if method == other or other not in values:
         return {}
     made = {}
-    for name, (values, weights) in means[method].items():
-        others = means[other][name].values
-        less = paired.paired_difference(values, others, puzzles.groups, weights=weights)
-        made[name] = (less.estimate, less.low, less.high)
+    for name, (ours, weights) in values[method].items():
+        theirs = values[other][name].values
+        spread = training_variance.difference_of_runs(ours, theirs, puzzles.groups, weights=weights)
+        alone = paired.paired_difference(ours.mean(0), theirs.mean(0), puzzles.groups, weights=weights)
+        made[name] = (spread.estimate, min(spread.low, alone.low), max(spread.high, alone.high))
     return made
 
 
 def markdown(task: Task, table: Sequence[Row], *, width: int) -> str:
     """The rows as Markdown tables: figures, differences in points, and the range over training seeds."""
-    names = {"single": "one trajectory", "accuracy": f"vote of {width}"}
+    names = {"single": "one trajectory (precision)", "accuracy": f"vote of {width}"}
+    main = next(row.parameters for row in table if row.method == MAIN)
     if task.is_multi_solution:
         names |= {"coverage": f"coverage@{width}, mean", "pooled": "pooled"}
     figures = [["method", "runs", "parameters", "optimiser steps", "minutes", *names.values()]]
     for row in table:
-        cells = [f"`{row.method}`", str(row.runs), f"{row.parameters:,}", f"{row.optimiser_steps:,.0f}"]
+        size = f"{row.parameters:,}" + (f" ({row.parameters / main - 1:+.1%})" if row.parameters != main else "")
+        cells = [f"`{row.method}`", str(row.runs), size, f"{row.optimiser_steps:,}"]
         figures.append([*cells, f"{row.minutes:.1f}", *(_share(row.figures[name]) for name in names)])
     parts = [_table(figures)]
     for other, every_less in ((MAIN, [row.less_main for row in table]), (TWIN, [row.less_twin for row in table])):

@@ -109,6 +109,15 @@ def clustered_intervals(values: ArrayLike, groups: ArrayLike | None = None) -> F
     return found
 
 
+def student_factor(degrees: int, level: float = 0.95) -> float:
+    """How much wider an interval of `degrees` of freedom is than one of a known deviation, at least 1: the ratio of the
+    quantiles of Student's t and of the normal distribution. Raises `ValueError` below 1."""
+    if degrees < 1:
+        raise ValueError(f"degrees must be at least 1, got {degrees}")
+    tail = (1 + level) / 2
+    return float(special.stdtrit(degrees, tail) / special.ndtri(tail))
+
+
 def holm(p_values: ArrayLike) -> Floats:
     """P-values adjusted for their number by Holm's step-down method (1979), in the same order; NaN stays, uncounted."""
     raw = np.asarray(p_values, dtype=np.float64)

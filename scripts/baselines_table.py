@@ -14,30 +14,64 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import gram
 from gram.checkpoint import CheckpointError, read_card, write_atomically
 from gram.diagnosis import explain, recent_signs
-from gram.evals import baselines, plots
+from gram.evals import baselines, metrics, plots
+from gram.evals.evaluate import count_solutions
+from gram.sampler.result import SampleResult
 from gram.tasks.protocol import PuzzleSet, Task
 from gram.tasks.registry import get_task
 
-NOTE = """95 % intervals are of chance among puzzles (those of one base resampled together), not of training: how far
-training seeds differ is in the tables of ranges. Differences are paired by puzzle. Every trajectory takes the full
-depth of its checkpoint. A model without noise takes one trajectory, which is then its vote and its coverage too."""
+NOTE = """95 % intervals hold the chance of training and that among puzzles: training seeds are resampled, of each
+method on its own, then groups of equal puzzles and their twins. Three seeds know the spread of training on two degrees
+of freedom, so the intervals are widened as Student's t is; they tell apart methods that differ by more than their seeds
+do, and cannot hold a failure that no seed met. A method of one run has only the chance among puzzles. Differences are
+paired by puzzle. Every trajectory takes the full depth of its checkpoint. A model without noise takes one trajectory,
+which is then its vote and its coverage too."""
+SIGMAS = (0.1, 0.2, 0.3, 0.5, 1.0)
+"""Scales of PTRM's noise that are tried on validation puzzles."""
+VALIDATION_PUZZLES = 100
 
 
-def judge(run: Path, task: Task, puzzles: PuzzleSet, width: int, seeds: int) -> baselines.Judged:
+def draw(run: Path, puzzles: PuzzleSet, name: str, width: int, seed: int, **settings: Any) -> SampleResult:
+    """One sampling of a run at its full depth, kept in its folder under `name`."""
+    print(f"{run}: {name}, {len(puzzles)} puzzles x {width} trajectories, seed {seed}", file=sys.stderr, flush=True)
+    out = run / "samples" / f"{name}-{len(puzzles)}x{width}-seed{seed}"
+    return gram.load(run).sample(puzzles, out=out, width=width, seed=seed, halting="fixed", **settings)
+
+
+def judge(run: Path, task: Task, puzzles: PuzzleSet, split: str, width: int, seeds: int) -> baselines.Judged:
     """One run's values, sampled where that has not been done."""
     sampler = gram.load(run)
-    results = []
     own_width = width if sampler.model.config.is_stochastic else 1
-    for seed in range(seeds if own_width > 1 else 1):
-        out = run / "samples" / f"{len(puzzles)}x{own_width}-seed{seed}"
-        print(f"{run}: {len(puzzles)} puzzles x {own_width} trajectories, seed {seed}", file=sys.stderr, flush=True)
-        results.append(sampler.sample(puzzles, out=out, width=own_width, seed=seed, halting="fixed"))
+    results = [draw(run, puzzles, split, own_width, seed) for seed in range(seeds if own_width > 1 else 1)]
     return baselines.judge_run(task, puzzles, results, sampler.card)
+
+
+def choose_sigma(runs: list[Path], task: Task, width: int) -> float:
+    """The scale of PTRM's noise with the best pooled coverage (vote, with one solution) on validation puzzles, the mean
+    over training seeds; the smaller of two alike."""
+    puzzles = task.split("validation", limit=VALIDATION_PUZZLES)
+    scores = []
+    for sigma in SIGMAS:
+        split = f"validation-sigma{sigma}"
+        judged = [
+            baselines.judge_run(task, puzzles, [draw(run, puzzles, split, width, 0, **noise(sigma))], read_card(run))
+            for run in runs
+        ]
+        values = [run.accuracy if run.coverage is None else run.coverage for run in judged]
+        every = np.array(count_solutions(task, puzzles.puzzles), dtype=float)
+        scores.append(float(np.mean([metrics.pooled(value, every) for value in values])))
+    return SIGMAS[int(np.argmax(scores))]
+
+
+def noise(sigma: float) -> dict[str, Any]:
+    """Settings of PTRM's sampling."""
+    return {"injector": "gaussian", "sigma": sigma}
 
 
 def curve(run: Path) -> list[tuple[float, float]]:
@@ -50,23 +84,85 @@ def curve(run: Path) -> list[tuple[float, float]]:
     ]
 
 
+def is_fold(card: dict[str, Any]) -> bool:
+    """Whether a run was trained on another fold than the first."""
+    return str(card["recipe"]["training"]["split"]) != "train"
+
+
 def section(name: str, runs: list[tuple[Path, dict[str, Any]]], limit: int | None, width: int, seeds: int) -> str:
     """The table of one task and what its methods are."""
     task = get_task(name)
     puzzles = task.split("test", limit=limit)
-    judged = [judge(run, task, puzzles, width, seeds) for run, _ in runs]
-    table = baselines.markdown(task, baselines.rows(task, puzzles, judged), width=width)
+    main_runs = [(folder, card) for folder, card in runs if not is_fold(card)]
+    judged = [judge(folder, task, puzzles, "test", width, seeds) for folder, _ in main_runs]
     about: dict[str, list[str]] = {}
-    for (folder, card), run in zip(runs, judged, strict=True):
+    for (folder, card), run in zip(main_runs, judged, strict=True):
         signs, guidance = recent_signs(folder / "log.jsonl"), card["recipe"]["model"]["guidance"]
         told = explain(signs, guidance=guidance, is_multi_solution=task.is_multi_solution)
         about.setdefault(run.method, [run.card["description"]]).append(told)
+    twins = [folder for (folder, _), run in zip(main_runs, judged, strict=True) if run.method == baselines.TWIN]
+    if twins:
+        sigma = choose_sigma(twins, task, width)
+        for folder in twins:
+            results = [
+                draw(folder, puzzles, f"test-sigma{sigma}", width, seed, **noise(sigma)) for seed in range(seeds)
+            ]
+            judged.append(baselines.judge_run(task, puzzles, results, read_card(folder), method=baselines.PTRM))
+        tried = ", ".join(map(str, SIGMAS))
+        told = (
+            f"`{baselines.TWIN}` sampled with Gaussian noise of scale {sigma} before every supervision step (PTRM, "
+            f"2605.19943), the best of {tried} on {VALIDATION_PUZZLES} validation puzzles"
+        )
+        about[baselines.PTRM] = [told]
+    table = baselines.markdown(task, baselines.rows(task, puzzles, judged), width=width)
     # What the noise came to is a fact of each run, so every training seed tells its own.
     listed = "\n".join(
         f"- `{method}`: {'. '.join(dict.fromkeys(filter(None, texts)))}." for method, texts in about.items()
     )
     head = f"## {name}\n\n{len(puzzles):,} held-out puzzles, {seeds} sampling seed{'s' if seeds > 1 else ''}."
-    return f"{head}\n\n{table}\n{listed}\n"
+    if task.is_multi_solution:
+        mean, pooled = baselines.one_answer(task, puzzles)
+        head += f" One answer of each puzzle covers at most {mean:.1%} on average and {pooled:.1%} pooled."
+    return f"{head}\n\n{table}\n{listed}\n{folds(task, runs, judged, limit, width, seeds)}"
+
+
+def folds(
+    task: Task,
+    runs: list[tuple[Path, dict[str, Any]]],
+    judged: list[baselines.Judged],
+    limit: int | None,
+    width: int,
+    seeds: int,
+) -> str:
+    """The main method over all folds, so that every class of solutions is tested once; empty without runs of others."""
+    own = [run for run in judged if run.method == baselines.MAIN]
+    parts = [(task.split("test", limit=limit), own)]
+    by_split: dict[str, list[Path]] = {}
+    for folder, card in runs:
+        if is_fold(card):
+            method = baselines.method_of(task.name, card["recipe"]["name"])
+            if not method.startswith(f"{baselines.MAIN}-"):
+                raise ValueError(f"runs of other folds must be of {baselines.MAIN}, got {method} in {folder}")
+            by_split.setdefault(card["recipe"]["training"]["split"], []).append(folder)
+    if not by_split:
+        return ""
+    for split, folders in sorted(by_split.items()):
+        test = split.replace("train", "test", 1)
+        puzzles = task.split(test, limit=limit)
+        parts.append((puzzles, [judge(folder, task, puzzles, test, width, seeds) for folder in folders]))
+    # A fold may have fewer training seeds than the others: the first ones of each.
+    least = min(len(found) for _, found in parts)
+    parts = [(puzzles, found[:least]) for puzzles, found in parts]
+    whole, joined = baselines.joined(parts)
+    table = baselines.markdown(task, baselines.rows(task, whole, joined), width=width)
+    listed = "\n".join(
+        f"- {split}: {len(puzzles):,} puzzles, one trajectory {np.mean([run.single.mean() for run in found]):.1%}"
+        for split, (puzzles, found) in zip(["test", *sorted(by_split)], parts, strict=True)
+    )
+    return (
+        f"\n### All {len(parts)} folds of `{task.name}-{baselines.MAIN}` together\n\n{len(whole):,} held-out puzzles, "
+        f"each fold judged by the runs that were trained without it.\n\n{table}\n{listed}\n"
+    )
 
 
 def main() -> None:
