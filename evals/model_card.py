@@ -92,6 +92,8 @@ def card_head(name: str, card: dict[str, Any]) -> str:
     scaled = f"| deviation of the prior's noise, scaled after training by | {scale:g} |\n" if scale != 1 else ""
     if "depth" in card:
         scaled += f"| supervision steps at most, chosen after training | {card['depth']} |\n"
+        depths = card.get("trained_depths", [card["recipe"]["model"]["depth"]])
+        scaled += f"| supervision steps, trained | {' and '.join(map(str, dict.fromkeys(depths)))} |\n"
     if "halt_threshold" in card:
         scaled += f"| halt threshold, chosen after training | {card['halt_threshold']:g} |\n"
     trained = card.get("held_out_while_training", {})
@@ -111,7 +113,7 @@ def card_head(name: str, card: dict[str, Any]) -> str:
 | task | `{card["task"]}` |
 | recipe | `gram/recipes/{card["recipe"]["name"]}.toml` |
 | command | `{card["command"]}` |
-| optimiser steps{last} | {card["optimiser_steps"]:,} |
+{_reproduces(card)}| optimiser steps{last} | {card["optimiser_steps"]:,} |
 | minutes of training{last}, as run | {card["minutes"]:.1f} |
 | optimiser steps a second, median | {card["steps_per_s"]:.2f}, so {steps_minutes:.1f} minutes |
 | parameters | {card["parameters"]:,} |
@@ -134,6 +136,11 @@ def _lookup(figures: dict[str, Any]) -> str:
 A table that answers with {known["rule"]} ({known["training"]:,} training puzzles) has {right:.1f} % right.
 
 """
+
+
+def _reproduces(card: dict[str, Any]) -> str:
+    """Whether the command gives these weights, where the card says so."""
+    return f"| does the command give these weights? | {card['reproduces']} |\n" if "reproduces" in card else ""
 
 
 def _parts_table(parts: list[dict[str, Any]]) -> str:

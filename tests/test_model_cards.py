@@ -82,3 +82,21 @@ def test_a_card_tells_the_bound_where_the_run_has_one():
     told = {**card, "held_out_while_training": {"nelbo": 3.456, "nelbo_kl": 2.5}}
     assert "| 3.46, of it KL 2.50 |" in model_card("nqueens8", told)
     assert "negative ELBO" not in model_card("nqueens8", {**card, "held_out_while_training": {}})
+
+
+@pytest.mark.parametrize("name", ["nqueens10", "colouring8", "colouring10", "sudoku9"])
+def test_cards_whose_command_cannot_give_the_weights_say_so(name):
+    """Stopped early, by the clock, or changed by hand."""
+    assert read_card(WEIGHTS / name)["reproduces"].startswith("no: ")
+    assert "| does the command give these weights? | no: " in (WEIGHTS / name / "README.md").read_text()
+
+
+def test_a_depth_chosen_after_training_stands_beside_the_trained_ones():
+    page = (WEIGHTS / "sudoku9" / "README.md").read_text()
+    assert "chosen after training | 128 |" in page
+    assert "| supervision steps, trained | 16 and 32 |" in page
+    assert read_config(WEIGHTS / "sudoku9").trained_depth == 32
+    card = read_card(WEIGHTS / "nqueens8")
+    assert "does the command give" not in model_card("nqueens8", card)
+    assert "supervision steps, trained" not in model_card("nqueens8", card)
+    assert "| supervision steps, trained | 8 |" in model_card("nqueens8", {**card, "depth": 16})
