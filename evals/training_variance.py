@@ -103,7 +103,8 @@ def _resampled(
     parts: list[list[Floats]] = [[] for _ in methods]
     for start in range(0, resamples, CHUNK):
         many = min(CHUNK, resamples - start)
-        taken = rng.multinomial(number, np.full(number, 1 / number), size=many).astype(np.float64)
+        drawn = rng.multinomial(number, np.full(number, 1 / number), size=many)
+        taken = np.asarray(drawn, dtype=np.float64)
         for each, part in zip(sums, parts, strict=True):
             part.append(_of_seeds(each, taken, student, rng) / (taken @ size))
     return [np.concatenate(part) for part in parts], estimates
