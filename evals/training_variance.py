@@ -104,7 +104,7 @@ def _resampled(
     for start in range(0, resamples, CHUNK):
         many = min(CHUNK, resamples - start)
         drawn = rng.multinomial(number, np.full(number, 1 / number), size=many)
-        taken = np.asarray(drawn, dtype=np.float64)
+        taken: Floats = 1.0 * drawn
         for each, part in zip(sums, parts, strict=True):
             part.append(_of_seeds(each, taken, student, rng) / (taken @ size))
     return [np.concatenate(part) for part in parts], estimates
