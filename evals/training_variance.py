@@ -95,7 +95,9 @@ def _resampled(
         raise ValueError(f"groups and weights must be of {count} puzzles, got {len(labels)} and {len(weight)}")
     number = int(labels.max()) + 1
     size = np.bincount(labels, weight, number)
-    sums = [np.stack([np.bincount(labels, weight * run, number) for run in runs]) for runs in methods]
+    sums = [
+        np.stack([np.bincount(labels, weight * run, number) for run in runs]).astype(np.float64) for runs in methods
+    ]
     estimates = [float(each.mean(0).sum() / size.sum()) for each in sums]
     degrees = sum(len(runs) - 1 for runs in methods)
     student = statistics.student_factor(degrees, level) if degrees else 1.0
@@ -104,7 +106,7 @@ def _resampled(
     for start in range(0, resamples, CHUNK):
         many = min(CHUNK, resamples - start)
         drawn = rng.multinomial(number, np.full(number, 1 / number), size=many)
-        taken: Floats = 1.0 * drawn
+        taken = drawn.astype(np.float64)
         for each, part in zip(sums, parts, strict=True):
             part.append(_of_seeds(each, taken, student, rng) / (taken @ size))
     return [np.concatenate(part) for part in parts], estimates
