@@ -97,7 +97,8 @@ class Study:
         from gram.sampler.trace import Traces
 
         started = time.perf_counter()
-        fixed = replace(self.config, halting="fixed", halt_threshold=None)
+        # No selector takes part in a trace: one that is chosen later finds the same traces.
+        fixed = replace(self.config, halting="fixed", halt_threshold=None, selector="vote")
         folders = [self.folder / "traces" / f"seed-{seed}" for seed in range(self.seeds)]
         total = self.seeds * len(self.chosen) * self.grid.widths[-1]
         with (
