@@ -51,6 +51,8 @@ class Study:
         self.config = sampler.settings(sampling.config, **varied, width=grid.widths[-1], depth=grid.depths[-1])
         assert self.config.launch is not None
         self.launch = self.config.launch
+        self.kernel = sampler.settings(self.config, kernel=sampling.config.kernel, puzzles=seeds * len(chosen)).kernel
+        """Path of traces and full launches; one puzzle at a time takes `config`'s, which suits so short a run."""
         reading = [rule in READING for rule in grid.haltings]
         self.courses = courses_of(modes, reading, grid.widths[-1], self.launch)
         turns = {name: getattr(self.config, name) for name in ("transitions", "low_level_updates")}
@@ -98,7 +100,7 @@ class Study:
 
         started = time.perf_counter()
         # No selector takes part in a trace: one that is chosen later finds the same traces.
-        fixed = replace(self.config, halting="fixed", halt_threshold=None, selector="vote")
+        fixed = replace(self.config, halting="fixed", halt_threshold=None, selector="vote", kernel=self.kernel)
         folders = [self.folder / "traces" / f"seed-{seed}" for seed in range(self.seeds)]
         total = self.seeds * len(self.chosen) * self.grid.widths[-1]
         with (
@@ -114,7 +116,9 @@ class Study:
         puzzles = self.chosen.puzzles[self.chosen.puzzles.any(axis=1)]
 
         def run(course: Course, index: Any) -> Laps:
-            return time_laps(self.sampler, puzzles[index], timed(self.config, course, len(index)))
+            kernel = self.config.kernel if course.mode == "interactive" else self.kernel
+            config = replace(self.config, kernel=kernel)
+            return time_laps(self.sampler, puzzles[index], timed(config, course, len(index)))
 
         identity = self.identity()
         if (told := timing_file.others(self.folder, identity)) is not None:
@@ -143,6 +147,7 @@ class Study:
             "dtype": facts["dtype"],
             "kernel": facts["kernel"],
             "kernel_reason": self.reason(),
+            "interactive_kernel": self.config.kernel,
             "sampling": {key: value for key, value in config_to_json(fixed).items() if key not in ("seed", "slots")},
             "interactive_launch": self.launch_policy(),
             "model_sha256": self.sampler.model.digest(),
@@ -207,6 +212,7 @@ class Study:
             "processors": processors(),
             "dtype": str(self.sampler.model.dtype).removeprefix("torch."),
             "interactive_launch": self.launch_policy(),
+            "kernel": self.kernel,
             "steps": TIMED_STEPS,
             "settings": settings,
             "model_sha256": self.sampler.model.digest(),
@@ -237,11 +243,13 @@ class Study:
         return counter()
 
     def reason(self) -> str:
-        """Why this kernel path."""
+        """Why traces take their kernel path."""
         from gram.kernels import dispatch
 
         model, wanted = self.sampler.model, self.sampling.config.kernel
-        return dispatch.choose(model.device, model.spec, model.dtype, wanted).reason
+        steps = self.seeds * len(self.chosen) * self.grid.widths[-1] * self.grid.depths[-1]
+        flops = steps * dispatch.step_flops(model.weights(), model.spec)
+        return dispatch.choose(model.device, model.spec, model.dtype, wanted, flops).reason
 
 
 def show_estimate(label: str, estimate: dict[str, Any]) -> None:
