@@ -30,6 +30,7 @@ from gram.settings_files import read_toml
 VERSION = 1
 SETTINGS = {"checkpoint", *(field.name for field in fields(SamplerConfig))}
 FIGURES = ("accuracy", "single_accuracy", "pass_at_width", "coverage", "conflicts", "mean_steps", "mean_width")
+WITH_INTERVALS = ("accuracy", "single_accuracy", "coverage")
 STUDIES = Path(__file__).parent / "studies"
 
 
@@ -129,7 +130,9 @@ def summarise(study: Study, judged: Sequence[Judged], groups: Any, *, about: Map
     rows: list[dict[str, Any]] = []
     for cell, one in zip(study.cells, judged, strict=True):
         row: dict[str, Any] = {"label": cell.label, "varied": cell.varied, "checkpoint": cell.checkpoint}
-        row |= {name: one.results.get(name) for name in (*FIGURES, "accuracy_low", "accuracy_high", "elapsed_s")}
+        ends = (f"{name}_{end}" for name in WITH_INTERVALS for end in ("low", "high"))
+        row |= {name: one.results.get(name) for name in (*FIGURES, *ends, "elapsed_s")}
+        row["never_fired"] = cell.config.resampler != "none" and one.copies == 0
         row |= {"trajectories_sha256": one.results.get("trajectories_sha256"), "folder": Path(one.name).name}
         rows.append(row)
     compared = [compare(one, judged[0], groups) for one in judged[1:]]

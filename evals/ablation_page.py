@@ -18,8 +18,9 @@ def render(made: Mapping[str, Any]) -> str:
         raise ValueError(f"ablation must be of version 1, got {made.get('version')!r}")
     about, cells = made["about"], made["cells"]
     command = about.get("command", "")
-    apart = [cell for cell in cells[1:] if cell["less_baseline"]["is_told_apart"]]
-    words = f"{len(apart)} of {len(cells) - 1} cells are told apart from the baseline ({cells[0]['label']})."
+    fired = [cell for cell in cells[1:] if not cell.get("never_fired")]
+    apart = [cell for cell in fired if cell["less_baseline"]["is_told_apart"]]
+    words = f"{len(apart)} of {len(fired)} cells are told apart from the baseline ({cells[0]['label']})."
     if apart:
         best = max(apart, key=lambda cell: cell["less_baseline"]["difference"])
         words += f" The largest difference is {_points(best['less_baseline'])} points: {best['label']}."
@@ -54,17 +55,24 @@ def _table(cells: list[dict[str, Any]]) -> str:
         row.append((percent(cell["accuracy"]), _key(cell["accuracy"]), ""))
         row.append(("-" if low is None else f"{100 * low:.1f} to {100 * high:.1f}", _key(low), ""))
         found = cell.get("less_baseline")
-        if found is None:
+        if cell.get("never_fired"):
+            row += [("resampling never fired", "", ""), ("", "", ""), ("", "", "")]
+        elif found is None:
             row += [("baseline", 0, ""), ("", "", ""), ("", "", "")]
         else:
             row.append((_points(found), found["difference"], "win" if found["is_told_apart"] else ""))
             row += [(str(found["only_a"]), None, ""), (str(found["only_b"]), None, "")]
         for name in ("single_accuracy", "pass_at_width", "coverage"):
-            row.append((percent(cell[name]), _key(cell[name]), ""))
+            row.append((percent(cell[name]) + _ends(cell, name), _key(cell[name]), ""))
         for name in ("mean_steps", "elapsed_s"):
             row.append(("-" if cell[name] is None else f"{cell[name]:.1f}", _key(cell[name]), ""))
         rows.append(row)
     return table(columns, rows)
+
+
+def _ends(cell: Mapping[str, Any], name: str) -> str:
+    low, high = cell.get(f"{name}_low"), cell.get(f"{name}_high")
+    return "" if low is None or high is None else f" ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def _dots(cells: list[dict[str, Any]]) -> str:

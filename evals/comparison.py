@@ -38,6 +38,8 @@ class Judged:
     """Share of right trajectories, `[P]`."""
     distinct: NDArray[np.float64]
     """Distinct valid solutions found, `[P]`."""
+    copies: int = 0
+    """Trajectories that resampling made of others."""
 
 
 def read(folder: Path) -> Judged:
@@ -62,6 +64,11 @@ def read(folder: Path) -> Judged:
             is_right=np.array([line["is_right"] for line in lines], dtype=bool),
             single=np.array([np.mean([one["is_right"] for one in line["candidates"]]) for line in lines], dtype=float),
             distinct=np.array([line["distinct_valid"] for line in lines], dtype=float),
+            copies=sum(
+                one.get("lineage", one.get("trajectory")) != one.get("trajectory")
+                for line in lines
+                for one in line["candidates"]
+            ),
         )
     except (KeyError, TypeError):
         raise ValueError(

@@ -96,6 +96,8 @@ def card_head(name: str, card: dict[str, Any]) -> str:
         scaled += f"| supervision steps, trained | {' and '.join(map(str, dict.fromkeys(depths)))} |\n"
     if "halt_threshold" in card:
         scaled += f"| halt threshold, chosen after training | {card['halt_threshold']:g} |\n"
+    if "selection" in card:
+        scaled += f"| selector, chosen on {selection_words(card['selection'])} |\n"
     trained = card.get("held_out_while_training", {})
     if "nelbo" in trained:
         bound = f"{trained['nelbo']:.2f}, of it KL {trained['nelbo_kl']:.2f}"
@@ -141,6 +143,22 @@ A table that answers with {known["rule"]} ({known["training"]:,} training puzzle
 def _reproduces(card: dict[str, Any]) -> str:
     """Whether the command gives these weights, where the card says so."""
     return f"| does the command give these weights? | {card['reproduces']} |\n" if "reproduces" in card else ""
+
+
+def selection_words(found: dict[str, Any]) -> str:
+    """The evidence for a checkpoint's default selector, and the selector: the last two cells of a table's row."""
+    rows = {row["selector"]: row for row in found["compared"]}
+    own, vote = rows[found["selector"]], rows["vote"]
+    how = f"{found['puzzles']} puzzles ({found['split']}), {found['width']} trajectories of {found['depth']} steps"
+    if own is vote:
+        best = max(rows.values(), key=lambda row: float(row["accuracy"]))
+        told = f"`vote`, {100 * vote['accuracy']:.1f} % right: none is told apart from it and ahead"
+        if best["accuracy"] > vote["accuracy"]:
+            told += f" (`{best['selector']}` {100 * best['accuracy']:.1f} %)"
+        return f"{how} | {told}"
+    ends = f"{100 * own['less_low']:+.1f} to {100 * own['less_high']:+.1f}"
+    told = f"`{own['selector']}`, {100 * own['accuracy']:.1f} % right, {100 * own['less_vote']:+.1f} points ({ends})"
+    return f"{how} | {told} against `vote`"
 
 
 def _parts_table(parts: list[dict[str, Any]]) -> str:

@@ -8,8 +8,8 @@ Which interval a mean of values in [0, 1] gets was chosen by simulation (`script
   than `FEW` puzzles are right or wrong (Wilson's holds the truth in as few as 84 of 100 there; this, in 93 or more);
 - else the same at an effective number of puzzles, `mean (1 - mean) / variance of the mean over groups`, reduced by
   `(z / t_{G-1})^2` for few groups (Korn and Graubard 1998). It is never more than there are puzzles, unless at
-  least `DEVIATING` groups are away from whichever end (0 or 1) is nearer: only then do shares between 0 and 1 tell
-  more than as many verdicts. Where all groups agree it is the number of groups.
+  least `DEVIATING` groups (fewer of few) are away from whichever end (0 or 1) is nearer: only then do shares between
+  0 and 1 tell more than as many verdicts. Where all groups agree it is the number of groups.
 
 A bootstrap over groups holds the truth less often than this near 0 and 1, and no more often between.
 """
@@ -30,7 +30,8 @@ ALPHA = 0.05
 FEW = 10
 """Right or wrong puzzles below which a proportion's interval is exact."""
 DEVIATING = 20
-"""Groups that must differ from the nearer end of the scale before shares count for more than verdicts."""
+"""Groups that must differ from the nearer end of the scale before shares count for more than verdicts; of few groups
+half of them will do, ten at least."""
 
 
 class Interval(NamedTuple):
@@ -195,7 +196,8 @@ def _intervals(clusters: Groups, puzzles: int, is_verdict: NDArray[np.bool_]) ->
     alike = total**2 / float((sizes**2).sum())
     is_alike = variance < 1e-14
     effective = np.where(is_alike, alike, mean * (1 - mean) / np.where(is_alike, 1.0, variance))
-    effective = np.where(is_verdict | (deviating < DEVIATING), np.minimum(effective, puzzles), effective)
+    enough = min(DEVIATING, max(DEVIATING / 2, count / 2))
+    effective = np.where(is_verdict | (deviating < enough), np.minimum(effective, puzzles), effective)
     if count > 1:
         effective = effective * few_groups(count)
     if count == puzzles:

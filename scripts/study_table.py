@@ -20,19 +20,23 @@ def section(made: dict[str, Any]) -> str:
 
 def row(cell: dict[str, Any]) -> str:
     """One cell's line."""
-    low, high, found = cell["accuracy_low"], cell["accuracy_high"], cell.get("less_baseline")
-    interval = "" if low is None else f" ({100 * low:.1f} to {100 * high:.1f})"
-    difference = "-"
-    if found is not None:
+    found, difference = cell.get("less_baseline"), "-"
+    if cell.get("never_fired"):
+        difference = "never fired"
+    elif found is not None:
         difference = f"{100 * found['difference']:+.1f} ({100 * found['low']:+.1f} to {100 * found['high']:+.1f})"
         difference = f"**{difference}**" if found["is_told_apart"] else difference
-    shares = [_share(cell[name]) for name in ("single_accuracy", "pass_at_width", "coverage")]
-    parts = [cell["label"], f"{_share(cell['accuracy'])}{interval}", difference, *shares, f"{cell['mean_steps']:.2f}"]
+    accuracy, *shares = (
+        _share(cell[name], cell.get(f"{name}_low"), cell.get(f"{name}_high"))
+        for name in ("accuracy", "single_accuracy", "pass_at_width", "coverage")
+    )
+    parts = [cell["label"], accuracy, difference, *shares, f"{cell['mean_steps']:.2f}"]
     return f"| {' | '.join(parts)} |"
 
 
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
+def _share(value: float | None, low: float | None, high: float | None) -> str:
+    ends = "" if low is None or high is None else f" ({100 * low:.1f} to {100 * high:.1f})"
+    return "-" if value is None else f"{100 * value:.1f} %{ends}"
 
 
 def main() -> None:

@@ -134,6 +134,27 @@ def test_a_checkpoint_of_another_task_is_refused(study, tmp_path, capsys):
     assert "must be one of task 'nqueens5', got 'nqueens4'" in capsys.readouterr().err
 
 
+def test_a_resampler_that_never_fired_is_no_result(tmp_path, capsys):
+    """With one trajectory there is nothing to resample; with a threshold of 1 every step resamples."""
+    model = tiny_model()
+    model.halt.weight.mul_(10)  # scores far apart
+    checkpoint.save(model, tmp_path / "tiny")
+    path, out = tmp_path / "study.toml", tmp_path / "out"
+    grids = (("none", 4, 0.5), ("halt", 1, 1.0), ("halt", 4, 1.0), ("halt", 4, 1e-9))
+    path.write_text(
+        f'name = "Tiny"\ntask = "nqueens4"\nlimit = 8\n[base]\ncheckpoint = "{tmp_path / "tiny"}"\nlaunch = 8\n'
+        'halting = "fixed"\n'
+        + "".join(f'[[grid]]\nresampler = "{name}"\nwidth = {n}\nresample_threshold = {t}\n' for name, n, t in grids)
+    )
+    assert main(["ablate", str(path), "--out", str(out), "--json", "--quiet"]) == 0
+    cells = json.loads(capsys.readouterr().out)["cells"]
+    assert [cell["never_fired"] for cell in cells] == [False, True, False, True]
+    assert all(cell["single_accuracy_low"] <= cell["single_accuracy"] for cell in cells)
+    assert (out / "report.html").read_text().count("never fired") == 2
+    assert main(["ablate", str(path), "--out", str(out), "--quiet"]) == 0
+    assert capsys.readouterr().out.count("never fired") == 2
+
+
 def judged(name, right, puzzles=None):
     right = np.array(right, dtype=bool)
     texts = puzzles or [f"p{n}" for n in range(len(right))]

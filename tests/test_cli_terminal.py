@@ -220,3 +220,20 @@ def test_plain_progress_tells_the_rate_of_this_run_alone(monkeypatch: pytest.Mon
     told(500)
     assert told.line(now[0]).startswith("1,500 of 2,000 trajectories, 10/s, 50 s left, 12 of 40 shards")
     assert terminal._PlainProgress(8, "boards").line(now[0]) == "0 of 8 boards"
+
+
+@pytest.mark.parametrize("columns", [120, 60, 50, 40, 30])
+def test_a_narrow_terminal_breaks_labels_and_never_cuts_a_figure(columns, monkeypatch, capsys):
+    figures = ["15.8 %", "12.1 to 17.0", "-10.1 (-12.3 to +4.5)", "1,234.56"]
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for wraps in (None, 0):
+        made = terminal.table("", "value", "95 % interval", "less baseline, points", "steps", wraps=wraps)
+        made.add_row("accuracy of the answer (first-halt)", *figures)
+        made.add_row("trajectories of a puzzle, mean", "3.00")
+        terminal.output().print(made)
+        shown = capsys.readouterr().out
+        assert "\u2026" not in shown
+        assert all(len(line) <= columns for line in shown.splitlines())
+        for figure in (*figures, "3.00"):
+            assert figure in " ".join(shown.split()), f"{figure} at {columns} columns"
+        assert "trajectories" in shown

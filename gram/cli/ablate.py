@@ -265,7 +265,9 @@ def _show(made: dict[str, Any], out: Path) -> None:
     for cell in made["cells"]:
         found = cell.get("less_baseline")
         difference, won, lost = "baseline", "", ""
-        if found is not None:
+        if cell["never_fired"]:
+            difference = "never fired"
+        elif found is not None:
             difference = f"{100 * found['difference']:+.1f} ({100 * found['low']:+.1f} to {100 * found['high']:+.1f})"
             won, lost = str(found["only_a"]), str(found["only_b"])
         figures = terminal.percent(cell["coverage"]), terminal.number(cell["mean_steps"])

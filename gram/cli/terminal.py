@@ -14,11 +14,12 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from gram.cli.errors import raise_if_stopped
@@ -42,6 +43,8 @@ NEW_STYLE = "bold yellow"
 """Of a cell that has just been filled in."""
 MARKS: dict[CellKind, str] = {"filled": "+", "conflict": "!"}
 """Stands before a cell where there are no colours."""
+LABEL_WIDTH = 16
+"""Columns that a label which breaks gets at least, where it is that long."""
 PLAIN_PROGRESS_EVERY_S = 10.0
 RATE_OVER_S, CLUSTER_RATE_OVER_S = 30.0, 600.0
 """The rate shown is that of the last so many seconds: a shard of a cluster can take minutes."""
@@ -128,11 +131,52 @@ def legend(*, marks: bool, has_new: bool = False) -> Text:
 
 
 def table(*headers: str, left: int = 1, wraps: int | None = None) -> Table:
-    """A table without a frame; the first `left` columns are text, the others numbers; column `wraps` may break."""
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    """A table without a frame; the first `left` columns are text, the others numbers.
+
+    Column `wraps` (None: the first) may break. Where even then the others do not fit, each row is told in lines of its
+    own, so that no figure is ever cut.
+    """
+    made = _Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for index, header in enumerate(headers):
-        made.add_column(header, justify="left" if index < left else "right", no_wrap=index != wraps)
+        is_label = index == (0 if wraps is None else wraps)
+        made.add_column(
+            header,
+            justify="left" if index < left else "right",
+            no_wrap=not is_label,
+            overflow="fold",
+            min_width=LABEL_WIDTH if is_label else None,
+        )
     return made
+
+
+class _Table(Table):
+    """A table that tells its rows in lines where the columns do not fit side by side."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.told: list[tuple[RenderableType, ...]] = []
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        self.told.append(cells)
+        super().add_row(*cells, **options)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        needed = sum(_needed(console, options, column) for column in self.columns) + 2 * (len(self.columns) - 1)
+        if needed <= options.max_width:
+            yield from super().__rich_console__(console, options)
+            return
+        for cells in self.told:
+            for place, (column, cell) in enumerate(zip(self.columns, cells, strict=False)):
+                value = cell if isinstance(cell, Text) else Text(str(cell))
+                if value.plain:
+                    name = Text(f"  {column.header}: " if place and column.header else "  " if place else "", "dim")
+                    yield Text.assemble(name, value, overflow="fold")
+
+
+def _needed(console: Console, options: ConsoleOptions, column: Column) -> int:
+    """Columns of the terminal that a column of the table cannot do without."""
+    widths = [Measurement.get(console, options, cell).maximum for cell in (column.header, *column.cells)]
+    return max(widths, default=0) if column.no_wrap else min(LABEL_WIDTH, max(widths, default=0))
 
 
 def percent(value: float | None, digits: int = 1) -> str:
