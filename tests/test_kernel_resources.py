@@ -1,4 +1,6 @@
-"""The Triton kernels compile for every device we name, within their budgets; no GPU is needed."""
+"""The Triton kernels compile for every device we name, within their budgets; no GPU is needed.
+
+Most compile in this process, which interprets no kernels: a process apart for each costs as much as compiling."""
 
 import json
 from dataclasses import replace
@@ -48,7 +50,7 @@ def test_the_blocks_of_one_shipped_model_fit_an_sm_90():
 @pytest.mark.parametrize("name", FUSED)
 @pytest.mark.parametrize("target", list(resources.TARGETS))
 def test_every_shipped_model_compiles(name, target):
-    (made,) = resources.compile_apart(*spec_and_shapes(shipped_config(name)), target)
+    (made,) = resources.compile_path(*spec_and_shapes(shipped_config(name)), target)
     print(name, made)
     if target == "sm_90":
         assert_within_budget(made)
@@ -64,7 +66,7 @@ def test_every_shipped_model_has_a_kernel():
 @pytest.mark.parametrize("name", GEMM)
 @pytest.mark.parametrize("target", list(resources.TARGETS))
 def test_every_shipped_model_beyond_the_fused_kernel_compiles(name, target):
-    made = resources.compile_apart(*spec_and_shapes(shipped_config(name)), target, path="gemm")
+    made = resources.compile_path(*spec_and_shapes(shipped_config(name)), target, path="gemm")
     assert made
     assert all(each.stack_bytes <= STACK_BUDGET for each in made), made
 
@@ -74,7 +76,7 @@ def test_every_shipped_model_beyond_the_fused_kernel_compiles(name, target):
 @pytest.mark.parametrize("target", list(resources.TARGETS))
 def test_the_blocks_of_every_shipped_model_compile(name, target):
     spec, shapes = spec_and_shapes(shipped_config(name))
-    made = resources.compile_apart(spec, shapes, target, path="blocks")
+    made = resources.compile_path(spec, shapes, target, path="blocks")
     for each in made:
         print(name, each)
     assert {each.kernel for each in made} == BLOCKS | ({"prior"} if spec.guidance != "none" else set())
@@ -93,7 +95,7 @@ def test_above_64_rows_compiles_and_reports(mixer, path):
     config = ModelConfig(
         tokens=81, output_tokens=81, vocabulary=11, mixer=mixer, hidden=320, positions="both", is_core_shared=False
     )
-    made = resources.compile_apart(*spec_and_shapes(config), "sm_90", path=path)
+    made = resources.compile_path(*spec_and_shapes(config), "sm_90", path=path)
     for each in made:
         print(mixer, each)
     if path == "blocks":
@@ -110,7 +112,7 @@ def test_above_64_rows_compiles_and_reports(mixer, path):
 def test_published_injectors_fit_an_sm_90(injection, path):
     spec, shapes = spec_and_shapes(shipped_config("nqueens8"))
     spec = replace(spec, noise_order="after", path_keep=0.05)
-    made = resources.compile_apart(spec, shapes, "sm_90", injection, path)
+    made = resources.compile_path(spec, shapes, "sm_90", injection, path)
     for each in made:
         assert_within_budget(each)
     assert ("channel, last block" in {each.kernel for each in made}) == (path == "blocks")
@@ -129,7 +131,7 @@ def assert_kernel_c_within_budget(mixer: str, target: str, injection: Injection 
     """Every kernel of a step at D = 512: no stack, no spills; matrix units where there is a product."""
     shape = WIDE[mixer] | overrides
     config = ModelConfig(dim=512, hidden=1536, guidance_hidden=512, transitions=3, output_tokens=81, **shape)
-    made = resources.compile_apart(*spec_and_shapes(config), target, injection, "gemm")
+    made = resources.compile_path(*spec_and_shapes(config), target, injection, "gemm")
     print(mixer, *made, sep="\n")
     names = {each.kernel for each in made}
     assert {"settle x", "settle h", "settle l, then h + e_x + l", "settle l, then h + l", "readout"} <= names
