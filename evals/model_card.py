@@ -152,7 +152,9 @@ def selection_words(found: dict[str, Any]) -> str:
     how = f"{found['puzzles']} puzzles ({found['split']}), {found['width']} trajectories of {found['depth']} steps"
     if own is vote:
         best = max(rows.values(), key=lambda row: float(row["accuracy"]))
-        told = f"`vote`, {100 * vote['accuracy']:.1f} % right: none is told apart from it and ahead"
+        told = (
+            f"`vote`, {100 * vote['accuracy']:.1f} % right: none is ahead of it and told apart after Holm's correction"
+        )
         if best["accuracy"] > vote["accuracy"]:
             told += f" (`{best['selector']}` {100 * best['accuracy']:.1f} %)"
         return f"{how} | {told}"

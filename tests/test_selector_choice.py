@@ -52,7 +52,7 @@ def test_every_selector_is_held_against_vote_on_the_same_trajectories():
     ("own", "expected"),
     [
         ("lprm", "`lprm`, 30.0 % right, +4.0 points (+1.0 to +7.0) against `vote`"),
-        ("vote", "`vote`, 26.0 % right: none is told apart from it and ahead (`lprm` 30.0 %)"),
+        ("vote", "`vote`, 26.0 % right: none is ahead of it and told apart after Holm's correction (`lprm` 30.0 %)"),
     ],
 )
 def test_a_card_tells_the_choice(own, expected):
