@@ -53,7 +53,7 @@ part tests "$python" -m pytest -m gpu -ra --color=no
 part kernels "${gram[@]}" bench kernels --json
 part sampler "${gram[@]}" bench sampler --json
 for kernel in eager fused; do
-    part "frontier-$kernel" "${gram[@]}" frontier nqueens8 --kernel "$kernel" --out "$out/frontier-$kernel" --json
+    part "frontier-$kernel" "${gram[@]}" frontier sudoku6 --kernel "$kernel" --out "$out/frontier-$kernel" --json
 done
 
 echo "results: $out"

@@ -12,6 +12,7 @@ from gram.kernels import gemm_pack, pack
 from gram.kernels.reference import Spec
 from gram.kernels.resources import shapes_of
 from gram.model import Model
+from gram.presets import model_config
 
 WEIGHTS = Path(gram.__file__).parent / "weights"
 SHIPPED = sorted(path.parent.name for path in WEIGHTS.glob("*/config.json"))
@@ -24,6 +25,11 @@ def shipped_config(name: str) -> ModelConfig:
     return ModelConfig(**{key: value for key, value in stored.items() if key in known})
 
 
+def small_config() -> ModelConfig:
+    """64 tokens of 128 columns, all heads and noise: what the kernels were made for first."""
+    return model_config("small", head_hidden=64, has_empty_condition=True)
+
+
 def spec_and_shapes(config: ModelConfig) -> tuple[Spec, dict[str, list[int]]]:
     """What compiling needs of a model."""
     model = Model(config)
@@ -34,3 +40,5 @@ FUSED = [name for name in SHIPPED if pack.misfit(Model(shipped_config(name)).spe
 """Those that kernels A and B take."""
 GEMM = [name for name in SHIPPED if name not in FUSED and gemm_pack.misfit(Model(shipped_config(name)).spec) is None]
 """Those that kernel C takes instead."""
+NONE = [name for name in SHIPPED if shipped_config(name).mixer == "relations"]
+"""Those that no Triton kernel takes yet."""

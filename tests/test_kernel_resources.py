@@ -11,7 +11,7 @@ import pytest
 from gram.config import ModelConfig
 from gram.kernels import resources
 from gram.kernels.reference import LEARNED, Injection
-from tests.kernel_presets import FUSED, GEMM, SHIPPED, shipped_config, spec_and_shapes
+from tests.kernel_presets import FUSED, GEMM, NONE, SHIPPED, shipped_config, small_config, spec_and_shapes
 
 STACK_BUDGET, SHARED_BUDGET = 64, 227 * 1024
 PRODUCTS = {"sm_80": "mma.sync", "sm_90": "wgmma.mma_async", "gfx942": "mfma"}
@@ -33,14 +33,14 @@ def assert_blocks_within_budget(made: list[resources.Resources]) -> None:
         assert each.spills == 0, each
 
 
-def test_one_shipped_model_fits_an_sm_90():
-    (made,) = resources.compile_apart(*spec_and_shapes(shipped_config("nqueens8")), "sm_90")
+def test_a_small_model_fits_an_sm_90():
+    (made,) = resources.compile_apart(*spec_and_shapes(small_config()), "sm_90")
     assert_within_budget(made)
     assert made.products == PRODUCTS["sm_90"], made
 
 
-def test_the_blocks_of_one_shipped_model_fit_an_sm_90():
-    made = resources.compile_apart(*spec_and_shapes(shipped_config("nqueens8")), "sm_90", path="blocks")
+def test_the_blocks_of_a_small_model_fit_an_sm_90():
+    made = resources.compile_apart(*spec_and_shapes(small_config()), "sm_90", path="blocks")
     assert {each.kernel for each in made} == BLOCKS | {"prior"}
     assert_blocks_within_budget(made)
     assert {each.kernel for each in made if each.products == "none"} == set(WITHOUT_PRODUCTS)
@@ -58,8 +58,8 @@ def test_every_shipped_model_compiles(name, target):
     assert made.product_count > 0
 
 
-def test_every_shipped_model_has_a_kernel():
-    assert sorted(FUSED + GEMM) == SHIPPED
+def test_every_shipped_model_has_a_kernel_but_those_of_relations():
+    assert sorted(FUSED + GEMM + NONE) == SHIPPED
 
 
 @pytest.mark.slow
@@ -110,7 +110,7 @@ def test_above_64_rows_compiles_and_reports(mixer, path):
 )
 @pytest.mark.parametrize("path", resources.PATHS)
 def test_published_injectors_fit_an_sm_90(injection, path):
-    spec, shapes = spec_and_shapes(shipped_config("nqueens8"))
+    spec, shapes = spec_and_shapes(small_config())
     spec = replace(spec, noise_order="after", path_keep=0.05)
     made = resources.compile_path(spec, shapes, "sm_90", injection, path)
     for each in made:
@@ -171,11 +171,11 @@ def test_kernel_c_compiles_with_published_injectors(injection, target):
 def test_an_interpreting_process_refuses_to_compile(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     with pytest.raises(ValueError, match="TRITON_INTERPRET"):
-        resources.compile_path(*spec_and_shapes(shipped_config("nqueens8")), "sm_90")
+        resources.compile_path(*spec_and_shapes(small_config()), "sm_90")
     with pytest.raises(ValueError, match="sm_75"):
-        resources.compile_path(*spec_and_shapes(shipped_config("nqueens8")), "sm_75")
+        resources.compile_path(*spec_and_shapes(small_config()), "sm_75")
     with pytest.raises(ValueError, match="eager"):
-        resources.compile_apart(*spec_and_shapes(shipped_config("nqueens8")), "sm_90", path="eager")
+        resources.compile_apart(*spec_and_shapes(small_config()), "sm_90", path="eager")
 
 
 def test_spills_are_told_from_those_of_innermost_loops():
@@ -228,7 +228,7 @@ def test_resources_are_compiled_once_and_again_after_a_change(monkeypatch, tmp_p
 
     monkeypatch.setenv("GRAM_CACHE", str(tmp_path))
     monkeypatch.setattr(resources, "compile_apart", compiled)
-    request = (*spec_and_shapes(shipped_config("nqueens8")), "sm_90")
+    request = (*spec_and_shapes(small_config()), "sm_90")
     assert resources.kept_or_compiled(*request) == [made] == resources.kept_or_compiled(*request)
     assert len(asked) == 1
     (kept,) = tmp_path.iterdir()
