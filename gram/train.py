@@ -134,7 +134,9 @@ class Trainer:
     @property
     def is_watched(self) -> bool:
         """Whether the step that comes is logged, so that every transition's KL is measured in it."""
-        return (self.step + 1) % LOG_EVERY_STEPS == 0
+        step = self.step + 1
+        is_last = step == self.training.steps
+        return is_last or step % LOG_EVERY_STEPS == 0 or step % self.training.evaluate_every_steps == 0
 
     def advance(self) -> dict[str, Any]:
         """One optimiser step; returns the figures of `TrainProgress` that it made."""

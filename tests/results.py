@@ -33,7 +33,9 @@ def hand_made(
     halts, lprms, nothing = (np.broadcast_to(np.float32(value), shape).copy() for value in (halt, lprm, 0.0))
     is_halted = taken < 8
     scores = Scores(votes, halts, lprms, nothing, nothing, taken, is_halted)
-    config = SamplerConfig(**{"width": shape[1], "depth": 8, "launch": 64, "kernel": "eager", **settings})
+    config = SamplerConfig(
+        **{"width": shape[1], "depth": 8, "launch": 64, "kernel": "eager", "selector": "vote", **settings}
+    )
     return SampleResult(
         puzzles=puzzles,
         candidates=candidates,

@@ -222,6 +222,18 @@ def test_plain_progress_tells_the_rate_of_this_run_alone(monkeypatch: pytest.Mon
     assert terminal._PlainProgress(8, "boards").line(now[0]) == "0 of 8 boards"
 
 
+@pytest.mark.parametrize(("label", "needs"), [("a", 11), ("gfx942", 16), ("a label of twenty-two", 26)])
+def test_a_label_takes_no_more_columns_than_it_is_long(label, needs, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(needs))
+    made = terminal.table("", "1,234.5")
+    made.add_row(label, "1,234.56")
+    terminal.output().print(made)
+    lines = capsys.readouterr().out.splitlines()
+    assert "1,234.5" in lines[0], "side by side"
+    assert any(line.endswith("1,234.56") for line in lines[1:])
+    assert all(len(line) <= needs for line in lines)
+
+
 @pytest.mark.parametrize("columns", [120, 60, 50, 40, 30])
 def test_a_narrow_terminal_breaks_labels_and_never_cuts_a_figure(columns, monkeypatch, capsys):
     figures = ["15.8 %", "12.1 to 17.0", "-10.1 (-12.3 to +4.5)", "1,234.56"]

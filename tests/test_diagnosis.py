@@ -113,6 +113,17 @@ def test_a_short_run_in_the_papers_order_says_what_every_transition_draws(tmp_pa
     assert ", leaking: " in card["leak_diagnosis"]
 
 
+@pytest.mark.parametrize(("steps", "every", "logged"), [(3, 100, [3]), (7, 5, [5, 7]), (12, 100, [10, 12])])
+def test_every_line_of_a_log_has_the_kl_of_every_transition(tmp_path, steps, every, logged):
+    """Also those of an evaluation and of the end, so that a run of few steps is diagnosed."""
+    out = tmp_path / "run"
+    card = run(out, recipe(model=TWO, steps=steps, batch=16, evaluate_every_steps=every))
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == logged
+    assert [len(line["kl_transitions"]) for line in lines] == [2] * len(logged)
+    assert card["leak_diagnosis"]
+
+
 def test_one_transition_is_the_kl_of_the_loss(tmp_path):
     made = trainer(tmp_path)
     values = made.advance()

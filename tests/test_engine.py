@@ -20,7 +20,7 @@ from gram.tasks.registry import get_task
 from tests.models import tiny_model
 
 TASK = get_task("nqueens4")
-PUZZLES = np.concatenate([TASK.split("train").puzzles, TASK.split("test").puzzles])
+PUZZLES = np.concatenate([TASK.split(name).puzzles for name in ("train", "validation", "test")])
 
 
 def run(model=None, puzzles=PUZZLES[:5], **settings):
@@ -290,10 +290,11 @@ def test_every_way_of_halting_stops_where_it_says():
         assert all(age < 2 for age in ages[1:-1])
         assert bool(result.is_halted[puzzle, trajectory]) == (ages[-1] >= 2 and steps >= 2)
     resting = sample(
-        model, TASK, PUZZLES[:6], SamplerConfig(width=6, depth=8, launch=8, halting="residual", halt_threshold=0.3)
+        model, TASK, PUZZLES[:6], SamplerConfig(width=6, depth=8, launch=8, halting="residual", halt_threshold=0.5)
     )
-    assert (resting.residual[resting.is_halted] < 0.3).all()
-    assert (resting.residual[~resting.is_halted] >= 0.3).all()
+    assert 0 < resting.is_halted.mean() < 1
+    assert (resting.residual[resting.is_halted] < 0.5).all()
+    assert (resting.residual[~resting.is_halted] >= 0.5).all()
     assert len(np.unique(resting.steps)) > 1
 
 

@@ -35,7 +35,7 @@ class Total:
     def not_asked(self, *_, **__):
         raise NotImplementedError
 
-    split = split_size = training_batch = parse = load = board = not_asked
+    split = split_size = training_batch = is_input = parse = load = board = not_asked
 
     def verify(self, puzzles, answers):
         return self.conflicts(puzzles, answers) == 0

@@ -83,7 +83,8 @@ def test_the_outcome_does_not_depend_on_the_number_of_slots(slots, resampler, ha
 
 
 def test_copies_share_a_lineage_and_a_vote():
-    result = resampled(16, resampler="lprm", resample_threshold=1.0)
+    # Weak noise: a copy mostly answers what its original answers.
+    result = resampled(16, resampler="lprm", resample_threshold=1.0, temperature=0.3)
     lines = [len(set(line)) for line in result.lineage.tolist()]
     assert min(lines) < 6  # something was copied
     canonical = get_task("nqueens4").canonical(result.candidates.reshape(-1, 16)).reshape(result.candidates.shape)

@@ -144,7 +144,6 @@ def table(*headers: str, left: int = 1, wraps: int | None = None) -> Table:
             justify="left" if index < left else "right",
             no_wrap=not is_label,
             overflow="fold",
-            min_width=LABEL_WIDTH if is_label else None,
         )
     return made
 
@@ -163,6 +162,9 @@ class _Table(Table):
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         needed = sum(_needed(console, options, column) for column in self.columns) + 2 * (len(self.columns) - 1)
         if needed <= options.max_width:
+            for column in self.columns:
+                # Known only now: a short label takes no more than it is long.
+                column.min_width = None if column.no_wrap else _needed(console, options, column)
             yield from super().__rich_console__(console, options)
             return
         for cells in self.told:
