@@ -263,10 +263,13 @@ def test_a_broken_card_is_told_where_cards_are_shown(folder, content, monkeypatc
     mine, other = json.loads(capsys.readouterr().out)["checkpoints"]
     assert "card.json" in mine["card_fault"]
     assert (mine["figures"], other["card_fault"], other["figures"]) == (None, None, {"accuracy": 0.5})
-    assert main(["tasks"]) == 0
-    shown = capsys.readouterr().out
-    assert "card.json" in shown
-    assert "50.0 %" in shown
+    for columns in (30, 57, 80, 200):  # a path is whole however narrow the terminal is
+        monkeypatch.setenv("COLUMNS", str(columns))
+        assert main(["tasks"]) == 0
+        shown = capsys.readouterr().out
+        assert mine["card_fault"] in shown.splitlines()
+        assert str(folder / "card.json") in shown
+        assert "50.0 %" in shown
 
 
 @pytest.mark.parametrize("command", ["train", "ablate"])

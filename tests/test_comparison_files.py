@@ -9,9 +9,11 @@ from gram.evals.comparison import read
 
 LINE = {"puzzle": "Q...", "index": 0, "is_right": True, "candidates": [{"is_right": True}], "distinct_valid": 1}
 WHOLE = json.dumps(LINE).encode() + b"\n"
+RESULTS = {"task": "nqueens4", "puzzles": 1, "accuracy": 1.0}
+WHOLE_RESULTS = json.dumps(RESULTS).encode()
 
 
-def evaluation(folder, results=b"{}", lines=WHOLE):
+def evaluation(folder, results=WHOLE_RESULTS, lines=WHOLE):
     folder.mkdir()
     (folder / "results.json").write_bytes(results)
     (folder / "predictions.jsonl").write_bytes(lines)
@@ -19,7 +21,8 @@ def evaluation(folder, results=b"{}", lines=WHOLE):
 
 
 def test_lines_are_read(tmp_path):
-    found = read(evaluation(tmp_path / "a", lines=(json.dumps(LINE) + "\r\n\n" + json.dumps(LINE)).encode()))
+    lines = (json.dumps(LINE) + "\r\n\n" + json.dumps(LINE)).encode()
+    found = read(evaluation(tmp_path / "a", json.dumps({**RESULTS, "puzzles": 2}).encode(), lines))
     assert (found.puzzles, found.single.tolist()) == (["Q...", "Q..."], [1.0, 1.0])
 
 

@@ -122,7 +122,7 @@ def test_a_store_names_its_file_and_goes_on_once_there_is_room(tmp_path, monkeyp
 def test_an_error_that_names_no_file_is_still_one_line(monkeypatch, capsys):
     import gram.cli.tasks as tasks
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(tasks, "_tasks", full)

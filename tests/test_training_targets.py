@@ -163,7 +163,14 @@ def test_slots_without_a_condition_keep_their_target():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("base = 'nqueens8'\n[training]\ntarget = 'set'", "guidance must be none with target set, got 'full'"),
+        (
+            "base = 'nqueens8'\n[training]\ntarget = 'set'\nprior_share = 0",
+            "guidance must be none with target set, got 'full'",
+        ),
+        (
+            "base = 'nqueens8'\n[training]\ntarget = 'set'\nprior_share = 0.4",
+            "prior_share must be 0 with target set, got 0.4",
+        ),
         (
             "base = 'nqueens8-mean-only'\n[training]\ntarget = 'set'",
             "guidance must be none with target set, got 'mean'",

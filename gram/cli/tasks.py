@@ -133,7 +133,7 @@ def _show(listed: dict[str, Any]) -> None:
     console.print(shipped)
     for entry in listed["checkpoints"]:
         if entry["card_fault"]:
-            console.print(Text(entry["card_fault"], style="bold yellow"))
+            console.print(Text(entry["card_fault"], style="bold yellow"), soft_wrap=True)  # a path is not broken
     note = (
         "held-out accuracy of the answer and of one trajectory, pooled coverage; "
         "steps and minutes of the last run, earlier ones are on the card"
