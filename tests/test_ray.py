@@ -207,7 +207,7 @@ def test_a_slow_copy_is_cancelled_and_its_worker_takes_other_work(nodes, sampler
 
 
 def test_a_worker_is_free_within_a_step_of_its_cancellation(nodes, sampler, tmp_path):
-    """Two shards of a million supervision steps, one running and one behind it: the worker answers again."""
+    """Two shards of 65,536 supervision steps, minutes of work, one running and one behind it: the worker answers again."""
     import ray
     from ray.exceptions import TaskCancelledError
 
@@ -218,7 +218,7 @@ def test_a_worker_is_free_within_a_step_of_its_cancellation(nodes, sampler, tmp_
             (tmp_path / str(shard[0])).touch()
             return super().run(shard)
 
-    settings = sampler.settings(SamplerConfig(width=8, launch=8, halting="fixed", depth=1_000_000))
+    settings = sampler.settings(SamplerConfig(width=8, launch=8, halting="fixed", depth=65_536))
     job = Job(
         model=sampler.model,
         task=TASK,
