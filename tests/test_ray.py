@@ -207,7 +207,7 @@ def test_a_slow_copy_is_cancelled_and_its_worker_takes_other_work(nodes, sampler
 
 
 def test_a_worker_is_free_within_a_step_of_its_cancellation(nodes, sampler, tmp_path):
-    """Two shards of 65,536 supervision steps, minutes of work, one running and one behind it: the worker answers again."""
+    """Two shards of 65,536 supervision steps, minutes of work, one running and one behind it: it answers again."""
     import ray
     from ray.exceptions import TaskCancelledError
 
