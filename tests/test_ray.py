@@ -240,7 +240,7 @@ def test_a_worker_is_free_within_a_step_of_its_cancellation(nodes, sampler, tmp_
     for answer in (running, behind):
         with pytest.raises(TaskCancelledError):
             ray.get(answer, timeout=60)
-    assert ray.get(actor.ready.remote(), timeout=60)[3] == sampler.model.digest()
+    assert ray.get(actor.ready.remote(), timeout=60)[4] == sampler.model.digest()
     ray.kill(actor)
 
 
