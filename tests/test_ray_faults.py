@@ -235,7 +235,7 @@ def test_a_study_spreads_its_cells(nodes, tmp_path):
     study = tmp_path / "study.toml"
     study.write_text(
         f'task = "nqueens4"\nlimit = 6\n[base]\ncheckpoint = "{tiny(tmp_path / "checkpoint")}"\nlaunch = 8\n'
-        '[[grid]]\nwidth = [1, 4]\nselector = ["vote", "lprm"]\n'
+        '[[grid]]\nwidth = [1, 4]\nselector = ["vote", "halt"]\n'
     )
     made = [
         gram("ablate", str(study), "--out", str(tmp_path / name), *more)
