@@ -21,19 +21,7 @@ from tests.network_hosts import ROOT, Host, Network, network, read_command, unti
 from tests.test_ray_faults import payloads
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.network]
-EVALUATION = (
-    "eval",
-    "nqueens8",
-    "--limit",
-    "16",
-    "--width",
-    "600",
-    "--halting",
-    "fixed",
-    "--kernel",
-    "eager",
-    "--json",
-)
+EVALUATION = ("eval", "nqueens8", "--limit", "16", "--width", "400", "--kernel", "eager", "--json")
 HEALTH = {
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "1000",
