@@ -58,7 +58,7 @@ def at_driver(path: list[str], working_directory: str) -> type:
     has set the import path. Folders that a node does not have are left out there.
     """
 
-    class AtDriver:
+    class Worker:
         def __init__(self, parcel: Any) -> None:
             import os
             import sys
@@ -66,11 +66,11 @@ def at_driver(path: list[str], working_directory: str) -> type:
             theirs = [entry for entry in sys.path if entry not in path and entry != working_directory]
             sys.path[:] = [entry for entry in path if os.path.exists(entry)] + theirs
             try:
-                from gram.distributed.worker import Worker
+                from gram.distributed import worker
             except BaseException as error:  # sys.exit too: Ray would tell of a process that has gone
                 said = " ".join(str(error).split())
                 raise RuntimeError(f"gram cannot be imported: {type(error).__name__}: {said}") from None
-            self.worker = Worker(parcel)
+            self.worker = worker.Worker(parcel)
 
         def ready(self) -> tuple[Any, ...]:
             return self.worker.ready()
@@ -78,4 +78,4 @@ def at_driver(path: list[str], working_directory: str) -> type:
         def run(self, shard: tuple[int, ...]) -> tuple[bytes, str, float]:
             return self.worker.run(shard)
 
-    return AtDriver
+    return Worker
