@@ -11,7 +11,7 @@ from typing import Any
 
 from gram.config import ModelConfig
 from gram.evals import statistics
-from gram.evals.cells import Grid
+from gram.evals.frontier.cells import Grid
 
 TRACE_BYTES = 21
 """Of one supervision step in a trace: answer, verdict and four scores."""

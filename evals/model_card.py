@@ -101,7 +101,7 @@ def card_head(name: str, card: dict[str, Any]) -> str:
     trained = card.get("held_out_while_training", {})
     if "nelbo" in trained:
         bound = f"{trained['nelbo']:.2f}, of it KL {trained['nelbo_kl']:.2f}"
-        scaled += f"| negative ELBO after training, nats a held-out puzzle (`gram/elbo.py`) | {bound} |\n"
+        scaled += f"| negative ELBO after training, nats a held-out puzzle (`gram/training/elbo.py`) | {bound} |\n"
     if "split" in card:
         scaled += f"| split trained on | `{card['split']}`{_older(card)} |\n"
     parts = card.get("parts", [])

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from gram.api import Sampler, load
     from gram.config import ModelConfig, SamplerConfig
     from gram.sampler.result import SampleResult
-    from gram.train_config import TrainConfig
+    from gram.training.config import TrainConfig
 
 _HOMES = {
     "load": "gram.api",
     "Sampler": "gram.api",
     "ModelConfig": "gram.config",
     "SamplerConfig": "gram.config",
-    "TrainConfig": "gram.train_config",
+    "TrainConfig": "gram.training.config",
     "SampleResult": "gram.sampler.result",
 }
 

@@ -1,4 +1,4 @@
-"""The settings of a model and of a sampling run, and their defaults; those of training stand in `train_config.py`.
+"""The settings of a model and of a sampling run, and their defaults; those of training stand in `training/config.py`.
 
 The only two homes of defaults: the command line, recipes (TOML), JSON and ablation keys use these field names. Field
 strings say meaning, unit and range; `__post_init__` refuses what is out of range in one line.

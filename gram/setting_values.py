@@ -1,6 +1,6 @@
 """What a setting's value may be: plain numbers and names of the declared types, within their ranges.
 
-Used by the frozen configurations (`config.py`, `train_config.py`) in `__post_init__`.
+Used by the frozen configurations (`config.py`, `training/config.py`) in `__post_init__`.
 """
 
 from __future__ import annotations

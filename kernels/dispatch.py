@@ -1,7 +1,7 @@
 """The one door to the mathematics: chooses how a supervision step is computed, and says why.
 
 `eager` is the PyTorch reference, on any device. `fused` is one Triton launch for a whole supervision step
-(`transition.py`), on a GPU; before its first use with a model it is compared with the reference on the same device and
+(`fused/path.py`), on a GPU; before its first use with a model it is compared with the reference on the same device and
 input, and refused where they differ. `blocks` is the same in one launch per block (`blocks.py`), with the same check.
 Both hold up to 128 columns. `gemm` (`gemm.py`) is for wider models: the GPU library's matrix products with fused
 kernels between them, a step captured as one graph, with the same check.
@@ -19,7 +19,10 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from gram.kernels import compile_cache, gemm_pack, pack, reference
+from gram.kernels import reference
+from gram.kernels.compiled import cache as compile_cache
+from gram.kernels.fused import pack
+from gram.kernels.gemm import pack as gemm_pack
 from gram.kernels.reference import LEARNED, Injection, Spec, Step, Weights
 
 __all__ = [
@@ -141,7 +144,7 @@ def step_flops(weights: Weights, spec: Spec) -> float:
 
 def _compiled_step(weights: Weights, spec: Spec, h: Tensor, l: Tensor, e_x: Tensor, **rows: Any) -> Step:
     """The compiled path, whose compiler is slow to import."""
-    from gram.kernels import compiled
+    from gram.kernels.compiled import path as compiled
 
     choose(h.device, spec, h.dtype, "compiled")
     return compiled.supervision_step(weights, spec, h, l, e_x, **rows)

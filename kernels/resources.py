@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gram.kernels import compile_cache
-from gram.kernels.pack import Layout, layout_of
+from gram.kernels.compiled import cache as compile_cache
+from gram.kernels.fused.pack import Layout, layout_of
 from gram.kernels.reference import LEARNED, Injection, Spec, Weights
 
 ROOT = Path(__file__).absolute().parents[2]
@@ -37,8 +37,10 @@ TARGETS = {
 """Devices the kernels are compiled for: backend, architecture, threads of a warp."""
 PATHS = ("fused", "blocks", "gemm")
 """Kernel paths that are compiled for them (`dispatch.KERNELS`)."""
-SOURCES = ("blocks.py", "blocks_triton.py", "gemm_pack.py", "gemm_plan.py", "gemm_resources.py", "gemm_triton.py",
-           "pack.py", "philox_triton.py", "resources.py", "transition.py", "transition_triton.py")  # fmt: skip
+SOURCES = (
+    "blocks/kernel.py", "blocks/path.py", "fused/kernel.py", "fused/pack.py", "fused/path.py", "gemm/kernel.py",
+    "gemm/pack.py", "gemm/plan.py", "gemm/resources.py", "philox_triton.py", "resources.py",
+)  # fmt: skip
 
 
 class Processor(NamedTuple):
@@ -128,7 +130,7 @@ def spills_of(listing: str, access: str) -> tuple[int, int]:
 
 
 def _signature(spec: Spec, layout: Layout, constants: Mapping[str, Any], names: list[str]) -> dict[str, str]:
-    from gram.kernels.transition import block_shapes
+    from gram.kernels.fused.path import block_shapes
 
     tiles = block_shapes(spec, layout)
     kinds = {
@@ -157,12 +159,13 @@ class Source(NamedTuple):
 def _sources(path: str, spec: Spec, shapes: Mapping[str, list[int]], injection: Injection) -> Iterator[Source]:
     """A path's launches in bf16, each different one once, active flags included."""
     if path == "gemm":
-        from gram.kernels import gemm_resources
+        from gram.kernels.gemm import resources as gemm_resources
 
         yield from gemm_resources.sources(spec, shapes, injection)
         return
-    from gram.kernels import blocks, transition
-    from gram.kernels.transition_triton import supervision_step_kernel
+    from gram.kernels.blocks import path as blocks
+    from gram.kernels.fused import path as transition
+    from gram.kernels.fused.kernel import supervision_step_kernel
 
     layout = layout_of({name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, spec)
     fixed = transition.constants(spec, layout, injection, has_active=True)

@@ -19,12 +19,13 @@ import torch
 
 import gram
 from gram.checkpoint import CheckpointError, read_card, write_atomically
-from gram.diagnosis import explain, recent_signs
-from gram.evals import baselines, metrics, plots
+from gram.evals import baselines, metrics
 from gram.evals.evaluate import count_solutions
+from gram.evals.pages import plots
 from gram.sampler.result import SampleResult
 from gram.tasks.protocol import PuzzleSet, Task
 from gram.tasks.registry import get_task
+from gram.training.diagnosis import explain, recent_signs
 
 NOTE = """95 % intervals hold the chance of training and that among puzzles: training seeds are resampled, of each
 method on its own, then groups of equal puzzles and their twins. Three seeds know the spread of training on two degrees

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from gram.config import ModelConfig
-from gram.evals.cells import Grid
-from gram.evals.frontier import analyse
+from gram.evals.frontier.analysis import analyse
+from gram.evals.frontier.cells import Grid
 from gram.tasks.protocol import PuzzleSet
 
 TOGETHER = 250

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gram.evals.peers import SHARED, VARIANTS, family_of, imported, official
+from gram.evals.benchmarks.peers import SHARED, VARIANTS, family_of, imported, official
 from gram.kernels.philox import Site, noise
 from gram.kernels.reference import Injection, Step
 from gram.model import Model

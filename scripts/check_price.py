@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 import gram
 from gram.api import Sampler
 from gram.config import SamplerConfig
-from gram.evals.cells import Grid
-from gram.evals.laps import alone, time_laps, timed
-from gram.evals.latency import courses_of, measure
-from gram.evals.prices import StepTimes, expected_prices
+from gram.evals.frontier.cells import Grid
+from gram.evals.frontier.laps import alone, time_laps, timed
+from gram.evals.frontier.latency import courses_of, measure
+from gram.evals.frontier.prices import StepTimes, expected_prices
 from gram.tasks.protocol import Tokens
 
 RUNS_A_ROUND = 10

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gram.evals.beside import beside, beside_sentences, coverage_line, selector_heads, selector_lines
-from gram.evals.figures import milliseconds, percent, signed
-from gram.evals.tables import sizes
+from gram.evals.frontier.beside import beside, beside_sentences, coverage_line, selector_heads, selector_lines
+from gram.evals.pages.figures import milliseconds, percent, signed
+from gram.evals.pages.tables import sizes
 
 Frontier = dict[str, Any]
 ACCURACY = (

@@ -16,7 +16,7 @@ from gram.checkpoint import write_atomically
 from gram.config import SamplerConfig
 from gram.distributed.prediction import Prediction, predict
 from gram.distributed.simulation import DRIVER_S, Simulated, simulate
-from gram.evals.plots import BusyLine, draw_busy
+from gram.evals.pages.plots import BusyLine, draw_busy
 from gram.sampler.plan import shards_of
 
 FOLDER = Path(__file__).parent.parent / "distributed"

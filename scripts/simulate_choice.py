@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from gram.evals.budgets import Question, budgets_of, matched_together
-from gram.evals.cells import Grid
-from gram.evals.choice import Judge, Price, Slice
-from gram.evals.latency import NOISY
-from gram.evals.prices import StepTimes, expected_prices
-from gram.evals.verdict import headline
+from gram.evals.frontier.budgets import Question, budgets_of, matched_together
+from gram.evals.frontier.cells import Grid
+from gram.evals.frontier.choice import Judge, Price, Slice
+from gram.evals.frontier.latency import NOISY
+from gram.evals.frontier.prices import StepTimes, expected_prices
+from gram.evals.frontier.verdict import headline
 
 PUZZLES, ROUNDS, TRAJECTORIES = 300, 20, 16
 GRID = Grid(

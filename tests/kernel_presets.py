@@ -8,7 +8,8 @@ from pathlib import Path
 
 import gram
 from gram.config import ModelConfig
-from gram.kernels import gemm_pack, pack
+from gram.kernels.fused import pack
+from gram.kernels.gemm import pack as gemm_pack
 from gram.kernels.reference import Spec
 from gram.kernels.resources import shapes_of
 from gram.model import Model

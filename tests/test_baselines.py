@@ -12,9 +12,9 @@ import torch
 
 from gram.evals import baselines
 from gram.evals.baselines import Judged, markdown, method_of, rows
-from gram.recipe import load_recipe
 from gram.tasks.registry import get_task
-from gram.train import train
+from gram.training.recipe import load_recipe
+from gram.training.trainer import train
 from tests.test_training import recipe
 
 ROOT = Path(__file__).parent.parent

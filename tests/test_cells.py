@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from gram.config import SELECTORS
-from gram.evals.cells import Grid, group_votes, stop_steps, tabulate
-from gram.evals.heads import HeadTally
+from gram.evals.frontier.cells import Grid, group_votes, stop_steps, tabulate
+from gram.evals.frontier.heads import HeadTally
 from tests.traces import random_traces
 
 
@@ -89,7 +89,7 @@ def test_blocks_and_chunks_change_nothing(monkeypatch):
     traces = random_traces(4)
     whole = tabulate([traces], grid)
     traces.together = 3
-    monkeypatch.setattr("gram.evals.cells._TRAJECTORIES", 16)
+    monkeypatch.setattr("gram.evals.frontier.cells._TRAJECTORIES", 16)
     parts = tabulate([traces], grid)
     for name in ("accuracy", "passes", "distinct", "steps", "is_right_directly", "puzzles"):
         np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from gram import checkpoint
 from gram.checkpoint import CheckpointError
 from gram.config import ModelConfig, config_from_json
-from gram.recipe import load_recipe
-from gram.train_config import TrainConfig
+from gram.training.config import TrainConfig
+from gram.training.recipe import load_recipe
 from tests.models import tiny_config, tiny_model
 
 

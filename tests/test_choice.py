@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gram.evals import verdict
-from gram.evals.budgets import Question, budgets_of, corrected, matched, matched_together, score
-from gram.evals.cells import Grid
-from gram.evals.choice import FAMILIES, Judge, Price, Slice, family_mask, halves
+from gram.evals.frontier import verdict
+from gram.evals.frontier.budgets import Question, budgets_of, corrected, matched, matched_together, score
+from gram.evals.frontier.cells import Grid
+from gram.evals.frontier.choice import FAMILIES, Judge, Price, Slice, family_mask, halves
 
 GRID = Grid(widths=(1, 2, 4), depths=(1, 2, 4), trained_depth=2)
 COSTS = np.outer(GRID.depths, np.sqrt(GRID.widths)).astype(float)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from gram.api import Sampler
-from gram.evals import laps, timing_file
-from gram.evals.laps import Course
-from gram.evals.latency import courses_of, measure, row_counts
-from gram.evals.prices import StepTimes
+from gram.evals.frontier import laps, timing_file
+from gram.evals.frontier.laps import Course
+from gram.evals.frontier.latency import courses_of, measure, row_counts
+from gram.evals.frontier.prices import StepTimes
 from gram.sampler.slots import Slots
 from gram.tasks.registry import get_task
 from tests.models import tiny_model
@@ -121,7 +121,7 @@ def test_timings_without_an_identity_are_refused(tmp_path):
 
 def test_a_noisy_machine_is_told(monkeypatch):
     now, waits = [0.0], iter(np.random.default_rng(0).uniform(1, 3, 100))
-    monkeypatch.setattr("gram.evals.latency.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("gram.evals.frontier.latency.time.perf_counter", lambda: now[0])
 
     class Uneven(Runs):
         def __call__(self, course, index):

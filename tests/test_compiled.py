@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from gram.kernels import compile_cache, compiled, dispatch, reference
+from gram.kernels import dispatch, reference
+from gram.kernels.compiled import cache as compile_cache
+from gram.kernels.compiled import path as compiled
 from gram.kernels.philox import Site, counter_word1, noise
 from gram.kernels.reference import Injection
 from tests.models import tiny_model

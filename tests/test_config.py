@@ -15,7 +15,7 @@ from gram.config import (
     config_to_json,
 )
 from gram.presets import PRESETS, model_config
-from gram.train_config import TrainConfig
+from gram.training.config import TrainConfig
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ import inspect
 import pytest
 import torch
 
-from gram.evals import cpu_benchmark
-from gram.kernels import compiled, reference
+from gram.evals.benchmarks import cpu_benchmark
+from gram.kernels import reference
+from gram.kernels.compiled import path as compiled
 from tests.models import tiny_model
 
 BASELINE = (

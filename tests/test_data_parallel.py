@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gram.data_parallel import Ranks, joined
-from gram.train import Trainer
+from gram.training.data_parallel import Ranks, joined
+from gram.training.trainer import Trainer
 from tests import two_ranks
 from tests.test_training import recipe, run
 

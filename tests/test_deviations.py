@@ -7,10 +7,10 @@ import pytest
 
 from gram.checkpoint import shipped_names
 from gram.config import ModelConfig
-from gram.recipe import recipe_names
 from gram.tasks.registry import get_task
-from gram.train_config import TrainConfig
-from gram.training_progress import TrainProgress
+from gram.training.config import TrainConfig
+from gram.training.progress import TrainProgress
+from gram.training.recipe import recipe_names
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "DEVIATIONS.md").read_text()

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from gram.diagnosis import RECENT_LINES, Signs, diagnose, explain, recent_signs
-from gram.elbo import elbo
-from gram.guidance import kl, posterior, prior
 from gram.kernels.philox import Site
 from gram.kernels.reference import add_noise, core, decode
 from gram.model import embed, embed_target
-from gram.objective import _normals, earlier_transitions
-from gram.run_folder import finite
-from gram.train import LOG_EVERY_STEPS
+from gram.training.diagnosis import RECENT_LINES, Signs, diagnose, explain, recent_signs
+from gram.training.elbo import elbo
+from gram.training.guidance import kl, posterior, prior
+from gram.training.objective import _normals, earlier_transitions
+from gram.training.run_folder import finite
+from gram.training.trainer import LOG_EVERY_STEPS
 from tests.test_training import recipe, run, trainer
 
 TWO = {"transitions": 2, "noise_order": "after", "noise_free_steps": 0}

@@ -15,8 +15,8 @@ from gram.distributed.cluster import INLINE_BYTES
 from gram.distributed.driver_benchmark import in_process, made_up, plan_of
 from gram.distributed.plan_check import check
 from gram.distributed.prediction import predict
-from gram.evals import ray_benchmark
-from gram.evals.ray_benchmark import driver_row
+from gram.evals.benchmarks import ray_benchmark
+from gram.evals.benchmarks.ray_benchmark import driver_row
 from gram.sampler.store import Store
 
 FIGURES = {"shards", "result_bytes", "wall_ms", "driver_ms", "thread_cpu_ms", "process_cpu_ms", "sync_ms"}

@@ -6,12 +6,12 @@ import math
 import numpy as np
 import pytest
 
-from gram.evals import energy
-from gram.evals.cells import Grid
-from gram.evals.frontier import stable
-from gram.evals.laps import Laps
-from gram.evals.latency import courses_of, measure
-from gram.evals.report import render
+from gram.evals.frontier import energy
+from gram.evals.frontier.analysis import stable
+from gram.evals.frontier.cells import Grid
+from gram.evals.frontier.laps import Laps
+from gram.evals.frontier.latency import courses_of, measure
+from gram.evals.pages.report import render
 from tests.test_frontier import fake_timings, made
 
 GRID = Grid(widths=(1, 2, 4), depths=(1, 2, 4), trained_depth=2)
@@ -67,7 +67,7 @@ class Meter:
 
 def test_watts_are_joules_over_seconds(monkeypatch, tmp_path):
     clock = {"now": 0.0}
-    monkeypatch.setattr("gram.evals.latency.time.perf_counter", lambda: clock["now"])
+    monkeypatch.setattr("gram.evals.frontier.latency.time.perf_counter", lambda: clock["now"])
 
     def run(course, index):
         clock["now"] += 0.5  # 10 J in half a second: 20 W

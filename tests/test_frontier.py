@@ -10,12 +10,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gram.evals import cost, verdict
-from gram.evals.beside import verdicts_of
-from gram.evals.budgets import matched
-from gram.evals.cells import Grid
-from gram.evals.choice import Judge
-from gram.evals.frontier import analyse, cells_csv, stable
+from gram.evals import cost
+from gram.evals.frontier import verdict
+from gram.evals.frontier.analysis import analyse, cells_csv, stable
+from gram.evals.frontier.beside import verdicts_of
+from gram.evals.frontier.budgets import matched
+from gram.evals.frontier.cells import Grid
+from gram.evals.frontier.choice import Judge
 from gram.tasks.protocol import PuzzleSet
 from tests.models import tiny_config
 from tests.test_choice import PRICE, built

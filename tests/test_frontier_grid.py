@@ -9,9 +9,9 @@ from gram.cli.frontier import make_grid
 from gram.cli.frontier_view import show
 from gram.cli.main import main
 from gram.config import SELECTORS, ModelConfig, SamplerConfig
-from gram.evals.beside import selector_heads, selector_lines
-from gram.evals.cells import Grid, tabulate
-from gram.evals.verdict import short_depths
+from gram.evals.frontier.beside import selector_heads, selector_lines
+from gram.evals.frontier.cells import Grid, tabulate
+from gram.evals.frontier.verdict import short_depths
 from gram.tasks.registry import get_task
 from tests.models import tiny_model
 from tests.test_frontier import fake_timings, made

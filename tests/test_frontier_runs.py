@@ -16,9 +16,9 @@ from gram.api import Sampler
 from gram.cli.frontier import labelled
 from gram.cli.main import main
 from gram.config import SELECTORS
-from gram.evals.cells import Grid, tabulate
-from gram.evals.frontier import stable
-from gram.evals.outcomes import read
+from gram.evals.frontier.analysis import stable
+from gram.evals.frontier.cells import Grid, tabulate
+from gram.evals.frontier.outcomes import read
 from gram.sampler.selectors import Scores, select
 from gram.sampler.settings import first_halt
 from gram.sampler.trace import Traces

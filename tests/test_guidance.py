@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from gram.guidance import Gaussian, balanced_kl, kl, posterior, prior
+from gram.training.guidance import Gaussian, balanced_kl, kl, posterior, prior
 from tests.models import tiny_model
 
 

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from gram.cli import frontier_files
 from gram.cli.main import main
-from gram.evals import outcomes, plots
-from gram.evals.beside import beside_sentences
-from gram.evals.budgets import shared_budgets
-from gram.evals.cells import Grid
-from gram.evals.frontier import analyse, defined
-from gram.evals.joint import Member, join, price_of, shared
-from gram.evals.joint_page import render
+from gram.evals.frontier import outcomes
+from gram.evals.frontier.analysis import analyse, defined
+from gram.evals.frontier.beside import beside_sentences
+from gram.evals.frontier.budgets import shared_budgets
+from gram.evals.frontier.cells import Grid
+from gram.evals.frontier.joint import Member, join, price_of, shared
+from gram.evals.pages import plots
+from gram.evals.pages.joint_page import render
 from gram.tasks.protocol import PuzzleSet
 from tests.browser import Browser, chromium
 from tests.models import tiny_config

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from gram.kernels import cost, pack
+from gram.kernels import cost
+from gram.kernels.fused import pack
 from gram.kernels.reference import Injection
 from tests.models import tiny_model
 from tests.test_kernel_interpreted import ATTENTION, CASES, IS_INTERPRETED, PATHS, interpreted, launch, run_apart
@@ -21,7 +22,7 @@ if IS_INTERPRETED:
     import triton
     import triton.language as tl
 
-    from gram.kernels import blocks
+    from gram.kernels.blocks import path as blocks
     from tests import mended_interpreter
 
     @triton.jit
@@ -136,7 +137,7 @@ def test_the_counts_of_bytes_are_what_the_kernels_move(case, path):
     assert moved == four.bytes - one.bytes  # of the three trajectories launched
     assert counted.tiles > 0
     if path == "blocks":
-        from gram.kernels import transition
+        from gram.kernels.fused import path as transition
 
         fixed = transition.constants(spec, pack.layout_of(weights, spec), Injection(), has_active=False)
         assert one.launches == len(list(blocks.launches(spec, fixed)))

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from gram.kernels import cost, pack
+from gram.kernels import cost
+from gram.kernels.fused import pack
 from gram.model import Model
 from gram.presets import PRESETS, model_config
 from tests.kernel_presets import shipped_config

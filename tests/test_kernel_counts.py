@@ -10,8 +10,8 @@ import torch
 
 from gram.cli import kernel_view, terminal
 from gram.cli.main import main
-from gram.evals import gpu_benchmark, kernel_counts
-from gram.evals.sampler_benchmark import Row
+from gram.evals.benchmarks import gpu_benchmark, kernel_counts
+from gram.evals.benchmarks.sampler_benchmark import Row
 from gram.kernels import reference, resources
 from gram.presets import PRESETS
 from tests.models import tiny_model

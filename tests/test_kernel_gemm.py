@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gram.kernels import gemm_pack, reference
+from gram.kernels import reference
+from gram.kernels.gemm import pack as gemm_pack
 from gram.kernels.reference import Injection
 from tests.models import tiny_model
 from tests.test_kernel_interpreted import CASES, INJECTIONS, IS_INTERPRETED, NAN, interpreted, run_apart
@@ -46,7 +47,7 @@ def given(spec, rows=(0, 1, 2), dtype=torch.float32):
 
 def poisoned(matrices, spec, count, injection, has_active):
     """NaN in every buffer of the plan that the next step will run, and in what it is to fill."""
-    from gram.kernels import gemm
+    from gram.kernels.gemm import path as gemm
 
     device = torch.device("cpu")
     ready = gemm.captured(matrices, spec, count, injection, has_active=has_active, device=device)
@@ -69,7 +70,7 @@ def launch(
     dtype=torch.float32,
 ):
     """Kernel C's step of some rows, and the reference's in fp32 of the same weights and states."""
-    from gram.kernels import gemm
+    from gram.kernels.gemm import path as gemm
 
     states, keys = given(model.spec, rows, dtype)
     keys |= {"seed": seed, "injection": injection}
@@ -172,7 +173,7 @@ def test_a_plan_is_laid_out_once_for_a_launch_shape():
 
 @interpreted
 def test_states_may_be_expanded_and_made_for_inference():
-    from gram.kernels import gemm
+    from gram.kernels.gemm import path as gemm
 
     model = tiny_model()
     rows = torch.arange(2)
@@ -192,7 +193,7 @@ def test_states_may_be_expanded_and_made_for_inference():
 
 @interpreted
 def test_bad_states_are_refused_and_none_are_taken():
-    from gram.kernels import gemm
+    from gram.kernels.gemm import path as gemm
 
     model = tiny_model()
     matrices = gemm_pack.pack(model.weights(), model.spec, torch.float32)
@@ -227,7 +228,7 @@ def test_bfloat16_is_close_to_the_reference(case):
 )
 def test_the_plan_says_what_its_kernels_move(case):
     """Launch by launch, every byte of a state under a mask; keys and weights apart."""
-    from gram.kernels import gemm_plan
+    from gram.kernels.gemm import plan as gemm_plan
 
     model = tiny_model(**{**(CASES | OWN_CASES)[case], "noise_free_steps": 0})
     matrices = gemm_pack.pack(model.weights(), model.spec, torch.bfloat16)

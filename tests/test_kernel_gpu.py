@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from gram.kernels import pack, reference
+from gram.kernels import reference
+from gram.kernels.fused import pack
 from gram.kernels.reference import Injection
 from tests.models import tiny_model
 
@@ -19,7 +20,8 @@ pytestmark = [
 @pytest.mark.parametrize("path", ["fused", "blocks"])
 def test_equals_float64(dtype, limit, mixer, tokens, path):
     """Relative error of the states; norms and noise are fp32 there too, and bf16 rounds every activation (2^-9)."""
-    from gram.kernels import blocks, transition
+    from gram.kernels.blocks import path as blocks
+    from gram.kernels.fused import path as transition
 
     step = {"fused": transition, "blocks": blocks}[path].supervision_step
     model = tiny_model(
@@ -58,7 +60,8 @@ def test_longer_recurrences_with_every_noise(path, order, injection):
 
     Not more transitions: with random weights a third one magnifies rounding ten thousandfold, in the reference too.
     """
-    from gram.kernels import blocks, transition
+    from gram.kernels.blocks import path as blocks
+    from gram.kernels.fused import path as transition
 
     step = {"fused": transition, "blocks": blocks}[path].supervision_step
     model = tiny_model(
@@ -98,7 +101,8 @@ def test_kernel_c_equals_float64(dtype, limit, order, shape):
 
     In bf16 one transition: a second magnifies the rounding, eager's as well.
     """
-    from gram.kernels import gemm, gemm_pack
+    from gram.kernels.gemm import pack as gemm_pack
+    from gram.kernels.gemm import path as gemm
 
     model = tiny_model(
         dim=512, hidden=1536, guidance_hidden=512, noise_order=order, head_hidden=64,

@@ -11,7 +11,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gram.kernels import pack, reference
+from gram.kernels import reference
+from gram.kernels.fused import pack
 from gram.kernels.reference import Injection
 from tests.models import tiny_model
 from tests.test_philox import KNOWN
@@ -47,7 +48,8 @@ def launch(
 
     The reference computes in fp32, from the same weights and states as the kernel.
     """
-    from gram.kernels import blocks, transition
+    from gram.kernels.blocks import path as blocks
+    from gram.kernels.fused import path as transition
 
     spec, rows = spec or model.spec, list(rows)
     generator = torch.Generator().manual_seed(5)
@@ -144,7 +146,7 @@ def test_a_trajectory_is_the_same_in_any_launch_and_slot(path):
 
 @interpreted
 def test_a_stored_state_may_be_expanded():
-    from gram.kernels import transition
+    from gram.kernels.fused import path as transition
 
     model = tiny_model()
     rows = torch.arange(2)

@@ -11,7 +11,8 @@ import torch
 
 from gram.cli.main import main
 from gram.distributed import cluster, local_cluster
-from gram.kernels import compile_cache, dispatch
+from gram.kernels import dispatch
+from gram.kernels.compiled import cache as compile_cache
 
 FOLDERS = ("HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", compile_cache.FOLDER_VARIABLE)
 USER = ("USER", "LOGNAME", "LNAME", "USERNAME")

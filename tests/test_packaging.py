@@ -29,7 +29,7 @@ def packaged(names: list[str]) -> set[str]:
     wanted = set()
     for name in names:
         top = Path(name).parts[0]
-        folders = ("gram/recipes/", "gram/weights/", "evals/page/", "evals/studies/")
+        folders = ("gram/recipes/", "gram/weights/", "evals/pages/page/", "evals/studies/")
         is_data = name == "gram/py.typed" or name.startswith(folders)
         if top in ("gram", *LINKED) and (name.endswith(".py") or is_data):
             wanted.add(f"gram/{name}" if top in LINKED else name)

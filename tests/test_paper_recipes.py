@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from gram.recipe import load_recipe, recipe_names
-from gram.train import Trainer
-from gram.training_cost import cost_of
-from gram.training_puzzles import TrainingPuzzles
+from gram.training.cost import cost_of
+from gram.training.puzzles import TrainingPuzzles
+from gram.training.recipe import load_recipe, recipe_names
+from gram.training.trainer import Trainer
 
 PAPER = tuple(name for name in recipe_names() if name.startswith("paper-"))
 BETA = {

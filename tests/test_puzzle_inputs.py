@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from gram import checkpoint
 from gram.api import Sampler, load
 from gram.importers import import_checkpoint
-from gram.recipe import load_recipe
 from gram.sampler.store import Store
 from gram.sampler.trace import Traces
 from gram.tasks.inputs import input_tokens
 from gram.tasks.protocol import PuzzleError, PuzzleSet
 from gram.tasks.registry import get_task
-from gram.train import train
+from gram.training.recipe import load_recipe
+from gram.training.trainer import train
 from tests.models import tiny_model
 
 TASK = get_task("nqueens4")

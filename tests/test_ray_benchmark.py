@@ -2,7 +2,7 @@
 
 import pytest
 
-from gram.evals import ray_benchmark
+from gram.evals.benchmarks import ray_benchmark
 
 
 def test_the_row_holds_the_rounds_differences(monkeypatch):

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from gram.config import SamplerConfig
-from gram.evals.frontier import stable
+from gram.evals.frontier.analysis import stable
 from gram.sampler.record import payload_of
 from gram.sampler.store import Store
 from tests import ill_workers

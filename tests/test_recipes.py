@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from gram.cli.main import main
-from gram.diagnosis import Signs, diagnose
 from gram.model import Model
-from gram.objective import Replay, step_loss
-from gram.recipe import RecipeError, load_recipe, recipe_names
 from gram.tasks.registry import get_task
-from gram.train import Trainer, train
+from gram.training.diagnosis import Signs, diagnose
+from gram.training.objective import Replay, step_loss
+from gram.training.recipe import RecipeError, load_recipe, recipe_names
+from gram.training.trainer import Trainer, train
 
 TASKS = ("nqueens8", "sudoku6")
 BASELINES = (

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from gram import checkpoint
 from gram.config import ModelConfig, Relation, config_from_json, config_to_json
-from gram.kernels import dispatch, gemm_pack, pack, reference, relations
+from gram.kernels import dispatch, reference, relations
+from gram.kernels.fused import pack
+from gram.kernels.gemm import pack as gemm_pack
 from gram.model import Model
 from tests.models import tiny_config, tiny_model
 

@@ -6,9 +6,9 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from gram.evals import charts, figures, plots
-from gram.evals.cells import Grid
-from gram.evals.report import render
+from gram.evals.frontier.cells import Grid
+from gram.evals.pages import charts, figures, plots
+from gram.evals.pages.report import render
 from tests.browser import Browser, chromium
 from tests.test_frontier import fake_timings, made
 

@@ -3,8 +3,8 @@
 import pytest
 
 from gram.api import Sampler
-from gram.evals import sampler_benchmark
-from gram.evals.sampler_benchmark import Row, adaptive_rows, paired, ratios, refill_rows, slot_row, to_json
+from gram.evals.benchmarks import sampler_benchmark
+from gram.evals.benchmarks.sampler_benchmark import Row, adaptive_rows, paired, ratios, refill_rows, slot_row, to_json
 from gram.tasks.registry import get_task
 from tests.models import tiny_model
 

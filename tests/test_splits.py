@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from gram.recipe import Recipe
 from gram.tasks.colouring import EDGE, Colouring
 from gram.tasks.colouring_splits import GraphSplits
 from gram.tasks.maze import Maze
@@ -15,9 +14,10 @@ from gram.tasks.nqueens import ORBITS, QUEEN, NQueens, all_solutions
 from gram.tasks.nqueens_splits import canonical_keys
 from gram.tasks.registry import get_task
 from gram.tasks.sudoku import Sudoku
-from gram.train import train
-from gram.train_config import TrainConfig
-from gram.training_puzzles import validation_split
+from gram.training.config import TrainConfig
+from gram.training.puzzles import validation_split
+from gram.training.recipe import Recipe
+from gram.training.trainer import train
 from scripts import ship_checkpoint
 from tests.models import tiny_config
 

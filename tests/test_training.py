@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from gram import checkpoint
-from gram.diagnosis import Signs, diagnose
-from gram.objective import Replay, head_loss, set_loss, step_loss
-from gram.optimiser import FlatWeights, kl_beta, learning_rate
-from gram.recipe import Recipe, RecipeError, load_recipe, recipe_names
 from gram.tasks.registry import get_task
-from gram.train import Trainer, train
-from gram.train_config import TrainConfig
+from gram.training.config import TrainConfig
+from gram.training.diagnosis import Signs, diagnose
+from gram.training.objective import Replay, head_loss, set_loss, step_loss
+from gram.training.optimiser import FlatWeights, kl_beta, learning_rate
+from gram.training.recipe import Recipe, RecipeError, load_recipe, recipe_names
+from gram.training.trainer import Trainer, train
 from tests.models import tiny_config, tiny_model
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from gram.cli.main import main
 from gram.model import Model
-from gram.recipe import RecipeError, load_recipe
-from gram.training_cost import GPU_FLOPS, UTILISATION, cost_of
+from gram.training.cost import GPU_FLOPS, UTILISATION, cost_of
+from gram.training.recipe import RecipeError, load_recipe
 from tests.test_recipes import tiny
 
 
@@ -48,7 +48,7 @@ def test_the_cost_is_told_before_the_first_step(tmp_path, capsys, monkeypatch):
         told.append(capsys.readouterr().err)
         raise RecipeError("nothing is trained here")
 
-    monkeypatch.setattr("gram.train.train", stop)
+    monkeypatch.setattr("gram.training.trainer.train", stop)
     assert main(("train", "paper-nqueens8", "--out", str(tmp_path / "run"))) == 2
     cost = told[0].splitlines()[0]
     assert cost.startswith("cost: ")

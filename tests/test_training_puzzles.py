@@ -15,14 +15,14 @@ from gram import checkpoint
 from gram.api import Sampler
 from gram.cli.main import main
 from gram.config import ModelConfig
-from gram.recipe import Recipe, RecipeError, load_recipe
 from gram.tasks.arc import Arc, decode, encode
 from gram.tasks.protocol import PuzzleError
 from gram.tasks.registry import get_task
 from gram.tasks.sudoku_hard import hard_puzzle
-from gram.train import Trainer, train
-from gram.train_config import TrainConfig
-from gram.training_puzzles import TrainingPuzzles
+from gram.training.config import TrainConfig
+from gram.training.puzzles import TrainingPuzzles
+from gram.training.recipe import Recipe, RecipeError, load_recipe
+from gram.training.trainer import Trainer, train
 from tests.models import tiny_config
 
 ROOT = Path(__file__).parent.parent

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from gram import checkpoint
-from gram.recipe import RecipeError
-from gram.run_folder import LOCK_FILE, RUN_FILE, claimed
-from gram.train import Trainer, train
+from gram.training.recipe import RecipeError
+from gram.training.run_folder import LOCK_FILE, RUN_FILE, claimed
+from gram.training.trainer import Trainer, train
 from tests.test_training import recipe, run, trainer
 
 CASES: dict[str, dict[str, object]] = {

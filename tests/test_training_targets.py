@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import gram
-from gram.objective import Replay, set_loss, step_loss
-from gram.recipe import RecipeError, load_recipe
 from gram.tasks.registry import get_task
-from gram.train import Trainer
-from gram.training_puzzles import TrainingPuzzles
+from gram.training.objective import Replay, set_loss, step_loss
+from gram.training.puzzles import TrainingPuzzles
+from gram.training.recipe import RecipeError, load_recipe
+from gram.training.trainer import Trainer
 from tests.test_training import recipe, run, trainer
 
 NONE = {"guidance": "none"}
@@ -117,7 +117,7 @@ def test_exact_counts_any_solution_for_the_set_and_the_target_otherwise(target, 
     last = slots.solutions[torch.arange(len(count)), count - 1]
     slots = slots._replace(targets=slots.solutions[:, 0])
     spelled = 20 * torch.nn.functional.one_hot(last, made.recipe.model.vocabulary).float()
-    monkeypatch.setattr("gram.objective.decode", lambda weights, spec, h: spelled + 0 * h.sum())
+    monkeypatch.setattr("gram.training.objective.decode", lambda weights, spec, h: spelled + 0 * h.sum())
     assert float(loss_of(made, slots)[0].exact) == expected
 
 
@@ -128,7 +128,9 @@ def test_a_wrong_answer_is_exact_for_no_target(monkeypatch):
         for token in range(3):
             answer = torch.full_like(slots.targets, token)
             spelled = 20 * torch.nn.functional.one_hot(answer, 3).float()
-            monkeypatch.setattr("gram.objective.decode", lambda weights, spec, h, told=spelled: told + 0 * h.sum())
+            monkeypatch.setattr(
+                "gram.training.objective.decode", lambda weights, spec, h, told=spelled: told + 0 * h.sum()
+            )
             assert float(loss_of(made, slots)[0].exact) == 0
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from gram.data_parallel import joined
-from gram.train import Trainer, train
+from gram.training.data_parallel import joined
+from gram.training.trainer import Trainer, train
 from tests.test_training import recipe
 
 CPU = torch.device("cpu")

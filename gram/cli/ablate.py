@@ -250,7 +250,7 @@ def _one_share(jobs: int) -> None:
 
 def _write(out: Path, made: dict[str, Any]) -> None:
     from gram.checkpoint import write_atomically, write_json
-    from gram.evals.ablation_page import render
+    from gram.evals.pages.ablation_page import render
 
     write_json(out / ABLATION_FILE, made)
     write_atomically(out / REPORT_FILE, render(made).encode())

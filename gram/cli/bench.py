@@ -12,7 +12,7 @@ from gram.cli.options import Json, Quiet, at_least_one, real, whole
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from gram.evals.sampler_benchmark import Row
+    from gram.evals.benchmarks.sampler_benchmark import Row
 
 KINDS = ("sampler", "kernels", "ray")
 POLICIES: dict[str, dict[str, Any]] = {
@@ -62,7 +62,7 @@ def bench(
     at_least_one("shards", shards)
     from gram.cli import terminal
     from gram.cli.versions import versions
-    from gram.evals.sampler_benchmark import to_json
+    from gram.evals.benchmarks.sampler_benchmark import to_json
 
     def tell(line: str) -> None:
         if not is_quiet:
@@ -101,7 +101,7 @@ def _kernel_counts(
     teraflops: float, terabytes: float, has_resources: bool, tell: Callable[[str], None]
 ) -> dict[str, Any]:
     """`rows` that are counted, `roofline`, `rates` and, where asked for, the compiled kernels' `resources`."""
-    from gram.evals import kernel_counts
+    from gram.evals.benchmarks import kernel_counts
 
     roofline = list(kernel_counts.roofline(teraflops=teraflops, terabytes=terabytes))
     resources = list(kernel_counts.compiled(tell=tell)) if has_resources else []
@@ -116,7 +116,7 @@ def _ray_rows(rounds: int, shards: int) -> Iterator[Row]:
     import gram
     from gram.distributed import driver_benchmark
     from gram.distributed.cluster import NEW, connected
-    from gram.evals.ray_benchmark import driver_row, start_row
+    from gram.evals.benchmarks.ray_benchmark import driver_row, start_row
 
     sampler = gram.load("nqueens8")
     name = "driver overhead per shard, ms"
@@ -128,7 +128,7 @@ def _ray_rows(rounds: int, shards: int) -> Iterator[Row]:
 
 def _kernel_rows(rounds: int, peer_repo: Path | None, rates: dict[str, float]) -> Iterator[Row]:
     from gram.api import choose_device
-    from gram.evals import cpu_benchmark, gpu_benchmark
+    from gram.evals.benchmarks import cpu_benchmark, gpu_benchmark
 
     if choose_device().type == "cuda":
         yield from gpu_benchmark.rows(rounds=rounds, **rates)
@@ -137,7 +137,7 @@ def _kernel_rows(rounds: int, peer_repo: Path | None, rates: dict[str, float]) -
 
 def _sampler_rows(rounds: int, limit: int, peer_repo: Path | None) -> Iterator[Row]:
     import gram
-    from gram.evals import peer_benchmark, sampler_benchmark
+    from gram.evals.benchmarks import peer_benchmark, sampler_benchmark
 
     if peer_repo is not None:
         yield from peer_benchmark.rows(peer_repo, rounds=rounds)

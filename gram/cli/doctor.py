@@ -141,7 +141,8 @@ def _kernels(device: Any, dtype: Any) -> list[Check]:
 def _compiled_cache(dtype: Any) -> str:
     """Where the compiled path keeps its pieces, how many there are and which shipped checkpoints need no compiling."""
     from gram import checkpoint
-    from gram.kernels import compile_cache, compiled
+    from gram.kernels.compiled import cache as compile_cache
+    from gram.kernels.compiled import path as compiled
 
     if reason := compile_cache.obstacle():
         return f"; no cache, so every run compiles (minutes): {reason}"

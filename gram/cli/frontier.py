@@ -32,7 +32,7 @@ from gram.cli.seen import seen_facts, warn_if_seen
 if TYPE_CHECKING:
     from gram.api import Sampler
     from gram.config import SamplerConfig
-    from gram.evals.cells import Grid
+    from gram.evals.frontier.cells import Grid
     from gram.tasks.protocol import Task
 
 RUNS = Path("runs") / "frontier"
@@ -94,7 +94,7 @@ def frontier(
     from gram.cli import terminal
     from gram.cli.frontier_study import Study, show_estimate
     from gram.cli.frontier_view import show
-    from gram.evals.verdict import short_depths
+    from gram.evals.frontier.verdict import short_depths
 
     for name, value in (("limit", limit), ("rounds", rounds), ("seeds", seeds)):
         at_least_one(name, value)
@@ -178,7 +178,7 @@ def make_grid(
     sampler: Sampler, config: SamplerConfig, widths: str, depths: str | None, selectors: str | None, haltings: str
 ) -> Grid:
     """The grid of the options; depths left out reach what the headline's budget pays for. Raises `ValueError`."""
-    from gram.evals.cells import Grid
+    from gram.evals.frontier.cells import Grid
     from gram.sampler.settings import first_halt
 
     trained = sampler.model.config.trained_depth or sampler.model.config.depth

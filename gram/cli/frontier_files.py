@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gram.evals.joint import Member
-    from gram.evals.outcomes import Arrays
+    from gram.evals.frontier.joint import Member
+    from gram.evals.frontier.outcomes import Arrays
 
 FRONTIER_FILE, JOINT_FILE, CELLS_FILE, REPORT_FILE = "frontier.json", "joint.json", "cells.csv", "report.html"
 PICTURES = "pictures"
@@ -19,10 +19,10 @@ def write(folder: Path, made: dict[str, Any], outcomes: Arrays | None = None) ->
     """`frontier.json`, `cells.csv`, the report and the pictures, each moved into place once complete; `outcomes.npz`
     where outcomes are given."""
     from gram.checkpoint import write_atomically, write_json
-    from gram.evals.frontier import cells_csv
-    from gram.evals.outcomes import OUTCOMES_FILE, to_bytes
-    from gram.evals.plots import draw
-    from gram.evals.report import render
+    from gram.evals.frontier.analysis import cells_csv
+    from gram.evals.frontier.outcomes import OUTCOMES_FILE, to_bytes
+    from gram.evals.pages.plots import draw
+    from gram.evals.pages.report import render
 
     page = render(made).encode()
     if outcomes is not None:
@@ -51,10 +51,10 @@ def folders(root: Path) -> list[Path]:
 
 def members(root: Path) -> list[Member]:
     """Every frontier in a folder of frontiers. Raises `ValueError` for a damaged one."""
-    from gram.evals.frontier import VERSION
-    from gram.evals.joint import Member
-    from gram.evals.outcomes import OUTCOMES_FILE
-    from gram.evals.outcomes import read as read_outcomes
+    from gram.evals.frontier.analysis import VERSION
+    from gram.evals.frontier.joint import Member
+    from gram.evals.frontier.outcomes import OUTCOMES_FILE
+    from gram.evals.frontier.outcomes import read as read_outcomes
 
     found = []
     for folder in folders(root):
@@ -68,10 +68,10 @@ def members(root: Path) -> list[Member]:
 def write_joint(root: Path, found: Sequence[Member]) -> dict[str, Any]:
     """`joint.json`, the page and the pictures that compare the `members` of `root`; returns what the JSON holds."""
     from gram.checkpoint import write_atomically, write_json
-    from gram.evals.frontier import defined
-    from gram.evals.joint import join
-    from gram.evals.joint_page import render
-    from gram.evals.plots import draw_joint
+    from gram.evals.frontier.analysis import defined
+    from gram.evals.frontier.joint import join
+    from gram.evals.pages.joint_page import render
+    from gram.evals.pages.plots import draw_joint
 
     made: dict[str, Any] = defined(join(found))
     frontiers = {each.label: each.frontier for each in found}

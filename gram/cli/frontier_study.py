@@ -15,10 +15,10 @@ from gram.cli.options import Sampling
 
 if TYPE_CHECKING:
     from gram.api import Sampler
-    from gram.evals.cells import Grid
-    from gram.evals.energy import Counter
-    from gram.evals.laps import Course
-    from gram.evals.outcomes import Arrays
+    from gram.evals.frontier.cells import Grid
+    from gram.evals.frontier.energy import Counter
+    from gram.evals.frontier.laps import Course
+    from gram.evals.frontier.outcomes import Arrays
     from gram.tasks.protocol import PuzzleSet, Tokens
 
 PROBE_STEPS = 4
@@ -44,8 +44,8 @@ class Study:
         self.sampling = sampling
         self.outcomes: Arrays | None = None
         """Outcomes by puzzle, once it has run."""
-        from gram.evals.latency import courses_of
-        from gram.evals.prices import READING
+        from gram.evals.frontier.latency import courses_of
+        from gram.evals.frontier.prices import READING
 
         varied: dict[str, Any] = {"selector": grid.selectors[0]}
         self.config = sampler.settings(sampling.config, **varied, width=grid.widths[-1], depth=grid.depths[-1])
@@ -63,10 +63,10 @@ class Study:
         """What the run will cost, from the model's shape and a probe of some steps."""
         import numpy as np
 
+        from gram.evals.benchmarks.memory_probe import peak_kib
         from gram.evals.cost import preflight
-        from gram.evals.laps import TIMED_STEPS
-        from gram.evals.measures import bases
-        from gram.evals.memory_probe import peak_kib
+        from gram.evals.frontier.laps import TIMED_STEPS
+        from gram.evals.frontier.measures import bases
 
         probe = replace(self.config, width=self.launch, depth=PROBE_STEPS, halting="fixed", halt_threshold=None)
         speed = 0.0
@@ -91,11 +91,11 @@ class Study:
         from gram.cli import terminal
         from gram.cli.versions import versions
         from gram.config import config_to_json
-        from gram.evals import timing_file
-        from gram.evals.frontier import analyse
-        from gram.evals.laps import Laps, time_laps, timed
-        from gram.evals.latency import measure
-        from gram.evals.launch_check import compare_launches
+        from gram.evals.frontier import timing_file
+        from gram.evals.frontier.analysis import analyse
+        from gram.evals.frontier.laps import Laps, time_laps, timed
+        from gram.evals.frontier.latency import measure
+        from gram.evals.frontier.launch_check import compare_launches
         from gram.sampler.trace import Traces
 
         started = time.perf_counter()
@@ -180,7 +180,7 @@ class Study:
 
     def answers(self, puzzle: Tokens, width: int, depth: int) -> Tokens:
         """Candidates `[width, A]` of one puzzle at the timed launch."""
-        from gram.evals.laps import alone
+        from gram.evals.frontier.laps import alone
 
         halting = self.grid.haltings[0]
         threshold = None if halting == "fixed" else self.grid.threshold(halting)
@@ -199,8 +199,8 @@ class Study:
 
         from gram.cli.versions import versions
         from gram.config import config_to_json
-        from gram.evals.laps import TIMED_STEPS
-        from gram.evals.latency import processors
+        from gram.evals.frontier.laps import TIMED_STEPS
+        from gram.evals.frontier.latency import processors
 
         varied = ("width", "depth", "halting", "halt_threshold", "selector", "seed", "slots", "is_padded")
         settings = {name: value for name, value in config_to_json(self.config).items() if name not in varied}
@@ -222,7 +222,7 @@ class Study:
 
     def processor(self) -> str | None:
         """Model of the GPU or CPU that it runs on."""
-        from gram.evals.latency import processor_name
+        from gram.evals.frontier.latency import processor_name
 
         device = self.sampler.model.device
         if device.type == "cuda":
@@ -233,7 +233,7 @@ class Study:
 
     def energy_counter(self) -> Counter | None:
         """What counts the device's joules, where it reports them."""
-        from gram.evals.energy import counter
+        from gram.evals.frontier.energy import counter
 
         device = self.sampler.model.device
         if device.type == "cuda":

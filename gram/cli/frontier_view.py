@@ -9,8 +9,8 @@ from typing import Any
 def show(label: str, made: Mapping[str, Any]) -> None:
     """Prints the verdicts of what `frontier.json` holds."""
     from gram.cli import terminal
-    from gram.evals.beside import beside_sentences, coverage_line, selector_heads, selector_lines
-    from gram.evals.launch_check import launch_words
+    from gram.evals.frontier.beside import beside_sentences, coverage_line, selector_heads, selector_lines
+    from gram.evals.frontier.launch_check import launch_words
 
     verdict, covered = made["verdict"], made["coverage"]
     console = terminal.output()

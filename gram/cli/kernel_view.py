@@ -9,8 +9,8 @@ from typing import Any
 from rich.text import Text
 
 from gram.cli import terminal
-from gram.evals import kernel_counts
-from gram.evals.sampler_benchmark import Row
+from gram.evals.benchmarks import kernel_counts
+from gram.evals.benchmarks.sampler_benchmark import Row
 
 
 def show_counts(counts: dict[str, Any], rows: Iterable[Row]) -> None:

@@ -25,7 +25,7 @@ def report(
         write(folder, read(folder / FRONTIER_FILE))
     elif (folder / ABLATION_FILE).is_file():
         from gram.checkpoint import write_atomically
-        from gram.evals.ablation_page import render
+        from gram.evals.pages.ablation_page import render
 
         write_atomically(folder / REPORT_FILE, render(read(folder / ABLATION_FILE)).encode())
     elif found := members(folder):  # all read before the first is written

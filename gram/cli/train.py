@@ -16,7 +16,7 @@ from gram.cli.errors import Interrupted
 from gram.cli.options import Json, Quiet, TaskModule
 
 if TYPE_CHECKING:
-    from gram.training_progress import TrainProgress
+    from gram.training.progress import TrainProgress
 
 PLAIN_EVERY_S = 15.0
 
@@ -51,10 +51,10 @@ def train(
     """Train a checkpoint from a recipe; repeat the command to continue. Several GPUs: `torchrun -m gram train ...`."""
     from gram import checkpoint
     from gram.api import choose_device, choose_dtype
-    from gram.data_parallel import joined, local_device
-    from gram.recipe import load_recipe
-    from gram.train import train as run
-    from gram.training_cost import cost_of
+    from gram.training.cost import cost_of
+    from gram.training.data_parallel import joined, local_device
+    from gram.training.recipe import load_recipe
+    from gram.training.trainer import train as run
 
     loaded = load_recipe(recipe, task_module=task_module, minutes=minutes, steps=steps, seed=seed)
     if is_dry_run:

@@ -1,0 +1,214 @@
+"""What the engine saves, measured: paired in one run, as ratios. A ratio is never given where the results differ.
+
+Two versions of a run are timed in turn, in random order, for some rounds; a row is the median of the rounds' ratios
+with the least and the greatest. Counts of supervision steps are exact and have no spread.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import gram
+from gram import checkpoint
+from gram.api import Sampler
+from gram.config import ModelConfig
+from gram.evals.evaluate import judge
+from gram.evals.paired import paired_difference
+from gram.model import Model
+from gram.sampler.engine import Engine
+from gram.sampler.plan import shards_of
+from gram.sampler.result import SampleResult, ShardResult
+from gram.tasks.protocol import PuzzleSet
+
+ROOT = Path(gram.__file__).absolute().parent.parent
+"""The folder that holds the package."""
+MEMORY_RUNS = (1_000, 100_000)
+"""Trajectories of the two runs whose peak memory is compared."""
+SLOT_COUNTS = (1, 3, 64, 100, 512)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One line of the benchmark."""
+
+    name: str
+    ratio: float
+    """The worse version over the better one: above 1 is a gain. Of rows that are no ratio, the value itself."""
+    low: float
+    high: float
+    floor: float | None
+    """What is asked for; None where the row is only told."""
+    is_ceiling: bool = False
+    """Whether the value must stay below `floor`."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What was measured, by name."""
+
+    @property
+    def is_met(self) -> bool | None:
+        """Whether the value holds its floor; None without one."""
+        if self.floor is None:
+            return None
+        return self.ratio <= self.floor if self.is_ceiling else self.ratio >= self.floor
+
+
+def paired(versions: dict[str, Callable[[], object]], rounds: int, seed: int = 0) -> dict[str, list[float]]:
+    """Seconds of each version in each round, after one round to warm up; their order in a round is random."""
+    order, rng = list(versions), random.Random(seed)
+    seconds: dict[str, list[float]] = {name: [] for name in versions}
+    for round_ in range(rounds + 1):
+        rng.shuffle(order)
+        for name in order:
+            began = time.perf_counter()
+            versions[name]()
+            if round_:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def ratios(slow: list[float], fast: list[float]) -> tuple[float, float, float]:
+    """Median, least and greatest of the rounds' ratios."""
+    each = [a / b for a, b in zip(slow, fast, strict=True)]
+    return statistics.median(each), min(each), max(each)
+
+
+def refill_rows(sampler: Sampler, puzzles: PuzzleSet, *, width: int, rounds: int) -> Iterator[Row]:
+    """Slots with refill against launches that run until all of their trajectories have halted.
+
+    Same kernel path, type, seed, launch and one launch of slots: both must give the same trajectories.
+    """
+    config = sampler.settings(width=width)
+    config = replace(config, slots=config.launch)
+    runs: dict[str, tuple[int, list[ShardResult]]] = {}
+
+    def run(is_rectangular: bool) -> None:
+        engine = Engine(sampler.model, sampler.task, puzzles.puzzles, config, is_rectangular=is_rectangular)
+        made = [
+            result for _, result in sorted(engine.run(shards_of(len(puzzles), config)), key=lambda one: one[0].index)
+        ]
+        runs["rectangular" if is_rectangular else "refill"] = engine.steps_run, made
+
+    seconds = paired({"rectangular": lambda: run(True), "refill": lambda: run(False)}, rounds)
+    for one, other in zip(runs["rectangular"][1], runs["refill"][1], strict=True):
+        if not (np.array_equal(one.candidates, other.candidates) and np.array_equal(one.steps, other.steps)):
+            raise AssertionError(
+                f"{sampler.task.name}: refill must give the rectangular sampler's trajectories, got others"
+            )
+    steps = {name: count for name, (count, _) in runs.items()}
+    facts = {
+        "puzzles": len(puzzles),
+        "width": width,
+        "launch": config.launch,
+        "steps_run": steps,
+        "same_trajectories": True,
+    }
+    saved = steps["rectangular"] / steps["refill"]
+    name = sampler.task.name
+    yield Row(
+        name=f"{name}: halting with refill, supervision steps",
+        ratio=saved,
+        low=saved,
+        high=saved,
+        floor=2.0,
+        facts=facts,
+    )
+    middle, low, high = ratios(seconds["rectangular"], seconds["refill"])
+    yield Row(
+        name=f"{name}: halting with refill, time",
+        ratio=middle,
+        low=low,
+        high=high,
+        floor=1.7,
+        facts={"seconds": seconds},
+    )
+
+
+def adaptive_rows(
+    sampler: Sampler, puzzles: PuzzleSet, *, depth: int, width: int, policies: dict[str, dict[str, Any]]
+) -> Iterator[Row]:
+    """Adaptive width against a fixed one at few steps, where width matters; no verifier. Cancelled steps count."""
+    fixed = sampler.sample(puzzles, width=width, depth=depth)
+    right = _selected_right(sampler, puzzles, fixed)
+    single = float(judge(sampler.task, fixed.puzzles, fixed.candidates).mean())
+    for name, settings in policies.items():
+        adaptive = sampler.sample(puzzles, width=width, depth=depth, **settings)
+        mine = _selected_right(sampler, puzzles, adaptive)
+        points = paired_difference(mine, right, puzzles.groups)
+        saved = fixed.steps_run / adaptive.steps_run
+        facts = {
+            "puzzles": len(puzzles), "depth": depth, "width": width, **settings, "mean_width":
+            float(adaptive.widths.mean()), "steps_run": {"fixed": fixed.steps_run, "adaptive": adaptive.steps_run},
+            "single_accuracy": single, "accuracy": {"fixed": float(right.mean()), "adaptive": float(mine.mean())},
+        }  # fmt: skip
+        label = f"{sampler.task.name} at depth {depth}: width {name}"
+        yield Row(name=f"{label}, supervision steps", ratio=saved, low=saved, high=saved, floor=2.5, facts=facts)
+        yield Row(
+            name=f"{label}, selected accuracy in points", ratio=100 * points.estimate, low=100 * points.low,
+            high=100 * points.high, floor=-0.5,
+        )  # fmt: skip
+
+
+def slot_row(sampler: Sampler, puzzles: PuzzleSet, *, width: int) -> Row:
+    """Distinct digests over slot counts and orders of the puzzles, with a width that stops early: 1."""
+    digests = {}
+    for slots in SLOT_COUNTS:
+        result = sampler.sample(puzzles, width=width, slots=slots, width_policy="decided")
+        digests[f"slots {slots}"] = result.trajectories_sha256
+    order = np.random.default_rng(0).permutation(len(puzzles))
+    shuffled = sampler.sample(puzzles.take(order), width=width, width_policy="decided")
+    inverse = np.argsort(order)
+    digests["another order"] = replace(
+        shuffled,
+        puzzles=shuffled.puzzles[inverse],
+        widths=shuffled.widths[inverse],
+        steps=shuffled.steps[inverse],
+        candidates=shuffled.candidates[inverse],
+    ).trajectories_sha256
+    count = float(len(set(digests.values())))
+    return Row(
+        name=f"{sampler.task.name}: distinct digests over slots and orders, adaptive width", ratio=count, low=count,
+        high=count, floor=1.0, is_ceiling=True, facts=digests,
+    )  # fmt: skip
+
+
+def memory_row() -> Row:
+    """Growth of a process's peak memory from 1,000 to 100,000 trajectories kept in a folder, in MiB."""
+    peaks = {}
+    with tempfile.TemporaryDirectory() as folder:
+        shape = {"tokens": 16, "output_tokens": 16, "dim": 16, "hidden": 16, "mixer_hidden": 8, "guidance_hidden": 8}
+        tiny = Model(ModelConfig(task="nqueens4", depth=2, low_level_updates=1, **shape))  # type: ignore[arg-type]
+        checkpoint.save(tiny, Path(folder) / "tiny")
+        for count in MEMORY_RUNS:
+            command = [sys.executable, "-m", "gram.evals.benchmarks.memory_probe", folder, str(count)]
+            # In the package's own folder: `-m` looks in the working directory first, which may hold another gram.
+            done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+            peaks[count] = json.loads(done.stdout)["peak_mib"]
+    growth = peaks[MEMORY_RUNS[1]] - peaks[MEMORY_RUNS[0]]
+    return Row(
+        name="growth of peak memory, 1,000 to 100,000 trajectories, MiB", ratio=growth, low=growth, high=growth,
+        floor=64.0, is_ceiling=True, facts={"peak_mib": {str(count): peak for count, peak in peaks.items()}},
+    )  # fmt: skip
+
+
+def to_json(rows: list[Row]) -> dict[str, Any]:
+    """The benchmark as JSON values."""
+    return {
+        "rows": [{**asdict(row), "is_met": row.is_met} for row in rows],
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _selected_right(sampler: Sampler, puzzles: PuzzleSet, result: SampleResult) -> np.ndarray:
+    return sampler.task.verify(puzzles.puzzles, result.answers).astype(np.float64)

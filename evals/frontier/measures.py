@@ -1,0 +1,93 @@
+"""What a frontier measures, by puzzle: accuracy of the selected answer first, and coverage second where puzzles have
+several solutions. Made of a trace's outcomes (`cells.py`); no figure of them is chosen or compared here.
+
+Shapes: `P` puzzles, `H` halting rules, `M` depths, `N` widths, `S` selectors.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gram.evals.frontier.cells import Grid, Outcomes
+from gram.evals.frontier.choice import Slice
+from gram.tasks.protocol import PuzzleSet
+
+Floats = NDArray[np.float64]
+
+
+class Table:
+    """Outcomes of the puzzles that count, and the measures made of them."""
+
+    def __init__(
+        self,
+        outcomes: Outcomes,
+        real: NDArray[np.int64],
+        grid: Grid,
+        groups: NDArray[np.int64],
+        solutions: Floats | None,
+    ) -> None:
+        self.grid, self.groups, self.solutions = grid, groups, solutions
+        self.conflicts = outcomes.conflicts
+        rows: slice | NDArray[np.int64] = slice(None) if len(real) == len(outcomes.puzzles) else real
+        self.accuracy, self.direct = outcomes.accuracy[rows], outcomes.is_right_directly[rows]
+        self.passes, self.distinct = outcomes.passes[rows], outcomes.distinct[rows]
+        self.steps = outcomes.steps[rows]
+        self.coverage: NDArray[np.float32] | None = None
+        if solutions is not None:
+            share = np.where(solutions > 0, solutions, np.nan)[:, None, None, None]
+            self.coverage = np.clip(self.distinct / share, 0, 1).astype(np.float32)
+        self.measures: tuple[str, ...] = ("accuracy", "coverage") if solutions is not None else ("accuracy",)
+
+    def slice(self, measure: str, halting: int) -> Slice:
+        """One halting rule's cells by puzzle."""
+        name = self.grid.haltings[halting]
+        if measure == "coverage":
+            assert self.coverage is not None
+            return Slice(self.coverage[:, halting, ..., None], None, self.groups, (None,), name)
+        return Slice(self.accuracy[:, halting], self.direct[:, halting], self.groups, self.grid.selectors, name)
+
+    def arrays(self, puzzles: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+        """What `outcomes.npz` holds."""
+        found: dict[str, NDArray[Any]] = {"puzzles": puzzles, "groups": self.groups}
+        found |= {"accuracy": self.accuracy, "direct": self.direct}
+        return found if self.coverage is None else found | {"coverage": self.coverage}
+
+    def means(self, measure: str, halting: int = 0) -> Floats:
+        """Mean measure `[M, N]` over all puzzles, under the first selector where one takes part."""
+        means: Floats = column_means(self.slice(measure, halting).values)[..., 0]
+        return means
+
+    @property
+    def single_accuracy(self) -> Floats:
+        """Share of right trajectories, `[H, M]`: what stands beside every coverage as its precision."""
+        single: Floats = column_means(self.passes)[..., 0]
+        return single
+
+    @property
+    def one_answer_ceiling(self) -> float:
+        """Coverage that no system of one answer exceeds: the mean of 1 / solutions over puzzles; NaN where unknown."""
+        if self.solutions is None or not (self.solutions > 0).any():
+            return math.nan
+        return float((1 / self.solutions[self.solutions > 0]).mean())
+
+
+def bases(known: PuzzleSet) -> NDArray[np.int64]:
+    """Base of each puzzle `[P]`; equal puzzles share one (they share their noise and so their trajectories)."""
+    if known.groups is not None:
+        return known.groups
+    return np.unique(known.puzzles, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
+def columns_of(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """One column for each cell, `[P, C]`."""
+    return values.reshape(len(values), math.prod(values.shape[1:]))
+
+
+def column_means(values: NDArray[np.float32]) -> Floats:
+    """Mean over puzzles of each cell; NaN without puzzles."""
+    means: Floats = values.mean(axis=0, dtype=np.float64) if len(values) else np.full(values.shape[1:], np.nan)
+    return means

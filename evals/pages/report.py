@@ -1,0 +1,334 @@
+"""`report.html`: one self-contained page of a frontier. No network, no library: style, script and pictures are inside.
+
+It is made from `frontier.json` alone, so `gram report DIR` renders it again without running anything.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from gram import __version__
+from gram.evals.frontier.analysis import VERSION
+from gram.evals.frontier.beside import beside_sentences
+from gram.evals.frontier.latency import ROUNDS
+from gram.evals.frontier.launch_check import launch_words
+from gram.evals.pages import figures, tables
+from gram.evals.pages.figures import milliseconds
+
+PAGE = Path(__file__).parent / "page"
+Frontier = Mapping[str, Any]
+
+
+def render(frontier: Frontier) -> str:
+    """The page. Raises `ValueError` for a frontier of another version."""
+    if frontier.get("version") != VERSION:
+        raise ValueError(f"frontier must be of version {VERSION}, got {frontier.get('version')!r}")
+    about = frontier["about"]
+    title = f"{about.get('task', '')}: width against depth"
+    body = "".join(_sections(frontier)) + provenance(about, frontier["latency"])
+    return page(title, f"{_head(frontier, title)}<main>{body}</main>")
+
+
+def _sections(frontier: Frontier) -> list[str]:
+    """Everything between the verdict and the provenance."""
+    verdict, command = frontier["verdict"], frontier["about"].get("command", "")
+    measure, halting, selector = (verdict[name] for name in ("measure", "halting", "selector"))
+    trained = frontier["grid"]["trained_depth"]
+    others = [rule for rule in frontier["grid"]["haltings"] if rule != halting]
+    return [
+        section(
+            f"What {measure} each millisecond buys",
+            "",
+            figures.family_curves(frontier, measure, halting),
+            f"{measure.capitalize()} of the answer that {selector} selects, against the expected latency of a puzzle, "
+            f"one at a time, halting {halting}. Bands: 95 % intervals. Width-only cells have the trained depth, "
+            f"{trained}.",
+            command,
+        ),
+        section(
+            "Every selector",
+            "The verdict again for each selector, the same one on both sides; one trajectory needs none. The "
+            "checkpoint's own stands first.",
+            tables.selector_table(frontier),
+            "At the headline's budget. Below each share: width x depth, and what it spends. Differences in points are "
+            "coloured by who is ahead.",
+            command,
+        ),
+        section(
+            "Matched budgets",
+            "Each budget is spent by the best cell of each family that fits it, chosen on one half of the puzzles and "
+            "scored on the other, both ways. Below each share: width x depth, two where the halves chose differently, "
+            "and what it spends. Differences are paired by puzzle; bases are kept together.",
+            tables.budget_table(frontier, measure, "latency interactive"),
+            f"{measure.capitalize()}, selector {selector}; expected latency, one puzzle at a time. A difference counts "
+            "where its interval leaves out zero and its p-value, corrected over the different comparisons by Holm's "
+            f"method, is below .05.{_choice_words(frontier)}",
+            command,
+        ),
+        *_coverage(frontier, halting, command),
+        section(
+            "Every width and depth",
+            "",
+            figures.heat(frontier, measure, halting),
+            f"{measure.capitalize()} in per cent, halting {halting}. Dashed: equal latency, at the budgets above.",
+            command,
+        ),
+        section(
+            "Which cells are worth their time",
+            "",
+            figures.pareto(frontier, measure, halting),
+            f"Every cell by latency, halting {halting}; the line joins those that no cheaper cell reaches.",
+            command,
+        ),
+        section(
+            "Halting, batches and arithmetic",
+            "Whether the verdict holds where trajectories never halt early, where a batch fills the device, and where "
+            "operations are counted instead of time.",
+            tables.verdict_table(frontier),
+            "Each row is a verdict like the first sentence's, at four times the price of one trajectory at the trained "
+            "depth.",
+            command,
+        ),
+        *(
+            section(
+                f"The same with halting {rule}",
+                "",
+                figures.family_curves(frontier, measure, rule),
+                f"{measure.capitalize()} against expected latency, one puzzle at a time. Bands: 95 % intervals.",
+                command,
+            )
+            for rule in others
+        ),
+        section(
+            "Matched budgets in full batches",
+            "",
+            tables.budget_table(frontier, measure, "latency throughput"),
+            f"{measure.capitalize()}; a puzzle's share of the time of one full launch.",
+            command,
+        ),
+        section(
+            "Matched arithmetic",
+            "The same choice where a budget is a number of multiply-accumulates instead of measured time: what an "
+            "ideal machine would see. One after another and at once are the same arithmetic.",
+            tables.budget_table(frontier, measure, "macs"),
+            f"{measure.capitalize()}. Counted from the model's shape and the supervision steps that trajectories took.",
+            command,
+        ),
+        section(
+            "Matched energy",
+            "",
+            tables.budget_table(frontier, measure, "energy"),
+            f"{measure.capitalize()}; mean power while a width was timed, as the device's counter reports it, times "
+            "the median latency of one puzzle.",
+            command,
+        ),
+        section(
+            "What a better selector could win",
+            "",
+            figures.selector_gap(frontier, halting),
+            f"Accuracy of each selector at {trained} steps below pass@N, the share of puzzles with at least one right "
+            "trajectory.",
+            command,
+        ),
+        section(
+            "When trajectories halt",
+            "",
+            figures.stop_histogram(frontier),
+            f"First step at which the halt head says more than {frontier['heads']['threshold']:g}.",
+            command,
+        ),
+        section(
+            "Whether the halt head can be believed",
+            "",
+            figures.calibration(frontier) + tables.calibration_table(frontier),
+            "Left: share of right answers against the predicted one, after some steps, bins of at least "
+            f"{figures.FEWEST} trajectories. Right: how well the logit "
+            "ranks right trajectories above wrong ones (all puzzles together), and the mean gap of both. Below: every "
+            "step; in a puzzle, right trajectories are ranked against wrong ones of the same puzzle.",
+            command,
+        ),
+        section(
+            "By difficulty",
+            "",
+            figures.difficulty(frontier),
+            f"{measure.capitalize()} of one trajectory and of the verdict's cells. Bars: 95 % intervals.",
+            command,
+        ),
+        section(
+            "Latency of every cell",
+            "",
+            tables.latency_table(frontier),
+            _timing_words(frontier["latency"]),
+            command,
+        ),
+        section(
+            "All cells",
+            "",
+            tables.cell_table(frontier),
+            "Intervals of 95 % below. Conflicts: violated constraints of the selected answer. All columns: cells.csv.",
+            command,
+        ),
+    ]
+
+
+def _coverage(frontier: Frontier, halting: str, command: str) -> list[str]:
+    """The section on coverage, where puzzles have several solutions."""
+    covered = frontier["coverage"]
+    if covered is None:
+        return []
+    ceiling = figures.percent(covered["one_answer_ceiling"])
+    return [
+        section(
+            "Coverage: how many of the solutions are found",
+            f"A system that gives one answer reaches {ceiling} at most, the mean of 1 / solutions: what lies above is "
+            "out of its reach by construction, however deep it thinks.",
+            figures.family_curves(frontier, "coverage", halting)
+            + tables.budget_table(frontier, "coverage", "latency interactive"),
+            "Distinct valid solutions found / all of the puzzle. Below each share: width x depth, what it spends, and "
+            "the single accuracy of its trajectories. Expected latency, one puzzle at a time.",
+            command,
+        )
+    ]
+
+
+def _choice_words(frontier: Frontier) -> str:
+    """How often the noise of the timings changes what is compared."""
+    changes = frontier["verdict"].get("choice_changes")
+    if changes is None:
+        return ""
+    return (
+        f" Cells are chosen anew at every draw of the timings, and the interval holds it: {100 * changes:.0f} % of the "
+        "draws choose others at the headline's budget."
+    )
+
+
+def page(title: str, body: str) -> str:
+    """A self-contained page."""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{(PAGE / 'report.css').read_text()}</style></head><body>{body}"
+        f'<footer>Made by gram {escape(__version__)}.</footer><div id="tip" role="status"></div>'
+        f"<script>{(PAGE / 'report.js').read_text()}</script></body></html>\n"
+    )
+
+
+def _head(frontier: Frontier, title: str) -> str:
+    """Title, verdict and the four figures that explain it."""
+    about, verdict = frontier["about"], frontier["verdict"]
+    where = ", ".join(str(about[name]) for name in ("device", "processor", "dtype") if about.get(name))
+    bases = f" of {about['bases']:,} bases" if about["bases"] < about["puzzles"] else ""
+    meta = (
+        f"Checkpoint {about.get('checkpoint')} · {about['puzzles']:,} puzzles{bases} · "
+        f"{about['seeds']} sampling seed{'s' if about['seeds'] != 1 else ''} · {where}"
+    )
+    also = "".join(f"<p>{escape(sentence)}</p>" for sentence in beside_sentences(frontier))
+    noise = "".join(f'<p class="warn">{escape(line)}</p>' for line in verdict["warnings"])
+    facts = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(words)}</small></dd></div>"
+        for name, value, words in _facts(frontier)
+    )
+    return (
+        f'<header><p class="kicker">Width against depth at matched latency</p><h1>{escape(title.split(":")[0])}</h1>'
+        f'<p class="meta">{escape(meta)}</p><div class="verdict {verdict["winner"] or ""}">'
+        f'<p>{escape(verdict["sentence"])}</p>{also}</div>{noise}<dl class="facts">{facts}</dl></header>'
+    )
+
+
+def _facts(frontier: Frontier) -> list[tuple[str, str, str]]:
+    """Name, value and explanation of the figures under the verdict."""
+    verdict, grid = frontier["verdict"], frontier["grid"]
+    trained = grid["trained_depth"]
+    even = verdict["break_even"]
+    rates = [rate for rate in verdict["exchange_rates"] if rate["depth"] == trained] or verdict["exchange_rates"][-1:]
+    gaps = [gap for gap in verdict["gaps"] if gap["width"] == grid["widths"][-1]]
+    widest = min(gaps, key=lambda gap: math.inf if gap["gap"] is None else float(gap["gap"])) if gaps else None
+    saturation = verdict["saturation_width"]
+    errors = [step["ece"] for step in frontier["heads"]["steps"] if step["step"] == trained]
+    timed = any(cell["latency_ms"] is not None for cell in frontier["cells"])
+    return [
+        (
+            "Break-even latency",
+            milliseconds(even) if even is not None else "none",
+            "from here on width is ahead" if even is not None else "no budget from which on width stays ahead",
+        ),
+        ("Exchange rate", *_exchange(rates[0] if rates else None)),
+        (
+            "Saturation width",
+            f"{saturation:.1f}" if saturation is not None else (f"> {grid['widths'][-1]}" if timed else "-"),
+            "trajectories that take twice the latency of one",
+        ),
+        (
+            "Selector gap",
+            "-" if widest is None or widest["gap"] is None else f"{100 * widest['gap']:.1f} points",
+            "" if widest is None else f"pass@{widest['width']} less {widest['selector']}, {trained} steps",
+        ),
+        (
+            "Halt head's error",
+            "-" if not errors or errors[0] is None else f"{100 * errors[0]:.1f} points",
+            f"mean gap of predicted and right share, step {trained}",
+        ),
+    ]
+
+
+def _timing_words(latency: Mapping[str, Any]) -> str:
+    """What the latencies are."""
+    rounds = latency.get("rounds")
+    told = "Expected cost over all puzzles, from tokens in to answer out: steps of the traces times the measured time"
+    told += (
+        f" of a step at the rows still running, mean over {rounds or 'all'} rounds in random order; p95 over puzzles."
+    )
+    few = f" Fewer than {ROUNDS} rounds: prices are rough." if rounds and rounds < ROUNDS else ""
+    compared = launch_words(latency.get("launch_check"))
+    return f"{told}{few} {compared or ''}".rstrip()
+
+
+def _exchange(rate: Mapping[str, Any] | None) -> tuple[str, str]:
+    if rate is None:
+        return "-", "the grid has no width 2"
+    start = f"from 1 x {rate['depth']}"
+    if rate["doublings"] is None:
+        return "∞", f"no depth of the grid buys what one doubling of width does, {start}"
+    if rate["doublings"] == 0:
+        return "0", f"one doubling of width buys nothing, {start}"
+    return f"{rate['doublings']:.1f}", f"doublings of depth for one of width, {start}"
+
+
+def section(heading: str, lead: str, content: str, caption: str, command: str) -> str:
+    """A heading with a figure, its caption and the command that made it; nothing where there is no content."""
+    if not content:
+        return ""
+    first = f'<p class="lead">{escape(lead)}</p>' if lead else ""
+    made = f'<span class="command">{escape(command)}</span>' if command else ""
+    return (
+        f"<section><h2>{escape(heading)}</h2>{first}<figure>{content}"
+        f"<figcaption>{escape(caption)}{made}</figcaption></figure></section>"
+    )
+
+
+def provenance(about: Mapping[str, Any], latency: Mapping[str, Any]) -> str:
+    """Where every figure comes from."""
+    facts = {name: value for name, value in about.items() if name not in ("versions", "command", "bases")}
+    facts |= {f"{name} version": value for name, value in (about.get("versions") or {}).items()}
+    apart = ("is_noisy", "steps", "identity", "launch_check")
+    facts |= {f"latency: {name}": value for name, value in latency.items() if name not in apart}
+    rows = "".join(
+        f"<dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(_plain(value))}</dd>"
+        for name, value in facts.items()
+        if value is not None
+    )
+    command = f"<p><code>{escape(about.get('command', ''))}</code></p>"
+    return f'<section><h2>How these figures were made</h2>{command}<dl class="about">{rows}</dl></section>'
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return " to ".join(_plain(item) for item in value) if len(value) == 2 else ", ".join(map(_plain, value))
+    return json.dumps(value) if isinstance(value, dict) else str(value)

@@ -1,0 +1,245 @@
+"""Tables of the reports' pages as HTML. Each is an empty string where its numbers are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from gram.evals.frontier.beside import verdicts_of
+from gram.evals.pages.figures import FAMILY_WORDS, amount, count, milliseconds, percent, signed
+
+Frontier = Mapping[str, Any]
+Column = tuple[str, str]
+"""Heading and kind: `text` or a number."""
+Entry = tuple[str, Any, str]
+"""A cell of a table: its HTML, the value to sort by (None: its text) and a class."""
+NOTHING: Entry = ("-", "", "")
+
+
+def table(columns: Sequence[Column], rows: Sequence[Sequence[Entry]], *, is_tall: bool = False) -> str:
+    """A sortable table; a tall one scrolls in its own frame on a screen."""
+    head = "".join(
+        f'<th scope="col" class="{"text" if kind == "text" else ""}"><button type="button">{escape(name)}</button></th>'
+        for name, kind in columns
+    )
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f'<td class="{style}"' + ("" if value is None else f' data-value="{escape(str(value))}"') + f">{text}</td>"
+            for text, value, style in row
+        )
+        + "</tr>"
+        for row in rows
+    )
+    tall = " tall" if is_tall else ""
+    inner = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+    return f'<div class="scroll{tall}" tabindex="0"><table class="sortable">{inner}</table></div>'
+
+
+def words(text: Any) -> Entry:
+    """Text."""
+    return escape(str(text)), None, "text"
+
+
+def share(value: float | None, low: float | None = None, high: float | None = None, style: str = "") -> Entry:
+    """A share in per cent, its interval below where there is one."""
+    if value is None:
+        return NOTHING
+    under = "" if low is None or high is None else f"<br><small>{100 * low:.1f} to {100 * high:.1f}</small>"
+    return percent(value) + under, value, style
+
+
+def time(value: float | None, p95: float | None = None) -> Entry:
+    """A time, its 95th percentile below where there is one."""
+    if value is None:
+        return NOTHING
+    under = "" if p95 is None else f"<br><small>p95 {milliseconds(p95)}</small>"
+    return milliseconds(value) + under, value, ""
+
+
+def points(found: Mapping[str, Any], style: str = "") -> Entry:
+    """A difference in points, its interval below."""
+    if found.get("difference") is None or found.get("is_same_cell"):
+        return NOTHING
+    interval = f"{signed(found['low'])} to {signed(found['high'])}"
+    return f"{signed(found['difference'])}<br><small>{interval}</small>", found["difference"], style
+
+
+def p_value(value: float | None) -> Entry:
+    """A corrected p-value."""
+    if value is None:
+        return NOTHING
+    return f"{value:.3f}" if value >= 0.001 else "&lt; .001", value, ""
+
+
+def chosen(cell: Mapping[str, Any] | None, by: str, style: str = "", *, has_precision: bool = False) -> Entry:
+    """The score of a chosen cell; below it its size (two where the halves chose differently), what it spends and,
+    beside coverage, the single accuracy of its trajectories."""
+    if cell is None:
+        return NOTHING
+    lines = [sizes(cell), amount(cell["spent"], by)]
+    lines += [f"single {percent(cell['single_accuracy'])}"] if has_precision else []
+    return f"{percent(cell['value'])}<br><small>{'<br>'.join(lines)}</small>", cell["value"], style
+
+
+def sizes(cell: Mapping[str, Any]) -> str:
+    """Width x depth of a chosen cell; both where each half chose its own."""
+    both = [f"{each['width']} x {each['depth']}" for each in (cell, cell.get("other_half")) if each is not None]
+    return " / ".join(dict.fromkeys(both))
+
+
+def budget_rows(frontier: Frontier, **wanted: str) -> list[dict[str, Any]]:
+    """Matched budgets with these fields."""
+    return [row for row in frontier["budgets"] if all(row[name] == value for name, value in wanted.items())]
+
+
+def budget_table(frontier: Frontier, measure: str, by: str) -> str:
+    """Best cells of each family at each budget, and width less depth and less restarts: every halting rule has its
+    rows."""
+    made = []
+    for halting in frontier["grid"]["haltings"]:
+        for row in budget_rows(frontier, matched_by=by, measure=measure, halting=halting):
+            found, serial = row["contrasts"]["width-depth"], row["contrasts"]["width-restarts"]
+            line: list[Entry] = [words(halting), (amount(row["budget"], by), row["budget"], "")]
+            line += [chosen(row[family], by, family, has_precision=measure == "coverage") for family in FAMILY_WORDS]
+            p = None if found.get("is_same_cell", True) else found["p_holm"]
+            line += [points(found), p_value(p), winner(found["verdict"])]
+            made.append([*line, points(serial, serial["verdict"] if serial["verdict"] in FAMILY_WORDS else "")])
+    if not made:
+        return ""
+    heads = [("halting", "text"), ("budget", ""), ("depth only", ""), ("width only", ""), ("mixed", "")]
+    heads += [("restarts", ""), ("width less depth, points", ""), ("p (Holm)", ""), ("ahead", "text")]
+    heads.append(("width less restarts", ""))
+    is_serial = any(row[5] != NOTHING for row in made)
+    kept = [place for place in range(len(heads)) if is_serial or place not in (5, 9)]
+    return table([heads[place] for place in kept], [[row[place] for place in kept] for row in made])
+
+
+def winner(verdict: str) -> Entry:
+    """Who is ahead."""
+    if verdict == "nothing to compare":
+        return NOTHING
+    return escape(verdict), verdict, f"text {verdict} win" if verdict in FAMILY_WORDS else "text"
+
+
+def verdict_table(frontier: Frontier) -> str:
+    """The verdict for each measure, halting rule and way of matching: the page's first sentence is one of the rows."""
+    rows = []
+    for each in verdicts_of(frontier):
+        if each["budget"] is None or each["selector"] not in (None, frontier["verdict"]["selector"]):
+            continue
+        by, even = each["matched_by"], each["break_even"]
+        row = [words(each["measure"]), words(each["halting"]), words(matching(by))]
+        row += [(amount(each["budget"], by), each["budget"], "")]
+        row += [chosen(each[family], by, family) for family in ("depth", "width")]
+        row += [points(each), winner(each["winner"] or "neither")]
+        rows.append([*row, ("none" if even is None else amount(even, by), even or "", "")])
+    if not rows:
+        return ""
+    heads = [("measure", "text"), ("halting", "text"), ("matched by", "text"), ("budget", ""), ("depth only", "")]
+    heads += [("width only", ""), ("width less depth, points", ""), ("ahead", "text")]
+    return table([*heads, ("width ahead from", "")], rows)
+
+
+def selector_table(frontier: Frontier) -> str:
+    """One verdict for each selector, the same on both arms: by latency, without halting, by arithmetic, and against
+    restarts."""
+    main, grid = frontier["verdict"], frontier["grid"]
+    found = {
+        (each["selector"], each["halting"], each["matched_by"]): each
+        for each in verdicts_of(frontier)
+        if each["measure"] == "accuracy" and each["budget"] is not None
+    }
+    first = main["halting"], main["matched_by"]
+    ways = [first, *((rule, first[1]) for rule in grid["haltings"][1:]), (first[0], "macs")]
+    rows = []
+    for selector in grid["selectors"]:
+        each = found.get((selector, *first))
+        if each is None:
+            continue
+        row = [words(selector), *(chosen(each[family], first[1], family) for family in ("depth", "width", "restarts"))]
+        some = [*(found.get((selector, *way), {}) for way in ways), each["restarts_difference"]]
+        rows.append([*row, *(points(one, one.get("winner") or "") for one in some)])
+    if not rows:
+        return ""
+    heads = [("selector", "text"), ("depth only", ""), ("width only", ""), ("restarts", ""), ("width less depth", "")]
+    heads += [("MACs" if by == "macs" else f"halting {rule}", "") for rule, by in ways[1:]]
+    return table([*heads, ("width less restarts", "")], rows)
+
+
+def matching(by: str) -> str:
+    """A way of matching in words."""
+    known = {"latency interactive": "latency, one puzzle", "latency throughput": "latency, full batch", "macs": "MACs"}
+    return known.get(by, by)
+
+
+def latency_table(frontier: Frontier) -> str:
+    """What every width and depth costs, halting on and off, one puzzle at a time and in full batches."""
+    seen: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    for cell in frontier["cells"]:
+        seen.setdefault((cell["halting"], cell["width"], cell["depth"]), cell)
+    rows = []
+    for (halting, width, depth), cell in seen.items():
+        both = [[cell[f"{mode}_ms{part}"] for part in ("", "_p95")] for mode in ("latency", "throughput")]
+        if all(each[0] is None for each in both):
+            continue
+        rate = 1e3 / both[1][0] if both[1][0] else None
+        row: list[Entry] = [words(halting), (str(width), None, ""), (str(depth), None, "")]
+        row += [time(*each) for each in both]
+        row.append(NOTHING if rate is None else (f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}", rate, ""))
+        rows.append(row)
+    if not rows:
+        return ""
+    heads = [("halting", "text"), ("width", ""), ("depth", ""), ("one puzzle at a time", "")]
+    return table([*heads, ("full batch, a puzzle", ""), ("puzzles a second", "")], rows, is_tall=True)
+
+
+def calibration_table(frontier: Frontier) -> str:
+    """The heads at every supervision step."""
+    steps = [step for step in frontier["heads"]["steps"] if step["accuracy"] is not None]
+    if not steps:
+        return ""
+    names = ("ece", "brier", "halt_auroc", "halt_auroc_within", "lprm_auroc_within")
+    rows = []
+    for step in steps:
+        row: list[Entry] = [(str(step["step"]), None, "text"), share(step["accuracy"])]
+        row += [NOTHING if step[name] is None else (f"{step[name]:.3f}", step[name], "") for name in names]
+        rows.append(row)
+    heads = [("step", "text"), ("right", ""), ("calibration error", ""), ("Brier score", ""), ("AUROC", "")]
+    return table([*heads, ("AUROC in a puzzle", ""), ("LPRM's AUROC in a puzzle", "")], rows)
+
+
+def cell_table(frontier: Frontier) -> str:
+    """Every cell of the grid."""
+    is_multi = "coverage" in frontier["grid"]["measures"]
+    columns = [
+        ("width", ""),
+        ("depth", ""),
+        ("halting", "text"),
+        ("selector", "text"),
+        ("accuracy", ""),
+        ("single accuracy", ""),
+        ("pass@N", ""),
+    ]
+    columns += [("coverage", ""), ("solutions found", "")] if is_multi else []
+    columns += [("conflicts", ""), ("latency", ""), ("batch", ""), ("MACs", ""), ("steps", "")]
+    rows = []
+    for cell in frontier["cells"]:
+        if cell["width"] == 1 and cell["selector"] != frontier["grid"]["selectors"][0]:
+            continue
+        row: list[Entry] = [(str(cell["width"]), None, ""), (str(cell["depth"]), None, ""), words(cell["halting"])]
+        row += [words("-" if cell["width"] == 1 else cell["selector"])]
+        row += [share(cell["accuracy"], cell["low"], cell["high"]), share(cell["single_accuracy"])]
+        row += [share(cell["pass_at_width"])]
+        if is_multi:
+            row += [share(cell["coverage"], cell["coverage_low"], cell["coverage_high"])]
+            row += [_number(cell["unique_solutions"], 2)]
+        row += [_number(cell["conflicts"], 3), time(cell["latency_ms"]), time(cell["throughput_ms"])]
+        row += [(count(cell["macs"]), "" if cell["macs"] is None else cell["macs"], ""), _number(cell["steps"], 1)]
+        rows.append(row)
+    return table(columns, rows, is_tall=True)
+
+
+def _number(value: float | None, digits: int) -> Entry:
+    return NOTHING if value is None else (f"{value:.{digits}f}", value, "")

@@ -1,0 +1,73 @@
+"""What a training run costs before it starts: operations counted from shapes, and hours on a named GPU.
+
+Counts, not measurements: matrix products of forward and backward passes; normalisation, activations, noise and the
+optimiser are left out. The rate is what large bf16 products reach on the GPU; `UTILISATION` is an assumption.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gram.kernels import dispatch
+from gram.model import Model
+from gram.training.recipe import Recipe
+
+GPU = "NVIDIA H100 SXM"
+GPU_FLOPS = 790e12
+"""bf16 matrix products a second, as measured on one."""
+UTILISATION = 0.3
+"""Assumed share of that rate which training reaches."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingCost:
+    """Counted cost of one recipe."""
+
+    parameters: int
+    step_flops: float
+    """Floating-point operations of one optimiser step, all ranks together."""
+    steps: int | None
+    """Optimiser steps of the run; None where its length is given in minutes alone."""
+
+    @property
+    def flops(self) -> float | None:
+        """Of the whole run."""
+        return None if self.steps is None else self.step_flops * self.steps
+
+    @property
+    def gpu_hours(self) -> float | None:
+        """On one `GPU` at the assumed utilisation."""
+        return None if self.flops is None else self.flops / (GPU_FLOPS * UTILISATION * 3600)
+
+    def sentence(self) -> str:
+        """The cost in one line."""
+        each = f"{self.parameters:,} parameters, {self.step_flops:.2g} floating-point operations an optimiser step"
+        if self.flops is None or self.gpu_hours is None:
+            return f"cost: {each} (counted)"
+        rate = f"{100 * UTILISATION:.0f} % of {GPU_FLOPS / 1e12:.0f} TFLOP/s"
+        hours = f"about {self.gpu_hours:.3g} hours" if self.gpu_hours >= 0.1 else "less than 0.1 hours"
+        hours += f" on one {GPU} at {rate}"
+        return f"cost: {each}, {self.flops:.2g} in {self.steps:,} steps; {hours} (counted, not measured)"
+
+
+def cost_of(recipe: Recipe) -> TrainingCost:
+    """Counts a recipe's cost. A backward pass counts as two forward ones."""
+    config, training = recipe.model, recipe.training
+    model = Model(config)
+    weights, spec = model.weights(), model.spec
+    turns, length = spec.transitions, spec.tokens
+    transition = dispatch.step_flops(weights, spec) / turns
+    posterior = sum(2 * tensor.numel() * length for name, tensor in weights.items() if name.startswith("posterior"))
+    decoding = 2 * config.output_tokens * config.vocabulary * config.dim
+    led = posterior if training.has_posterior else 0
+    # The last transition's KL reads both Gaussians once more, at the detached state.
+    learned = transition + 2 * led + decoding
+    step = training.batch * 3 * learned + training.rows * (turns - 1) * (transition + led)
+    if not training.has_posterior:
+        step += training.rows * (transition + decoding)
+    step += training.rollout_slots * (turns * transition + decoding)
+    return TrainingCost(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        step_flops=step,
+        steps=training.steps,
+    )

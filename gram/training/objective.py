@@ -1,0 +1,381 @@
+"""The training loss of one supervision step (2605.19376, section 3).
+
+    CE(dec(h_T), y) + beta * KL_balanced(q || p) at the last transition + head losses on prior rollouts
+
+Gradients flow through the last transition only; the state is carried, detached. What to watch is the KL at the first
+noisy step: every draw of the posterior that the KL does not charge leaks the target into the state.
+
+Slots may instead follow the prior (`TrainConfig.prior_share`); these maximise the likelihood of any valid answer,
+`log sum_s p(s)`, which pulls a state towards the solution it is nearest to; with target `set` all slots do.
+Best-of-many (`TrainConfig.best_of`) has no posterior: of several trajectories of a puzzle under the prior, `rows_ahead`
+finds the one nearest to the target, and that one takes the loss. Models with fixed noise (EqR, 2605.21488) meet it here
+as in sampling.
+
+Shapes: `B` rows (slots, or trajectories of slots), `L` tokens (registers included), `D` columns, `A` answer tokens, `S`
+solutions, `H` replayed rollout states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+
+from gram.config import ModelConfig
+from gram.kernels.philox import Site, noise
+from gram.kernels.reference import (
+    Guide,
+    Settle,
+    Spec,
+    Weights,
+    add_noise,
+    decode,
+    read_head,
+    settle,
+    transition,
+)
+from gram.model import embed, embed_target
+from gram.training.config import TrainConfig
+from gram.training.guidance import Gaussian, balanced_kl, kl, posterior, prior
+
+
+class Slots(NamedTuple):
+    """Puzzles being thought about in training, each at its own supervision step."""
+
+    h: Tensor
+    """`[B, L, D]`."""
+    l: Tensor
+    """`[B, L, D]`."""
+    puzzles: Tensor
+    """`[B, L - R]` int64."""
+    targets: Tensor
+    """`[B, A]` int64."""
+    solutions: Tensor
+    """Some or all valid answers of each puzzle that a slot may aim at, `[B, S, A]` int64; padding tokens where there
+    are fewer, and everywhere where it aims at its target."""
+    is_empty: Tensor
+    """Shown as the empty condition, `[B]`."""
+    is_prior: Tensor
+    """Follows the prior and aims at the nearest solutions, `[B]`."""
+    puzzle_hash: Tensor
+    """`[B]` int64."""
+    trajectory: Tensor
+    """Number of the sequence that the slot holds, `[B]` int64; keys its noise."""
+    step: Tensor
+    """Supervision steps taken, `[B]` int64."""
+
+    def take(self, rows: Tensor) -> Slots:
+        """These rows alone."""
+        return Slots(*(field[rows] for field in self))
+
+
+class Replay(NamedTuple):
+    """States of finished prior rollouts, for the heads."""
+
+    h: Tensor
+    """`[H, L, D]`."""
+    is_right: Tensor
+    """1 where the answer decoded from this state is right, `[H]` fp32: the halt head's target."""
+    final: Tensor
+    """1 where the rollout's last answer was right, `[H]` fp32: LPRM's target."""
+    share: Tensor
+    """Weight of each state, `[H]` fp32: 0 where the replay is not filled yet."""
+
+
+class Loss(NamedTuple):
+    """The loss and what to log of it; all scalars unless said otherwise."""
+
+    total: Tensor
+    cross_entropy: Tensor
+    """Mean over output tokens, nats; with target `set` that of the likelihood of any solution."""
+    kl: Tensor
+    """Of the last transition: mean over tokens of noisy slots, nats."""
+    kl_first: Tensor
+    """The same over slots at their first noisy step; NaN where there is none, and without a condition."""
+    exact: Tensor
+    """Share of slots whose decoded answer is the target (the posterior's view, not accuracy); with target `set` one of
+    the solutions that the slot aims at."""
+    heads: Tensor
+    """Halt and LPRM losses together."""
+    h: Tensor
+    """State to carry, detached."""
+    l: Tensor
+    answers: Tensor
+    """What the slots now answer, `[B, A]` int64."""
+
+
+def step_loss(
+    weights: Weights,
+    config: ModelConfig,
+    training: TrainConfig,
+    spec: Spec,
+    slots: Slots,
+    replay: Replay,
+    beta: Tensor,
+    token_weights_V: Tensor,
+    h: Tensor,
+    l: Tensor,
+) -> Loss:
+    """Loss of one supervision step of every slot; `h, l` are the state after the step's earlier transitions.
+
+    `weights` require gradients; `beta` and `token_weights_V` are tensors so that a compiled step serves all of
+    training.
+    """
+    noisy_B = slots.step >= spec.noise_free_steps
+    h, l, seen = _last_transition(weights, config, training, spec, slots, h, l)
+    if seen:
+        balanced, divergence = seen
+    else:
+        balanced = divergence = torch.zeros(noisy_B.shape[0], spec.tokens, device=h.device)
+
+    logits = decode(weights, spec, h)
+    entropy, per_puzzle = _entropy(logits, slots.targets, token_weights_V)
+    answers = logits.argmax(-1)
+    is_exact = _equal(answers, slots.targets, token_weights_V)
+    told = entropy.mean(1)
+    if training.target == "set":
+        is_listed = slots.solutions[..., 0] > 0
+        has_listed = is_listed.any(1)
+        per_puzzle = torch.where(has_listed, set_loss(logits, slots.solutions, token_weights_V), per_puzzle)
+        is_any = (_equal(answers[:, None], slots.solutions, token_weights_V) & is_listed).any(1)
+        is_exact, told = torch.where(has_listed, is_any, is_exact), per_puzzle.detach()
+    elif training.prior_share:
+        nearest = set_loss(logits, slots.solutions, token_weights_V)
+        per_puzzle = torch.where(slots.is_prior & (noisy_B | slots.is_empty), nearest, per_puzzle)
+    led_B = ~slots.is_prior
+    # Without a condition the noise decides everything: there the KL is no leak.
+    has_leak = bool(seen) and config.is_conditional
+    noisy, first = _charged(spec, slots)
+    led = led_B.to(torch.float32)
+    balanced_mean = (balanced.mean(1) * noisy).mean()
+    heads = head_loss(weights, spec, replay)
+    per_slot = divergence.mean(1)
+    return Loss(
+        total=per_puzzle.mean() + beta * balanced_mean + heads,
+        cross_entropy=((told * led).sum() / led.sum()).detach(),
+        kl=(per_slot * noisy).sum() / noisy.sum().clamp(min=1),
+        kl_first=(per_slot * first).sum() / first.sum() if has_leak else per_slot.sum() * torch.nan,
+        exact=(is_exact * led).sum() / led.sum(),
+        heads=heads.detach(),
+        h=h.detach(),
+        l=l.detach(),
+        answers=answers,
+    )
+
+
+@torch.no_grad()
+def rows_ahead(
+    weights: Weights,
+    config: ModelConfig,
+    training: TrainConfig,
+    spec: Spec,
+    slots: Slots,
+    token_weights_V: Tensor,
+    h: Tensor,
+    l: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Best-of-many: every row's state after the step's last transition under the prior, and the rows `[B / best_of]`
+    nearest to their targets, one of each slot. `h, l` are the state after the earlier transitions."""
+    h, l, _ = _last_transition(weights, config, training, spec, slots, h, l)
+    _, per_row = _entropy(decode(weights, spec, h), slots.targets, token_weights_V)
+    nearest = per_row.view(-1, training.best_of).argmin(1)
+    return h, l, nearest + training.best_of * torch.arange(len(nearest), device=h.device)
+
+
+def _entropy(logits: Tensor, targets: Tensor, token_weights_V: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of every answer token, `[B, A]`, and its weighted mean, `[B]`."""
+    share = token_weights_V[targets]
+    entropy = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(share)
+    return entropy, (entropy * share).sum(1) / share.sum(1)
+
+
+def _equal(answers: Tensor, targets: Tensor, token_weights_V: Tensor) -> Tensor:
+    """Whether answers `[..., A]` are the targets at every token that has a weight, `[...]`."""
+    return ((answers == targets) | (token_weights_V[targets] == 0)).all(-1)
+
+
+def _last_transition(
+    weights: Weights,
+    config: ModelConfig,
+    training: TrainConfig,
+    spec: Spec,
+    slots: Slots,
+    h: Tensor,
+    l: Tensor,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """State after the last transition, and where there is a KL, `[B, L]`: with balanced gradient, and as a figure."""
+    e_x = _condition(weights, config, slots)
+    e_y = embed_target(weights, config, slots.targets) if training.has_posterior and spec.guidance != "none" else None
+    seen: list[Tensor] = []
+
+    def charge(u: Tensor, q: Gaussian, p: Gaussian) -> None:
+        assert e_y is not None
+        if u.requires_grad:
+            # The KL must not pull on the state: it reads both Gaussians at the detached one.
+            q, p = posterior(weights, spec, u.detach(), e_y), prior(weights, spec, u.detach())
+        seen.extend((balanced_kl(q, p, training.kl_balance), kl(q, p).detach()))
+
+    index = spec.transitions - 1
+    guide = _guide(weights, spec, slots, e_y, index, training.seed, charge)
+    settled = _settle(config, spec, slots, index, training.seed, training.gradient_calls)
+    h, l = transition(weights, spec, h, l, e_x, guide, settled)
+    return h, l, seen
+
+
+def _condition(weights: Weights, config: ModelConfig, slots: Slots) -> Tensor:
+    return embed(weights, config, slots.puzzles, is_empty_P=slots.is_empty if "empty" in weights else None)
+
+
+def _guide(
+    weights: Weights,
+    spec: Spec,
+    slots: Slots,
+    e_y: Tensor | None,
+    index: int,
+    seed: int,
+    charge: Callable[[Tensor, Gaussian, Gaussian], None] | None = None,
+) -> Guide | None:
+    """Adds the learned noise of transition `index`: the posterior's, or the prior's in rows that follow it and where
+    there is no target `e_y`."""
+    if spec.guidance == "none":
+        return None
+    noisy_B = slots.step >= spec.noise_free_steps
+
+    def guide(u: Tensor) -> Tensor:
+        normal = _normals(slots, spec, Site.POSTERIOR, slots.step * spec.transitions + index, seed)
+        p = prior(weights, spec, u)
+        if e_y is None:
+            return add_noise(u, *p, normal, noisy_B, spec, 1.0)
+        q = posterior(weights, spec, u, e_y)
+        if charge is not None:
+            charge(u, q, p)
+        return add_noise(u, *_followed(slots, q, p), normal, noisy_B, spec, 1.0)
+
+    return guide
+
+
+def _settle(
+    config: ModelConfig, spec: Spec, slots: Slots, index: int, seed: int, gradient_calls: int = 0
+) -> Settle | None:
+    """What core calls of transition `index` leave: with EqR's kept share and noise, and without a history where no
+    gradient shall flow through the call."""
+    calls = spec.low_level_updates + 1
+    first = calls - gradient_calls if gradient_calls else 0
+    if not (config.path_keep or config.path_noise or first > 0):
+        return None
+
+    def settled(old: Tensor, new: Tensor, call: int) -> Tensor:
+        eps = None
+        if config.path_noise:
+            call_B = (slots.step * spec.transitions + index) * calls + call
+            eps = config.path_noise * _normals(slots, spec, Site.PATH, call_B, seed)
+        new = settle(old, new, config.path_keep, eps)
+        return new.detach() if call < first else new
+
+    return settled
+
+
+def set_loss(logits: Tensor, solutions: Tensor, token_weights_V: Tensor) -> Tensor:
+    """`-log sum_s p(s)` over the valid answers `[B, S, A]` under `logits [B, A, V]`, per (weighted) token: `[B]`.
+
+    Padding solutions do not count; 0 where there is no other.
+    """
+    places = torch.arange(logits.shape[1], device=logits.device)
+    spelled = logits.log_softmax(-1)[torch.arange(len(logits), device=logits.device)[:, None, None], places, solutions]
+    share = token_weights_V[solutions]
+    is_padding = solutions[..., 0] == 0
+    is_aimless = is_padding.all(1)
+    likelihood = (spelled * share).sum(-1).masked_fill(is_padding & ~is_aimless[:, None], -torch.inf)
+    return torch.where(is_aimless, 0.0, -likelihood.logsumexp(1) / share[:, 0].sum(-1))
+
+
+def _followed(slots: Slots, q: Gaussian, p: Gaussian) -> Gaussian:
+    """The Gaussian that each slot draws its noise from."""
+    is_prior = slots.is_prior[:, None, None]
+    return Gaussian(torch.where(is_prior, p.mean, q.mean), torch.where(is_prior, p.log_sigma, q.log_sigma))
+
+
+def head_loss(weights: Weights, spec: Spec, replay: Replay) -> Tensor:
+    """Binary cross-entropy of the halt head plus squared error of LPRM on replayed states; no gradient to the core."""
+    halt = read_head(weights, "halt", replay.h, spec)
+    lprm = read_head(weights, "lprm", replay.h, spec)
+    errors = binary_cross_entropy_with_logits(halt, replay.is_right, reduction="none") + (lprm - replay.final).square()
+    return (errors * replay.share).sum() / replay.share.sum().clamp(min=1)
+
+
+class Earlier(NamedTuple):
+    """What a supervision step's transitions before the last one leave."""
+
+    h: Tensor
+    l: Tensor
+    kl: list[Tensor]
+    """KL of each transition in nats, mean over tokens of noisy slots led by the posterior; empty unless asked for."""
+    kl_first: Tensor
+    """Sum of the transitions' KL over slots at their first noisy step, as `Loss.kl_first`."""
+
+
+@torch.no_grad()
+def earlier_transitions(
+    weights: Weights, config: ModelConfig, training: TrainConfig, spec: Spec, slots: Slots, *, is_watched: bool = False
+) -> Earlier:
+    """State after all but the last transition of a supervision step, without gradients; `is_watched` asks for the KL of
+    each, which no loss charges."""
+    h, l = slots.h, slots.l
+    first = torch.zeros((), device=h.device)
+    kls: list[Tensor] = []
+    has_posterior = training.has_posterior and spec.guidance != "none"
+    for index in range(spec.transitions - 1):
+        if has_posterior and is_watched:
+            h, l, divergence = transition_under_posterior(weights, config, training, spec, slots, index, h, l)
+            noisy, at_first = _charged(spec, slots)
+            per_slot = divergence.mean(1)
+            kls.append((per_slot * noisy).sum() / noisy.sum().clamp(min=1))
+            first = first + (per_slot * at_first).sum() / at_first.sum()
+            continue
+        e_y = embed_target(weights, config, slots.targets) if has_posterior else None
+        guide = _guide(weights, spec, slots, e_y, index, training.seed)
+        settled = _settle(config, spec, slots, index, training.seed)
+        h, l = transition(weights, spec, h, l, _condition(weights, config, slots), guide, settled)
+    return Earlier(h, l, kls, first)
+
+
+def transition_under_posterior(
+    weights: Weights,
+    config: ModelConfig,
+    training: TrainConfig,
+    spec: Spec,
+    slots: Slots,
+    index: int,
+    h: Tensor,
+    l: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """State after transition `index` of a supervision step, and its `KL(q || p)` in nats, summed over columns,
+    `[B, L]`; also where a slot takes no noise or follows the prior."""
+    seen: list[Tensor] = []
+    e_y = embed_target(weights, config, slots.targets)
+    guide = _guide(weights, spec, slots, e_y, index, training.seed, lambda u, q, p: seen.append(kl(q, p)))
+    settled = _settle(config, spec, slots, index, training.seed)
+    h, l = transition(weights, spec, h, l, _condition(weights, config, slots), guide, settled)
+    return h, l, seen[0]
+
+
+def _charged(spec: Spec, slots: Slots) -> tuple[Tensor, Tensor]:
+    """1 for slots led by the posterior that take noise, and for those of them at their first noisy step: `[B]`."""
+    led_B = ~slots.is_prior
+    noisy = (slots.step >= spec.noise_free_steps) & led_B
+    first = (slots.step == spec.noise_free_steps) & led_B
+    return noisy.to(torch.float32), first.to(torch.float32)
+
+
+def _normals(slots: Slots, spec: Spec, site: Site, transition_B: Tensor, seed: int) -> Tensor:
+    return noise(
+        (spec.tokens, spec.dim),
+        seed=seed,
+        site=site,
+        transition_B=transition_B,
+        trajectory_B=slots.trajectory,
+        puzzle_hash_B=slots.puzzle_hash,
+    )

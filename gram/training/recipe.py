@@ -1,0 +1,156 @@
+"""Recipes: TOML files that say how a checkpoint is trained; the published ones stand in `gram/recipes/`.
+
+task = "nqueens8"
+description = "one line"
+puzzles = "which file"    # only where it trains on a file (`--puzzles FILE`): what that file is
+[model]
+preset = "small"          # any field of ModelConfig beside it
+[training]                # fields of TrainConfig
+
+With `base = "nqueens8"` (a published recipe, or a TOML file beside this one) a recipe says only what it changes; a
+length of its own, `steps` or `minutes`, replaces the base's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gram.config import ModelConfig, config_from_json, config_to_json
+from gram.presets import model_config
+from gram.settings_files import read_toml
+from gram.tasks.protocol import Task
+from gram.tasks.registry import get_task
+from gram.training.config import TrainConfig
+
+FOLDER = Path(__file__).parent.parent / "recipes"
+TABLES = ("model", "training")
+KEYS = ("base", "task", "description", "puzzles", *TABLES)
+LENGTHS = {"steps", "minutes"}
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be used; the message is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One training run, fully resolved."""
+
+    name: str
+    description: str
+    task: Task
+    model: ModelConfig
+    training: TrainConfig
+    needs_puzzles: str = ""
+    """What the file is that it trains on; empty where the task makes the puzzles."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What decides the run's outcome; a resumed run must have the same."""
+        return {
+            "name": self.name,
+            "task": self.task.name,
+            "model": config_to_json(self.model),
+            "training": config_to_json(self.training),
+        }
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def load_recipe(
+    name_or_file: str | Path,
+    *,
+    task_module: Path | str | None = None,
+    minutes: float | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+) -> Recipe:
+    """A recipe by the name of a published one or by a TOML file; `minutes`, `steps` and `seed` replace the recipe's.
+
+    A budget given here stands alone: `minutes` drops the recipe's `steps` and the other way round. Raises `RecipeError`
+    in one line.
+    """
+    path = _find(name_or_file)
+    values = _read(path)
+    if not isinstance(values.get("task"), str):
+        raise RecipeError(f"{path}: task must name a task, got {values.get('task')!r}")
+    try:
+        task = get_task(values["task"], task_module)
+        shape = {
+            "task": task.name,
+            "vocabulary": task.vocabulary,
+            "tokens": task.tokens,
+            "output_start": task.output_start,
+            "output_tokens": task.output_tokens,
+        }
+        model_values = dict(values.get("model", {}))
+        model = model_config(model_values.pop("preset", "small"), **shape, **model_values)
+        training_values = dict(values.get("training", {}))
+        if minutes is not None or steps is not None:
+            training_values |= {"minutes": minutes, "steps": steps}
+        if seed is not None:
+            training_values["seed"] = seed
+        training = config_from_json(TrainConfig, training_values, where="[training]")
+        _check_together(model, training)
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"{path}: {error}") from None
+    return Recipe(path.stem, str(values["description"]), task, model, training, str(values["puzzles"]))
+
+
+def _find(name_or_file: str | Path, beside: Path | None = None) -> Path:
+    """The file of a published recipe's name, or a file (a base: beside the recipe that names it)."""
+    path = FOLDER / f"{name_or_file}.toml"
+    if not path.is_file():
+        path = Path(name_or_file) if beside is None else beside.parent / name_or_file
+    if not path.is_file():
+        what = "recipe" if beside is None else f"{beside}: base"
+        raise RecipeError(
+            f"{what} must be a TOML file or one of {', '.join(recipe_names())}, got {str(name_or_file)!r}"
+        )
+    return path
+
+
+def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A recipe's values, its base's filled in. Raises `RecipeError`."""
+    values = read_toml(path, RecipeError)
+    for key, value in values.items():
+        if key not in KEYS:
+            raise RecipeError(f"{path}: {key!r} is not a key of a recipe; known: {', '.join(KEYS)}")
+        if isinstance(value, dict) != (key in TABLES):
+            raise RecipeError(f"{path}: {key} must be {'a table' if key in TABLES else 'text'}, got {value!r}")
+    base = values.pop("base", None)
+    if base is None:
+        return {"description": "", "puzzles": "", **values}
+    below = _find(str(base), path)
+    if below in (*seen, path):
+        raise RecipeError(f"{path}: base must not lead back to itself, got {base!r}")
+    made = _read(below, (*seen, path))
+    if LENGTHS & set(values.get("training", {})):
+        made["training"] = {key: value for key, value in made.get("training", {}).items() if key not in LENGTHS}
+    for table in TABLES:
+        values[table] = {**made.get(table, {}), **values.get(table, {})}
+    return {**made, **values}
+
+
+def _check_together(model: ModelConfig, training: TrainConfig) -> None:
+    """Raises `ValueError` where model and training contradict each other."""
+    if bool(training.empty_probability) != model.has_empty_condition and model.is_conditional:
+        raise ValueError(
+            "has_empty_condition and empty_probability must go together, got "
+            f"{str(model.has_empty_condition).lower()} and {training.empty_probability:g}"
+        )
+    for token, _ in training.token_weights:
+        if not 0 <= token < model.vocabulary:
+            raise ValueError(f"token_weights must name tokens below {model.vocabulary}, got {token}")
+    if model.injector == "path" and model.guidance != "none":
+        raise ValueError(f"guidance must be none with path noise or a random initial state, got {model.guidance!r}")
+    if training.target == "set" and model.guidance != "none":
+        raise ValueError(f"guidance must be none with target set, got {model.guidance!r}, which takes one target")
+    if training.target == "set" and not model.is_conditional:
+        raise ValueError("target must be drawn without a condition, where there are too many solutions, got 'set'")
+    if training.best_of > 1 and model.guidance == "none":
+        raise ValueError(f"best_of must be 1 without learned noise, got {training.best_of}")

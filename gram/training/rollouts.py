@@ -1,0 +1,173 @@
+"""Prior rollouts beside training: what the halt head and LPRM learn from.
+
+Every optimiser step advances a few trajectories under the prior, on training puzzles, without gradients. Each ends at a
+depth of its own, mostly a small one, so that early answers, which often fail, are final ones too. A finished rollout's
+states go to a replay with two targets: whether each state's own answer is right, and whether the last one was.
+
+Shapes: `S` rollout slots, `M` depth, `L` tokens (registers included), `D` columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gram.config import ModelConfig
+from gram.kernels.reference import LEARNED, Injection, Spec, Step, Weights, decode
+from gram.model import embed
+from gram.tasks.identity import puzzle_hash
+from gram.training.data_parallel import Ranks
+from gram.training.objective import Replay
+from gram.training.puzzles import TrainingPuzzles
+from gram.training.slots import initial_state
+
+CAPACITY = 2048
+"""States kept for replay, on all ranks together; at 48 rollouts they are at most about 45 optimiser steps old."""
+FIRST_TRAJECTORY = 1 << 31
+"""Trajectory ids of rollouts start here, apart from those of training slots."""
+
+StepFunction = Callable[..., Step]
+
+_ARRAYS = ("puzzles", "targets", "hashes", "trajectory", "taken", "last", "past_right", "kept_right", "kept_final")
+_COUNTS = ("started", "written")
+_TENSORS = ("h", "l", "past_h", "kept_h")
+
+
+class Rollouts:
+    """Slots of prior rollouts and the replay of their states."""
+
+    def __init__(
+        self,
+        puzzles: TrainingPuzzles,
+        config: ModelConfig,
+        spec: Spec,
+        slots: int,
+        seed: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        ranks: Ranks,
+    ) -> None:
+        self.source, self.config, self.spec, self.seed, self.ranks = puzzles, config, spec, seed, ranks
+        self.slots = slots = max(1, slots // ranks.size)
+        # As sampling would: a model that was trained with fixed noise meets it here too.
+        is_path = config.injector == "path"
+        self.injection = Injection(injector="path", sigma=config.path_noise) if is_path else LEARNED
+        state = (slots, spec.tokens, spec.dim)
+        self.h = torch.zeros(state, dtype=dtype, device=device)
+        self.l = torch.zeros(state, dtype=dtype, device=device)
+        self.puzzles = np.zeros((slots, config.tokens), np.uint8)
+        self.targets = np.zeros((slots, config.output_tokens), np.uint8)
+        self.hashes = np.zeros(slots, np.int64)
+        self.trajectory = np.zeros(slots, np.int64)
+        self.taken = np.zeros(slots, np.int64)
+        self.last = np.zeros(slots, np.int64)
+        self.started = 0
+        self.is_empty = None if config.is_conditional else torch.ones(slots, dtype=torch.bool, device=device)
+        self.past_h = torch.zeros((slots, config.depth, *state[1:]), dtype=dtype, device=device)
+        self.past_right = np.zeros((slots, config.depth), np.uint8)
+        self.capacity = max(1, CAPACITY // ranks.size)
+        self.kept_h = torch.zeros((self.capacity, *state[1:]), dtype=dtype, device=device)
+        self.kept_right = np.zeros(self.capacity, np.float32)
+        self.kept_final = np.zeros(self.capacity, np.float32)
+        self.written = 0
+
+    def _refill(self, weights: Weights, rng: np.random.Generator) -> None:
+        free = np.flatnonzero(self.taken == self.last)
+        if not len(free):
+            return
+        puzzles, targets = self.source.draw(rng, len(free))
+        self.puzzles[free], self.targets[free] = puzzles, targets
+        self.hashes[free] = [puzzle_hash(self.source.task.name, puzzle) for puzzle in puzzles]
+        number = (self.started + np.arange(len(free))) * self.ranks.size + self.ranks.rank
+        self.trajectory[free] = FIRST_TRAJECTORY + number
+        self.started += len(free)
+        self.taken[free] = 0
+        # Mostly short: late answers are nearly always right and teach the heads nothing.
+        self.last[free] = np.minimum(
+            rng.integers(1, self.config.depth + 1, len(free)), rng.integers(1, self.config.depth + 3, len(free))
+        )
+        device = self.h.device
+        index = torch.from_numpy(free).to(device)
+        h, l = initial_state(
+            self.config,
+            self.spec,
+            weights["z0_h"],
+            weights["z0_l"],
+            seed=self.seed,
+            puzzle_hash_B=torch.from_numpy(self.hashes[free]).to(device),
+            trajectory_B=torch.from_numpy(self.trajectory[free]).to(device),
+        )
+        self.h[index], self.l[index] = h.to(self.h.dtype), l.to(self.l.dtype)
+
+    @torch.no_grad()
+    def advance(self, step_function: StepFunction, weights: Weights, rng: np.random.Generator) -> float:
+        """One supervision step of every rollout; returns the share of answers now right."""
+        self._refill(weights, rng)
+        device = self.h.device
+        puzzles = torch.from_numpy(self.puzzles.astype(np.int64)).to(device)
+        state = step_function(
+            weights,
+            self.spec,
+            self.h,
+            self.l,
+            embed(weights, self.config, puzzles, is_empty_P=self.is_empty),
+            seed=self.seed,
+            puzzle_hash_B=torch.from_numpy(self.hashes).to(device),
+            trajectory_B=torch.from_numpy(self.trajectory).to(device),
+            step_B=torch.from_numpy(self.taken).to(device),
+            injection=self.injection,
+        )
+        self.h, self.l = state.h.clone(), state.l.clone()
+        answers = decode(weights, self.spec, self.h).argmax(-1).to(torch.uint8).cpu().numpy()
+        is_right = self.source.are_right(self.puzzles, self.targets, answers)
+        every = np.arange(self.slots)
+        self.past_h[torch.from_numpy(every).to(device), torch.from_numpy(self.taken).to(device)] = self.h
+        self.past_right[every, self.taken] = is_right
+        self.taken += 1
+        for slot in np.flatnonzero(self.taken == self.last):
+            self._keep(int(slot))
+        return float(is_right.mean())
+
+    def _keep(self, slot: int) -> None:
+        """Moves a finished rollout into the replay."""
+        count = int(self.last[slot])
+        places = (self.written + np.arange(count)) % self.capacity
+        self.kept_h[torch.from_numpy(places).to(self.h.device)] = self.past_h[slot, :count]
+        self.kept_right[places] = self.past_right[slot, :count]
+        self.kept_final[places] = self.past_right[slot, count - 1]
+        self.written += count
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that a resumed run needs, of all ranks one after another; each must ask."""
+        device = self.h.device
+        arrays = {name: torch.from_numpy(getattr(self, name).copy()).to(device) for name in _ARRAYS}
+        counts = {name: torch.tensor([getattr(self, name)], device=device) for name in _COUNTS}
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        return {name: self.ranks.gather(value) for name, value in {**arrays, **counts, **tensors}.items()}
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `state`. Saved by another number of ranks, the rollouts begin anew: no rank had these."""
+        if len(tensors["started"]) != self.ranks.size:
+            return
+        own = {name: value.chunk(self.ranks.size)[self.ranks.rank] for name, value in tensors.items()}
+        for name in _ARRAYS:
+            setattr(self, name, own[name].numpy().copy())
+        for name in _COUNTS:
+            setattr(self, name, int(own[name]))
+        for name in _TENSORS:
+            getattr(self, name).copy_(own[name])
+
+    def draw(self, rng: np.random.Generator, count: int) -> Replay:
+        """`count` states of finished rollouts, with weight 0 while there are none."""
+        filled = min(self.written, self.capacity)
+        index = rng.integers(0, max(1, filled), count)
+        device = self.h.device
+        return Replay(
+            h=self.kept_h[torch.from_numpy(index).to(device)],
+            is_right=torch.from_numpy(self.kept_right[index]).to(device),
+            final=torch.from_numpy(self.kept_final[index]).to(device),
+            share=torch.full((count,), float(filled > 0), device=device),
+        )

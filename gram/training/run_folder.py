@@ -1,0 +1,132 @@
+"""The folder of a training run: whose it is, its log after a kill, the weights it begins with.
+
+Not the loop (`gram/training/trainer.py`). Every refusal is a `RecipeError` in one line.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gram import checkpoint
+from gram.training.recipe import Recipe, RecipeError
+
+RUN_FILE = "run.json"
+LOCK_FILE = "training.lock"
+
+
+def mend_log(path: Path, step: int) -> None:
+    """Drops from the log what a killed run wrote after the state that is continued, and half a last line."""
+    kept = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if values["step"] <= step:
+            kept.append(line + "\n")
+    checkpoint.write_atomically(path, "".join(kept).encode())
+
+
+def starting_weights(recipe: Recipe, start: Path) -> dict[str, Tensor]:
+    """The weights of checkpoint `start`, fp32. Raises `RecipeError` where its model is not the recipe's."""
+    theirs = checkpoint.read_config(start)
+    if replace(theirs, depth=recipe.model.depth) != recipe.model:
+        differing = [name for name, value in asdict(recipe.model).items() if value != getattr(theirs, name)]
+        name = next(name for name in differing if name != "depth")
+        raise RecipeError(
+            f"start must be a checkpoint of the recipe's model, got {name} {getattr(theirs, name)!r} in {start}, "
+            f"expected {getattr(recipe.model, name)!r}"
+        )
+    return checkpoint.load(start, dtype=torch.float32).weights()
+
+
+@contextmanager
+def claimed(recipe: Recipe, out: Path, start: Path | None, puzzles: str | None) -> Iterator[None]:
+    """Marks the folder as this recipe's run, and keeps other processes from training into it meanwhile.
+
+    `start`: checkpoint whose weights it begins with; `puzzles`: digest of the file it trains on. The length of a run
+    may change. Raises `RecipeError` for a folder that holds another run or is being trained into.
+    """
+    mine = _identity(recipe, out, start, puzzles)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        handle = os.open(out / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise RecipeError(f"folder {out} cannot be written: {error.strerror}") from None
+    try:
+        _lock(out, handle)
+        # Another process may have made it its own before this one got the lock.
+        _identity(recipe, out, start, puzzles)
+        if not (out / RUN_FILE).is_file():
+            checkpoint.write_json(out / RUN_FILE, mine)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(out: Path, handle: int) -> None:
+    """Locks the folder until the handle is closed, by this process or by its end."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RecipeError(f"folder {out} is being trained into by another process") from None
+    except OSError as error:
+        raise RecipeError(f"{out / LOCK_FILE} cannot be locked: {error.strerror}") from None
+
+
+def _identity(recipe: Recipe, out: Path, start: Path | None, puzzles: str | None) -> dict[str, Any]:
+    """What `run.json` says of this run. Raises `RecipeError` where the folder holds another, or anything else."""
+    path = out / RUN_FILE
+    mine: dict[str, Any] = json.loads(json.dumps(recipe.to_json()))
+    if start is not None:
+        digest = hashlib.sha256()
+        for file in checkpoint.weight_files(start):
+            digest.update(file.read_bytes())
+        mine["start"] = digest.hexdigest()
+    if puzzles is not None:
+        mine["puzzles"] = puzzles
+    if path.is_file():
+        theirs = json.loads(path.read_text())
+        for run in (mine, theirs):
+            for budget in ("steps", "minutes"):
+                run["training"].pop(budget, None)
+        if theirs != mine:
+            differing = [key for key in (*mine, *theirs) if mine.get(key) != theirs.get(key)]
+            raise RecipeError(
+                f"folder {out} must be empty or hold a run of recipe {recipe.name}, got another {differing[0]}"
+            )
+        return mine
+    if (out / checkpoint.CONFIG_FILE).exists():
+        raise RecipeError(f"folder {out} must be empty or hold a run of recipe {recipe.name}, got a checkpoint")
+    _check_prior_share(recipe)
+    if out.exists() and not out.is_dir():
+        raise RecipeError(f"folder must be a directory, got the file {out}")
+    return mine
+
+
+def _check_prior_share(recipe: Recipe) -> None:
+    """Raises `RecipeError` where slots that follow the prior would have nothing to aim at."""
+    is_aimless = not recipe.model.is_conditional and not hasattr(recipe.task, "nearest_boards")
+    if recipe.training.prior_share and is_aimless:
+        raise RecipeError(f"prior_share must be 0 for {recipe.task.name}, which finds no nearest boards, got more")
+
+
+def finite(values: Any) -> Any:
+    """`values` with None for numbers that JSON lacks, also within lists and tables."""
+    if isinstance(values, dict):
+        return {key: finite(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [finite(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values

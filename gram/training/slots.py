@@ -1,0 +1,187 @@
+"""Slots of training: puzzles being thought about, each at its own supervision step (as HRM and TRM train).
+
+One optimiser step advances every slot by one supervision step; a sequence leaves after `depth` steps (HRM's and TRM's
+leave early when they halt; led by the posterior nearly all would, at once) and a new puzzle takes its place. The first
+sequences are cut short so that the slots are spread over all steps. With best-of-many a slot holds several
+trajectories of its puzzle, one row each.
+
+Shapes: `B` rows of all ranks, of which this one holds the states of its share.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gram.config import ModelConfig
+from gram.kernels.reference import Spec, initial_noise
+from gram.tasks.identity import puzzle_hash
+from gram.training.config import TrainConfig
+from gram.training.data_parallel import Ranks
+from gram.training.objective import Slots
+from gram.training.puzzles import TrainingPuzzles
+
+MOST_SOLUTIONS = 128
+"""Valid answers that a slot is shown which aims at any of them (`prior_share`, target `set`)."""
+
+
+class TrainingSlots:
+    """The state carried from one optimiser step to the next."""
+
+    def __init__(
+        self,
+        puzzles: TrainingPuzzles,
+        config: ModelConfig,
+        training: TrainConfig,
+        spec: Spec,
+        dtype: torch.dtype,
+        device: torch.device,
+        ranks: Ranks,
+    ) -> None:
+        self.source, self.config, self.training, self.spec, self.ranks = puzzles, config, training, spec, ranks
+        count, length = training.rows, config.registers + config.tokens
+        own = ranks.share(training.batch, "batch")
+        self.own = slice(own.start * training.best_of, own.stop * training.best_of)
+        """Rows whose states this rank holds."""
+        self.h = torch.zeros(self.own.stop - self.own.start, length, config.dim, dtype=dtype, device=device)
+        self.l = torch.zeros_like(self.h)
+        self.puzzles = np.zeros((count, config.tokens), np.int64)
+        self.targets = np.zeros((count, config.output_tokens), np.int64)
+        has_several = puzzles.task.is_multi_solution and config.is_conditional
+        is_listing = training.prior_share > 0 or training.target == "set"
+        listed = MOST_SOLUTIONS if is_listing and has_several else 1
+        self.solutions = np.zeros((count, listed, config.output_tokens), np.int64)
+        self.is_empty = np.zeros(count, bool)
+        self.is_prior = np.zeros(count, bool)
+        self.hashes = np.zeros(count, np.int64)
+        self.trajectory = np.zeros(count, np.int64)
+        self.taken = np.zeros(count, np.int64)
+        self.left = np.zeros(count, np.int64)
+        self.started = 0
+
+    def refill(self, z0_h: Tensor, z0_l: Tensor, rng: np.random.Generator) -> None:
+        """Puts new puzzles where sequences have ended."""
+        free = np.flatnonzero(self.left == 0)
+        if not len(free):
+            return
+        copies = self.training.best_of
+        count = len(free) // copies
+        puzzles, targets = self.source.draw(rng, count)
+        self.puzzles[free], self.targets[free] = puzzles.repeat(copies, 0), targets.repeat(copies, 0)
+        is_empty = rng.random(count) < (self.training.empty_probability if self.config.is_conditional else 1.0)
+        self.is_empty[free] = is_empty.repeat(copies)
+        follows = rng.random(len(free)) < self.training.prior_share
+        self.is_prior[free] = follows & (~self.is_empty[free] | (not self.config.is_conditional))
+        self.solutions[free] = 0
+        if self.config.is_conditional:
+            aims_at_all = ~self.is_empty[free] if self.training.target == "set" else self.is_prior[free]
+            for slot in free[aims_at_all]:
+                self._list_solutions(int(slot), rng)
+        hashes = np.array([puzzle_hash(self.source.task.name, puzzle) for puzzle in puzzles], np.int64)
+        self.hashes[free] = hashes.repeat(copies)
+        self.trajectory[free] = self.started + np.arange(len(free))
+        depth = self.config.depth
+        self.left[free] = depth if self.started else 1 + np.arange(count).repeat(copies) % depth
+        self.started += len(free)
+        self.taken[free] = 0
+        self._start(free[(free >= self.own.start) & (free < self.own.stop)], z0_h, z0_l)
+
+    def _start(self, rows: NDArray[np.int64], z0_h: Tensor, z0_l: Tensor) -> None:
+        """Puts the initial state into rows of this rank."""
+        if not len(rows):
+            return
+        device = self.h.device
+        index = torch.from_numpy(rows - self.own.start).to(device)
+        h, l = initial_state(
+            self.config,
+            self.spec,
+            z0_h,
+            z0_l,
+            seed=self.training.seed,
+            puzzle_hash_B=torch.from_numpy(self.hashes[rows]).to(device),
+            trajectory_B=torch.from_numpy(self.trajectory[rows]).to(device),
+        )
+        self.h[index], self.l[index] = h.to(self.h.dtype), l.to(self.l.dtype)
+
+    def _list_solutions(self, slot: int, rng: np.random.Generator) -> None:
+        """Writes down the slot's valid answers, a random part of them where there are many."""
+        if not self.source.task.is_multi_solution:
+            self.solutions[slot, 0] = self.targets[slot]
+            return
+        valid = self.source.task.solutions(self.puzzles[slot].astype(np.uint8))
+        if len(valid) > MOST_SOLUTIONS:
+            valid = valid[rng.permutation(len(valid))[:MOST_SOLUTIONS]]
+        self.solutions[slot, : len(valid)] = valid
+
+    def aim(self, answers: Tensor) -> None:
+        """Without a condition there are too many boards to list: slots that follow the prior aim at one near to what
+        they have just answered (`answers [B, A]`, this rank's)."""
+        if self.config.is_conditional or not self.training.prior_share:
+            return
+        near = np.zeros(answers.shape, np.int64)
+        led = self.is_prior[self.own]
+        nearest_boards = self.source.task.nearest_boards  # type: ignore[attr-defined]  # `run_folder` has looked
+        near[led] = nearest_boards(answers[torch.from_numpy(led)].to(torch.uint8).cpu().numpy())
+        self.solutions[:, 0] = self.ranks.gather(torch.from_numpy(near).to(answers.device)).cpu().numpy()
+
+    def view(self) -> Slots:
+        """This rank's slots as the loss takes them."""
+
+        def tensor(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(array[self.own].copy()).to(self.h.device)
+
+        return Slots(
+            h=self.h,
+            l=self.l,
+            puzzles=tensor(self.puzzles),
+            targets=tensor(self.targets),
+            solutions=tensor(self.solutions),
+            is_empty=tensor(self.is_empty),
+            is_prior=tensor(self.is_prior),
+            puzzle_hash=tensor(self.hashes),
+            trajectory=tensor(self.trajectory),
+            step=tensor(self.taken),
+        )
+
+    def carry(self, h: Tensor, l: Tensor) -> None:
+        """Takes the state after a supervision step."""
+        self.h, self.l = h.clone(), l.clone()
+        self.taken += 1
+        self.left -= 1
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that a resumed run needs, of all ranks; each must ask."""
+        arrays = {name: torch.from_numpy(getattr(self, name).copy()) for name in _ARRAYS}
+        h, l = self.ranks.gather(self.h), self.ranks.gather(self.l)
+        return {"h": h, "l": l, "started": torch.tensor(self.started), **arrays}
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `state`."""
+        self.h.copy_(tensors["h"][self.own])
+        self.l.copy_(tensors["l"][self.own])
+        self.started = int(tensors["started"])
+        for name in _ARRAYS:
+            setattr(self, name, tensors[name].numpy().copy())
+
+
+_ARRAYS = ("puzzles", "targets", "solutions", "is_empty", "is_prior", "hashes", "trajectory", "taken", "left")
+
+
+def initial_state(
+    config: ModelConfig,
+    spec: Spec,
+    z0_h: Tensor,
+    z0_l: Tensor,
+    *,
+    seed: int,
+    puzzle_hash_B: Tensor,
+    trajectory_B: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Initial `h` and `l` of training sequences, `[B, L, D]` or what broadcasts to it: stored, or random (EqR)."""
+    if not config.initial_std:
+        return z0_h, z0_l
+    return initial_noise(
+        spec, seed=seed, puzzle_hash_B=puzzle_hash_B, trajectory_B=trajectory_B, scale=config.initial_std
+    )

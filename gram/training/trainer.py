@@ -1,0 +1,390 @@
+"""The training loop: one optimiser step per supervision step, in bf16 with an fp32 master.
+
+A run lives in one folder: `run.json` (its recipe), `log.jsonl`, `state.safetensors` (to continue after a kill) and,
+from the first checkpoint on, the checkpoint files themselves with the averaged weights. Files are moved into place
+whole, by the first rank where there are several (`gram/training/data_parallel.py`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import platform
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from gram import checkpoint
+from gram.atomic_files import naming
+from gram.config import SamplerConfig
+from gram.kernels import reference
+from gram.model import Model
+from gram.sampler.run import sample
+from gram.tasks.protocol import PuzzleSet
+from gram.training.data_parallel import Ranks
+from gram.training.diagnosis import Signs, diagnose, explain, recent_signs
+from gram.training.elbo import elbo
+from gram.training.objective import Loss, Replay, Slots, earlier_transitions, rows_ahead, step_loss
+from gram.training.optimiser import FlatWeights, kl_beta, learning_rate
+from gram.training.progress import TrainProgress
+from gram.training.puzzles import TrainingPuzzles
+from gram.training.recipe import Recipe, RecipeError
+from gram.training.rollouts import Rollouts
+from gram.training.run_folder import claimed, finite, mend_log, starting_weights
+from gram.training.slots import TrainingSlots
+
+HEAD_STATES = 128
+"""Replayed rollout states per optimiser step."""
+LOG_EVERY_STEPS = 10
+
+
+def keep_memory() -> None:
+    """Keeps glibc from returning freed memory: large activations are otherwise mapped anew at every step."""
+    if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL("libc.so.6")
+        trim_threshold, mmap_threshold, arena_max = -1, -3, -8
+        for parameter, value in ((trim_threshold, 2**31 - 1), (mmap_threshold, 2**30), (arena_max, 1)):
+            libc.mallopt(parameter, value)
+
+
+class Trainer:
+    """One run: its weights, slots and folder."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        out: Path,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        is_compiled: bool = True,
+        start: Path | None = None,
+        puzzles: TrainingPuzzles | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:
+        self.recipe, self.out, self.device, self.dtype = recipe, out, device, dtype
+        self.task, self.training, self.ranks = recipe.task, recipe.training, ranks or Ranks()
+        self.puzzles = puzzles or TrainingPuzzles(recipe.task, recipe.model, recipe.training)
+        keep_memory()
+        self.model = Model(recipe.model, seed=self.training.seed).to(device)
+        features = getattr(self.task, "position_features", None)
+        if features is not None and hasattr(self.model, "positions"):
+            self.model.start_positions(torch.from_numpy(features()))
+        if start is not None:
+            self.model.load_state_dict(starting_weights(recipe, start))
+        self.spec = self.model.spec
+        self.flat = FlatWeights(self.model, self.training, self.dtype, self.ranks)
+        self.slots = TrainingSlots(self.puzzles, recipe.model, self.training, self.spec, dtype, device, self.ranks)
+        self.rollouts = Rollouts(
+            self.puzzles,
+            recipe.model,
+            self.spec,
+            self.training.rollout_slots,
+            self.training.seed,
+            dtype,
+            device,
+            self.ranks,
+        )
+        weights = torch.ones(recipe.model.vocabulary)
+        for token, weight in self.training.token_weights:
+            weights[int(token)] = weight
+        self.token_weights = weights.to(device)
+        self.step, self.elapsed_s = 0, 0.0
+        self.figures: dict[str, float] = {}
+        compiled: Callable[..., Any] = torch.compile if is_compiled else (lambda function: function)
+        self._loss = compiled(self._loss_of_flat)
+        self._ahead = compiled(self._rows_ahead)
+        self._advance = compiled(reference.supervision_step)
+
+    def _loss_of_flat(self, flat: Tensor, slots: Slots, replay: Replay, beta: Tensor, h: Tensor, l: Tensor) -> Loss:
+        return step_loss(
+            self.flat.views(flat),
+            self.recipe.model,
+            self.training,
+            self.spec,
+            slots,
+            replay,
+            beta,
+            self.token_weights,
+            h,
+            l,
+        )
+
+    def _rows_ahead(self, flat: Tensor, slots: Slots, h: Tensor, l: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return rows_ahead(
+            self.flat.views(flat), self.recipe.model, self.training, self.spec, slots, self.token_weights, h, l
+        )
+
+    @property
+    def fraction(self) -> float:
+        """Part of the run done: by steps or by minutes, whichever is further."""
+        by_steps = self.step / self.training.steps if self.training.steps else 0.0
+        by_time = self.elapsed_s / (60 * self.training.minutes) if self.training.minutes else 0.0
+        return min(1.0, max(by_steps, by_time))
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether the step that comes is logged, so that every transition's KL is measured in it."""
+        step = self.step + 1
+        is_last = step == self.training.steps
+        return is_last or step % LOG_EVERY_STEPS == 0 or step % self.training.evaluate_every_steps == 0
+
+    def advance(self) -> dict[str, Any]:
+        """One optimiser step; returns the figures of `TrainProgress` that it made."""
+        # A generator per step: a resumed run draws the same puzzles as one that was never stopped.
+        rng = np.random.default_rng([self.training.seed, self.step])
+        weights = self.flat.views(self.flat.compute.detach())
+        self.slots.refill(weights["z0_h"], weights["z0_l"], rng)
+        if not self.ranks.is_first:
+            rng = np.random.default_rng([self.training.seed, self.step, self.ranks.rank])  # rollouts of its own
+        rollout_right = self.rollouts.advance(self._advance, weights, rng)
+        slots = self.slots.view()
+        is_watched = self.is_watched
+        earlier = earlier_transitions(
+            weights, self.recipe.model, self.training, self.spec, slots, is_watched=is_watched
+        )
+        h, l = earlier.h, earlier.l
+        carried = None
+        if not self.training.has_posterior:
+            *carried, nearest = self._ahead(self.flat.compute.detach(), slots, h, l)
+            slots, h, l = slots.take(nearest), h[nearest], l[nearest]
+        beta = kl_beta(self.training, self.fraction)
+        replay = self.rollouts.draw(rng, max(1, HEAD_STATES // self.ranks.size))
+        loss = self._loss(self.flat.compute, slots, replay, torch.tensor(beta, device=self.device), h, l)
+        loss.total.backward()
+        rate = learning_rate(self.training, self.step, self.fraction)
+        norm = self.flat.update(rate)
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"gradient norm must be finite, got {norm} at optimiser step {self.step}")
+        self.slots.carry(*(carried or (loss.h, loss.l)))
+        self.slots.aim(loss.answers)
+        self.step += 1
+        names = ("cross_entropy", "kl", "kl_first", "exact", "heads")
+        told = torch.stack([getattr(loss, name).detach().float() for name in names] + [*earlier.kl, earlier.kl_first])
+        *everyone, first = self.ranks.gather(told[None]).nanmean(0).tolist()
+        figures = dict(zip(names, everyone, strict=False))
+        has_kl = self.training.has_posterior and self.spec.guidance != "none"
+        is_whole = is_watched or self.spec.transitions == 1
+        figures["kl_first"] = figures["kl_first"] + first if is_whole else math.nan
+        return {
+            **figures,
+            "kl_transitions": [*everyone[len(names) :], figures["kl"]] if has_kl and is_whole else [],
+            "rollout_right": rollout_right,
+            "gradient_norm": norm,
+            "learning_rate": rate,
+            "kl_beta": beta,
+        }
+
+    def averaged(self) -> Model:
+        """The model with the averaged weights, in the training dtype."""
+        return self.flat.averaged_model(Model(self.recipe.model).to(self.device), self.dtype)
+
+    def evaluate(self) -> dict[str, float]:
+        """Prior rollouts on held-out puzzles: single accuracy and, with several solutions, pooled coverage. Of a model
+        without condition: shares of valid and of distinct boards."""
+        config = SamplerConfig(width=self.training.evaluate_width, halting="fixed", seed=self.training.seed)
+        held_out, width = self.puzzles.held_out, config.width
+        if self.puzzles.blank is not None:
+            many = replace(config, width=width * self.training.evaluate_puzzles)
+            boards = sample(self.averaged(), self.task, held_out.puzzles[:1], many, is_unconditional=True).candidates[0]
+            is_valid = self.task.verify(np.repeat(self.puzzles.blank[None], len(boards), axis=0), boards)
+            distinct = len(np.unique(self.task.canonical(boards), axis=0))
+            return {"valid": float(is_valid.mean()), "distinct": distinct / len(boards)}
+        result = sample(self.averaged(), self.task, held_out.puzzles, config)
+        flat = result.candidates.reshape(-1, result.candidates.shape[-1])
+        is_right = self.task.verify(np.repeat(held_out.puzzles, width, axis=0), flat).reshape(-1, width)
+        figures = {"single_accuracy": float(is_right.mean())}
+        if self.training.has_posterior and self.spec.guidance != "none" and held_out.answers is not None:
+            figures |= elbo(self.averaged(), self.training, held_out.puzzles, held_out.answers)
+        if self.task.is_multi_solution:
+            figures["coverage_pooled"] = self._coverage(held_out, result.candidates, is_right)
+        return figures
+
+    def _coverage(self, held_out: PuzzleSet, candidates: np.ndarray, is_right: np.ndarray) -> float:
+        found = sum(
+            len(np.unique(self.task.canonical(answers[right]), axis=0)) if right.any() else 0
+            for answers, right in zip(candidates, is_right, strict=True)
+        )
+        return found / sum(self.task.count_solutions(puzzle) for puzzle in held_out.puzzles)
+
+    def save_state(self) -> None:
+        """Writes what a resumed run needs, in one file that is whole or absent; every rank must call.
+
+        It holds all that the next steps read, so that a run that was killed ends with the weights of one that never
+        was, bit for bit, on one type of machine and with one number of threads and ranks.
+        """
+        tensors = {f"flat.{name}": tensor for name, tensor in self.flat.state().items()}
+        tensors |= {f"slots.{name}": tensor for name, tensor in self.slots.state().items()}
+        tensors |= {f"rollouts.{name}": tensor for name, tensor in self.rollouts.state().items()}
+        metadata = {
+            "step": str(self.step),
+            "elapsed_s": repr(self.elapsed_s),
+            "figures": json.dumps(self.figures),
+        }
+        if self.ranks.is_first:
+            checkpoint.write_tensors(self.out / "state.safetensors", tensors, metadata)
+
+    def load_state(self) -> bool:
+        """Continues from the folder's state, where it has one."""
+        path = self.out / "state.safetensors"
+        if not path.is_file():
+            return False
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+        self.flat.load_state(part("flat."))
+        self.slots.load_state(part("slots."))
+        self.rollouts.load_state(part("rollouts."))
+        self.step, self.elapsed_s = int(metadata["step"]), float(metadata["elapsed_s"])
+        self.figures = json.loads(metadata["figures"])
+        return True
+
+    def save(self, command: str) -> dict[str, Any]:
+        """Writes the state to continue from, and the averaged weights as a checkpoint with its card, which it
+        returns; every rank must call. The leak diagnosis is on the first rank's card, which alone is written."""
+        card: dict[str, Any] = {
+            "task": self.task.name,
+            "description": self.recipe.description,
+            "recipe": self.recipe.to_json(),
+            "command": command,
+            "optimiser_steps": self.step,
+            "minutes": round(self.elapsed_s / 60, 2),
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "held_out_while_training": self.figures,
+        }
+        self.save_state()
+        if self.ranks.is_first:
+            # The log is the first rank's: another would read it half written.
+            card["leak_diagnosis"] = explain(
+                recent_signs(self.out / "log.jsonl"),
+                guidance=self.recipe.model.guidance,
+                is_multi_solution=self.task.is_multi_solution,
+            )
+            checkpoint.save(self.averaged(), self.out, card=card, dtype=torch.bfloat16)
+        return card
+
+
+def train(
+    recipe: Recipe,
+    out: Path | str,
+    *,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+    command: str = "",
+    is_compiled: bool = True,
+    start: Path | str | None = None,
+    on_progress: Callable[[TrainProgress], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    puzzles: Path | str | None = None,
+    ranks: Ranks | None = None,
+) -> dict[str, Any]:
+    """Trains a recipe into a folder; a folder that holds a part of the same run is continued. Returns the run's card.
+
+    Ends when the recipe's steps or minutes are spent, or, with everything saved, soon after `should_stop()` is true.
+    A recipe that counts its length in steps gives the same weights bit for bit, whether it was stopped and continued or
+    not, on one type of machine with one number of threads and ranks.
+
+    `start` is a checkpoint directory whose weights a new run begins with; its depth may differ. `puzzles` is a file of
+    pairs to train on in place of the task's own. With several `ranks` each calls this, and `on_progress` is told on the
+    first. Raises `RecipeError` where the folder holds another run or is being trained into, the checkpoint is one of
+    another model or the recipe's puzzles are missing, `PuzzleError` for a file that cannot be trained on, `ValueError`
+    for a batch that the ranks cannot share.
+    """
+    ranks = ranks or Ranks()
+    out, start = Path(out), None if start is None else Path(start)
+    if recipe.needs_puzzles and puzzles is None:
+        raise RecipeError(f"recipe {recipe.name} must be given --puzzles FILE ({recipe.needs_puzzles}), got none")
+    ranks.share(recipe.training.batch, "batch")
+    source = TrainingPuzzles(recipe.task, recipe.model, recipe.training, puzzles)
+    with claimed(recipe, out, start, source.digest()) if ranks.is_first else nullcontext():
+        ranks.wait()
+        trainer = Trainer(
+            recipe,
+            out,
+            device=device or torch.device("cpu"),
+            dtype=dtype,
+            is_compiled=is_compiled,
+            start=start,
+            puzzles=source,
+            ranks=ranks,
+        )
+        trainer.load_state()
+        if trainer.fraction >= 1:
+            return checkpoint.read_card(out)
+        ranks.wait()
+        if not ranks.is_first:
+            return _run(trainer, command, None, None, should_stop)
+        mend_log(out / "log.jsonl", trainer.step)
+        with (out / "log.jsonl").open("a") as log:
+            return _run(trainer, command, log, on_progress, should_stop)
+
+
+def _run(
+    trainer: Trainer,
+    command: str,
+    log: IO[str] | None,
+    on_progress: Callable[[TrainProgress], None] | None,
+    should_stop: Callable[[], bool],
+) -> dict[str, Any]:
+    """The loop itself. Every decision in it is one that all ranks make alike."""
+    training, ranks = trainer.training, trainer.ranks
+    began = time.monotonic() - trainer.elapsed_s
+
+    def settle(is_stopping: bool = False) -> bool:
+        trainer.elapsed_s, is_over = ranks.settle(time.monotonic() - began, is_stopping, trainer.device)
+        return is_over
+
+    told_s, told_step = trainer.elapsed_s, trainer.step
+    kls: list[float] = []
+    while trainer.fraction < 1 and not settle(should_stop()):
+        values = trainer.advance()
+        if log is not None and math.isfinite(values["kl_first"]):
+            kls.append(values["kl_first"])
+        settle()
+        evaluation: dict[str, float] = {}
+        if trainer.fraction >= 1 or trainer.step % training.evaluate_every_steps == 0:
+            if ranks.is_first:
+                evaluation = trainer.figures = trainer.evaluate()
+            settle()
+        if log is not None and (evaluation or trainer.step % LOG_EVERY_STEPS == 0):
+            elapsed_s = max(trainer.elapsed_s, 1e-9)
+            values["kl_first"] = sum(kls) / len(kls) if kls else math.nan
+            progress = TrainProgress(
+                step=trainer.step,
+                elapsed_s=elapsed_s,
+                fraction=trainer.fraction,
+                steps_per_s=(trainer.step - told_step) / max(elapsed_s - told_s, 1e-9),
+                left_s=elapsed_s * (1 - trainer.fraction) / max(trainer.fraction, 1e-9),
+                diagnosis=diagnose(
+                    Signs(
+                        kl_first=values["kl_first"],
+                        rollout_right=values["rollout_right"],
+                        exact=values["exact"],
+                        fraction=trainer.fraction,
+                    )
+                ),
+                evaluation=evaluation,
+                **values,
+            )
+            told_s, told_step, kls = elapsed_s, trainer.step, []
+            with naming(trainer.out / "log.jsonl"):
+                log.write(json.dumps(finite(asdict(progress))) + "\n")
+                log.flush()
+            if on_progress is not None:
+                on_progress(progress)
+        if trainer.step % training.checkpoint_every_steps == 0:
+            trainer.save(command)
+    return trainer.save(command)

@@ -1,0 +1,303 @@
+"""The CPU's compiled path: a supervision step whose core calls and noise were compiled ahead of time by inductor.
+
+It is `reference.supervision_step` in another order of work. Trajectories go in blocks of one fixed number, small enough
+for a block's tensors to stay in the caches, through all transitions; a launch that is no whole number of blocks is
+padded. So a trajectory's result depends on neither its launch nor its slot. Inside a block the token axis comes first,
+which makes every product one plain matrix product: the token mixer's weights multiply `[L, B*D]` from the left, the
+others `[L*B, D]` from the right. What lies between products is fused by the compiler. The compiled pieces take the
+weights as arguments, so models of one shape share them; `cache.py` keeps them between processes.
+
+Shapes: `B` trajectories of a block, `L` tokens (registers included), `D` columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, silu
+
+from gram.kernels import reference, relations
+from gram.kernels.compiled import cache as compile_cache
+from gram.kernels.philox import Site, bits_of, box_muller, counter_word1, philox4x32
+from gram.kernels.reference import LEARNED, Injection, Spec, Step, Weights, rmsnorm, swiglu
+
+BLOCK = 16
+"""Trajectories of a block where a state is small; see `block_size`."""
+
+Piece = Callable[..., Tensor]
+Shapes = tuple[tuple[int, ...], ...]
+
+
+def block_size(spec: Spec) -> int:
+    """Trajectories that go through the transitions together: fixed for a model, part of what is compiled."""
+    return BLOCK if spec.tokens * spec.dim <= 128 * 128 else 8
+
+
+def core_weights(weights: Weights, name: str, spec: Spec) -> list[Tensor]:
+    """The weights of `f_L` (`name` "low") or `f_H` ("high") in the order in which the compiled core takes them."""
+    first, second = ("qkv", "out") if spec.mixer == "attention" else ("gate_up", "down")
+    return [
+        weights[f"{name}.{block}.{part}"]
+        for block in range(spec.blocks)
+        for part in (f"mixer.{first}", f"mixer.{second}", "channel.gate_up", "channel.down")
+    ]
+
+
+def _mix_tokens(x_LBD: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    gate, up = (gate_up @ x_LBD.flatten(1)).chunk(2)
+    return (down @ (silu(gate) * up)).view_as(x_LBD)
+
+
+def _attend(x_LBD: Tensor, qkv: Tensor, out: Tensor, spec: Spec, cos: Tensor, sin: Tensor) -> Tensor:
+    """`reference.attend` with the token axis first."""
+    width = spec.dim // spec.heads
+    query, key, value = linear(x_LBD, qkv).unflatten(-1, (3, spec.heads, width)).permute(2, 1, 3, 0, 4)
+    if spec.is_rotary:
+        query, key = reference._rotate(query, cos, sin), reference._rotate(key, cos, sin)
+    scores = (query * width**-0.5) @ key.transpose(-1, -2)
+    share = torch.softmax(scores.to(torch.float32), dim=-1).to(x_LBD.dtype)
+    return linear((share @ value).permute(2, 0, 1, 3).flatten(2), out)
+
+
+def _relate(x_LBD: Tensor, gate_up: Tensor, down: Tensor, tables: Tensor) -> Tensor:
+    """`reference.relate` with the token axis first."""
+    gate, up = linear(x_LBD, gate_up).chunk(2, dim=-1)
+    parts = up.chunk(len(tables), -1)
+    heard = [(table @ part.flatten(1)).view_as(part) for table, part in zip(tables, parts, strict=True)]
+    return linear(silu(gate) * torch.cat(heard, -1), down)
+
+
+class Core(nn.Module):
+    """One core call on the sum of its state and injection, `[L, B, D]` each."""
+
+    tables: Tensor
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.spec = spec
+        # Made here, not while tracing: the reference keeps its tables, and must not keep a trace's stand-ins.
+        width = spec.dim // spec.heads if spec.mixer == "attention" and spec.is_rotary else 2
+        cos, sin = reference.rotary_tables(spec.tokens, width, spec.rope_theta, torch.device("cpu"))
+        self.register_buffer("cos", cos)
+        self.register_buffer("sin", sin)
+        is_related = spec.mixer == "relations"
+        named = (spec.relations, spec.tokens, torch.device("cpu"))
+        self.register_buffer("tables", relations.tables(*named) if is_related else torch.empty(0))
+
+    def forward(self, state: Tensor, injection: Tensor, *weights: Tensor) -> Tensor:
+        """The new state; `weights` as `core_weights` orders them."""
+        spec = self.spec
+        x = state + injection
+        for block in range(spec.blocks):
+            first, second, gate_up, down = weights[4 * block : 4 * block + 4]
+            if spec.mixer == "token":
+                mixed = _mix_tokens(x, first, second)
+            elif spec.mixer == "relations":
+                mixed = _relate(x, first, second, self.tables.to(x.dtype))
+            else:
+                mixed = _attend(x, first, second, spec, self.cos, self.sin)
+            x = rmsnorm(x + mixed, spec.norm_eps, axis=0 if spec.mixer_norm == "tokens" else -1)
+            x = rmsnorm(x + swiglu(x, gate_up, down), spec.norm_eps)
+        return x
+
+
+class Normals(nn.Module):
+    """Standard normals of the noise contract (`philox.py`) by planes, fp32 `[4, B, L*D/4]`: column `4c + p` of a row is
+    column `c` of plane `p`. Side by side, as the contract has them, no loop over them would be vectorised."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.spec = spec
+
+    def forward(self, key: Tensor, c1_B: Tensor, c2_B: Tensor, c3_B: Tensor) -> Tensor:
+        """`key [2]` holds the seed's halves, `c1_B, c2_B, c3_B` the counter words; int64 all."""
+        block = torch.arange(self.spec.tokens * self.spec.dim // 4, dtype=torch.int64)
+        words = philox4x32(block[None, :], c1_B[:, None], c2_B[:, None], c3_B[:, None], key[0], key[1])
+        first, second, third, fourth = (bits_of(word) for word in words)
+        return torch.stack([*box_muller(first, second), *box_muller(third, fourth)])
+
+
+class Guide(nn.Module):
+    """The prior's noise on `u [L, B, D]`: `reference.gaussian`, then `reference.add_noise`."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.spec = spec
+
+    def forward(
+        self, u: Tensor, normal: Tensor, noisy_B: Tensor, temperature: Tensor, gate_up: Tensor, down: Tensor
+    ) -> Tensor:
+        """`u` with noise in the rows where `noisy_B`."""
+        weights = {"prior.gate_up": gate_up, "prior.down": down}
+        mean, log_sigma = reference.gaussian(weights, "prior", u, self.spec)
+        eps = mean if self.spec.guidance == "mean" else mean + temperature * log_sigma.exp() * normal
+        return torch.where(noisy_B[None, :, None], (u.to(torch.float32) + eps).to(u.dtype), u)
+
+
+PIECES: dict[str, type[nn.Module]] = {"core": Core, "normals": Normals, "guide": Guide}
+
+
+def _arguments(name: str, spec: Spec, dtype: torch.dtype, shapes: Shapes) -> tuple[Tensor, ...]:
+    """Tensors of the shapes and types that a piece is compiled for."""
+    rows = block_size(spec)
+    state = torch.zeros(spec.tokens, rows, spec.dim, dtype=dtype)
+    counter = torch.zeros(rows, dtype=torch.int64)
+    weights = [torch.zeros(shape, dtype=dtype) for shape in shapes]
+    if name == "core":
+        return (state, state.clone(), *weights)
+    if name == "normals":
+        return (torch.zeros(2, dtype=torch.int64), counter, counter.clone(), counter.clone())
+    return (state, state.float().clone(), counter > 0, torch.zeros(()), *weights)
+
+
+def _alike(spec: Spec) -> Spec:
+    """The spec with what no piece looks at set alike: numbers of transitions and updates share the pieces, too."""
+    return replace(
+        spec,
+        transitions=1,
+        low_level_updates=1,
+        noise_order="before",
+        noise_free_steps=0,
+        is_core_shared=True,
+        path_keep=0.0,
+        head_readout="mean",
+        output_start=0,
+        output_tokens=1,
+        registers=0,
+    )
+
+
+def piece(name: str, spec: Spec, dtype: torch.dtype, shapes: Shapes) -> Piece:
+    """A compiled piece, from this process, the cache on disk or the compiler; `shapes` are those of its weights.
+
+    Raises `RuntimeError` where it cannot be compiled.
+    """
+    return _piece(name, _alike(spec), dtype, shapes, block_size(spec), torch.get_num_threads())
+
+
+@cache
+def _piece(name: str, spec: Spec, dtype: torch.dtype, shapes: Shapes, block: int, threads: int) -> Piece:
+    module = PIECES[name](spec).eval()
+    return compile_cache.compiled(module, _arguments(name, spec, dtype, shapes), (name, spec, dtype, shapes, block))
+
+
+def noise(spec: Spec, seed: int, c1_B: Tensor, c2_B: Tensor, c3_B: Tensor) -> Tensor:
+    """Standard normals `[L, B, D]`, fp32, of one block; `c1_B, c2_B, c3_B` are its counter words (`philox.py`).
+
+    Raises `RuntimeError` where the piece cannot be compiled.
+    """
+    key = torch.tensor([seed & 0xFFFFFFFF, seed >> 32], dtype=torch.int64)
+    planes = piece("normals", spec, torch.float32, ())(key, c1_B, c2_B, c3_B)
+    made = torch.empty(spec.tokens, len(c1_B), spec.dim // 4, 4)
+    for plane, values in enumerate(planes):
+        made[..., plane] = values.view(len(c1_B), spec.tokens, -1).transpose(0, 1)
+    return made.flatten(2)
+
+
+def is_kept(weights: Weights, spec: Spec, dtype: torch.dtype) -> bool:
+    """Whether the cache on disk holds every piece of a model under the learned noise, so that nothing is compiled."""
+    needed: list[tuple[str, torch.dtype, Shapes]] = [("core", dtype, _shapes(core_weights(weights, "low", spec)))]
+    if spec.guidance != "none":
+        prior = [weights["prior.gate_up"], weights["prior.down"]]
+        needed += [("normals", torch.float32, ()), ("guide", dtype, _shapes(prior))]
+    return all(compile_cache.has((name, _alike(spec), kind, shapes, block_size(spec))) for name, kind, shapes in needed)
+
+
+def _shapes(weights: list[Tensor]) -> Shapes:
+    return tuple(tuple(weight.shape) for weight in weights)
+
+
+def supervision_step(
+    weights: Weights,
+    spec: Spec,
+    h: Tensor,
+    l: Tensor,
+    e_x: Tensor,
+    *,
+    seed: int,
+    puzzle_hash_B: Tensor,
+    trajectory_B: Tensor,
+    step_B: Tensor,
+    injection: Injection = LEARNED,
+) -> Step:
+    """See `reference.supervision_step`: the same numbers within rounding, without gradients, on a CPU.
+
+    Raises `RuntimeError` where a piece cannot be compiled.
+    """
+    rows, count = block_size(spec), len(step_B)
+    made: list[Step] = []
+    with torch.no_grad():
+        for first in range(0, count, rows):
+            part = [x[first : first + rows] for x in (h, l, e_x, puzzle_hash_B, trajectory_B, step_B)]
+            if missing := rows - len(part[0]):
+                part = [torch.cat([x, x[:1].expand(missing, *x.shape[1:])]) for x in part]
+            made.append(_block(weights, spec, *part, seed=seed, injection=injection))
+    if len(made) == 1 and count == rows:
+        return made[0]
+    return Step(*(torch.cat(parts)[:count] for parts in zip(*made, strict=True)))
+
+
+def _block(
+    weights: Weights,
+    spec: Spec,
+    h: Tensor,
+    l: Tensor,
+    e_x: Tensor,
+    puzzle_hash_B: Tensor,
+    trajectory_B: Tensor,
+    step_B: Tensor,
+    *,
+    seed: int,
+    injection: Injection,
+) -> Step:
+    """One block of trajectories."""
+
+    def normals(site: Site, transition_B: Tensor) -> Tensor:
+        return noise(spec, seed, counter_word1(transition_B, site), trajectory_B, puzzle_hash_B)
+
+    h, l, e_x = (x.transpose(0, 1).contiguous() for x in (h, l, e_x))
+    if injection.injector == "gaussian" and injection.sigma:
+        if injection.site in ("h", "both"):
+            h = reference.disturb(h, injection.sigma, normals(Site.FIXED_SCALE_HIGH, step_B))
+        if injection.site in ("l", "both"):
+            l = reference.disturb(l, injection.sigma, normals(Site.FIXED_SCALE_LOW, step_B))
+    path_scale = injection.sigma if injection.injector == "path" else 0.0
+    temperature = injection.temperature if injection.injector == "prior" else 0.0
+
+    low = core_weights(weights, "low", spec)
+    high = low if spec.is_core_shared else core_weights(weights, "high", spec)
+    core = piece("core", spec, h.dtype, _shapes(low))
+
+    def called(state: Tensor, injected: Tensor, which: list[Tensor], call_B: Tensor) -> Tensor:
+        new = core(state, injected, *which)
+        if not (spec.path_keep or path_scale):
+            return new
+        eps = path_scale * normals(Site.PATH, call_B) if path_scale else None
+        return reference.settle(state, new, spec.path_keep, eps)
+
+    def guided(u: Tensor, transition_B: Tensor) -> Tensor:
+        prior = [weights["prior.gate_up"], weights["prior.down"]]
+        normal = normals(Site.PRIOR, transition_B) if temperature else torch.zeros(u.shape)
+        noisy_B, scale = step_B >= spec.noise_free_steps, torch.tensor(float(temperature))
+        return piece("guide", spec, u.dtype, _shapes(prior))(u, normal, noisy_B, scale, *prior)
+
+    for index in range(spec.transitions):
+        transition_B = step_B * spec.transitions + index
+        call_B = transition_B * (spec.low_level_updates + 1)
+        if spec.guidance != "none" and spec.noise_order == "before":
+            h = guided(h, transition_B)
+        injected = h + e_x
+        for call in range(spec.low_level_updates):
+            l = called(l, injected, low, call_B + call)
+        h = called(h, l, high, call_B + spec.low_level_updates)
+        if spec.guidance != "none" and spec.noise_order == "after":
+            h = guided(h, transition_B)
+    h, l = h.transpose(0, 1), l.transpose(0, 1)
+    halt, lprm = (reference.read_head(weights, name, h, spec) for name in ("halt", "lprm"))
+    return Step(h, l, halt, lprm)

@@ -1,0 +1,122 @@
+"""Kernel C: a supervision step as matrix products and fused pointwise kernels, for any `D` (made for 512).
+
+At `D = 512` no program can hold a trajectory, so the products are the device library's own and Triton kernels do all
+that stands between them (`kernel.py`). On a GPU a step is one CUDA graph: its operations (`plan.py`) are
+captured once for a launch shape and replayed on the same buffers, so a step costs one launch. Elsewhere the same
+operations run one by one in Triton's interpreter.
+
+A product's rounding may change with the number of rows, so a trajectory's result depends on the launch size (which the
+sampler keeps fixed), though on neither its slot nor its company.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gram.kernels.fused import path as transition
+from gram.kernels.gemm.pack import Matrices
+from gram.kernels.gemm.plan import Plan, lay_out
+from gram.kernels.reference import LEARNED, Injection, Spec, Step
+
+
+class Captured(NamedTuple):
+    """A plan, and its graph where there is one."""
+
+    shape: tuple[Any, ...]
+    """What it was laid out for."""
+    plan: Plan
+    graph: Any
+    """`torch.cuda.CUDAGraph`, or None off a GPU."""
+
+
+@contextmanager
+def _full_sums() -> Iterator[None]:
+    """Products add up in fp32 throughout, whatever the process allows elsewhere."""
+    switch = torch.backends.cuda.matmul
+    before = switch.allow_bf16_reduced_precision_reduction
+    switch.allow_bf16_reduced_precision_reduction = False
+    try:
+        yield
+    finally:
+        switch.allow_bf16_reduced_precision_reduction = before
+
+
+def _capture(plan: Plan, device: torch.device) -> Any:
+    """The graph of a plan. Runs it once first: kernels are compiled and the library's workspaces made then."""
+    with torch.cuda.device(device), _full_sums():
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            plan.run()
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            plan.run()
+    return graph
+
+
+def _noise_kind(spec: Spec, injection: Injection) -> tuple[Any, ...]:
+    """What of an injection a plan is laid out for: its scales are given anew at every step."""
+    return tuple(transition.noise_constants(spec, injection).values())
+
+
+def captured(
+    matrices: Matrices, spec: Spec, count: int, injection: Injection, *, has_active: bool, device: torch.device
+) -> Captured:
+    """The plan of a launch shape, from the last step or laid out (and captured) now. Only the last shape is kept: its
+    buffers take room for about `B L (4 D + 3 F)` numbers."""
+    shape = (spec, count, _noise_kind(spec, injection), has_active, device)
+    known: Captured | None = matrices.captured
+    if known is None or known.shape != shape:
+        known = matrices.captured = None  # frees its buffers before new ones are made
+        plan = lay_out(matrices, spec, count, injection, has_active=has_active, device=device)
+        for given in plan.given():
+            given.zero_()  # capturing runs the plan once
+        known = Captured(shape, plan, _capture(plan, device) if device.type == "cuda" else None)
+        matrices.captured = known
+    return known
+
+
+def supervision_step(
+    matrices: Matrices,
+    spec: Spec,
+    h: Tensor,
+    l: Tensor,
+    e_x: Tensor,
+    *,
+    seed: int,
+    puzzle_hash_B: Tensor,
+    trajectory_B: Tensor,
+    step_B: Tensor,
+    injection: Injection = LEARNED,
+    active_B: Tensor | None = None,
+    out: tuple[Tensor, Tensor] | None = None,
+) -> Step:
+    """See `transition.supervision_step`: the same arguments, results and errors, with `gemm_pack`'s matrices."""
+    transition.check_states(matrices.dtype, spec, h, l, e_x)
+    count = h.shape[0]
+    state, score = out or transition.empty_results(spec, h)
+    if not count:
+        return Step(state[0], state[1], score[0], score[1])
+    # Buffers outlive this call, so they must not be what inference mode makes; nothing here takes gradients.
+    with torch.inference_mode(False), torch.no_grad():
+        ready = captured(matrices, spec, count, injection, has_active=active_B is not None, device=h.device)
+    plan = ready.plan
+    with torch.no_grad():
+        key, scale = [seed & 0xFFFFFFFF, seed >> 32], [injection.temperature, injection.sigma]
+        rows = [puzzle_hash_B, trajectory_B, step_B, torch.tensor(key), torch.tensor(scale)]
+        values = [h, l, e_x, *rows, *([] if active_B is None else [active_B])]
+        for given, value in zip(plan.given(), values, strict=True):
+            given.copy_(value)
+        if ready.graph is None:
+            plan.run()
+        else:
+            ready.graph.replay()
+        state.copy_(plan.state)
+        score.copy_(plan.score)
+    return Step(state[0], state[1], score[0], score[1])
