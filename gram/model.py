@@ -1,4 +1,4 @@
-"""READ THIS FIRST. The model: encoder -> transition -> decoder and heads (GRAM, 2605.19376).
+"""The model: encoder -> transition -> decoder and heads (GRAM, 2605.19376). Read `gram/minimal.py` first.
 
 A puzzle's tokens become an embedding `e_x`, once. A trajectory is a latent state `z = (h, l)` that starts at the stored
 `z0` and is refined, one supervision step at a time, under `e_x` and learned noise; after any step `h` can be decoded to
