@@ -5,7 +5,7 @@ and draws groups of puzzles with replacement, the same for all methods; below th
 vary less than new ones do, and their spread is itself known badly: their deviations from their mean are widened by
 `sqrt(R / (R - 1))` and by the ratio of Student's t to the normal quantile at the seeds' degrees of freedom, 2.7 times
 in all for three seeds and 1.7 times in a difference of three and three. Without the second factor equal methods of
-three seeds were told apart in 17 % of 200 made-up cases (`tests/test_training_variance.py`).
+three seeds were told apart in 17 % of 200 made-up cases (`tests/unit/test_training_variance.py`).
 
 What such an interval cannot do: hold a rare failure that none of the seeds met. With one seed it has only the chance
 among puzzles.

@@ -10,7 +10,7 @@ import torch
 
 from gram.training.data_parallel import joined
 from gram.training.trainer import Trainer, train
-from tests.test_training import recipe
+from tests.unit.test_training import recipe
 
 CPU = torch.device("cpu")
 STEPS = 3

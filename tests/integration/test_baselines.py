@@ -1,0 +1,227 @@
+"""The table of training methods: rows, intervals, order; the script on tiny trained runs."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gram.evals import baselines
+from gram.evals.baselines import Judged, markdown, method_of, rows
+from gram.tasks.registry import get_task
+from gram.training.recipe import load_recipe
+from gram.training.trainer import train
+from tests.unit.test_training import recipe
+
+ROOT = Path(__file__).parents[2]
+
+
+def judged(method: str, single: list[float], *, coverage: list[float] | None = None) -> Judged:
+    card = {"optimiser_steps": 100, "minutes": 10.0, "parameters": 1000}
+    values = np.array(single)
+    found = None if coverage is None else np.array(coverage)
+    return Judged(method=method, card=card, single=values, accuracy=(values > 0.5).astype(float), coverage=found)
+
+
+def queens(count: int):
+    task = get_task("nqueens6")
+    return task, task.split("test", limit=count)
+
+
+def test_the_main_method_stands_first_and_differences_are_from_it():
+    task, puzzles = queens(8)
+    share = [0.5, 1.0, 0.0, 0.5, 1.0, 1.0, 0.5, 0.5]
+    worse = [max(0.0, value - 0.5) for value in share]
+    table = rows(task, puzzles, [judged("trm-set", worse, coverage=worse), judged("gram", share, coverage=share)])
+    assert [row.method for row in table] == ["gram", "trm-set"]
+    main, other = table
+    assert main.less_main == other.less_twin == {}
+    assert main.figures["single"][0] == pytest.approx(np.mean(share))
+    assert set(other.less_main) == {"single", "accuracy", "coverage", "pooled"}
+    for name, (estimate, low, high) in other.less_main.items():
+        assert low <= estimate <= high
+        assert main.less_twin[name] == pytest.approx((-estimate, -high, -low), abs=0.03)
+        assert estimate == pytest.approx(other.figures[name][0] - main.figures[name][0])
+    assert other.less_main["single"][0] == pytest.approx(np.mean(worse) - np.mean(share))
+    for value, low, high in other.figures.values():
+        assert low <= value <= high
+
+
+def test_runs_of_one_method_are_one_row_with_their_range():
+    task, puzzles = queens(4)
+    full, none = [1.0] * 4, [0.0] * 4
+    table = rows(task, puzzles, [judged("gram", full, coverage=full), judged("gram", none, coverage=none)])
+    assert len(table) == 1
+    assert (table[0].runs, table[0].less_twin) == (2, {})
+    assert table[0].ranges == dict.fromkeys(("single", "accuracy", "coverage", "pooled"), (0.0, 1.0))
+    text = markdown(task, table, width=20)
+    assert "| `gram` | 2 | 0.0 to 100.0 % | 0.0 to 100.0 % | 0.0 to 100.0 % | 0.0 to 100.0 % |" in text
+    assert "points less" not in text
+    assert table[0].figures["single"][0] == 0.5
+    assert table[0].figures["pooled"][0] == 0.5
+
+
+def test_without_the_main_method_there_is_no_table():
+    task, puzzles = queens(2)
+    with pytest.raises(ValueError, match="must hold one of recipe 'nqueens6-gram' to compare with, got trm-set"):
+        rows(task, puzzles, [judged("trm-set", [0.0, 1.0])])
+
+
+def test_pooled_coverage_weighs_puzzles_by_their_solutions():
+    """One solution of each puzzle is found."""
+    task = get_task("nqueens8")
+    puzzles = task.split("test", limit=40)
+    every = np.array([task.count_solutions(puzzle) for puzzle in puzzles.puzzles])
+    share = list(1 / every)
+    main, other = rows(task, puzzles, [judged(name, share, coverage=share) for name in ("gram", "trm-set")])
+    value, low, high = main.figures["pooled"]
+    assert value == pytest.approx(40 / every.sum())
+    assert value < main.figures["coverage"][0]
+    assert 0 < low < value < high < 1
+    assert other.less_main["pooled"][0] == 0
+
+
+def test_names_of_methods():
+    assert method_of("nqueens8", "nqueens8-gram") == "gram"
+    assert method_of("nqueens8", "nqueens8") == "main", "of a length of its own"
+    assert method_of("nqueens8", "nqueens8-best-of-many") == "best-of-many"
+
+
+def test_a_task_of_one_solution_has_no_coverage_column():
+    task = get_task("sudoku4")
+    puzzles = task.split("test", limit=3)
+    text = markdown(
+        task, rows(task, puzzles, [judged("gram", [1.0, 0.5, 0.0]), judged("trm-set", [1.0, 0.5, 0.0])]), width=4
+    )
+    assert "coverage" not in text
+    assert "pooled" not in text
+    assert "range over" not in text, "one run of each method"
+    assert text.count("not told apart") == 4, "one trajectory and vote, from each of the two sides"
+    for block in text.split("\n\n"):
+        assert len({line.count("|") for line in block.splitlines()}) == 1
+
+
+RUNS = (("nqueens4-gram", "full", 0), ("nqueens4-trm-set", "none", 0), ("nqueens4-trm-set", "none", 1))
+
+
+@pytest.mark.slow
+def test_the_script_on_trained_runs(tmp_path):
+    """Main method, its twin of two seeds; the second call samples nothing anew and writes the same page."""
+    runs = []
+    for name, guidance, seed in RUNS:
+        target = "drawn" if guidance == "full" else "set"
+        made = replace(recipe(model={"guidance": guidance}, seed=seed, steps=10, target=target), name=name)
+        runs.append(tmp_path / f"{name}-{seed}")
+        train(made, runs[-1], is_compiled=False, dtype=torch.float32)
+    page, picture = tmp_path / "out" / "page.md", tmp_path / "out" / "curves.png"
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        options = ["--width", "3", "--out", str(page), "--note", "Trained here."]
+        command = [sys.executable, "scripts/baselines_table.py", *arguments, *options]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+    folders = list(map(str, runs))
+    done = call(*folders, "--curves", str(picture))
+    assert done.returncode == 0, done.stderr
+    first = page.read_text()
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert first.count("| `gram` | 1 |") == 1
+    for method in ("trm-set", "ptrm"):
+        assert first.count(f"| `{method}` | 2 |") == 2, "its figures, and its range over training seeds"
+    assert "- `ptrm`: `trm-set` sampled with Gaussian noise of scale" in first
+    assert "One answer of each puzzle covers at most" in first
+    assert "folds" not in first
+    assert first.count("KL per token at the first noisy step") == 1, "of the main method alone: the twin has no noise"
+    assert "\nTrained here.\n" in first
+    shards = {path: path.stat().st_size for path in tmp_path.glob("*/samples/*/*")}
+    assert shards
+    assert call(*folders, "--curves", str(picture)).returncode == 0
+    assert page.read_text() == first
+    assert {path: path.stat().st_size for path in tmp_path.glob("*/samples/*/*")} == shards
+    for refused, words in (
+        (call(*folders, "--limit", "0"), "limit must be at least 1, got 0"),
+        (call(str(tmp_path)), "must be a folder of gram train"),
+        (call(*folders[1:]), "must hold one of recipe 'nqueens4-gram' to compare with, got trm-set"),
+    ):
+        assert refused.returncode == 2
+        assert words in refused.stderr
+    assert page.read_text() == first
+
+
+def test_a_run_without_samples_is_refused():
+    task, puzzles = queens(2)
+    with pytest.raises(ValueError, match="at least one sampling seed"):
+        baselines.judge_run(task, puzzles, [], {})
+
+
+def test_runs_of_another_length_are_no_row_of_the_method():
+    task, puzzles = queens(2)
+    short = judged("gram", [0.0, 1.0])
+    long = judged("gram", [0.0, 1.0])
+    long = replace(long, card={**long.card, "optimiser_steps": 2700})
+    with pytest.raises(ValueError, match="runs of gram must be of one length, got 100 and 2700 optimiser steps"):
+        rows(task, puzzles, [short, long])
+
+
+def test_training_seeds_that_differ_widen_the_interval():
+    task = get_task("nqueens8")
+    puzzles = task.split("test", limit=60)
+    share = list(np.random.default_rng(0).random(60))
+    alike = [judged("gram", share) for _ in range(3)]
+    apart = [judged("gram", [value * scale for value in share]) for scale in (1.0, 0.6, 0.2)]
+    (narrow,), (wide,) = rows(task, puzzles, alike), rows(task, puzzles, apart)
+    widths = [row.figures["single"][2] - row.figures["single"][1] for row in (narrow, wide)]
+    assert widths[1] > 2 * widths[0]
+
+
+def test_a_method_that_is_always_right_keeps_an_interval():
+    task, puzzles = queens(8)
+    (row,) = rows(task, puzzles, [judged("gram", [1.0] * 8) for _ in range(3)])
+    estimate, low, high = row.figures["accuracy"]
+    assert (estimate, high) == (1.0, 1.0)
+    assert low < 0.9
+
+
+def test_parameters_stand_beside_those_of_the_main_method():
+    task = get_task("sudoku4")
+    puzzles = task.split("test", limit=3)
+    wider = judged("trm-set", [0.5, 0.5, 0.0])
+    wider = replace(wider, card={**wider.card, "parameters": 1015})
+    text = markdown(task, rows(task, puzzles, [judged("gram", [1.0, 0.5, 0.0]), wider]), width=4)
+    assert "| `trm-set` | 1 | 1,015 (+1.5%) | 100 |" in text
+    assert "| `gram` | 1 | 1,000 | 100 |" in text
+
+
+def test_what_one_answer_covers_is_the_mean_of_one_over_the_solutions():
+    task, puzzles = get_task("nqueens8"), get_task("nqueens8").split("test", limit=50)
+    every = [task.count_solutions(puzzle) for puzzle in puzzles.puzzles]
+    mean, pooled = baselines.one_answer(task, puzzles)
+    assert mean == pytest.approx(np.mean([1 / count for count in every]))
+    assert pooled == pytest.approx(50 / sum(every))
+    assert pooled <= mean < 1
+
+
+def test_folds_are_joined_puzzle_by_puzzle():
+    task = get_task("nqueens6")
+    first, second = task.split("test", limit=3), task.split("validation", limit=2)
+    parts = [(first, [judged("gram", [1.0, 0.5, 0.0])]), (second, [judged("gram", [0.25, 0.75])])]
+    whole, (run,) = baselines.joined(parts)
+    assert run.single.tolist() == [1.0, 0.5, 0.0, 0.25, 0.75]
+    assert np.array_equal(whole.puzzles[3:], second.puzzles)
+    assert whole.groups is not None
+    assert not set(whole.groups[:3].tolist()) & set(whole.groups[3:].tolist())
+    with pytest.raises(ValueError, match="every fold must have as many runs, got 0 and 1"):
+        baselines.joined([*parts, (second, [])])
+
+
+@pytest.mark.parametrize("fold", [1, 2, 3])
+def test_every_fold_has_a_recipe_that_differs_in_its_split_alone(fold):
+    plain, other = load_recipe("nqueens8-gram"), load_recipe(f"nqueens8-gram-fold{fold}")
+    assert other.model == plain.model
+    assert other.training == replace(plain.training, split=f"train-fold{fold}")
+    assert f"test-fold{fold}" in other.task.splits
