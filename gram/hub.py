@@ -26,7 +26,7 @@ from gram.checkpoint import CheckpointError
 from gram.config import ModelConfig, SamplerConfig, check_stored, config_from_json, config_to_json
 from gram.model import Model
 from gram.sampler.settings import injection_of, resolve, spec_of
-from gram.tasks import identity
+from gram.tasks.puzzle_sets import puzzle_hash as hash_of
 
 
 class GramConfig(PretrainedConfig):
@@ -124,7 +124,7 @@ class GramForReasoning(PreTrainedModel):
         self._check_tokens(input_ids)
         if puzzle_hash is None:
             task = self.model.config.task
-            hashes = [identity.puzzle_hash(task, row.astype(np.uint8)) for row in input_ids.cpu().numpy()]
+            hashes = [hash_of(task, row.astype(np.uint8)) for row in input_ids.cpu().numpy()]
             puzzle_hash = torch.tensor(hashes, dtype=torch.int64, device=input_ids.device)
         parts = [
             self._launched(input_ids[first : first + config.launch], puzzle_hash[first : first + config.launch], config)

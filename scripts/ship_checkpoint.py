@@ -63,8 +63,8 @@ def measure(
     figures["puzzles"], figures["width"], figures["depth"] = (runs[0][1][key] for key in ("puzzles", "width", "depth"))
     figures["commands"] = [command for command, _ in runs]
     figures["versions"] = runs[0][1]["versions"]
-    if (lookup := getattr(get_task(task), "lookup", None)) is not None:
-        figures["lookup"] = {"split": split, **asdict(lookup(split))}
+    if (lookup := get_task(task).lookup(split)) is not None:
+        figures["lookup"] = {"split": split, **asdict(lookup)}
 
     figures["few_puzzles"] = few_puzzles
     few_limit = ("--limit", str(few_puzzles))

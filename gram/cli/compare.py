@@ -34,7 +34,7 @@ def known_groups(judged: Judged) -> Any:
     """Cluster of each puzzle where the run was of a built-in task; else None."""
     import numpy as np
 
-    from gram.tasks.protocol import PuzzleError, clusters
+    from gram.tasks.protocol import PuzzleError
     from gram.tasks.registry import get_task
 
     name, split = judged.results.get("task"), judged.results.get("split")
@@ -46,7 +46,7 @@ def known_groups(judged: Judged) -> Any:
         return None
     if not isinstance(split, str):
         try:
-            return clusters(task, np.stack([task.parse(puzzle) for puzzle in judged.puzzles]))
+            return task.classes(np.stack([task.parse(puzzle) for puzzle in judged.puzzles]))
         except PuzzleError:
             return None
     groups = task.split(split, limit=int(judged.index.max()) + 1).groups

@@ -27,11 +27,9 @@ def generate(
     sampling: Sampling,
 ) -> None:
     """Sample boards from nothing; needs a checkpoint trained with the empty condition."""
-    from gram.tasks.blank import blank_puzzle
-
     at_least_one("count", count)
     family = sampling.task(task)
-    blank = blank_puzzle(family)
+    blank = family.blank_puzzle()
     sampler = sampling.sampler(family)
     # The heads never saw the empty condition: they have no say in when to stop.
     config = replace(sampling.config, halting="fixed")
@@ -97,8 +95,8 @@ def _distinct(task: Task, boards: Tokens) -> int:
 
 def _never_shown(task: Task, boards: Tokens) -> int | None:
     """Boards `[K, A]` of grids that training holds out; None where the task tells nothing of them."""
-    is_test_grid = getattr(task, "is_test_grid", None)
-    return None if is_test_grid is None else int(is_test_grid(boards).sum())
+    unseen = task.is_test_grid(boards)
+    return None if unseen is None else int(unseen.sum())
 
 
 def _show(sampler: Sampler, blank: Tokens, result: SampleResult) -> None:

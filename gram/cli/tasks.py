@@ -45,9 +45,9 @@ def _tasks(module: Path | None, *, has_lookup: bool) -> list[dict[str, Any]]:
 
 
 def _describe(task: Task, *, has_lookup: bool) -> dict[str, Any]:
-    orbits = getattr(task, "split_orbits", None)
-    lookup = getattr(task, "lookup", None) if has_lookup else None
-    tests = [name for name in task.splits if "test" in name]
+    orbits = {name: task.split_orbits(name) for name in task.splits}
+    tables = {name: task.lookup(name) for name in task.splits if has_lookup and "test" in name}
+    lookups = {name: asdict(table) for name, table in tables.items() if table is not None}
     return {
         "task": task.name,
         "summary": task.summary,
@@ -55,8 +55,8 @@ def _describe(task: Task, *, has_lookup: bool) -> dict[str, Any]:
         "vocabulary": task.vocabulary,
         "is_multi_solution": task.is_multi_solution,
         "splits": {name: task.split_size(name) for name in task.splits},
-        "orbits": None if orbits is None else {name: orbits(name) for name in task.splits},
-        "lookup": None if lookup is None else {name: asdict(lookup(name)) for name in tests},
+        "orbits": None if None in orbits.values() else orbits,
+        "lookup": lookups or None,
     }
 
 

@@ -16,8 +16,8 @@ from gram.sampler import trace
 from gram.sampler.plan import Shard
 from gram.sampler.result import ShardResult
 from gram.sampler.width import Prefix, WidthPolicy
-from gram.tasks.identity import puzzle_hash
 from gram.tasks.protocol import Task, Tokens
+from gram.tasks.puzzle_sets import puzzle_hash
 
 
 class Ended(NamedTuple):

@@ -6,23 +6,32 @@ stands at the top left, end tokens below its last row and beside its last column
 What this is not: ARC has no rules to check, so there is no verifier. `verify` is a checker: equality with the outputs
 of the set that this task has loaded last; it refuses puzzles of any other origin. There are no puzzles of its own, no
 generator. A model of ours sees one grid, not the demonstrations; TRM learns each task as an identifier instead.
-Files are read in `gram/tasks/arc_files.py`; augmentation, voting and the two attempts stand in
-`gram/tasks/arc_augment.py`.
+
+ARC is answered by many augmented views of a test, their predictions turned back, a vote and two attempts. A view is a
+symmetry of the square and a renaming of the colours 1 .. 9 (black stays), as in HRM's and TRM's data set; running a
+model on the views is the caller's. Files are read in `gram/tasks/arc_files.py`.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gram.tasks.arc_files import COLOURS, SIDE, Grid, Pair, checked_grid, read_tasks
-from gram.tasks.protocol import Board, Cell, CellKind, PuzzleError, PuzzleSet, Tokens
+from gram.tasks.protocol import Board, BoardCell, CellKind, PuzzleError, PuzzleSet, Task, Tokens
 
 log = logging.getLogger(__name__)
 PAD, END, FIRST_COLOUR = 0, 1, 2
+SYMMETRIES = 8
+ATTEMPTS = 2
+"""Answers that ARC allows for a test."""
+INVERSE = (0, 3, 2, 1, 4, 5, 6, 7)
+"""Number of the symmetry that undoes each."""
 
 
 def encode(grid: Grid, *, row: int = 0, column: int = 0) -> Tokens:
@@ -54,16 +63,14 @@ def decode(answer: Tokens) -> Grid:
     return np.asarray(answer.reshape(SIDE, SIDE)[:rows, :columns] - FIRST_COLOUR, dtype=np.uint8)
 
 
-class Arc:
-    """The task `arc`; see `gram.tasks.protocol.Task` for what each member means."""
+class Arc(Task):
+    """The task `arc`."""
 
     name = "arc"
     summary = "ARC-AGI outputs from your files (JSON); checked against the stored output, never by rules"
     vocabulary = FIRST_COLOUR + COLOURS
     tokens = output_tokens = SIDE * SIDE
-    output_start = 0
     is_multi_solution = False
-    splits: tuple[str, ...] = ("train", "validation", "test")
 
     def __init__(self) -> None:
         self._known: dict[bytes, set[bytes]] = {}
@@ -71,16 +78,12 @@ class Arc:
 
     def split(self, name: str = "test", *, limit: int | None = None) -> PuzzleSet:
         """Raises `ValueError`: there are no puzzles but those of `load`."""
-        self._check_split(name)
+        self.check_split(name)
         raise ValueError("arc puzzles must come from your files (ARC JSON, --puzzles), got none")
 
     def split_size(self, name: str = "test") -> int | None:
-        self._check_split(name)
+        self.check_split(name)
         return 0
-
-    def _check_split(self, name: str) -> None:
-        if name not in self.splits:
-            raise ValueError(f"split must be one of {', '.join(self.splits)}, got {name!r}")
 
     def training_batch(self, rng: np.random.Generator, count: int, *, split: str = "train") -> tuple[Tokens, Tokens]:
         """Raises `ValueError`, as `split`."""
@@ -99,12 +102,9 @@ class Arc:
             )
         return found
 
-    def verify(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.bool_]:
-        """Whether the grid of each answer equals the stored output. Raises `PuzzleError` where none is known."""
-        return np.asarray(self.conflicts(puzzles, answers) == 0)
-
     def conflicts(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.int64]:
-        """Cells that differ from the stored output, the nearest where equal inputs have several."""
+        """Cells that differ from the stored output, the nearest where equal inputs have several. Raises `PuzzleError`
+        where none is known."""
         plain = self.canonical(answers)
         found = np.zeros(len(puzzles), dtype=np.int64)
         for row, puzzle in enumerate(puzzles):
@@ -171,8 +171,6 @@ class Arc:
 
     def augment(self, rng: np.random.Generator, puzzles: Tokens, answers: Tokens) -> tuple[Tokens, Tokens]:
         """Each pair `[P, 900]` turned by a random symmetry of the square, its colours but black renamed."""
-        from gram.tasks.arc_augment import random_view
-
         turned: tuple[list[Tokens], list[Tokens]] = ([], [])
         for pair in zip(puzzles, answers, strict=True):
             view = random_view(rng)
@@ -186,8 +184,8 @@ class Arc:
         kind: CellKind = "given" if answer is None else "filled"
         grid = decode(shown)
         if not grid.size:
-            return [[Cell("no grid", "conflict")]]
-        return [[Cell(str(colour), kind) for colour in row] for row in grid.tolist()]
+            return [[BoardCell("no grid", "conflict")]]
+        return [[BoardCell(str(colour), kind) for colour in row] for row in grid.tolist()]
 
 
 def _joined_groups(tasks: list[int], puzzles: Tokens) -> NDArray[np.int64]:
@@ -203,3 +201,69 @@ def _joined_groups(tasks: list[int], puzzles: Tokens) -> NDArray[np.int64]:
     for task, puzzle in zip(tasks, puzzles, strict=True):
         joined[first_of(task)] = first_of(seen.setdefault(puzzle.tobytes(), task))
     return np.array([first_of(task) for task in tasks], dtype=np.int64)
+
+
+def turn(grid: Grid, symmetry: int) -> Grid:
+    """A symmetry of the square: 0 none, 1 to 3 quarter turns to the left, 4 columns reversed, 5 rows reversed, 6 the
+    transpose, 7 the other diagonal. Raises `ValueError`."""
+    if symmetry not in range(SYMMETRIES):
+        raise ValueError(f"symmetry must be within 0 and 7, got {symmetry}")
+    if symmetry < 4:
+        return np.rot90(grid, symmetry)
+    if symmetry == 7:
+        return np.rot90(grid)[:, ::-1]
+    return (grid[:, ::-1], grid[::-1], grid.T)[symmetry - 4]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One augmentation; without arguments, the grid as it is."""
+
+    symmetry: int = 0
+    colours: tuple[int, ...] = tuple(range(COLOURS))
+    """New colour of each; a permutation of 0 .. 9 that keeps 0."""
+
+    def __post_init__(self) -> None:
+        if self.symmetry not in range(SYMMETRIES):
+            raise ValueError(f"symmetry must be within 0 and 7, got {self.symmetry}")
+        if sorted(self.colours) != list(range(COLOURS)) or self.colours[0]:
+            raise ValueError(f"colours must be a permutation of 0 to 9 that keeps 0, got {self.colours}")
+
+    def apply(self, grid: Grid) -> Grid:
+        """A grid as this view shows it."""
+        return turn(np.array(self.colours, dtype=np.uint8)[grid], self.symmetry)
+
+    def undo(self, grid: Grid) -> Grid:
+        """A grid of this view as it was."""
+        return np.argsort(self.colours).astype(np.uint8)[turn(grid, INVERSE[self.symmetry])]
+
+
+def views(rng: np.random.Generator, count: int) -> list[View]:
+    """`count` different views, the plain one first. Raises `ValueError` below 1 or above 1,000,000."""
+    if not 1 <= count <= 1_000_000:
+        raise ValueError(f"views must be within 1 and 1,000,000, got {count}")
+    found = {View(): None}
+    while len(found) < count:
+        found[random_view(rng)] = None
+    return list(found)
+
+
+def random_view(rng: np.random.Generator) -> View:
+    """Any view."""
+    colours = (0, *(rng.permutation(COLOURS - 1) + 1).tolist())
+    return View(int(rng.integers(SYMMETRIES)), colours)
+
+
+def vote(predictions: Iterable[tuple[Grid, float]]) -> list[Grid]:
+    """Different grids of (grid, halt probability), those with most votes first; ties by the mean probability."""
+    found: dict[tuple[tuple[int, ...], bytes], tuple[Grid, list[float]]] = {}
+    for grid, weight in predictions:
+        key = (grid.shape, np.ascontiguousarray(grid).tobytes())
+        found.setdefault(key, (grid, []))[1].append(weight)
+    ranked = sorted(found.values(), key=lambda entry: (-len(entry[1]), -sum(entry[1]) / len(entry[1])))
+    return [grid for grid, _ in ranked]
+
+
+def is_solved(ranked: Sequence[Grid], output: Grid, *, attempts: int = ATTEMPTS) -> bool:
+    """Whether one of the first `attempts` grids equals the test output."""
+    return any(np.array_equal(grid, output) for grid in ranked[:attempts])

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gram.tasks.parsing import read_text
-from gram.tasks.protocol import PuzzleError
+from gram.tasks.puzzle_sets import PuzzleError
 
 SIDE, COLOURS = 30, 10
 CHALLENGES, SOLUTIONS = "_challenges", "_solutions"

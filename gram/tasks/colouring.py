@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from gram.tasks import canonical_graphs, colouring_lookup, parsing
 from gram.tasks.colouring_splits import MOST, PARTS, TRAINING, GraphSplits
 from gram.tasks.dimacs import is_dimacs, is_number, read_dimacs
-from gram.tasks.protocol import Board, Cell, CellKind, Lookup, PuzzleError, PuzzleSet, Tokens, training_split
+from gram.tasks.protocol import Board, BoardCell, CellKind, Lookup, PuzzleError, PuzzleSet, Task, Tokens, training_split
 
 NO_EDGE, EDGE, FIRST_COLOUR, COLOURS = 1, 2, 3, 3
 SIZES = range(3, 13)
@@ -29,12 +29,12 @@ FIRST_GRAPHS = 1000
 LETTERS = "ABC"
 
 
-class Colouring:
-    """The task `colouringN`; see `gram.tasks.protocol.Task` for what each member means."""
+class Colouring(Task):
+    """The task `colouringN`."""
 
     vocabulary = 6
-    is_multi_solution = True
-    splits: tuple[str, ...] = (*PARTS, "labelled-train", "labelled-test")
+    has_comments = False
+    splits = (*PARTS, "labelled-train", "labelled-test")
 
     def __init__(self, n: int) -> None:
         if n not in SIZES:
@@ -101,19 +101,15 @@ class Colouring:
         return colourings
 
     def split_size(self, name: str = "test") -> int | None:
-        self._check_split(name)
+        self.check_split(name)
         return self._graphs.size(name)
-
-    def _check_split(self, name: str) -> None:
-        if name not in self.splits:
-            raise ValueError(f"split must be one of {', '.join(self.splits)}, got {name!r}")
 
     def split(self, name: str = "test", *, limit: int | None = None) -> PuzzleSet:
         """`test`, `validation`: different labelled graphs; `train` is endless, its first 1,000 where there is no limit.
 
         Groups are canonical graphs: isomorphic ones stand and fall together.
         """
-        self._check_split(name)
+        self.check_split(name)
         if name in MOST:
             edges = self._graphs.held_out(name)[:limit]
         else:
@@ -128,7 +124,7 @@ class Colouring:
 
     def lookup(self, name: str = "test") -> Lookup:
         """Answers with the colouring of an isomorphic training graph, among the first that training draws."""
-        self._check_split(name)
+        self.check_split(name)
         training = training_split(name)
         edges = self._graphs.held_out(name)
         answers = colouring_lookup.known_colourings(self._graphs, edges, training, self._colourings)
@@ -140,8 +136,7 @@ class Colouring:
         )
 
     def training_batch(self, rng: np.random.Generator, count: int, *, split: str = "train") -> tuple[Tokens, Tokens]:
-        if split not in TRAINING:
-            raise ValueError(f"training split must be {' or '.join(TRAINING)}, got {split!r}")
+        self.check_split(split, TRAINING)
         edges, valid = self._graphs.draw(rng, count, split)
         target = np.where(valid, rng.random(valid.shape, dtype=np.float32), -1).argmax(1)
         return self._puzzles(edges), self._colourings[target]
@@ -156,9 +151,6 @@ class Colouring:
     def is_input(self, puzzles: Tokens) -> NDArray[np.bool_]:
         is_output = np.arange(self.tokens) >= self.output_start
         return np.where(is_output, puzzles == 0, np.isin(puzzles, (NO_EDGE, EDGE)))
-
-    def verify(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.bool_]:
-        return np.asarray(self.conflicts(puzzles, answers) == 0)
 
     def canonical(self, answers: Tokens) -> Tokens:
         """Colours renamed in order of first use; tokens that are no colour stay."""
@@ -262,7 +254,7 @@ class Colouring:
             puzzle[place[pair]] = EDGE
         return puzzle
 
-    def _parse_answer(self, text: str) -> Tokens:
+    def parse_answer(self, text: str) -> Tokens:
         letters = [symbol for symbol in text.upper() if not symbol.isspace()]
         if len(letters) != self.n or not set(letters) <= set(LETTERS):
             raise PuzzleError(f"{self.name} answer must be {self.n} letters of {LETTERS}, got {text[:40]!r}")
@@ -273,9 +265,7 @@ class Colouring:
         path = Path(path)
         text = parsing.read_text(path)
         if parsing.file_format(path) != ".col" and not is_dimacs(text):
-            return parsing.load_puzzles(
-                self, path, text, parse=self.parse, parse_answer=self._parse_answer, has_comments=False
-            )
+            return self._load(path, text)
         try:
             puzzle = self._checked(self._dimacs(text))
         except PuzzleError as error:
@@ -304,13 +294,13 @@ class Colouring:
         rows = []
         for node in range(self.n):
             neighbours = np.flatnonzero(joined[node])
-            cell = Cell("·", "blank")
+            cell = BoardCell("·", "blank")
             if answer is not None:
                 is_wrong = any(answer[other] == answer[node] for other in neighbours) or _letter(answer[node]) == "?"
                 kind: CellKind = "conflict" if is_wrong else "filled"
-                cell = Cell(_letter(int(answer[node])), kind)
+                cell = BoardCell(_letter(int(answer[node])), kind)
             names = " ".join(str(other) for other in neighbours)
-            rows.append([Cell(f"{node:>2}", "label"), cell, Cell(f"- {names}", "label")])
+            rows.append([BoardCell(f"{node:>2}", "label"), cell, BoardCell(f"- {names}", "label")])
         return rows
 
 

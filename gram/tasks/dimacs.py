@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from gram.tasks.protocol import PuzzleError
+from gram.tasks.puzzle_sets import PuzzleError
 
 FORMATS = ("edge", "edges", "col")
 """Words that files write behind `p`."""

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gram.tasks import parsing
 from gram.tasks.maze_paths import count_paths, distances, first_path, levels_of, list_paths
-from gram.tasks.protocol import Board, Cell, CellKind, PuzzleError, PuzzleSet, Tokens
+from gram.tasks.protocol import Board, BoardCell, CellKind, PuzzleError, PuzzleSet, Task, Tokens
+from gram.tasks.puzzle_sets import split_by_hash
 
 WALL, OPEN, START, GOAL, PATH = 1, 2, 3, 4, 5
 SYMBOLS = "?# SGo"
@@ -27,7 +26,6 @@ BLANK = "."
 SIZES = range(4, 31)
 COUNTS = {"train": 2000, "test": 500, "validation": 200}
 """Mazes of each split, in the order of their random numbers; training shows its own under random symmetries."""
-TEST_PER_CENT, VALIDATION_PER_CENT = 15, 5
 WALL_SHARES = (0.35, 0.4)
 SEED = 0
 MOST_SOLUTIONS = 20_000
@@ -36,13 +34,11 @@ BLOCK = 512
 """Puzzles whose distances are found at once."""
 
 
-class Maze:
-    """The task `mazeN`; see `gram.tasks.protocol.Task` for what each member means."""
+class Maze(Task):
+    """The task `mazeN`."""
 
     vocabulary = 6
-    output_start = 0
-    is_multi_solution = True
-    splits: tuple[str, ...] = ("train", "validation", "test")
+    has_comments = False
 
     def __init__(self, n: int) -> None:
         if n not in SIZES:
@@ -81,10 +77,8 @@ class Maze:
     def split_of(self, puzzle: Tokens) -> str:
         """Split that a maze `[L]` belongs to, by a hash that its symmetries share."""
         least = min(puzzle[cells].tobytes() for cells in self._symmetries)
-        share = int.from_bytes(hashlib.blake2b(least, digest_size=4).digest(), "little") % 100
-        if share < TEST_PER_CENT:
-            return "test"
-        return "validation" if share < TEST_PER_CENT + VALIDATION_PER_CENT else "train"
+        number = int.from_bytes(hashlib.blake2b(least, digest_size=4).digest(), "little")
+        return str(split_by_hash(np.array([number], dtype=np.uint64))[0])
 
     def _take(self, split: str, indices: Iterable[int]) -> tuple[Tokens, Tokens, NDArray[np.float64]]:
         """Mazes of a split, answers and steps; each is made when first asked for."""
@@ -100,17 +94,13 @@ class Maze:
         return puzzles, answers, np.array([steps for _, _, steps in found], dtype=np.float64)
 
     def split_size(self, name: str = "test") -> int | None:
-        self._check_split(name)
+        self.check_split(name)
         return None if name == "train" else COUNTS[name]
-
-    def _check_split(self, name: str) -> None:
-        if name not in self.splits:
-            raise ValueError(f"split must be one of {', '.join(self.splits)}, got {name!r}")
 
     def split(self, name: str = "test", *, limit: int | None = None) -> PuzzleSet:
         """`test`, `validation`: held-out mazes; `train`: the pool of training before its symmetries. Ratings are
         steps."""
-        self._check_split(name)
+        self.check_split(name)
         puzzles, answers, ratings = self._take(name, range(COUNTS[name])[:limit])
         return PuzzleSet(puzzles=puzzles, answers=answers, ratings=ratings, groups=np.arange(len(puzzles)))
 
@@ -121,8 +111,7 @@ class Maze:
         return np.array([numbers.setdefault(key, len(numbers)) for key in least], dtype=np.int64)
 
     def training_batch(self, rng: np.random.Generator, count: int, *, split: str = "train") -> tuple[Tokens, Tokens]:
-        if split != "train":
-            raise ValueError(f"training split must be train, got {split!r}")
+        self.check_split(split, ("train",))
         puzzles, answers, _ = self._take("train", rng.integers(0, COUNTS["train"], count).tolist())
         return self.augment(rng, puzzles, answers)
 
@@ -171,12 +160,6 @@ class Maze:
     def is_input(self, puzzles: Tokens) -> NDArray[np.bool_]:
         return np.isin(puzzles, (WALL, OPEN, START, GOAL))
 
-    def verify(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.bool_]:
-        return np.asarray(self.conflicts(puzzles, answers) == 0)
-
-    def canonical(self, answers: Tokens) -> Tokens:
-        return answers
-
     def _levels(self, puzzle: Tokens) -> tuple[NDArray[np.int64], int]:
         levels, steps = levels_of(puzzle[None], self.n, WALL, START, GOAL)
         return levels[0], int(steps[0])
@@ -198,44 +181,30 @@ class Maze:
             raise PuzzleError(f"{self.name} puzzle must have at most 2^63 - 1 shortest paths to count, got {count}")
         return count
 
-    def _read(self, text: str, what: str, symbols: str) -> Tokens:
-        """Tokens of a grid's symbols; `what` names the text in errors."""
+    def _read(self, text: str, what: str, count: int) -> Tokens:
+        symbols = "# SG" if what == "puzzle" else "# SGo"
         grid = text.translate({ord(mark): None for mark in "\r\n\t"}).replace(BLANK, " ")
-        if len(grid) != self.tokens:
-            raise PuzzleError(f"{self.name} {what} must have {self.tokens} symbols, got {len(grid)}")
+        if len(grid) != count:
+            raise PuzzleError(f"{self.name} {what} must have {count} symbols, got {len(grid)}")
         for place, symbol in enumerate(grid):
             if symbol not in symbols:
                 shown = " ".join(symbols.replace(" ", BLANK))
                 raise PuzzleError(f"{self.name} {what} must be of {shown}, got {symbol!r} at symbol {place + 1}")
         return np.array([SYMBOLS.index(symbol) for symbol in grid], dtype=np.uint8)
 
-    def _read_puzzle(self, text: str) -> Tokens:
-        puzzle = self._read(text, "puzzle", "# SG")
+    def parse_solved(self, text: str) -> Tokens:
+        puzzle = self._read(text, "puzzle", self.tokens)
         for token in (START, GOAL):
             if (count := int((puzzle == token).sum())) != 1:
                 raise PuzzleError(f"{self.name} puzzle must have one {SYMBOLS[token]}, got {count}")
         return puzzle
 
-    def _read_answer(self, text: str) -> Tokens:
-        return self._read(text, "answer", "# SGo")
-
     def parse(self, text: str) -> Tokens:
         """`n * n` symbols row by row: `#`, space or `.`, `S`, `G`; line breaks are ignored."""
-        puzzle = self._read_puzzle(text)
+        puzzle = self.parse_solved(text)
         if self._levels(puzzle)[1] < 0:
             raise PuzzleError(f"{self.name} puzzle must have a path from S to G, got one without")
         return puzzle
-
-    def load(self, path: Path | str) -> PuzzleSet:
-        """Also the published CSV (`source,question,answer,rating`); a stored answer must be a shortest path."""
-        return parsing.load_puzzles(
-            self,
-            path,
-            parse=self.parse,
-            parse_solved=self._read_puzzle,
-            parse_answer=self._read_answer,
-            has_comments=False,
-        )
 
     def format(self, puzzle: Tokens, answer: Tokens | None = None) -> str:
         shown = puzzle if answer is None else answer
@@ -247,10 +216,10 @@ class Maze:
         cells = [self._cell(int(puzzle[at]), int(shown[at]), bool(levels[at] >= 0)) for at in range(self.tokens)]
         return [cells[first : first + self.n] for first in range(0, self.tokens, self.n)]
 
-    def _cell(self, given: int, shown: int, is_on_way: bool) -> Cell:
+    def _cell(self, given: int, shown: int, is_on_way: bool) -> BoardCell:
         text = {WALL: "█", OPEN: "·", PATH: "o", START: "S", GOAL: "G"}.get(shown, "?")
         is_mark = given == OPEN and shown == PATH
         if (given != shown and not is_mark) or (is_mark and not is_on_way):
-            return Cell(text, "conflict")
+            return BoardCell(text, "conflict")
         kind: CellKind = "filled" if is_mark else "blank" if shown in (WALL, OPEN) else "given"
-        return Cell(text, kind)
+        return BoardCell(text, kind)

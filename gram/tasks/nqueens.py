@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import itertools
 from functools import cached_property
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gram.tasks import nqueens_splits, parsing
-from gram.tasks.protocol import Board, Cell, CellKind, Lookup, PuzzleError, PuzzleSet, Tokens, training_split
+from gram.tasks import nqueens_splits
+from gram.tasks.protocol import Board, BoardCell, CellKind, Lookup, PuzzleError, PuzzleSet, Task, Tokens, training_split
 
 EMPTY, QUEEN = 1, 2
 SIZES = range(4, 13)
@@ -25,6 +24,8 @@ ORBITS = {4: 1, 5: 2, 6: 1, 7: 6, 8: 12, 9: 46, 10: 92, 11: 341, 12: 1787}
 INPUT_TEST_SHARE = 0.15
 """Of `input-test`."""
 ORDER_SEED = 0
+ALIASES = str.maketrans("q10_", "QQ..", "/")
+"""Other symbols that puzzles are written with, and what parts their rows."""
 
 
 def all_solutions(n: int) -> NDArray[np.int64]:
@@ -61,13 +62,10 @@ class _Inputs(NamedTuple):
     """Input that each solution leaves without each set of rows, `[S * sets of rows]`."""
 
 
-class NQueens:
-    """The task `nqueensN`; see `gram.tasks.protocol.Task` for what each member means."""
+class NQueens(Task):
+    """The task `nqueensN`."""
 
-    vocabulary = 3
-    output_start = 0
-    is_multi_solution = True
-    splits: tuple[str, ...]
+    symbols = "?.Q"
 
     def __init__(self, n: int) -> None:
         if n not in SIZES:
@@ -147,8 +145,7 @@ class NQueens:
 
     def _members(self, name: str) -> NDArray[np.int64]:
         """Indices of a split's inputs. Raises `ValueError` for an unknown split."""
-        if name not in self.splits:
-            raise ValueError(f"split must be one of {', '.join(self.splits)}, got {name!r}")
+        self.check_split(name)
         if name not in self._split_members:
             self._split_members[name] = self._find_members(name)
         return self._split_members[name]
@@ -233,12 +230,6 @@ class NQueens:
     def is_input(self, puzzles: Tokens) -> NDArray[np.bool_]:
         return np.isin(puzzles, (EMPTY, QUEEN))
 
-    def verify(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.bool_]:
-        return np.asarray(self.conflicts(puzzles, answers) == 0)
-
-    def canonical(self, answers: Tokens) -> Tokens:
-        return answers
-
     def solutions(self, puzzle: Tokens) -> Tokens:
         """All completions `[S, A]` of a puzzle with any given queens; there are at most 14,200 (n = 12)."""
         return _board_tokens(self._queens[self._completions((puzzle == QUEEN)[None])[0]])
@@ -248,19 +239,12 @@ class NQueens:
 
     def parse(self, text: str) -> Tokens:
         """`n * n` symbols, `Q`, `q` or `1` a queen, `.`, `0` or `_` empty; white space and `/` are ignored."""
-        tokens = self._read(text, "puzzle")
+        tokens = self._read(text, "puzzle", self.tokens)
         self._check(tokens)
         return tokens
 
-    def _read(self, text: str, what: str) -> Tokens:
-        """Tokens of a board's symbols, rules unchecked; `what` names the text in errors."""
-        symbols = "".join(text.split()).replace("/", "")
-        if len(symbols) != self.tokens:
-            raise PuzzleError(f"{self.name} {what} must have {self.tokens} symbols, got {len(symbols)}")
-        for place, symbol in enumerate(symbols):
-            if symbol not in "Qq1.0_":
-                raise PuzzleError(f"{self.name} {what} must be of Q and ., got {symbol!r} at symbol {place + 1}")
-        return np.array([QUEEN if symbol in "Qq1" else EMPTY for symbol in symbols], dtype=np.uint8)
+    def _read(self, text: str, what: str, count: int) -> Tokens:
+        return super()._read(text.translate(ALIASES), what, count)
 
     def _check(self, puzzle: Tokens) -> None:
         """Raises `PuzzleError` for a puzzle without a completion."""
@@ -275,9 +259,6 @@ class NQueens:
                 )
         raise PuzzleError(f"{self.name} puzzle must have a solution, got {self.format(puzzle)} with none")
 
-    def load(self, path: Path | str) -> PuzzleSet:
-        return parsing.load_puzzles(self, path, parse=self.parse, parse_answer=lambda text: self._read(text, "answer"))
-
     def format(self, puzzle: Tokens, answer: Tokens | None = None) -> str:
         tokens = puzzle if answer is None else answer
         rows = tokens.reshape(self.n, self.n)
@@ -290,11 +271,11 @@ class NQueens:
         return [[self._cell(shown, given, attacked, row, column) for column in range(self.n)] for row in range(self.n)]
 
     @staticmethod
-    def _cell(shown: Tokens, given: NDArray[np.bool_], attacked: NDArray[np.bool_], row: int, column: int) -> Cell:
+    def _cell(shown: Tokens, given: NDArray[np.bool_], attacked: NDArray[np.bool_], row: int, column: int) -> BoardCell:
         if shown[row, column] != QUEEN:
-            return Cell("Q", "conflict") if given[row, column] else Cell("·", "blank")
+            return BoardCell("Q", "conflict") if given[row, column] else BoardCell("·", "blank")
         kind: CellKind = "given" if given[row, column] else "filled"
-        return Cell("Q", "conflict" if attacked[row, column] else kind)
+        return BoardCell("Q", "conflict" if attacked[row, column] else kind)
 
     def _attacked(self, queens: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Queens `[n, n]` that attack another."""

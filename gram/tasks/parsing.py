@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gram.tasks.protocol import PuzzleError, PuzzleSet, Task, Tokens, clusters
+from gram.tasks.puzzle_sets import PuzzleError, PuzzleSet, Tokens
 
 Parse = Callable[[str], Tokens]
 RATINGS = ("rating", "guesses")
@@ -200,14 +201,15 @@ def _row(place: str, pairs: Iterable[tuple[str, Any]]) -> Row:
 
 
 def load_puzzles(
-    task: Task,
-    path: Path | str,
-    text: str | None = None,
+    path: Path,
+    text: str | None,
     *,
     parse: Parse,
+    parse_solved: Parse,
     parse_answer: Parse,
-    parse_solved: Parse | None = None,
-    has_comments: bool = True,
+    verify: Callable[[Tokens, Tokens], NDArray[np.bool_]],
+    classes: Callable[[Tokens], NDArray[np.int64]],
+    has_comments: bool,
 ) -> PuzzleSet:
     """The puzzles of a file; every stored answer must solve its puzzle. Raises `PuzzleError` with file and line.
 
@@ -215,18 +217,15 @@ def load_puzzles(
     holds, where it has been read already; `parse_solved` reads puzzles whose stored answer shows that they have a
     solution (default: `parse`); `has_comments`: whether a line that starts with `#` is none of the task's puzzles.
     """
-    path = Path(path)
     rows = list(read_rows(path, read_text(path) if text is None else text, has_comments=has_comments))
     if not rows:
         raise PuzzleError(f"{path}: must hold at least one puzzle, got none")
-    puzzles = np.stack(
-        [_parsed(row, row.question, parse if row.answer is None else parse_solved or parse) for row in rows]
-    )
+    puzzles = np.stack([_parsed(row, row.question, parse if row.answer is None else parse_solved) for row in rows])
     solved = [index for index, row in enumerate(rows) if row.answer is not None]
     answers = None
     if solved:
         answers = np.stack([_parsed(rows[index], rows[index].answer or "", parse_answer) for index in solved])
-        wrong = np.flatnonzero(~task.verify(puzzles[solved], answers))
+        wrong = np.flatnonzero(~verify(puzzles[solved], answers))
         if len(wrong):
             place = rows[solved[wrong[0]]].place
             raise PuzzleError(f"{place}: answer must solve its question, got one that does not")
@@ -240,7 +239,7 @@ def load_puzzles(
         puzzles=puzzles,
         answers=answers if len(solved) == len(rows) else None,
         ratings=np.array(ratings, dtype=np.float64) if len(ratings) == len(rows) else None,
-        groups=clusters(task, puzzles),
+        groups=classes(puzzles),
     )
 
 

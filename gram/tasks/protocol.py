@@ -1,132 +1,71 @@
-"""What a task is: the one interface between puzzles and everything else.
+"""The base class of all tasks: the one interface between puzzles and everything else.
 
-Not a registry (`gram/tasks/registry.py`) and not a family of puzzles (one file each beside this one). A task is
-plain numpy: no torch here, so listing tasks stays fast.
+A new task derives from `Task` and writes seven members: `name`, `symbols`, `tokens`, `draw`, `conflicts`, `solutions`
+and, where it is not several, `is_multi_solution`. All others have defaults. A task is plain numpy: no torch here.
 
 Shapes: `P` puzzles, `L` tokens of a puzzle (output tokens included), `A` tokens of an answer, `S` solutions.
-Puzzles and answers are `uint8` arrays of tokens; 0 is always padding.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+import math
+from abc import ABC, abstractmethod
+from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-Tokens = NDArray[np.uint8]
-CellKind = Literal["given", "filled", "blank", "conflict", "label"]
+from gram.tasks.parsing import load_puzzles
+from gram.tasks.puzzle_sets import (
+    Board,
+    BoardCell,
+    CellKind,
+    Lookup,
+    PuzzleError,
+    PuzzleSet,
+    Tokens,
+    puzzle_hash,
+    split_by_hash,
+    training_split,
+)
+
+__all__ = ["Board", "BoardCell", "CellKind", "Lookup", "PuzzleError", "PuzzleSet", "Task", "Tokens", "training_split"]
+
+BLANK = 1
+"""Token of an empty cell in every task whose answer stands on the puzzle's own grid."""
+DRAWS, BLOCK = 20_000, 500
+"""Draws that a default split is made of, and how many are made at once."""
 
 
-class PuzzleError(ValueError):
-    """A puzzle that cannot be used; the message is one line: the thing, its value and what was expected."""
+class Task(ABC):
+    """A family of puzzles. Your own: a file that defines `task`, given by `--task-module FILE`.
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PuzzleSet:
-    """Puzzles with what is known about them."""
-
-    puzzles: Tokens
-    """Input tokens `[P, L]`."""
-    answers: Tokens | None = None
-    """One stored answer per puzzle `[P, A]`, where known."""
-    ratings: NDArray[np.float64] | None = None
-    """Difficulty `[P]`, where known (for Sudoku: branches of the exact solver)."""
-    groups: NDArray[np.int64] | None = None
-    """Base of each puzzle `[P]`: puzzles of one base are resampled together (2411.00640)."""
-
-    def __len__(self) -> int:
-        return int(self.puzzles.shape[0])
-
-    def take(self, index: NDArray[np.int64] | slice) -> PuzzleSet:
-        """The puzzles at `index`, with everything known about them."""
-
-        def pick(array: NDArray | None) -> NDArray | None:  # type: ignore[type-arg]
-            return None if array is None else array[index]
-
-        return PuzzleSet(
-            puzzles=self.puzzles[index],
-            answers=pick(self.answers),
-            ratings=pick(self.ratings),
-            groups=pick(self.groups),
-        )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Lookup:
-    """What a table of training puzzles knows of a set: the part of a score that memory alone explains."""
-
-    training: int
-    """Training puzzles in the table."""
-    twins: float
-    """Share of the set's inputs that a symmetry of the task turns into a training input."""
-    accuracy: float
-    """Share of the set's puzzles that the table answers rightly."""
-    rule: str
-    """What the table answers."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One cell of a drawn board: its text (one line) and what it is, for colouring on a terminal."""
-
-    text: str
-    kind: CellKind
-
-
-Board = list[list[Cell]]
-"""Rows of cells, drawn top to bottom by the caller; a task never prints."""
-
-
-def training_split(name: str) -> str:
-    """The split that trains for a held-out one: `train` for `test` and `validation`, `train-x` for `test-x`.
-
-    Raises `ValueError` for a split that is not held out.
-    """
-    found = re.sub("validation|test", "train", name, count=1)
-    if found == name:
-        raise ValueError(f"split must be one that is held out, got {name!r}")
-    return found
-
-
-@runtime_checkable
-class Task(Protocol):
-    """A family of puzzles. Users implement this in a file of their own and pass `--task-module FILE`.
-
-    A task may also have
-
-    - `position_features() -> [L, F]` (fp32, 0 or 1): tokens that share features start training with learned positions
-      that are alike (`Model.start_positions`);
-    - `augment(rng, puzzles, answers) -> (puzzles, answers)`: random symmetries of pairs `[P, L]` and `[P, A]`, applied
-      where training takes its pairs from a file;
-    - `load_training(path) -> PuzzleSet`: the pairs of such a file, where `load` would give something else;
-    - `nearest_boards(answers) -> [P, A]`: boards that are right and near to the given ones, 0 where there is none to
-      train on (unconditional training whose slots follow the prior);
-    - `classes(puzzles) -> [P]`: number of each puzzle's class under the task's symmetries, from 0 among these. Twins
-      are one cluster of an interval; without this method, equal puzzles alone are;
-    - `lookup(name) -> Lookup`: how much of a split that is held out a table of its training puzzles knows;
-    - `split_orbits(name) -> int`: classes of solutions, under the task's symmetries, that a split has;
-    - `is_test_grid(answers) -> [P]`: whether an answer `[P, A]` is one that training never shows (`gram generate`).
+    Write `name`, `symbols`, `tokens`, `draw`, `conflicts` and `solutions`; `docs` show a whole task in 25 lines.
+    Tasks with symmetries, stored sets or a text format of their own override more.
     """
 
     name: str
     """Name on the command line; part of every noise counter, so renaming a task changes its trajectories."""
-    summary: str
-    """One line for `gram tasks`."""
-    vocabulary: int
-    """`V`: number of tokens, padding (0) included."""
+    symbols: str = ""
+    """Symbol of each token, padding (0) first and, on the puzzle's own grid, the empty cell (1) second. The default
+    `parse`, `format` and `board` read and write these; a task that overrides them sets `vocabulary` instead."""
     tokens: int
     """`L`: tokens of a puzzle, output tokens included, registers not."""
-    output_start: int
+    summary: str = cast(str, cached_property(lambda self: (type(self).__doc__ or self.name).splitlines()[0]))
+    """One line for `gram tasks`; by default the first line of the docstring."""
+    vocabulary: int = cast(int, cached_property(lambda self: len(self.symbols)))
+    """`V`: number of tokens, padding (0) included."""
+    output_start: int = 0
     """Position in `[0, L)` of the first answer token."""
-    output_tokens: int
+    output_tokens: int = cast(int, cached_property(lambda self: self.tokens - self.output_start))
     """`A`: tokens of an answer; they stand at `output_start .. output_start + A`."""
-    is_multi_solution: bool
-    """Whether a puzzle may have several right answers (then accuracy is the verifier's verdict)."""
-    splits: tuple[str, ...]
+    is_multi_solution: bool = True
+    """Whether a puzzle may have several correct answers (then accuracy is the verifier's verdict)."""
+    has_comments: bool = True
+    """Whether a line that starts with `#` in a file of puzzles is a comment."""
+    splits: tuple[str, ...] = ("train", "validation", "test")
     """Names accepted by `split`: at least `train`, `validation` and `test`.
 
     They share no puzzle, nor one that a symmetry of the task turns into another. All that happens before the last
@@ -134,75 +73,218 @@ class Task(Protocol):
     of another name, `train-x`, is judged by `validation-x`.
     """
 
-    def split(self, name: str = "test", *, limit: int | None = None) -> PuzzleSet:
-        """The puzzles of a split in its fixed seeded order; `limit` gives the first so many of exactly that order.
+    # What every task writes.
 
-        Raises `ValueError` for an unknown split.
+    def draw(self, rng: np.random.Generator, count: int) -> tuple[Tokens, Tokens]:
+        """`count` random puzzles `[count, L]`, each with one correct answer `[count, A]`, from `rng` alone.
+
+        A task that overrides `split` and `training_batch` needs none.
         """
-        ...
+        raise NotImplementedError(f"task {self.name} must write draw, or split and training_batch")
 
-    def split_size(self, name: str = "test") -> int | None:
-        """Number of puzzles in a split; None where the generator is endless."""
-        ...
-
-    def training_batch(self, rng: np.random.Generator, count: int, *, split: str = "train") -> tuple[Tokens, Tokens]:
-        """`count` training pairs: puzzles `[count, L]` and targets `[count, A]`, drawn from `rng` alone."""
-        ...
-
-    def is_input(self, puzzles: Tokens) -> NDArray[np.bool_]:
-        """Whether each token may stand where it does in a puzzle, `[P, L]`: padding only where the task pads, marks of
-        an answer nowhere."""
-        ...
-
-    def verify(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.bool_]:
-        """Whether each answer `[P, A]` solves its puzzle `[P, L]`, by the rules alone (no stored answer): `[P]`."""
-        ...
-
+    @abstractmethod
     def conflicts(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.int64]:
-        """Number of violated constraints of each answer, `[P]`; 0 exactly where `verify` is true."""
-        ...
+        """Number of violated constraints of each answer, `[P]`, by the rules alone; 0 exactly where it solves its
+        puzzle. The stored answer plays no part."""
 
-    def canonical(self, answers: Tokens) -> Tokens:
-        """One representative of each answer's equivalence class, same shape (colouring: colours renamed).
-
-        Answers are `[P, A]`, or `[P, N, A]` as the sampler gives them.
-        """
-        ...
-
+    @abstractmethod
     def solutions(self, puzzle: Tokens) -> Tokens:
         """All canonical solutions `[S, A]` of one puzzle `[L]`. Raises `PuzzleError` above the task's documented
         cap."""
-        ...
 
-    def count_solutions(self, puzzle: Tokens) -> int:
-        """Exact number of canonical solutions of one puzzle `[L]`. Raises `PuzzleError` above the task's cap."""
-        ...
+    def unwritten(self) -> list[str]:
+        """Members that this task still has to write."""
+        kind = type(self)
+        values = [name for name in ("name", "tokens", "vocabulary") if not getattr(self, name, None)]
+        own = [name for name in ("split", "training_batch") if getattr(kind, name) is getattr(Task, name)]
+        return values + (["draw"] if own and kind.draw is Task.draw else [])
 
-    def parse(self, text: str) -> Tokens:
-        """One puzzle `[L]` from a user's text. Raises `PuzzleError` for a wrong length, symbol or an insoluble
-        puzzle."""
-        ...
+    # Sets of puzzles.
+
+    def split(self, name: str = "test", *, limit: int | None = None) -> PuzzleSet:
+        """The puzzles of a split in its fixed seeded order; `limit` gives the first so many of exactly that order.
+
+        By default: the different puzzles among the first 20,000 draws whose hash falls to the split. Raises
+        `ValueError` for an unknown split.
+        """
+        self.check_split(name)
+        rng, found = np.random.default_rng(0), dict[bytes, tuple[Tokens, Tokens]]()
+        for _ in range(DRAWS // BLOCK):
+            puzzles, answers = self.draw(rng, BLOCK)
+            for row in np.flatnonzero(self._split_of(puzzles) == name):
+                found.setdefault(puzzles[row].tobytes(), (puzzles[row], answers[row]))
+            if limit is not None and len(found) >= limit:
+                break
+        kept = list(found.values())[:limit]
+        puzzles = np.array([puzzle for puzzle, _ in kept], dtype=np.uint8).reshape(-1, self.tokens)
+        answers = np.array([answer for _, answer in kept], dtype=np.uint8).reshape(-1, self.output_tokens)
+        return PuzzleSet(puzzles=puzzles, answers=answers, groups=self.classes(puzzles))
+
+    def split_size(self, name: str = "test") -> int | None:
+        """Number of puzzles in a split; None where the generator is endless. Raises `ValueError`, as `split`."""
+        return None if name == "train" else len(self.split(name))
+
+    def check_split(self, name: str, among: tuple[str, ...] = ()) -> None:
+        """Raises `ValueError` where there is no split of this name (or none `among` these)."""
+        if name not in (among or self.splits):
+            what = "training split" if among else "split"
+            raise ValueError(f"{what} must be one of {', '.join(among or self.splits)}, got {name!r}")
+
+    def _split_of(self, puzzles: Tokens) -> NDArray[np.str_]:
+        return split_by_hash(np.array([puzzle_hash(self.name, puzzle) for puzzle in puzzles], dtype=np.uint64))
+
+    def training_batch(self, rng: np.random.Generator, count: int, *, split: str = "train") -> tuple[Tokens, Tokens]:
+        """`count` training pairs: puzzles `[count, L]` and targets `[count, A]`, drawn from `rng` alone.
+
+        By default: draws whose hash falls to `train`. Raises `ValueError` for a split that is none of training.
+        """
+        self.check_split(split, ("train",))
+        kept: list[tuple[Tokens, Tokens]] = []
+        for _ in range(DRAWS):
+            puzzles, targets = self.draw(rng, count)
+            rows = np.flatnonzero(self._split_of(puzzles) == "train")
+            kept.append((puzzles[rows], targets[rows]))
+            if sum(len(part) for part, _ in kept) >= count:
+                puzzles, targets = (np.concatenate(parts)[:count] for parts in zip(*kept, strict=True))
+                return puzzles, targets
+        raise ValueError(f"task {self.name} must draw puzzles of the split train, got none in {DRAWS} draws")
 
     def load(self, path: Path | str) -> PuzzleSet:
         """Puzzles from a user's file (CSV, JSON lines, one string a line, or a task's own format).
 
         Raises `PuzzleError` naming the line at fault, `FileNotFoundError` for a missing file.
         """
-        ...
+        return self._load(Path(path))
+
+    def _load(self, path: Path, text: str | None = None) -> PuzzleSet:
+        return load_puzzles(
+            path,
+            text,
+            parse=self.parse,
+            parse_solved=self.parse_solved,
+            parse_answer=self.parse_answer,
+            verify=self.verify,
+            classes=self.classes,
+            has_comments=self.has_comments,
+        )
+
+    def load_training(self, path: Path | str) -> PuzzleSet:
+        """The training pairs of such a file, where they are not what `load` gives."""
+        return self.load(path)
+
+    def blank_puzzle(self) -> Tokens:
+        """The puzzle with every cell empty, `[L]`: unconditional samples are verified against it.
+
+        Raises `ValueError` where answers do not stand on the puzzle's own grid.
+        """
+        if self.output_start != 0 or self.output_tokens != self.tokens:
+            raise ValueError(f"task must write its answers on the puzzle's own grid to generate, got {self.name!r}")
+        return np.full(self.tokens, BLANK, dtype=np.uint8)
+
+    # Rules.
+
+    def verify(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.bool_]:
+        """Whether each answer `[P, A]` solves its puzzle `[P, L]`, by the rules alone: `[P]`."""
+        return np.asarray(self.conflicts(puzzles, answers) == 0)
+
+    def is_input(self, puzzles: Tokens) -> NDArray[np.bool_]:
+        """Whether each token may stand where it does in a puzzle, `[P, L]`; the sampler refuses all others.
+
+        By default: any token but padding, and padding alone where answers stand behind the puzzle.
+        """
+        is_answer = np.arange(self.tokens) >= (self.output_start or self.tokens)
+        return np.where(is_answer, puzzles == 0, (puzzles > 0) & (puzzles < self.vocabulary))
+
+    def canonical(self, answers: Tokens) -> Tokens:
+        """One representative of each answer's equivalence class, same shape (colouring: colours renamed).
+
+        Answers are `[P, A]`, or `[P, N, A]` as the sampler gives them.
+        """
+        return answers
+
+    def count_solutions(self, puzzle: Tokens) -> int:
+        """Exact number of canonical solutions of one puzzle `[L]`. Raises `PuzzleError` above the task's cap."""
+        return len(self.solutions(puzzle))
+
+    # Text and drawing.
+
+    def parse(self, text: str) -> Tokens:
+        """One puzzle `[L]` from a user's text. Raises `PuzzleError` for a wrong length, an unknown symbol or a puzzle
+        without a solution."""
+        puzzle = np.zeros(self.tokens, dtype=np.uint8)
+        shown = self.output_start or self.tokens
+        puzzle[:shown] = self._read(text, "puzzle", shown)
+        if not self.is_input(puzzle[None]).all() or not self.count_solutions(puzzle):
+            raise PuzzleError(f"{self.name} puzzle must have a solution, got {self.format(puzzle)} with none")
+        return puzzle
+
+    def parse_solved(self, text: str) -> Tokens:
+        """`parse` of a puzzle whose stored answer will be verified, so that it need not be solved."""
+        return self.parse(text)
+
+    def parse_answer(self, text: str) -> Tokens:
+        """One answer `[A]`, of the form that `format` writes. Raises `PuzzleError`; the rules are not checked."""
+        return self._read(text, "answer", self.output_tokens)
+
+    def _read(self, text: str, what: str, count: int) -> Tokens:
+        """Tokens of `count` symbols; `what` names the text in errors."""
+        found = "".join(text.split())
+        if len(found) != count:
+            raise PuzzleError(f"{self.name} {what} must have {count} symbols, got {len(found)}")
+        tokens = [self.symbols.find(symbol) for symbol in found]
+        for place, token in enumerate(tokens):
+            if token < 1:
+                known = self.symbols[1:]
+                raise PuzzleError(f"{self.name} {what} must be of {known}, got {found[place]!r} at symbol {place + 1}")
+        return np.array(tokens, dtype=np.uint8)
 
     def format(self, puzzle: Tokens, answer: Tokens | None = None) -> str:
         """The one-line text of a puzzle (what `parse` reads) or, with `answer`, of that answer."""
-        ...
+        shown = puzzle[: self.output_start or self.tokens] if answer is None else answer
+        return "".join(self.symbols[token] if token < self.vocabulary else "?" for token in shown.tolist())
 
     def board(self, puzzle: Tokens, answer: Tokens | None = None) -> Board:
-        """The puzzle, or an answer to it, as rows of cells."""
-        ...
+        """The puzzle, or an answer to it, as rows of cells; by default a square where there are as many tokens."""
+        given = puzzle[: self.output_start or self.tokens] if answer is None else puzzle[self.output_start :]
+        text = self.format(puzzle, answer)
+        cells = [
+            BoardCell(symbol, "blank" if symbol == self.symbols[BLANK] else "given" if known > BLANK else "filled")
+            for symbol, known in zip(text, given.tolist(), strict=True)
+        ]
+        side = math.isqrt(len(cells))
+        width = side if side * side == len(cells) else len(cells)
+        return [cells[first : first + width] for first in range(0, len(cells), width)]
 
+    # Symmetries, and what only some tasks know.
 
-def clusters(task: Task, puzzles: Tokens) -> NDArray[np.int64]:
-    """Cluster of each puzzle `[P, L]` of a user's file, `[P]`: equal puzzles, and twins where the task can tell."""
-    classes = getattr(task, "classes", None)
-    if classes is not None:
-        found: NDArray[np.int64] = classes(puzzles)
-        return found
-    return np.unique(puzzles, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    def augment(self, rng: np.random.Generator, puzzles: Tokens, answers: Tokens) -> tuple[Tokens, Tokens]:
+        """Pairs `[P, L]` and `[P, A]` under random symmetries, applied where training reads a file."""
+        return puzzles, answers
+
+    def classes(self, puzzles: Tokens) -> NDArray[np.int64]:
+        """Class of each puzzle `[P, L]` under the task's symmetries, numbered from 0 among these, `[P]`.
+
+        Twins are one cluster of an interval. By default: equal puzzles alone.
+        """
+        return np.unique(puzzles, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+    def nearest_boards(self, answers: Tokens) -> Tokens:
+        """Correct boards `[P, A]` near to the given ones, 0 where there is none to train on: the targets of
+        unconditional training on-policy (`prior_share`). Raises `ValueError` where the task finds none."""
+        raise ValueError(f"prior_share must be 0 for {self.name}, which finds no nearest boards, got more")
+
+    def position_features(self) -> NDArray[np.float32] | None:
+        """Features `[L, F]` (0 or 1): tokens that share some start training with similar learned positions."""
+        return None
+
+    def lookup(self, name: str) -> Lookup | None:
+        """How much of a held-out split a table of its training puzzles knows."""
+        return None
+
+    def split_orbits(self, name: str) -> int | None:
+        """Classes of solutions, under the task's symmetries, in a split."""
+        return None
+
+    def is_test_grid(self, answers: Tokens) -> NDArray[np.bool_] | None:
+        """Whether training never shows an answer `[P, A]` (`gram generate`): `[P]`."""
+        return None

@@ -1,6 +1,6 @@
 """Finding a task by name: the built-in families, or a user's own file.
 
-A user's file defines `task` (an object that implements `gram.tasks.protocol.Task`) or, without it, `get_task(name)`.
+A user's file defines `task` (of a class derived from `gram.tasks.protocol.Task`) or, without it, `get_task(name)`.
 """
 
 from __future__ import annotations
@@ -79,9 +79,9 @@ def _import_file(path: Path) -> Any:
 def _from_file(name: str, path: Path) -> Task:
     module = _import_file(path)
     found: Any = getattr(module, "task", None)
-    if found is None and hasattr(module, "get_task"):
+    if found is None and (make := getattr(module, "get_task", None)) is not None:
         try:
-            found = module.get_task(name)
+            found = make(name)
         except Exception as error:
             raise ValueError(f"task module {path} must make task {name!r}, got {_one_line(error)}") from error
     if found is None:
@@ -93,14 +93,11 @@ def _from_file(name: str, path: Path) -> Task:
 
 
 def _checked(found: Any, path: Path) -> Task:
-    members = {*Task.__annotations__, *(member for member in dir(Task) if not member.startswith("_"))}
-    wanted = [member for member in members if not hasattr(found, member)]
-    if wanted:
-        raise ValueError(
-            f"task of {path} must implement {', '.join(sorted(wanted))}, got {type(found).__name__} without"
-        )
-    task: Task = found
-    return task
+    if not isinstance(found, Task):
+        raise ValueError(f"task of {path} must derive from gram.tasks.protocol.Task, got {type(found).__name__}")
+    if missing := found.unwritten():
+        raise ValueError(f"task of {path} must write {', '.join(missing)}, got {type(found).__name__} without")
+    return found
 
 
 def _one_line(error: Exception) -> str:

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gram.tasks import parsing
-from gram.tasks.protocol import Board, Cell, CellKind, PuzzleError, PuzzleSet, Tokens
-from gram.tasks.sudoku_classes import twin_numbers
+from gram.tasks.canonical_graphs import Words, mixed
+from gram.tasks.protocol import BLANK, Board, BoardCell, CellKind, PuzzleError, PuzzleSet, Task, Tokens
+from gram.tasks.puzzle_sets import split_by_hash
 from gram.tasks.sudoku_solver import BOXES, solver
 
-BLANK, FIRST_DIGIT = 1, 2
+FIRST_DIGIT = 2
 GIVENS = {4: (4, 8), 6: (12, 18), 9: (24, 38)}
 SIZES = {
     "train": {4: 500, 6: 10_000, 9: 20_000},
@@ -29,19 +28,18 @@ SIZES = {
 """Puzzles of each split; training shows its own under random symmetries."""
 STREAMS = {"train": 0, "test": 1, "validation": 3}
 """Random numbers of each split; 2 is those of hard puzzles."""
-TEST_PER_CENT, VALIDATION_PER_CENT = 15, 5
 GOLDEN = 0x9E3779B97F4A7C15
 """Odd multiplier of the grids' hash."""
 SEED = 0
 MOST_SOLUTIONS = 20_000
+REFINEMENTS = 8
+"""Rounds that tell twins."""
 
 
-class Sudoku:
-    """The task `sudokuN`; see `gram.tasks.protocol.Task` for what each member means."""
+class Sudoku(Task):
+    """The task `sudokuN`."""
 
-    output_start = 0
     is_multi_solution = False
-    splits: tuple[str, ...] = ("train", "validation", "test")
 
     def __init__(self, n: int) -> None:
         if n not in BOXES:
@@ -124,22 +122,15 @@ class Sudoku:
         for shift in (31, 29):
             mixed = (mixed ^ mixed >> np.uint64(shift)) * np.uint64(GOLDEN)
         mixed ^= mixed >> np.uint64(32)
-        share = mixed % np.uint64(100)
-        return np.select(
-            [share < TEST_PER_CENT, share < TEST_PER_CENT + VALIDATION_PER_CENT], ["test", "validation"], "train"
-        )
+        return split_by_hash(mixed)
 
     def split_size(self, name: str = "test") -> int | None:
-        self._check_split(name)
+        self.check_split(name)
         return None if name == "train" else SIZES[name][self.n]
-
-    def _check_split(self, name: str) -> None:
-        if name not in self.splits:
-            raise ValueError(f"split must be one of {', '.join(self.splits)}, got {name!r}")
 
     def split(self, name: str = "test", *, limit: int | None = None) -> PuzzleSet:
         """`test`, `validation`: puzzles of held-out grids; `train`: base puzzles of training, before augmentation."""
-        self._check_split(name)
+        self.check_split(name)
         count = len(range(len(self._made[name].puzzles))[:limit])
         made = self._need(name, range(count))
         answers = made.answers[:count].copy()
@@ -159,14 +150,13 @@ class Sudoku:
 
     def puzzle(self, split: str, index: int) -> PuzzleSet:
         """Puzzle number `index` of a split alone; only that one is made."""
-        self._check_split(split)
+        self.check_split(split)
         made = self._need(split, [index])
         one = slice(index, index + 1)
         return PuzzleSet(puzzles=made.puzzles[one], answers=made.answers[one], ratings=made.ratings[one])
 
     def training_batch(self, rng: np.random.Generator, count: int, *, split: str = "train") -> tuple[Tokens, Tokens]:
-        if split != "train":
-            raise ValueError(f"training split must be train, got {split!r}")
+        self.check_split(split, ("train",))
         chosen = rng.integers(0, SIZES["train"][self.n], count)
         made = self._need("train", chosen.tolist())
         puzzles, answers = made.puzzles[chosen], made.answers[chosen]
@@ -201,12 +191,6 @@ class Sudoku:
 
     def is_input(self, puzzles: Tokens) -> NDArray[np.bool_]:
         return np.asarray((puzzles >= BLANK) & (puzzles < FIRST_DIGIT + self.n))
-
-    def verify(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.bool_]:
-        return np.asarray(self.conflicts(puzzles, answers) == 0)
-
-    def canonical(self, answers: Tokens) -> Tokens:
-        return answers
 
     def nearest_boards(self, answers: Tokens) -> Tokens:
         """Solved boards that keep most of the digits that do not clash; all 0 where that is a board that is held
@@ -249,11 +233,10 @@ class Sudoku:
             table[ord(str(digit))] = FIRST_DIGIT + digit - 1
         return bytes(table)
 
-    def _read(self, text: str, what: str) -> Tokens:
-        """Tokens of a board's symbols, rules unchecked; `what` names the text in errors."""
+    def _read(self, text: str, what: str, count: int) -> Tokens:
         symbols = "".join(text.split())
-        if len(symbols) != self.tokens:
-            raise PuzzleError(f"{self.name} {what} must have {self.tokens} symbols, got {len(symbols)}")
+        if len(symbols) != count:
+            raise PuzzleError(f"{self.name} {what} must have {count} symbols, got {len(symbols)}")
         tokens = np.frombuffer(symbols.encode("latin-1", "replace").translate(self._table), dtype=np.uint8)
         if not tokens.all():
             place = int(tokens.argmin())
@@ -262,8 +245,8 @@ class Sudoku:
             )
         return tokens.copy()
 
-    def _read_puzzle(self, text: str) -> Tokens:
-        tokens = self._read(text, "puzzle")
+    def parse_solved(self, text: str) -> Tokens:
+        tokens = self._read(text, "puzzle", self.tokens)
         digits = np.arange(FIRST_DIGIT, FIRST_DIGIT + self.n)
         twice = (tokens[self._units][:, :, None] == digits).sum(1) > 1
         if twice.any():
@@ -274,19 +257,10 @@ class Sudoku:
 
     def parse(self, text: str) -> Tokens:
         """`n * n` symbols: digits, and `.`, `0` or `_` for a blank; white space is ignored."""
-        tokens = self._read_puzzle(text)
+        tokens = self.parse_solved(text)
         if not self.solver.count(self._digits(tokens), 1):
             raise PuzzleError(f"{self.name} puzzle must have a solution, got {self.format(tokens)} with none")
         return tokens
-
-    def load(self, path: Path | str) -> PuzzleSet:
-        """Puzzles with a stored answer are not solved anew: the answer is checked."""
-        return parsing.load_puzzles(
-            self, path, parse=self.parse, parse_solved=self._read_puzzle, parse_answer=self._read_answer
-        )
-
-    def _read_answer(self, text: str) -> Tokens:
-        return self._read(text, "answer")
 
     def format(self, puzzle: Tokens, answer: Tokens | None = None) -> str:
         return "".join(str(digit) if digit else "." for digit in self._digits(puzzle if answer is None else answer))
@@ -306,24 +280,24 @@ class Sudoku:
         rows: Board = []
         for row in range(self.n):
             if row and row % height == 0:
-                rows.append([Cell("┼" if column < 0 else "─", "label") for column in _with_rules(self.n, width)])
+                rows.append([BoardCell("┼" if column < 0 else "─", "label") for column in _with_rules(self.n, width)])
             first = row * self.n
             rows.append(
                 [
-                    Cell("│", "label") if column < 0 else self._cell(puzzle, shown, clash, first + column)
+                    BoardCell("│", "label") if column < 0 else self._cell(puzzle, shown, clash, first + column)
                     for column in _with_rules(self.n, width)
                 ]
             )
         return rows
 
-    def _cell(self, puzzle: Tokens, shown: Tokens, clash: NDArray[np.bool_], place: int) -> Cell:
+    def _cell(self, puzzle: Tokens, shown: Tokens, clash: NDArray[np.bool_], place: int) -> BoardCell:
         digit = int(shown[place]) - FIRST_DIGIT + 1
         is_given = puzzle[place] >= FIRST_DIGIT
         if digit < 1:
-            return Cell("·", "conflict" if is_given else "blank")
+            return BoardCell("·", "conflict" if is_given else "blank")
         kind: CellKind = "given" if is_given else "filled"
         is_wrong = bool(clash[place]) or (is_given and puzzle[place] != shown[place])
-        return Cell(str(digit), "conflict" if is_wrong else kind)
+        return BoardCell(str(digit), "conflict" if is_wrong else kind)
 
 
 class _Made:
@@ -351,3 +325,32 @@ def _permuted_lines(rng: np.random.Generator, count: int, bands: int, lines: int
     band = rng.random((count, bands)).argsort(1)
     line = rng.random((count, bands, lines)).argsort(2)
     return np.asarray((band[:, :, None] * lines + line).reshape(count, -1), dtype=np.int64)
+
+
+def twin_numbers(digits: NDArray[np.uint8], n: int) -> Words:
+    """A number `[P]` for each puzzle `[P, L]` (digits, 0 for blank) that its twins share.
+
+    Twins become one another when digits are renamed, lines and bands permuted or, with square boxes, the board
+    transposed. As for graphs (`gram/tasks/canonical_graphs.py`), colours of cells, lines, boxes and digits refine one
+    another. Other puzzles share a number very rarely; where they do, they count as twins.
+    """
+    height, width = BOXES[n]
+    row, column = np.divmod(np.arange(n * n), n)
+    box = row // height * (n // width) + column // width
+    count = len(digits)
+    places = [np.eye(n, dtype=np.uint64)[unit] for unit in (row, column, box)]
+    given = (digits[:, :, None] == np.arange(1, n + 1)).astype(np.uint64)
+    # Rows and columns may change places only where boxes are square.
+    kinds = np.array([1, 1 if height == width else 2, 3], dtype=np.uint64)
+    units = [np.full((count, n), kind, dtype=np.uint64) for kind in kinds]
+    names = np.full((count, n), 4, dtype=np.uint64)
+    cells = np.where(digits > 0, np.uint64(5), np.uint64(6))
+    for _ in range(REFINEMENTS):
+        around = mixed(units[2] + np.uint64(1)) @ places[2].T
+        for unit, place in zip(units[:2], places, strict=False):
+            around = around + mixed(unit + np.uint64(2)) @ place.T
+        named = (given @ mixed(names + np.uint64(3))[:, :, None])[:, :, 0]
+        cells = mixed(cells * np.uint64(3) + around + mixed(named + np.uint64(4)))
+        units = [mixed(unit * np.uint64(3) + cells @ place) for unit, place in zip(units, places, strict=True)]
+        names = mixed(names * np.uint64(3) + (cells[:, None, :] @ given)[:, 0])
+    return mixed(cells.sum(1, dtype=np.uint64))

@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gram.config import ModelConfig
-from gram.tasks.blank import blank_puzzle
-from gram.tasks.identity import puzzle_hash
 from gram.tasks.protocol import PuzzleError, PuzzleSet, Task, Tokens
+from gram.tasks.puzzle_sets import puzzle_hash
 from gram.training.config import TrainConfig
 
 HELD_OUT_SEED = 0
@@ -30,8 +29,7 @@ class TrainingPuzzles:
         self.pairs: PuzzleSet | None = None
         has_own = task.split_size("train") != 0
         if file is not None:
-            read = getattr(task, "load_training", task.load)
-            self.pairs = read(Path(file))
+            self.pairs = task.load_training(file)
             if self.pairs.answers is None:
                 raise PuzzleError(f"{file}: must hold an answer of every puzzle to train on, got some without")
         if file is None or has_own:
@@ -39,7 +37,7 @@ class TrainingPuzzles:
         else:
             assert self.pairs is not None
             self.held_out, self.pairs = _hold_out(self.pairs, training.evaluate_puzzles, file)
-        self.blank = None if config.is_conditional else blank_puzzle(task)
+        self.blank = None if config.is_conditional else task.blank_puzzle()
 
     def draw(self, rng: np.random.Generator, count: int) -> tuple[Tokens, Tokens]:
         """`count` pairs from `rng` alone: puzzles `[count, L]` and targets `[count, A]`."""
@@ -58,12 +56,7 @@ class TrainingPuzzles:
             return self.task.training_batch(rng, count, split=self.split)
         assert self.pairs.answers is not None
         chosen = rng.integers(0, len(self.pairs), count)
-        puzzles, targets = self.pairs.puzzles[chosen], self.pairs.answers[chosen]
-        augment = getattr(self.task, "augment", None)
-        if augment is None:
-            return puzzles, targets
-        turned: tuple[Tokens, Tokens] = augment(rng, puzzles, targets)
-        return turned
+        return self.task.augment(rng, self.pairs.puzzles[chosen], self.pairs.answers[chosen])
 
     def are_right(self, puzzles: Tokens, targets: Tokens, answers: Tokens) -> NDArray[np.bool_]:
         """Whether answers `[P, A]` are right: by the rules where there may be several, else by the target."""

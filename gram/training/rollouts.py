@@ -18,7 +18,7 @@ from torch import Tensor
 from gram.config import ModelConfig
 from gram.kernels.reference import LEARNED, Injection, Spec, Step, Weights, decode
 from gram.model import embed
-from gram.tasks.identity import puzzle_hash
+from gram.tasks.puzzle_sets import puzzle_hash
 from gram.training.data_parallel import Ranks
 from gram.training.objective import Replay
 from gram.training.puzzles import TrainingPuzzles

@@ -16,6 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -110,17 +111,14 @@ def _identity(recipe: Recipe, out: Path, start: Path | None, puzzles: str | None
         return mine
     if (out / checkpoint.CONFIG_FILE).exists():
         raise RecipeError(f"folder {out} must be empty or hold a run of recipe {recipe.name}, got a checkpoint")
-    _check_prior_share(recipe)
+    if recipe.training.prior_share and not recipe.model.is_conditional:
+        try:  # slots on-policy must have something to aim at
+            recipe.task.nearest_boards(np.zeros((0, recipe.task.output_tokens), dtype=np.uint8))
+        except ValueError as error:
+            raise RecipeError(str(error)) from None
     if out.exists() and not out.is_dir():
         raise RecipeError(f"folder must be a directory, got the file {out}")
     return mine
-
-
-def _check_prior_share(recipe: Recipe) -> None:
-    """Raises `RecipeError` where slots that follow the prior would have nothing to aim at."""
-    is_aimless = not recipe.model.is_conditional and not hasattr(recipe.task, "nearest_boards")
-    if recipe.training.prior_share and is_aimless:
-        raise RecipeError(f"prior_share must be 0 for {recipe.task.name}, which finds no nearest boards, got more")
 
 
 def finite(values: Any) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gram.config import ModelConfig
 from gram.kernels.reference import Spec, initial_noise
-from gram.tasks.identity import puzzle_hash
+from gram.tasks.puzzle_sets import puzzle_hash
 from gram.training.config import TrainConfig
 from gram.training.data_parallel import Ranks
 from gram.training.objective import Slots
@@ -122,8 +122,7 @@ class TrainingSlots:
             return
         near = np.zeros(answers.shape, np.int64)
         led = self.is_prior[self.own]
-        nearest_boards = self.source.task.nearest_boards  # type: ignore[attr-defined]  # `run_folder` has looked
-        near[led] = nearest_boards(answers[torch.from_numpy(led)].to(torch.uint8).cpu().numpy())
+        near[led] = self.source.task.nearest_boards(answers[torch.from_numpy(led)].to(torch.uint8).cpu().numpy())
         self.solutions[:, 0] = self.ranks.gather(torch.from_numpy(near).to(answers.device)).cpu().numpy()
 
     def view(self) -> Slots:

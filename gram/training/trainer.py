@@ -76,9 +76,8 @@ class Trainer:
         self.puzzles = puzzles or TrainingPuzzles(recipe.task, recipe.model, recipe.training)
         keep_memory()
         self.model = Model(recipe.model, seed=self.training.seed).to(device)
-        features = getattr(self.task, "position_features", None)
-        if features is not None and hasattr(self.model, "positions"):
-            self.model.start_positions(torch.from_numpy(features()))
+        if (features := self.task.position_features()) is not None and hasattr(self.model, "positions"):
+            self.model.start_positions(torch.from_numpy(features))
         if start is not None:
             self.model.load_state_dict(starting_weights(recipe, start))
         self.spec = self.model.spec

@@ -16,11 +16,14 @@ from gram.cli.outcome import outcome
 from gram.distributed.standing import Standing
 from gram.sampler.engine import StepView
 from gram.sampler.result import SampleResult
-from gram.tasks.protocol import Board, Cell
+from gram.tasks.protocol import Board, BoardCell
 from gram.tasks.registry import get_task
 from tests.results import hand_made
 
-BOARD: Board = [[Cell("1", "given"), Cell("2", "filled")], [Cell("2", "conflict"), Cell(".", "blank")]]
+BOARD: Board = [
+    [BoardCell("1", "given"), BoardCell("2", "filled")],
+    [BoardCell("2", "conflict"), BoardCell(".", "blank")],
+]
 
 
 PUZZLES = {
@@ -51,13 +54,16 @@ def test_kinds_have_different_styles() -> None:
 
 
 def test_a_cell_filled_since_the_last_step_stands_out() -> None:
-    before = [[Cell("1", "given"), Cell("3", "filled")], BOARD[1]]
+    before = [[BoardCell("1", "given"), BoardCell("3", "filled")], BOARD[1]]
     styles = {str(span.style) for span in terminal.board_text(BOARD, marks=False, before=before).spans}
     assert terminal.NEW_STYLE in styles
 
 
 def test_columns_align_when_texts_differ_in_width() -> None:
-    board: Board = [[Cell("10", "label"), Cell("1", "given")], [Cell("2", "label"), Cell("1", "given")]]
+    board: Board = [
+        [BoardCell("10", "label"), BoardCell("1", "given")],
+        [BoardCell("2", "label"), BoardCell("1", "given")],
+    ]
     assert terminal.board_text(board, marks=False).plain == " 10 1\n 2  1"
 
 

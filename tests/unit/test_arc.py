@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from gram.tasks.arc import Arc, decode, encode, grid_sizes
-from gram.tasks.arc_augment import View, is_solved, turn, views, vote
+from gram.tasks.arc import Arc, View, decode, encode, grid_sizes, is_solved, turn, views, vote
 from gram.tasks.arc_files import read_tasks
 from gram.tasks.protocol import PuzzleError, Task
 from gram.tasks.registry import get_task

@@ -13,7 +13,7 @@ from gram.cli.main import main
 from gram.evals.evaluate import evaluate
 from gram.model import Model
 from gram.tasks.arc import Arc, encode
-from gram.tasks.protocol import clusters
+from gram.tasks.protocol import Task
 from gram.tasks.registry import get_task
 from tests.models import tiny_config
 
@@ -76,11 +76,11 @@ def test_puzzles_of_other_grids_or_givens_are_no_twins(name):
 
 
 def test_a_task_that_cannot_tell_twins_joins_equal_puzzles():
-    class Plain:
-        name = "plain"
+    class Plain(Task):
+        conflicts = solutions = None
 
     puzzles = np.array([[1, 2], [2, 1], [1, 2]], dtype=np.uint8)
-    assert clusters(Plain(), puzzles).tolist() == [0, 1, 0]
+    assert Plain().classes(puzzles).tolist() == [0, 1, 0]
 
 
 @pytest.mark.parametrize("copies", [2, 7, 60])

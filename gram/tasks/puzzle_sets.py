@@ -1,0 +1,107 @@
+"""Sets of puzzles and what belongs to them: tokens, drawn boards, the hash that keys a puzzle's noise. Plain numpy.
+
+Shapes: `P` puzzles, `L` tokens of a puzzle (output tokens included), `A` tokens of an answer. Puzzles and answers are
+`uint8` arrays of tokens; 0 is always padding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tokens = NDArray[np.uint8]
+CellKind = Literal["given", "filled", "blank", "conflict", "label"]
+TEST_PER_CENT, VALIDATION_PER_CENT = 15, 5
+"""Shares of the splits of tasks that split by a hash."""
+
+
+class PuzzleError(ValueError):
+    """A puzzle that cannot be used; the message is one line: the thing, its value and what was expected."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PuzzleSet:
+    """Puzzles with what is known about them."""
+
+    puzzles: Tokens
+    """Input tokens `[P, L]`."""
+    answers: Tokens | None = None
+    """One stored answer per puzzle `[P, A]`, where known."""
+    ratings: NDArray[np.float64] | None = None
+    """Difficulty `[P]`, where known (for Sudoku: branches of the exact solver)."""
+    groups: NDArray[np.int64] | None = None
+    """Cluster of each puzzle `[P]`: puzzles of one cluster are resampled together (2411.00640)."""
+
+    def __len__(self) -> int:
+        return int(self.puzzles.shape[0])
+
+    def take(self, index: NDArray[np.int64] | slice) -> PuzzleSet:
+        """The puzzles at `index`, with everything known about them."""
+
+        def pick(array: NDArray | None) -> NDArray | None:  # type: ignore[type-arg]
+            return None if array is None else array[index]
+
+        return PuzzleSet(
+            puzzles=self.puzzles[index],
+            answers=pick(self.answers),
+            ratings=pick(self.ratings),
+            groups=pick(self.groups),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lookup:
+    """The score of a table of training puzzles on a held-out set: what memory alone explains."""
+
+    training: int
+    """Training puzzles in the table."""
+    twins: float
+    """Share of the set's inputs that a symmetry of the task turns into a training input."""
+    accuracy: float
+    """Share of the set's puzzles that the table answers correctly."""
+    rule: str
+    """What the table answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoardCell:
+    """One cell of a drawn board: its text (one line) and its kind, which a terminal shows as a colour."""
+
+    text: str
+    kind: CellKind
+
+
+Board = list[list[BoardCell]]
+"""Rows of cells, drawn top to bottom by the caller; a task never prints."""
+
+
+def puzzle_hash(task_name: str, puzzle: Tokens) -> int:
+    """32-bit hash of a task's name and a puzzle's tokens `[L]`: blake2b, little-endian.
+
+    It identifies the puzzle in the noise (word c3 of every counter), whatever its place in a file.
+    """
+    content = task_name.encode() + b"\0" + np.ascontiguousarray(puzzle, dtype=np.uint8).tobytes()
+    return int.from_bytes(hashlib.blake2b(content, digest_size=4).digest(), "little")
+
+
+def split_by_hash(hashes: NDArray[np.uint64]) -> NDArray[np.str_]:
+    """`test`, `validation` or `train` for each hash, in shares of 15, 5 and 80 %."""
+    share = hashes % np.uint64(100)
+    bounds = [share < TEST_PER_CENT, share < TEST_PER_CENT + VALIDATION_PER_CENT]
+    return np.select(bounds, ["test", "validation"], "train")
+
+
+def training_split(name: str) -> str:
+    """The split that trains for a held-out one: `train` for `test` and `validation`, `train-x` for `test-x`.
+
+    Raises `ValueError` for a split that is not held out.
+    """
+    found = re.sub("validation|test", "train", name, count=1)
+    if found == name:
+        raise ValueError(f"split must be one that is held out, got {name!r}")
+    return found
