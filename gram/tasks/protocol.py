@@ -1,7 +1,7 @@
 """The base class of all tasks: the one interface between puzzles and everything else.
 
-A new task derives from `Task` and writes seven members: `name`, `symbols`, `tokens`, `draw`, `conflicts`, `solutions`
-and, where it is not several, `is_multi_solution`. All others have defaults. A task is plain numpy: no torch here.
+A new task derives from `Task` and writes six members: `name`, `symbols`, `tokens`, `draw`, `conflicts`, `solutions`.
+All others have defaults. A task is plain numpy: no torch here.
 
 Shapes: `P` puzzles, `L` tokens of a puzzle (output tokens included), `A` tokens of an answer, `S` solutions.
 """
@@ -42,8 +42,8 @@ DRAWS, BLOCK = 20_000, 500
 class Task(ABC):
     """A family of puzzles. Your own: a file that defines `task`, given by `--task-module FILE`.
 
-    Write `name`, `symbols`, `tokens`, `draw`, `conflicts` and `solutions`; `docs` show a whole task in 25 lines.
-    Tasks with symmetries, stored sets or a text format of their own override more.
+    A task with symmetries, stored sets or a text format of its own overrides more than the six members that it must
+    write; one whose puzzles have one solution each sets `is_multi_solution`.
     """
 
     name: str
