@@ -50,12 +50,6 @@ def decode_macs(config: ModelConfig) -> int:
     return config.output_tokens * config.vocabulary * config.dim
 
 
-def cell_macs(config: ModelConfig, *, width: int, steps: float, step_cost: int | None = None) -> float:
-    """MACs of one puzzle in a cell whose trajectories take `steps` supervision steps each on average."""
-    per_step = step_macs(config)["total"] if step_cost is None else step_cost
-    return width * (steps * per_step + decode_macs(config))
-
-
 def preflight(
     config: ModelConfig,
     grid: Grid,

@@ -6,9 +6,8 @@ not a puzzle here. An undefined figure is NaN, and null in JSON.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from gram.config import SamplerConfig, config_to_json
 from gram.evals import metrics, statistics
+from gram.json_values import plain
 from gram.sampler.result import SampleResult
 from gram.sampler.settings import SELECTOR
 from gram.tasks.protocol import PuzzleSet, Task, Tokens
@@ -203,19 +203,6 @@ def evaluate(
     )
 
 
-def run_evaluation(
-    task: Task,
-    puzzle_set: PuzzleSet,
-    sample: Callable[[PuzzleSet], SampleResult],
-    *,
-    checkpoint: str,
-    versions: Mapping[str, str | None],
-) -> tuple[Evaluation, SampleResult]:
-    """Samples the puzzles by `sample` and evaluates what came; the result is for `predictions`."""
-    result = sample(puzzle_set)
-    return evaluate(task, puzzle_set, result, checkpoint=checkpoint, versions=versions), result
-
-
 def predictions(task: Task, puzzle_set: PuzzleSet, result: SampleResult) -> Iterator[dict[str, Any]]:
     """One JSON object per puzzle: the selected answer and every trajectory with its answer, steps, scores and verdict.
 
@@ -232,10 +219,10 @@ def predictions(task: Task, puzzle_set: PuzzleSet, result: SampleResult) -> Iter
                 "trajectory": trajectory,
                 "answer": text,
                 "steps": int(result.steps[index, trajectory]),
-                "halt": _plain(float(result.halt[index, trajectory])),
-                "lprm": _plain(float(result.lprm[index, trajectory])),
-                "residual": _plain(float(result.residual[index, trajectory])),
-                "margin": _plain(float(result.margin[index, trajectory])),
+                "halt": plain(float(result.halt[index, trajectory])),
+                "lprm": plain(float(result.lprm[index, trajectory])),
+                "residual": plain(float(result.residual[index, trajectory])),
+                "margin": plain(float(result.margin[index, trajectory])),
                 "is_halted": bool(result.is_halted[index, trajectory]),
                 "lineage": int(result.lineage[index, trajectory]),
                 "votes": int(result.votes[index, trajectory]),
@@ -256,21 +243,8 @@ def predictions(task: Task, puzzle_set: PuzzleSet, result: SampleResult) -> Iter
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:
     """The evaluation as strict JSON values, in the fields' order; what is not a finite number is None."""
-    own = {
-        field.name: _plain(getattr(evaluation, field.name)) for field in fields(evaluation) if field.name != "config"
-    }
+    own = {field.name: plain(getattr(evaluation, field.name)) for field in fields(evaluation) if field.name != "config"}
     return {**own, **{name: value for name, value in config_to_json(evaluation.config).items() if name not in own}}
-
-
-def _plain(value: Any) -> Any:
-    """`value` with None for NaN and infinities, which JSON lacks."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return value
 
 
 def _real(puzzle_set: PuzzleSet, result: SampleResult) -> NDArray[np.int64]:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from gram.evals.frontier.beside import beside, beside_sentences, coverage_line, selector_heads, selector_lines
-from gram.evals.pages.figures import milliseconds, percent, signed
 from gram.evals.pages.tables import sizes
+from gram.formatting import milliseconds, percent, signed
 
 Frontier = dict[str, Any]
 ACCURACY = (

@@ -18,7 +18,7 @@ from torch.nn.functional import linear
 
 from gram.api import multiplies_bfloat16
 from gram.evals.benchmarks.peers import SHARED, VARIANTS, family_of, imported, official, official_steps
-from gram.evals.benchmarks.sampler_benchmark import Row, paired, ratios
+from gram.evals.benchmarks.timing import Measurement, paired
 from gram.kernels import reference
 from gram.kernels.compiled import path as compiled
 from gram.kernels.dispatch import step_flops
@@ -39,7 +39,7 @@ NOISE_FLOOR = 0.05
 Arguments = tuple[tuple[Tensor, Tensor, Tensor], dict[str, Any]]
 
 
-def rows(peer_repo: Path | None, *, rounds: int) -> Iterator[Row]:
+def rows(peer_repo: Path | None, *, rounds: int) -> Iterator[Measurement]:
     """The CPU's rows; those against TRM where `peer_repo` names its checkout.
 
     Raises `AssertionError` where the two versions of a step disagree, `ValueError` for a checkout of something else.
@@ -93,7 +93,7 @@ def step_error(
 
 
 @torch.inference_mode()
-def step_rows(name: str, model: Model, count: int, rounds: int) -> Iterator[Row]:
+def step_rows(name: str, model: Model, count: int, rounds: int) -> Iterator[Measurement]:
     """Reference over compiled, noise as a share of the compiled step, and the compiled step over its products alone."""
     model.requires_grad_(False)
     weights, spec = model.weights(), model.spec
@@ -113,13 +113,11 @@ def step_rows(name: str, model: Model, count: int, rounds: int) -> Iterator[Row]
         "block": compiled.block_size(spec),
         "flops": count * step_flops(weights, spec),
     }
-    yield _row(f"CPU step {label}: reference / compiled", seconds["reference"], seconds["compiled"], 1.7, facts)
-    yield _row(f"CPU step {label}: compiled / its products alone", seconds["compiled"], seconds["products"], None, {})
-    share = ratios(seconds["noise"], seconds["compiled"])
-    yield Row(
-        name=f"CPU step {label}: noise, share of the compiled step", ratio=share[0], low=share[1], high=share[2],
-        floor=NOISE_FLOOR, is_ceiling=True,
-    )  # fmt: skip
+    ratios, ours, label = Measurement.of_ratios, seconds["compiled"], f"CPU step {label}"
+    yield ratios(f"{label}: reference / compiled", seconds["reference"], ours, 1.7, facts=facts)
+    yield ratios(f"{label}: compiled / its products alone", ours, seconds["products"])
+    share = f"{label}: noise, share of the compiled step"
+    yield ratios(share, seconds["noise"], ours, NOISE_FLOOR, is_ceiling=True)
 
 
 def draw(model: Model, count: int, keys: dict[str, Any]) -> None:
@@ -159,7 +157,7 @@ def products(model: Model, count: int) -> Callable[[], None]:
 
 
 @torch.inference_mode()
-def peer_rows(repo: Path, dtype: torch.dtype, rounds: int) -> Iterator[Row]:
+def peer_rows(repo: Path, dtype: torch.dtype, rounds: int) -> Iterator[Measurement]:
     """TRM Sudoku-MLP (D=512, L=97): the official supervision step over the compiled one, both in `dtype`.
 
     Raises `ValueError` where `repo` is no checkout of TRM.
@@ -186,8 +184,9 @@ def peer_rows(repo: Path, dtype: torch.dtype, rounds: int) -> Iterator[Row]:
     )
     label = f"CPU step token-mix D=512 L=97, {count} trajectories, {_name(dtype)}"
     facts = {"seconds": seconds, "error": error, "block": compiled.block_size(spec)}
-    yield _row(f"{label}: official TRM / compiled", seconds["official"], seconds["compiled"], 2.5, facts)
-    yield _row(f"{label}: compiled / its products alone", seconds["compiled"], seconds["products"], None, {"goal": 1.3})
+    ratios, mine = Measurement.of_ratios, seconds["compiled"]
+    yield ratios(f"{label}: official TRM / compiled", seconds["official"], mine, 2.5, facts=facts)
+    yield ratios(f"{label}: compiled / its products alone", mine, seconds["products"], facts={"goal": 1.3})
 
 
 def _short(model: Model) -> Model:
@@ -195,11 +194,6 @@ def _short(model: Model) -> Model:
     made = Model(replace(model.config, transitions=1)).to(model.dtype).requires_grad_(False)
     made.load_state_dict(model.state_dict())
     return made
-
-
-def _row(name: str, slow: list[float], fast: list[float], floor: float | None, facts: dict[str, Any]) -> Row:
-    middle, low, high = ratios(slow, fast)
-    return Row(name=name, ratio=middle, low=low, high=high, floor=floor, facts=facts)
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gram.evals.benchmarks import kernel_counts
 from gram.evals.benchmarks.cpu_benchmark import arguments, step_error
-from gram.evals.benchmarks.sampler_benchmark import Row, paired, ratios
+from gram.evals.benchmarks.timing import Measurement, paired
 from gram.kernels import reference
 from gram.kernels.dispatch import LAUNCHED, step_flops
 from gram.kernels.reference import Step
@@ -34,7 +34,7 @@ GRAPH = "torch.compile + CUDA graph"
 Version = Callable[[], Step]
 
 
-def rows(*, rounds: int, teraflops: float, terabytes: float) -> Iterator[Row]:
+def rows(*, rounds: int, teraflops: float, terabytes: float) -> Iterator[Measurement]:
     """Rows of every preset. Raises `AssertionError` where a version is wrong."""
     for preset in PRESETS:
         model = Model(model_config(preset)).to("cuda", torch.bfloat16).requires_grad_(False)
@@ -89,7 +89,7 @@ def step_rows(
     teraflops: float,
     terabytes: float,
     make: Callable[..., dict[str, Version]] = versions,
-) -> Iterator[Row]:
+) -> Iterator[Measurement]:
     """The other versions over the fused kernel, or over kernel C where the model is too wide for it; and the floor of
     that one's own count over it."""
     device = next(iter(model.weights().values())).device
@@ -118,14 +118,15 @@ def step_rows(
     label = f"GPU step {name} D={model.spec.dim} L={model.spec.tokens}, {count} trajectories, {facts['dtype']}"
     # The floor's row comes first and bears the facts.
     for other in sorted((each for each in timed if each != ours), key=lambda each: each != GRAPH):
-        middle, low, high = ratios(seconds[other], seconds[ours])
         is_first = other == GRAPH
-        yield Row(
-            name=f"{label}: {other} / {ours}", ratio=middle, low=low, high=high,
-            floor=FLOOR if is_first and ours == "fused" else None, facts=facts if is_first else {},
-        )  # fmt: skip
-    middle, low, high = ratios([floor_s] * rounds, seconds[ours])
-    yield Row(name=f"{label}: fraction of the floor", ratio=middle, low=low, high=high, floor=None)
+        yield Measurement.of_ratios(
+            f"{label}: {other} / {ours}",
+            seconds[other],
+            seconds[ours],
+            FLOOR if is_first and ours == "fused" else None,
+            facts=facts if is_first else {},
+        )
+    yield Measurement.of_ratios(f"{label}: fraction of the floor", [floor_s] * rounds, seconds[ours])
 
 
 def _repeat(run: Version, device: torch.device) -> None:

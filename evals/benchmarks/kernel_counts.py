@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from gram.evals.benchmarks.sampler_benchmark import Row
+from gram.evals.benchmarks.timing import Measurement
 from gram.kernels import cost, resources
 from gram.kernels.cost import Count
 from gram.kernels.dispatch import step_flops
@@ -75,7 +75,7 @@ def roofline(
             }
 
 
-def rows(entries: Iterable[dict[str, Any]]) -> Iterator[Row]:
+def rows(entries: Iterable[dict[str, Any]]) -> Iterator[Measurement]:
     """Bytes of eager over those of the fused kernel, and its launches, against their floors."""
     found = {(entry["preset"], entry["path"]): entry for entry in entries}
     for (preset, path), entry in found.items():
@@ -83,14 +83,9 @@ def rows(entries: Iterable[dict[str, Any]]) -> Iterator[Row]:
             continue
         ratio, launches = found[preset, "eager"]["bytes"] / entry["bytes"], float(entry["launches"])
         facts = {"preset": preset, "trajectories": entry["trajectories"]}
-        yield Row(
-            name=f"{preset}: counted bytes, eager / fused", ratio=ratio, low=ratio, high=ratio,
-            floor=BYTES_FLOOR, facts=facts,
-        )  # fmt: skip
-        yield Row(
-            name=f"{preset}: launches of the fused step", ratio=launches, low=launches, high=launches, floor=1.0,
-            is_ceiling=True, facts=facts,
-        )  # fmt: skip
+        yield Measurement.of(f"{preset}: counted bytes, eager / fused", [ratio], BYTES_FLOOR, facts=facts)
+        name = f"{preset}: launches of the fused step"
+        yield Measurement.of(name, [launches], 1.0, is_ceiling=True, facts=facts)
 
 
 def compiled(

@@ -11,7 +11,7 @@ import torch
 
 from gram.api import Sampler, choose_dtype
 from gram.evals.benchmarks.peers import SHARED, VARIANTS, family_of, imported, official, official_steps
-from gram.evals.benchmarks.sampler_benchmark import Row, paired, ratios
+from gram.evals.benchmarks.timing import Measurement, paired
 from gram.tasks.registry import get_task
 
 TRAJECTORIES = 64
@@ -19,7 +19,7 @@ EMULATED_TRAJECTORIES = 1
 """Of the official model in bfloat16 where the CPU has no instructions for it: more would take tens of minutes."""
 
 
-def rows(repo: Path, *, rounds: int) -> Iterator[Row]:
+def rows(repo: Path, *, rounds: int) -> Iterator[Measurement]:
     """Time of a supervision step of TRM Sudoku-MLP (D=512, L=97): official code over ours, per trajectory.
 
     Ours runs in the device's default type; the official code in bfloat16, as it is run, and in float32. Raises
@@ -47,7 +47,6 @@ def rows(repo: Path, *, rounds: int) -> Iterator[Row]:
             rounds,
         )
         per_trajectory = [value / count for value in seconds["official"]]
-        middle, low, high = ratios(per_trajectory, [value / TRAJECTORIES for value in seconds["ours"]])
         facts = {
             "official": f"{name}, {count} trajectories at once",
             "ours": f"{str(dtype).removeprefix('torch.')}, {TRAJECTORIES} trajectories, launch {settings.launch}",
@@ -55,4 +54,6 @@ def rows(repo: Path, *, rounds: int) -> Iterator[Row]:
             "seconds": seconds,
         }
         label = f"imported TRM Sudoku-MLP, official loop in {name}, time per trajectory and step"
-        yield Row(name=label, ratio=middle, low=low, high=high, floor=2.0 if name == "bfloat16" else None, facts=facts)
+        ours_each = [value / TRAJECTORIES for value in seconds["ours"]]
+        floor = 2.0 if name == "bfloat16" else None
+        yield Measurement.of_ratios(label, per_trajectory, ours_each, floor, facts=facts)

@@ -11,32 +11,25 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 
-from gram.evals.benchmarks.sampler_benchmark import ROOT, Row, paired
+from gram.evals.benchmarks.timing import ROOT, Measurement, paired
 
 COMMAND = ("eval", "nqueens8", "--limit", "4", "--width", "4", "--quiet", "--json")
 MOST_S = 12.0
 MOST_DRIVER_MS = 2.0
 
 
-def driver_row(name: str, measure: Callable[[], Mapping[str, float]], rounds: int) -> Row:
+def driver_row(name: str, measure: Callable[[], Mapping[str, float]], rounds: int) -> Measurement:
     """Milliseconds of the driver for a shard: median of the rounds, after one to warm up.
 
     `measure` runs a plan and returns what it cost, `driver_ms` among it; each figure's median is told beside.
     """
     costs = [dict(measure()) for _ in range(rounds + 1)][1:]
     milliseconds = [cost["driver_ms"] for cost in costs]
-    return Row(
-        name=name,
-        ratio=statistics.median(milliseconds),
-        low=min(milliseconds),
-        high=max(milliseconds),
-        floor=MOST_DRIVER_MS,
-        is_ceiling=True,
-        facts={figure: statistics.median(cost[figure] for cost in costs) for figure in costs[0]},
-    )
+    facts = {figure: statistics.median(cost[figure] for cost in costs) for figure in costs[0]}
+    return Measurement.of(name, milliseconds, MOST_DRIVER_MS, is_ceiling=True, facts=facts)
 
 
-def start_row(rounds: int) -> Row:
+def start_row(rounds: int) -> Measurement:
     """Extra seconds of `--ray new` over `--ray off`, from the start of the command to its end; median of the rounds.
 
     Raises `ValueError` where a command fails or the two give different trajectories.
@@ -50,15 +43,8 @@ def start_row(rounds: int) -> Row:
     if digests["off"] != digests["new"]:
         raise ValueError(f"--ray new must give the trajectories of --ray off, got others: {digests}")
     extra = [new - off for new, off in zip(seconds["new"], seconds["off"], strict=True)]
-    return Row(
-        name="nqueens8: extra seconds of --ray new",
-        ratio=statistics.median(extra),
-        low=min(extra),
-        high=max(extra),
-        floor=MOST_S,
-        is_ceiling=True,
-        facts={"seconds": seconds, "same_trajectories": True},
-    )
+    facts = {"seconds": seconds, "same_trajectories": True}
+    return Measurement.of("nqueens8: extra seconds of --ray new", extra, MOST_S, is_ceiling=True, facts=facts)
 
 
 def digest(*options: str) -> str:

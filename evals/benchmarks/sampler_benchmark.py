@@ -1,30 +1,24 @@
-"""What the engine saves, measured: paired in one run, as ratios. A ratio is never given where the results differ.
-
-Two versions of a run are timed in turn, in random order, for some rounds; a row is the median of the rounds' ratios
-with the least and the greatest. Counts of supervision steps are exact and have no spread.
+"""What the engine saves, measured: paired in one run, as ratios (`timing.py`). A ratio is never given where the results
+differ. Counts of supervision steps are exact and have no spread.
 """
 
 from __future__ import annotations
 
 import json
-import random
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-import gram
 from gram import checkpoint
 from gram.api import Sampler
 from gram.config import ModelConfig
+from gram.evals.benchmarks.timing import ROOT, Measurement, paired
 from gram.evals.evaluate import judge
 from gram.evals.paired import paired_difference
 from gram.model import Model
@@ -33,58 +27,12 @@ from gram.sampler.plan import shards_of
 from gram.sampler.result import SampleResult, ShardResult
 from gram.tasks.protocol import PuzzleSet
 
-ROOT = Path(gram.__file__).absolute().parent.parent
-"""The folder that holds the package."""
 MEMORY_RUNS = (1_000, 100_000)
 """Trajectories of the two runs whose peak memory is compared."""
 SLOT_COUNTS = (1, 3, 64, 100, 512)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
-    """One line of the benchmark."""
-
-    name: str
-    ratio: float
-    """The worse version over the better one: above 1 is a gain. Of rows that are no ratio, the value itself."""
-    low: float
-    high: float
-    floor: float | None
-    """What is asked for; None where the row is only told."""
-    is_ceiling: bool = False
-    """Whether the value must stay below `floor`."""
-    facts: dict[str, Any] = field(default_factory=dict)
-    """What was measured, by name."""
-
-    @property
-    def is_met(self) -> bool | None:
-        """Whether the value holds its floor; None without one."""
-        if self.floor is None:
-            return None
-        return self.ratio <= self.floor if self.is_ceiling else self.ratio >= self.floor
-
-
-def paired(versions: dict[str, Callable[[], object]], rounds: int, seed: int = 0) -> dict[str, list[float]]:
-    """Seconds of each version in each round, after one round to warm up; their order in a round is random."""
-    order, rng = list(versions), random.Random(seed)
-    seconds: dict[str, list[float]] = {name: [] for name in versions}
-    for round_ in range(rounds + 1):
-        rng.shuffle(order)
-        for name in order:
-            began = time.perf_counter()
-            versions[name]()
-            if round_:
-                seconds[name].append(time.perf_counter() - began)
-    return seconds
-
-
-def ratios(slow: list[float], fast: list[float]) -> tuple[float, float, float]:
-    """Median, least and greatest of the rounds' ratios."""
-    each = [a / b for a, b in zip(slow, fast, strict=True)]
-    return statistics.median(each), min(each), max(each)
-
-
-def refill_rows(sampler: Sampler, puzzles: PuzzleSet, *, width: int, rounds: int) -> Iterator[Row]:
+def refill_rows(sampler: Sampler, puzzles: PuzzleSet, *, width: int, rounds: int) -> Iterator[Measurement]:
     """Slots with refill against launches that run until all of their trajectories have halted.
 
     Same kernel path, type, seed, launch and one launch of slots: both must give the same trajectories.
@@ -114,30 +62,15 @@ def refill_rows(sampler: Sampler, puzzles: PuzzleSet, *, width: int, rounds: int
         "steps_run": steps,
         "same_trajectories": True,
     }
-    saved = steps["rectangular"] / steps["refill"]
-    name = sampler.task.name
-    yield Row(
-        name=f"{name}: halting with refill, supervision steps",
-        ratio=saved,
-        low=saved,
-        high=saved,
-        floor=2.0,
-        facts=facts,
-    )
-    middle, low, high = ratios(seconds["rectangular"], seconds["refill"])
-    yield Row(
-        name=f"{name}: halting with refill, time",
-        ratio=middle,
-        low=low,
-        high=high,
-        floor=1.7,
-        facts={"seconds": seconds},
-    )
+    saved, name = steps["rectangular"] / steps["refill"], f"{sampler.task.name}: halting with refill"
+    yield Measurement.of(f"{name}, supervision steps", [saved], 2.0, facts=facts)
+    slow, fast = seconds["rectangular"], seconds["refill"]
+    yield Measurement.of_ratios(f"{name}, time", slow, fast, 1.7, facts={"seconds": seconds})
 
 
 def adaptive_rows(
     sampler: Sampler, puzzles: PuzzleSet, *, depth: int, width: int, policies: dict[str, dict[str, Any]]
-) -> Iterator[Row]:
+) -> Iterator[Measurement]:
     """Adaptive width against a fixed one at few steps, where width matters; no verifier. Cancelled steps count."""
     fixed = sampler.sample(puzzles, width=width, depth=depth)
     right = _selected_right(sampler, puzzles, fixed)
@@ -153,14 +86,13 @@ def adaptive_rows(
             "single_accuracy": single, "accuracy": {"fixed": float(right.mean()), "adaptive": float(mine.mean())},
         }  # fmt: skip
         label = f"{sampler.task.name} at depth {depth}: width {name}"
-        yield Row(name=f"{label}, supervision steps", ratio=saved, low=saved, high=saved, floor=2.5, facts=facts)
-        yield Row(
-            name=f"{label}, selected accuracy in points", ratio=100 * points.estimate, low=100 * points.low,
-            high=100 * points.high, floor=-0.5,
-        )  # fmt: skip
+        yield Measurement.of(f"{label}, supervision steps", [saved], 2.5, facts=facts)
+        value, low, high = (100 * each for each in (points.estimate, points.low, points.high))
+        name = f"{label}, selected accuracy in points"
+        yield Measurement(name=name, ratio=value, low=low, high=high, floor=-0.5)
 
 
-def slot_row(sampler: Sampler, puzzles: PuzzleSet, *, width: int) -> Row:
+def slot_row(sampler: Sampler, puzzles: PuzzleSet, *, width: int) -> Measurement:
     """Distinct digests over slot counts and orders of the puzzles, with a width that stops early: 1."""
     digests = {}
     for slots in SLOT_COUNTS:
@@ -177,13 +109,11 @@ def slot_row(sampler: Sampler, puzzles: PuzzleSet, *, width: int) -> Row:
         candidates=shuffled.candidates[inverse],
     ).trajectories_sha256
     count = float(len(set(digests.values())))
-    return Row(
-        name=f"{sampler.task.name}: distinct digests over slots and orders, adaptive width", ratio=count, low=count,
-        high=count, floor=1.0, is_ceiling=True, facts=digests,
-    )  # fmt: skip
+    name = f"{sampler.task.name}: distinct digests over slots and orders, adaptive width"
+    return Measurement.of(name, [count], 1.0, is_ceiling=True, facts=digests)
 
 
-def memory_row() -> Row:
+def memory_row() -> Measurement:
     """Growth of a process's peak memory from 1,000 to 100,000 trajectories kept in a folder, in MiB."""
     peaks = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -196,18 +126,9 @@ def memory_row() -> Row:
             done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
             peaks[count] = json.loads(done.stdout)["peak_mib"]
     growth = peaks[MEMORY_RUNS[1]] - peaks[MEMORY_RUNS[0]]
-    return Row(
-        name="growth of peak memory, 1,000 to 100,000 trajectories, MiB", ratio=growth, low=growth, high=growth,
-        floor=64.0, is_ceiling=True, facts={"peak_mib": {str(count): peak for count, peak in peaks.items()}},
-    )  # fmt: skip
-
-
-def to_json(rows: list[Row]) -> dict[str, Any]:
-    """The benchmark as JSON values."""
-    return {
-        "rows": [{**asdict(row), "is_met": row.is_met} for row in rows],
-        "threads": torch.get_num_threads(),
-    }
+    name = "growth of peak memory, 1,000 to 100,000 trajectories, MiB"
+    facts = {"peak_mib": {str(count): peak for count, peak in peaks.items()}}
+    return Measurement.of(name, [growth], 64.0, is_ceiling=True, facts=facts)
 
 
 def _selected_right(sampler: Sampler, puzzles: PuzzleSet, result: SampleResult) -> np.ndarray:

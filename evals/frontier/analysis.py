@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -31,6 +30,7 @@ from gram.evals.frontier.latency import MODES
 from gram.evals.frontier.measures import Table, bases
 from gram.evals.frontier.prices import Prices, prices_of_clock
 from gram.evals.frontier.verdict import exchange_rates, saturation_width, verdict, warnings
+from gram.json_values import plain
 from gram.tasks.protocol import PuzzleSet, Task
 
 VERSION = 2
@@ -105,7 +105,7 @@ def analyse(
         for (measure, halting, by, selector), found in verdicts.items()
         if found["budget"] is not None
     ]
-    made: dict[str, Any] = defined(
+    made: dict[str, Any] = plain(
         {
             "version": VERSION,
             "about": {**about, "puzzles": len(real), "bases": len(np.unique(groups)), "seeds": len(traces)},
@@ -179,17 +179,6 @@ def cells_csv(frontier: Mapping[str, Any]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return stream.getvalue()
-
-
-def defined(value: Any) -> Any:
-    """`value` as strict JSON values: numpy's as Python's, NaN and infinities as None, tuples as lists."""
-    if isinstance(value, dict):
-        return {key: defined(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [defined(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _matched(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gram.evals.frontier.verdict import doubt
-from gram.evals.pages.figures import percent, signed
+from gram.formatting import percent, signed
 
 Frontier = Mapping[str, Any]
 

@@ -24,7 +24,7 @@ from gram.evals.frontier.cells import Grid
 from gram.evals.frontier.choice import Judge, Price, Slice
 from gram.evals.frontier.outcomes import Arrays
 from gram.evals.frontier.verdict import amount, cell_words, headline, reached
-from gram.evals.pages.figures import signed
+from gram.formatting import signed
 
 VERSION = 2
 PRICES = {

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gram.evals.frontier.budgets import HEADLINE
 from gram.evals.frontier.cells import Grid
 from gram.evals.frontier.choice import FAMILIES
-from gram.evals.pages.figures import signed
+from gram.formatting import signed
 
 Floats = NDArray[np.float64]
 IDLE = 0.5

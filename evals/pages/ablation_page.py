@@ -7,9 +7,10 @@ from html import escape
 from typing import Any
 
 from gram.evals.pages.charts import Chart
-from gram.evals.pages.figures import percent, shares, value_range
+from gram.evals.pages.figures import shares, value_range, whole
 from gram.evals.pages.report import page, provenance, section
-from gram.evals.pages.tables import table
+from gram.evals.pages.tables import Entry, figure, share, table
+from gram.formatting import difference, percent
 
 
 def render(made: Mapping[str, Any]) -> str:
@@ -23,7 +24,7 @@ def render(made: Mapping[str, Any]) -> str:
     words = f"{len(apart)} of {len(fired)} cells are told apart from the baseline ({cells[0]['label']})."
     if apart:
         best = max(apart, key=lambda cell: cell["less_baseline"]["difference"])
-        words += f" The largest difference is {_points(best['less_baseline'])} points: {best['label']}."
+        words += f" The largest difference is {difference(best['less_baseline'])} points: {best['label']}."
     head = (
         f'<header><p class="kicker">Ablation</p><h1>{escape(made["name"])}</h1>'
         f'<p class="meta">{escape(str(about.get("task")))} · {about.get("puzzles"):,} puzzles · {len(cells)} cells</p>'
@@ -37,62 +38,47 @@ def render(made: Mapping[str, Any]) -> str:
     return page(f"{made['name']}: ablation", head + f"<main>{body}</main>")
 
 
-def _points(found: Mapping[str, Any]) -> str:
-    return f"{100 * found['difference']:+.1f} ({100 * found['low']:+.1f} to {100 * found['high']:+.1f})"
-
-
 def _table(cells: list[dict[str, Any]]) -> str:
     names = list(dict.fromkeys(name for cell in cells for name in cell["varied"]))
-    columns = [(name.replace("_", " "), "text") for name in names] + [("accuracy", ""), ("95 % interval", "")]
-    columns += [("less baseline, points", ""), ("won", ""), ("lost", ""), ("one trajectory", ""), ("pass@N", "")]
+    columns = [(name.replace("_", " "), "text") for name in names] + [("accuracy", "")]
+    columns += [("minus baseline, points", ""), ("won", ""), ("lost", ""), ("one trajectory", ""), ("pass@N", "")]
     columns += [("coverage", ""), ("steps", ""), ("seconds", "")]
     rows = []
     for cell in cells:
-        row: list[tuple[str, Any, str]] = [
-            (escape(str(cell["varied"].get(name, ""))), cell["varied"].get(name, ""), "text") for name in names
-        ]
-        low, high = cell["accuracy_low"], cell["accuracy_high"]
-        row.append((percent(cell["accuracy"]), _key(cell["accuracy"]), ""))
-        row.append(("-" if low is None else f"{100 * low:.1f} to {100 * high:.1f}", _key(low), ""))
-        found = cell.get("less_baseline")
+        values = [cell["varied"].get(name, "") for name in names]
+        row: list[Entry] = [(escape(str(value)), value, "text") for value in values]
+        row.append(_share(cell, "accuracy"))
+        found, empty = cell.get("less_baseline"), ("", "", "")
         if cell.get("never_fired"):
-            row += [("resampling never fired", "", ""), ("", "", ""), ("", "", "")]
+            row += [("resampling never fired", "", ""), empty, empty]
         elif found is None:
-            row += [("baseline", 0, ""), ("", "", ""), ("", "", "")]
+            row += [("baseline", 0, ""), empty, empty]
         else:
-            row.append((_points(found), found["difference"], "win" if found["is_told_apart"] else ""))
+            row.append((difference(found), found["difference"], "win" if found["is_told_apart"] else ""))
             row += [(str(found["only_a"]), None, ""), (str(found["only_b"]), None, "")]
-        for name in ("single_accuracy", "pass_at_width", "coverage"):
-            row.append((percent(cell[name]) + _ends(cell, name), _key(cell[name]), ""))
-        for name in ("mean_steps", "elapsed_s"):
-            row.append(("-" if cell[name] is None else f"{cell[name]:.1f}", _key(cell[name]), ""))
+        row += [_share(cell, name) for name in ("single_accuracy", "pass_at_width", "coverage")]
+        row += [figure(cell[name], 1) for name in ("mean_steps", "elapsed_s")]
         rows.append(row)
     return table(columns, rows)
 
 
-def _ends(cell: Mapping[str, Any], name: str) -> str:
-    low, high = cell.get(f"{name}_low"), cell.get(f"{name}_high")
-    return "" if low is None or high is None else f" ({100 * low:.1f} to {100 * high:.1f})"
+def _share(cell: Mapping[str, Any], name: str) -> Entry:
+    return share(cell[name], cell.get(f"{name}_low"), cell.get(f"{name}_high"))
 
 
-def _dots(cells: list[dict[str, Any]]) -> str:
+def _dots(cells: list[dict[str, Any]]) -> Chart | None:
     known = [cell for cell in cells if cell["accuracy"] is not None]
     if not known:
-        return ""
-    names = ("accuracy", "accuracy_low", "accuracy_high")
-    bounds = [cell[name] for cell in known for name in names if cell[name] is not None]
-    chart = Chart((0.5, len(cells) + 0.5), value_range(bounds), "Accuracy of every cell")
-    every = max(1, len(cells) // 16)
-    ticks = [float(place) for place in range(1, len(cells) + 1, every)]
-    shares(chart, ticks, x_label="cell", y_label="accuracy", x_format=lambda place: f"{place:.0f}")
+        return None
+    bounds = [cell[name] for cell in known for name in ("accuracy", "accuracy_low", "accuracy_high")]
+    title = "Accuracy of every cell"
+    chart = Chart(x_range=(0.5, len(cells) + 0.5), y_range=value_range(bounds), title=title)
+    ticks = [float(place) for place in range(1, len(cells) + 1, max(1, len(cells) // 16))]
+    shares(chart, ticks, x_label="cell", y_label="accuracy", x_format=whole)
     for place, cell in enumerate(cells, start=1):
         if cell["accuracy"] is None:
             continue
         if cell["accuracy_low"] is not None:
             chart.whisker(place, cell["accuracy_low"], cell["accuracy_high"], "depth")
         chart.dot(place, cell["accuracy"], "depth", f"{cell['label']}\naccuracy {percent(cell['accuracy'])}")
-    return chart.svg()
-
-
-def _key(value: Any) -> Any:
-    return "" if value is None else value
+    return chart

@@ -7,9 +7,10 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
-from gram.evals.pages.figures import amount, best_cells, key, latency_chart, milliseconds, rising, tip
+from gram.evals.pages.figures import checkpoint_curves
 from gram.evals.pages.report import page, section
 from gram.evals.pages.tables import Entry, chosen, matching, p_value, points, table, words
+from gram.formatting import amount, milliseconds
 
 Frontiers = Mapping[str, Mapping[str, Any]]
 """Each frontier by its folder's name."""
@@ -93,42 +94,12 @@ def _pictures(task: str, frontiers: Frontiers) -> str:
         made += section(
             f"{measure.capitalize()} against latency{of_task}",
             "",
-            curves(frontiers, measure),
+            checkpoint_curves(frontiers, measure),
             "Lines: cells that no cheaper one of the checkpoint reaches, with bands of 95 %. Dashed: one trajectory, "
             "deeper and deeper. Expected latency of one puzzle at a time.",
             "\n".join(dict.fromkeys(each["about"].get("command", "") for each in frontiers.values())),
         )
     return made
-
-
-def curves(frontiers: Frontiers, measure: str) -> str:
-    """The measure against latency: each checkpoint's best cells, and its cells of one trajectory."""
-    price = "latency_ms"
-    cells = {
-        label: [cell for cell in best_cells(each, measure, each["verdict"]["halting"]).values() if cell[price]]
-        for label, each in frontiers.items()
-    }
-    known = [cell for some in cells.values() for cell in some]
-    if not known:
-        return ""
-    prices = [cell[price] for cell in known]
-    names = ("value_low", "value", "value_high")
-    bounds = [cell[name] for cell in known for name in names if cell[name] is not None]
-    chart = latency_chart(prices, bounds, measure, f"{measure} by latency")
-    entries = []
-    for place, (label, some) in enumerate(cells.items()):
-        colour = f"s{place % 7 + 1}"
-        entries.append((colour, label))
-        best, alone = rising(some, price), sorted((c for c in some if c["width"] == 1), key=lambda c: int(c["depth"]))
-        if best and all(cell["value_low"] is not None for cell in best):
-            lows, highs = ([(cell[price], cell[name]) for cell in best] for name in ("value_low", "value_high"))
-            chart.band(lows, highs, colour)
-        chart.line([(cell[price], cell["value"]) for cell in alone], f"{colour} dashed")
-        chart.line([(cell[price], cell["value"]) for cell in best], colour)
-        for cell in [*alone, *(cell for cell in best if cell not in alone)]:
-            radius = 4.5 if cell in best else 3.2
-            chart.dot(cell[price], cell["value"], colour, f"{label}\n{tip(cell, measure)}", radius=radius)
-    return key(entries) + chart.svg()
 
 
 def _pair(pair: Mapping[str, Any]) -> str:

@@ -18,7 +18,8 @@ from gram.evals.frontier.beside import beside_sentences
 from gram.evals.frontier.latency import ROUNDS
 from gram.evals.frontier.launch_check import launch_words
 from gram.evals.pages import figures, tables
-from gram.evals.pages.figures import milliseconds
+from gram.evals.pages.charts import Picture
+from gram.formatting import milliseconds, percent
 
 PAGE = Path(__file__).parent / "page"
 Frontier = Mapping[str, Any]
@@ -145,7 +146,7 @@ def _sections(frontier: Frontier) -> list[str]:
         section(
             "Whether the halt head can be believed",
             "",
-            figures.calibration(frontier) + tables.calibration_table(frontier),
+            _calibration(frontier),
             "Left: share of right answers against the predicted one, after some steps, bins of at least "
             f"{figures.FEWEST} trajectories. Right: how well the logit "
             "ranks right trajectories above wrong ones (all puzzles together), and the mean gap of both. Below: every "
@@ -181,19 +182,28 @@ def _coverage(frontier: Frontier, halting: str, command: str) -> list[str]:
     covered = frontier["coverage"]
     if covered is None:
         return []
-    ceiling = figures.percent(covered["one_answer_ceiling"])
+    ceiling = percent(covered["one_answer_ceiling"])
     return [
         section(
             "Coverage: how many of the solutions are found",
             f"A system that gives one answer reaches {ceiling} at most, the mean of 1 / solutions: what lies above is "
             "out of its reach by construction, however deep it thinks.",
-            figures.family_curves(frontier, "coverage", halting)
-            + tables.budget_table(frontier, "coverage", "latency interactive"),
+            f"{figures.family_curves(frontier, 'coverage', halting) or ''}"
+            f"{tables.budget_table(frontier, 'coverage', 'latency interactive')}",
             "Distinct valid solutions found / all of the puzzle. Below each share: width x depth, what it spends, and "
             "the single accuracy of its trajectories. Expected latency, one puzzle at a time.",
             command,
         )
     ]
+
+
+def _calibration(frontier: Frontier) -> str:
+    """The halt head's two pictures side by side, and its table."""
+    left, right = figures.calibration(frontier), figures.calibration_by_step(frontier)
+    if left is None or right is None:
+        return ""
+    pictures = f'<div class="pair"><div>{left}</div><div>{right}</div></div>'
+    return pictures + tables.calibration_table(frontier)
 
 
 def _choice_words(frontier: Frontier) -> str:
@@ -299,7 +309,7 @@ def _exchange(rate: Mapping[str, Any] | None) -> tuple[str, str]:
     return f"{rate['doublings']:.1f}", f"doublings of depth for one of width, {start}"
 
 
-def section(heading: str, lead: str, content: str, caption: str, command: str) -> str:
+def section(heading: str, lead: str, content: Picture | str | None, caption: str, command: str) -> str:
     """A heading with a figure, its caption and the command that made it; nothing where there is no content."""
     if not content:
         return ""

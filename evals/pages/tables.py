@@ -7,7 +7,8 @@ from html import escape
 from typing import Any
 
 from gram.evals.frontier.beside import verdicts_of
-from gram.evals.pages.figures import FAMILY_WORDS, amount, count, milliseconds, percent, signed
+from gram.evals.pages.figures import FAMILY_WORDS
+from gram.formatting import amount, milliseconds, number, percent, signed, span
 
 Frontier = Mapping[str, Any]
 Column = tuple[str, str]
@@ -46,8 +47,8 @@ def share(value: float | None, low: float | None = None, high: float | None = No
     """A share in per cent, its interval below where there is one."""
     if value is None:
         return NOTHING
-    under = "" if low is None or high is None else f"<br><small>{100 * low:.1f} to {100 * high:.1f}</small>"
-    return percent(value) + under, value, style
+    interval = span(low, high)
+    return percent(value) + (f"<br><small>{interval}</small>" if interval else ""), value, style
 
 
 def time(value: float | None, p95: float | None = None) -> Entry:
@@ -62,7 +63,7 @@ def points(found: Mapping[str, Any], style: str = "") -> Entry:
     """A difference in points, its interval below."""
     if found.get("difference") is None or found.get("is_same_cell"):
         return NOTHING
-    interval = f"{signed(found['low'])} to {signed(found['high'])}"
+    interval = span(found["low"], found["high"], is_signed=True)
     return f"{signed(found['difference'])}<br><small>{interval}</small>", found["difference"], style
 
 
@@ -187,7 +188,7 @@ def latency_table(frontier: Frontier) -> str:
         rate = 1e3 / both[1][0] if both[1][0] else None
         row: list[Entry] = [words(halting), (str(width), None, ""), (str(depth), None, "")]
         row += [time(*each) for each in both]
-        row.append(NOTHING if rate is None else (f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}", rate, ""))
+        row.append(figure(rate, 0) if rate is None or rate >= 100 else (f"{rate:.3g}", rate, ""))
         rows.append(row)
     if not rows:
         return ""
@@ -204,7 +205,7 @@ def calibration_table(frontier: Frontier) -> str:
     rows = []
     for step in steps:
         row: list[Entry] = [(str(step["step"]), None, "text"), share(step["accuracy"])]
-        row += [NOTHING if step[name] is None else (f"{step[name]:.3f}", step[name], "") for name in names]
+        row += [figure(step[name], 3) for name in names]
         rows.append(row)
     heads = [("step", "text"), ("right", ""), ("calibration error", ""), ("Brier score", ""), ("AUROC", "")]
     return table([*heads, ("AUROC in a puzzle", ""), ("LPRM's AUROC in a puzzle", "")], rows)
@@ -234,12 +235,16 @@ def cell_table(frontier: Frontier) -> str:
         row += [share(cell["pass_at_width"])]
         if is_multi:
             row += [share(cell["coverage"], cell["coverage_low"], cell["coverage_high"])]
-            row += [_number(cell["unique_solutions"], 2)]
-        row += [_number(cell["conflicts"], 3), time(cell["latency_ms"]), time(cell["throughput_ms"])]
-        row += [(count(cell["macs"]), "" if cell["macs"] is None else cell["macs"], ""), _number(cell["steps"], 1)]
+            row += [figure(cell["unique_solutions"], 2)]
+        row += [figure(cell["conflicts"], 3), time(cell["latency_ms"]), time(cell["throughput_ms"])]
+        row += [
+            (amount(cell["macs"], "macs"), "" if cell["macs"] is None else cell["macs"], ""),
+            figure(cell["steps"], 1),
+        ]
         rows.append(row)
     return table(columns, rows, is_tall=True)
 
 
-def _number(value: float | None, digits: int) -> Entry:
-    return NOTHING if value is None else (f"{value:.{digits}f}", value, "")
+def figure(value: float | None, digits: int, style: str = "") -> Entry:
+    """A number."""
+    return NOTHING if value is None else (number(value, digits), value, style)

@@ -104,6 +104,7 @@ def ablate(
     judged = [comparison.read(folder) for folder in folders]
     from gram.cli.compare import known_groups
     from gram.cli.versions import versions
+    from gram.json_values import plain
 
     first = judged[0].results
     about = {
@@ -111,7 +112,7 @@ def ablate(
         for name in ("task", "split", "puzzle_file", "rows", "puzzles", "device", "dtype", "kernel")
     }
     about |= {"study": path.name, "versions": versions(), "command": shlex.join(["gram", *sys.argv[1:]])}
-    made = terminal.defined(ablation.summarise(plan, judged, known_groups(judged[0]), about=about)) | account
+    made = plain(ablation.summarise(plan, judged, known_groups(judged[0]), about=about)) | account
     _write(out, made)
     if as_json:
         terminal.print_json(made)

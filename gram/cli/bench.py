@@ -12,7 +12,7 @@ from gram.cli.options import Json, Quiet, at_least_one, real, whole
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from gram.evals.benchmarks.sampler_benchmark import Row
+    from gram.evals.benchmarks.timing import Measurement
 
 KINDS = ("sampler", "kernels", "ray")
 POLICIES: dict[str, dict[str, Any]] = {
@@ -62,19 +62,19 @@ def bench(
     at_least_one("shards", shards)
     from gram.cli import terminal
     from gram.cli.versions import versions
-    from gram.evals.benchmarks.sampler_benchmark import to_json
+    from gram.evals.benchmarks.timing import to_json
 
     def tell(line: str) -> None:
         if not is_quiet:
             terminal.tell(line)
 
-    rows: list[Row] = []
+    rows: list[Measurement] = []
     counts: dict[str, Any] = {}
     if kind == "kernels":
         counts = _kernel_counts(teraflops, terabytes, has_resources, tell)
         rows += counts.pop("rows")
     rates = {"teraflops": teraflops, "terabytes": terabytes}
-    measured: dict[str, Callable[[], Iterable[Row]]] = {
+    measured: dict[str, Callable[[], Iterable[Measurement]]] = {
         "sampler": lambda: _sampler_rows(rounds, limit, peer_repo),
         "kernels": lambda: _kernel_rows(rounds, peer_repo, rates) if has_timings else (),
         "ray": lambda: _ray_rows(rounds, shards),
@@ -85,8 +85,9 @@ def bench(
     summary = to_json(rows) | counts | {"versions": versions()}
     if out is not None:
         from gram.checkpoint import write_json
+        from gram.json_values import plain
 
-        write_json(out, terminal.defined(summary))
+        write_json(out, plain(summary))
     if as_json:
         terminal.print_json(summary)
         return
@@ -110,7 +111,7 @@ def _kernel_counts(
     return {"rows": rows, "rates": rates, "roofline": roofline, "resources": resources}
 
 
-def _ray_rows(rounds: int, shards: int) -> Iterator[Row]:
+def _ray_rows(rounds: int, shards: int) -> Iterator[Measurement]:
     from dataclasses import asdict
 
     import gram
@@ -126,7 +127,7 @@ def _ray_rows(rounds: int, shards: int) -> Iterator[Row]:
     yield start_row(rounds)
 
 
-def _kernel_rows(rounds: int, peer_repo: Path | None, rates: dict[str, float]) -> Iterator[Row]:
+def _kernel_rows(rounds: int, peer_repo: Path | None, rates: dict[str, float]) -> Iterator[Measurement]:
     from gram.api import choose_device
     from gram.evals.benchmarks import cpu_benchmark, gpu_benchmark
 
@@ -135,7 +136,7 @@ def _kernel_rows(rounds: int, peer_repo: Path | None, rates: dict[str, float]) -
     yield from cpu_benchmark.rows(peer_repo, rounds=rounds)
 
 
-def _sampler_rows(rounds: int, limit: int, peer_repo: Path | None) -> Iterator[Row]:
+def _sampler_rows(rounds: int, limit: int, peer_repo: Path | None) -> Iterator[Measurement]:
     import gram
     from gram.evals.benchmarks import peer_benchmark, sampler_benchmark
 
@@ -153,7 +154,7 @@ def _sampler_rows(rounds: int, limit: int, peer_repo: Path | None) -> Iterator[R
     yield sampler_benchmark.memory_row()
 
 
-def _show(rows: list[Row]) -> None:
+def _show(rows: list[Measurement]) -> None:
     from gram.cli import terminal
 
     console = terminal.output()

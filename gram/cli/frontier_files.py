@@ -21,7 +21,7 @@ def write(folder: Path, made: dict[str, Any], outcomes: Arrays | None = None) ->
     from gram.checkpoint import write_atomically, write_json
     from gram.evals.frontier.analysis import cells_csv
     from gram.evals.frontier.outcomes import OUTCOMES_FILE, to_bytes
-    from gram.evals.pages.plots import draw
+    from gram.evals.pages.pictures import draw
     from gram.evals.pages.report import render
 
     page = render(made).encode()
@@ -68,12 +68,12 @@ def members(root: Path) -> list[Member]:
 def write_joint(root: Path, found: Sequence[Member]) -> dict[str, Any]:
     """`joint.json`, the page and the pictures that compare the `members` of `root`; returns what the JSON holds."""
     from gram.checkpoint import write_atomically, write_json
-    from gram.evals.frontier.analysis import defined
     from gram.evals.frontier.joint import join
     from gram.evals.pages.joint_page import render
-    from gram.evals.pages.plots import draw_joint
+    from gram.evals.pages.pictures import draw_joint
+    from gram.json_values import plain
 
-    made: dict[str, Any] = defined(join(found))
+    made: dict[str, Any] = plain(join(found))
     frontiers = {each.label: each.frontier for each in found}
     page = render(made, frontiers).encode()
     write_json(root / JOINT_FILE, made)

@@ -10,10 +10,10 @@ from rich.text import Text
 
 from gram.cli import terminal
 from gram.evals.benchmarks import kernel_counts
-from gram.evals.benchmarks.sampler_benchmark import Row
+from gram.evals.benchmarks.timing import Measurement
 
 
-def show_counts(counts: dict[str, Any], rows: Iterable[Row]) -> None:
+def show_counts(counts: dict[str, Any], rows: Iterable[Measurement]) -> None:
     """Prints the roofline, with times that `rows` measured on a GPU beside it, and the resources if there are any."""
     console = terminal.output()
     rates = counts["rates"]
@@ -40,7 +40,7 @@ def show_counts(counts: dict[str, Any], rows: Iterable[Row]) -> None:
     console.print()
 
 
-def measured_ms(rows: Iterable[Row]) -> dict[tuple[str, str], float]:
+def measured_ms(rows: Iterable[Measurement]) -> dict[tuple[str, str], float]:
     """Median milliseconds by preset and path, of rows measured on a GPU."""
     return {
         (row.facts["preset"], path): 1e3 * statistics.median(seconds)

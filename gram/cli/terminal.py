@@ -6,7 +6,6 @@ Figures go to stdout, progress to stderr. Where there are no colours, a mark bef
 from __future__ import annotations
 
 import json
-import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +22,10 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from gram.cli.errors import raise_if_stopped
+from gram.formatting import number as number
+from gram.formatting import percent as percent
+from gram.formatting import plural as plural
+from gram.json_values import plain
 from gram.tasks.protocol import Board, CellKind
 
 if TYPE_CHECKING:
@@ -62,20 +65,7 @@ def is_plain(console: Console) -> bool:
 
 def print_json(value: Any) -> None:
     """One JSON object on stdout; what is undefined (NaN) is null."""
-    print(json.dumps(defined(value), indent=2, allow_nan=False))
-
-
-def defined(value: Any) -> Any:
-    """`value` as plain JSON values: numpy scalars as numbers, NaN and infinity as None."""
-    if isinstance(value, dict):
-        return {str(key): defined(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [defined(item) for item in value]
-    if hasattr(value, "tolist"):
-        return defined(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    print(json.dumps(plain(value), indent=2, allow_nan=False))
 
 
 def board_text(board: Board, *, marks: bool, before: Board | None = None) -> Text:
@@ -179,21 +169,6 @@ def _needed(console: Console, options: ConsoleOptions, column: Column) -> int:
     """Columns of the terminal that a column of the table cannot do without."""
     widths = [Measurement.get(console, options, cell).maximum for cell in (column.header, *column.cells)]
     return max(widths, default=0) if column.no_wrap else min(LABEL_WIDTH, max(widths, default=0))
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """A share as per cent; a dash where it is undefined."""
-    return "-" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f} %"
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """A number; a dash where it is undefined."""
-    return "-" if value is None or not math.isfinite(value) else f"{value:,.{digits}f}"
-
-
-def plural(count: int, one: str, many: str | None = None) -> str:
-    """`1 puzzle`, `2 puzzles`."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def tell(line: str) -> None:

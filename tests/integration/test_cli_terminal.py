@@ -14,6 +14,7 @@ from rich.console import Console
 from gram.cli import outcome_view, terminal, watch
 from gram.cli.outcome import outcome
 from gram.distributed.standing import Standing
+from gram.json_values import plain
 from gram.sampler.engine import StepView
 from gram.sampler.result import SampleResult
 from gram.tasks.protocol import Board, BoardCell
@@ -76,7 +77,7 @@ def test_colours_are_missed_under_no_color_and_in_a_pipe(settings: dict[str, Any
 
 def test_undefined_numbers_are_null_in_json_and_a_dash_on_screen() -> None:
     value = {"a": math.nan, "b": [np.float32(0.5), np.int64(2)], "c": (math.inf, np.array([1.0, np.nan]))}
-    assert terminal.defined(value) == {"a": None, "b": [0.5, 2], "c": [None, [1.0, None]]}
+    assert plain(value) == {"a": None, "b": [0.5, 2], "c": [None, [1.0, None]]}
     assert terminal.percent(math.nan) == terminal.number(None) == "-"
 
 

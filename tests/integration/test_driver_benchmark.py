@@ -72,7 +72,7 @@ def test_a_row_is_the_median_of_the_rounds_after_one_to_warm_up():
 @pytest.mark.alone
 def test_bench_ray_prints_the_drivers_rows(capsys, tmp_path, monkeypatch):
     """Over real Ray, on a plan of eight shards; whole commands are timed by a test of their own."""
-    start = ray_benchmark.Row(name="start", ratio=1.0, low=1.0, high=1.0, floor=None)
+    start = ray_benchmark.Measurement(name="start", ratio=1.0, low=1.0, high=1.0, floor=None)
     monkeypatch.setattr(ray_benchmark, "start_row", lambda rounds: start)
     file = tmp_path / "bench.json"
     assert main(["bench", "ray", "--rounds", "1", "--shards", "8", "--json", "--quiet", "--out", str(file)]) == 0

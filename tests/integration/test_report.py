@@ -1,14 +1,16 @@
 """The page: what it says, that it needs nothing from outside, and that a browser draws all of it."""
 
 import json
+import math
 import re
 import xml.etree.ElementTree as ET
 
 import pytest
 
 from gram.evals.frontier.cells import Grid
-from gram.evals.pages import charts, figures, plots
+from gram.evals.pages import charts, figures, pictures
 from gram.evals.pages.report import render
+from gram.formatting import amount, count, milliseconds, number, percent, signed, span
 from tests.browser import Browser, chromium
 from tests.unit.test_frontier import fake_timings, made
 
@@ -94,7 +96,7 @@ def test_every_selector_has_a_row_with_what_both_arms_spend(frontier):
     first = frontier["verdict"]
     for place, family in enumerate(("depth", "width", "restarts"), start=1):
         assert rows[0][place].startswith(f"{100 * first[family]['value']:.1f} %")
-        assert figures.milliseconds(first[family]["spent"]) in rows[0][place]
+        assert milliseconds(first[family]["spent"]) in rows[0][place]
 
 
 def test_coverage_comes_second_with_its_ceiling(frontier):
@@ -134,7 +136,7 @@ def test_a_path_of_a_family_follows_its_parameter(frontier):
     for cell in noisy["cells"]:
         if cell["depth"] == GRID.trained_depth and cell["width"] == 4:
             cell["latency_ms"] *= 0.5
-    svg = figures.family_curves(noisy, "coverage", "head")
+    svg = str(figures.family_curves(noisy, "coverage", "head"))
     (line,) = re.findall(r'<polyline class="line width" points="([^"]*)"', svg)
     places = [float(point.split(",")[0]) for point in line.split()]
     assert len(places) == len(GRID.widths) - 1
@@ -246,7 +248,7 @@ def test_a_mark_shows_its_figures(browser, page, how):
         getattr(browser, how)(x, y)
     assert browser.evaluate("document.getElementById('tip').className") == "is-shown"
     shown = browser.evaluate("document.getElementById('tip').textContent")
-    assert shown.startswith("1 trajectory x 1 steps")
+    assert shown.startswith("1 trajectory x 1 step\n")
     assert "latency" in shown
     assert "MACs" in shown
     box = browser.evaluate(
@@ -276,17 +278,33 @@ def test_tables_sort_by_number(browser, page):
 
 
 def test_pictures_as_files(frontier, tmp_path):
-    files = plots.draw(frontier, tmp_path)
-    assert {path.name for path in files} == {f"{name}.{kind}" for name in plots.FIGURES for kind in ("png", "svg")}
-    assert all(path.stat().st_size > 2_000 for path in files)
-    again = {path.name: path.read_bytes() for path in files if path.suffix == ".svg"}
-    plots.draw(frontier, tmp_path)
-    assert again == {name: (tmp_path / name).read_bytes() for name in again}
+    files = pictures.draw(frontier, tmp_path)
+    assert {path.name for path in files} == {f"{name}.svg" for name in figures.FIGURES}
+    content = {path.name: path.read_bytes() for path in files}
+    for text in content.values():
+        root = ET.fromstring(text)
+        assert len(list(root.iter("{http://www.w3.org/2000/svg}text"))) > 3
+        assert b"var(" not in text  # readers of SVG other than browsers know no variables
+    pictures.draw(frontier, tmp_path)
+    assert content == {name: (tmp_path / name).read_bytes() for name in content}
 
 
 def test_pictures_without_numbers_are_not_drawn(tmp_path):
-    files = plots.draw(made(timings={}, ratings=False, is_multi_solution=False, grid=GRID), tmp_path)
-    assert {path.stem for path in files} == {"heat_map", "selector_gap", "steps_to_halt", "calibration"}
+    files = pictures.draw(made(timings={}, ratings=False, is_multi_solution=False, grid=GRID), tmp_path)
+    without = {"curves", "pareto", "difficulty"}
+    assert {path.stem for path in files} == set(figures.FIGURES) - without
+
+
+def test_a_picture_as_a_file_shows_its_legend_and_nothing_beyond_its_edges(browser, frontier, tmp_path):
+    for path in pictures.draw(frontier, tmp_path):
+        browser.open(path)
+        assert browser.faults() == []
+        wide, most = browser.evaluate(
+            "[document.documentElement.width.baseVal.value,"
+            "Math.max(...[...document.querySelectorAll('text')].map(t => t.getBoundingClientRect().right))]"
+        )
+        assert most <= wide
+        assert browser.evaluate(OVERLAPS.replace("'svg'", "':root'")) == []
 
 
 def test_contours_cross_where_the_level_is():
@@ -306,12 +324,19 @@ def test_ticks_lie_within_the_range(low, high):
     assert len(charts.linear_ticks(low, high)) <= 7
 
 
-def test_figures_in_words():
-    assert figures.milliseconds(12.34) == "12.3 ms"
-    assert figures.milliseconds(12345.0) == "12.3 s"
-    assert figures.count(1.5e9) == "1.5 G"
-    assert [figures.signed(each) for each in (-0.0004, 0.0, 0.012, -0.1)] == ["+0.0", "+0.0", "+1.2", "-10.0"]
-    assert figures.percent(None) == figures.milliseconds(None) == figures.count(None) == "-"
+def test_figures_as_text():
+    assert milliseconds(12.34) == "12.3 ms"
+    assert milliseconds(12345.0) == "12.3 s"
+    assert count(1.5e9) == "1.5 G"
+    assert [amount(2e9, by) for by in ("macs", "latency interactive", "energy")] == ["2 GMACs", "2e+06 s", "2e+09 J"]
+    assert [signed(each) for each in (-0.0004, 0.0, 0.012, -0.1)] == ["+0.0", "+0.0", "+1.2", "-10.0"]
+    assert (span(0.1, 0.25), span(-0.1, 0.25, is_signed=True), span(None, 1.0)) == (
+        "10.0 to 25.0",
+        "-10.0 to +25.0",
+        "",
+    )
+    for undefined in (None, math.nan, math.inf):
+        assert {form(undefined) for form in (percent, number, milliseconds, count)} == {"-"}
 
 
 def test_json_of_a_frontier_is_what_the_page_reads(frontier):

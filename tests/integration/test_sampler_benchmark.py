@@ -4,7 +4,8 @@ import pytest
 
 from gram.api import Sampler
 from gram.evals.benchmarks import sampler_benchmark
-from gram.evals.benchmarks.sampler_benchmark import Row, adaptive_rows, paired, ratios, refill_rows, slot_row, to_json
+from gram.evals.benchmarks.sampler_benchmark import adaptive_rows, refill_rows, slot_row
+from gram.evals.benchmarks.timing import Measurement, paired, to_json
 from gram.tasks.registry import get_task
 from tests.models import tiny_model
 
@@ -59,7 +60,7 @@ def test_slots_give_one_digest(sampler):
 
 def test_rows_know_whether_they_hold():
     def row(value, floor, **more):
-        return Row(name="x", ratio=value, low=value, high=value, floor=floor, **more)
+        return Measurement.of("x", [value], floor, **more)
 
     assert [row(2.0, 2.0).is_met, row(1.9, 2.0).is_met, row(1.9, None).is_met] == [True, False, None]
     assert [row(60, 64, is_ceiling=True).is_met, row(65, 64, is_ceiling=True).is_met] == [True, False]
@@ -71,7 +72,8 @@ def test_rounds_are_paired_after_a_warm_up():
     seconds = paired({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=4)
     assert calls.count("a") == calls.count("b") == 5
     assert {name: len(each) for name, each in seconds.items()} == {"a": 4, "b": 4}
-    assert ratios([2.0, 4.0, 9.0], [1.0, 1.0, 3.0]) == (3.0, 2.0, 4.0)
+    found = Measurement.of_ratios("x", [2.0, 4.0, 9.0], [1.0, 1.0, 3.0])
+    assert (found.ratio, found.low, found.high) == (3.0, 2.0, 4.0)
 
 
 @pytest.mark.slow

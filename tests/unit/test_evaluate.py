@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gram.config import config_to_json
-from gram.evals.evaluate import Evaluation, evaluate, judge, predictions, run_evaluation, solution_counts, to_json
+from gram.evals.evaluate import Evaluation, evaluate, judge, predictions, solution_counts, to_json
 from gram.evals.metrics import coverage_at_k
 from gram.tasks.protocol import PuzzleSet, Task
 from gram.tasks.registry import get_task
@@ -294,20 +294,6 @@ def test_refusals():
 
     with pytest.raises(ValueError, match="at most all solutions"):
         score(Undercounting(), puzzles, result)
-
-
-def test_run_evaluation_samples_what_it_is_given():
-    puzzles, result = by_hand()
-    asked = []
-
-    def sample(given):
-        asked.append(given)
-        return result
-
-    got, same = run_evaluation(Total(), puzzles, sample, checkpoint="c", versions={})
-    assert asked == [puzzles]
-    assert same is result
-    assert got.accuracy == pytest.approx(2 / 3)
 
 
 def test_nqueens_against_a_plain_recount():

@@ -11,7 +11,7 @@ import torch
 from gram.cli import kernel_view, terminal
 from gram.cli.main import main
 from gram.evals.benchmarks import gpu_benchmark, kernel_counts
-from gram.evals.benchmarks.sampler_benchmark import Row
+from gram.evals.benchmarks.timing import Measurement
 from gram.kernels import reference, resources
 from gram.presets import PRESETS
 from tests.models import tiny_model
@@ -103,7 +103,7 @@ def test_tables_fit_a_narrow_terminal(uncompiled, monkeypatch, capsys):
 
 
 def test_measured_times_stand_beside_the_counts(monkeypatch, capsys):
-    row = Row(
+    row = Measurement(
         name="a", ratio=2, low=2, high=2, floor=2, facts={"preset": "small", "seconds": {"fused": [0.1, 0.3, 0.2]}}
     )
     assert kernel_view.measured_ms([row, replace(row, facts={})]) == {("small", "fused"): 200.0}
