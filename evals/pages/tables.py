@@ -8,7 +8,7 @@ from typing import Any
 
 from gram.evals.frontier.beside import verdicts_of
 from gram.evals.pages.figures import FAMILY_WORDS
-from gram.formatting import amount, milliseconds, number, percent, signed, span
+from gram.formatting import amount, count, milliseconds, number, percent, signed, span
 
 Frontier = Mapping[str, Any]
 Column = tuple[str, str]
@@ -237,10 +237,8 @@ def cell_table(frontier: Frontier) -> str:
             row += [share(cell["coverage"], cell["coverage_low"], cell["coverage_high"])]
             row += [figure(cell["unique_solutions"], 2)]
         row += [figure(cell["conflicts"], 3), time(cell["latency_ms"]), time(cell["throughput_ms"])]
-        row += [
-            (amount(cell["macs"], "macs"), "" if cell["macs"] is None else cell["macs"], ""),
-            figure(cell["steps"], 1),
-        ]
+        macs = NOTHING if cell["macs"] is None else (count(cell["macs"]), cell["macs"], "")
+        row += [macs, figure(cell["steps"], 1)]
         rows.append(row)
     return table(columns, rows, is_tall=True)
 
