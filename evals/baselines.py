@@ -216,7 +216,7 @@ def _less(values: dict[str, dict[str, _Runs]], method: str, other: str, puzzles:
     made = {}
     for name, (ours, weights) in values[method].items():
         theirs = values[other][name].values
-        spread = training_variance.difference_of_runs(ours, theirs, puzzles.groups, weights=weights)
+        spread = training_variance.mean_of_runs(ours, puzzles.groups, minus=theirs, weights=weights)
         alone = paired.paired_difference(ours.mean(0), theirs.mean(0), puzzles.groups, weights=weights)
         made[name] = (spread.estimate, min(spread.low, alone.low), max(spread.high, alone.high))
     return made

@@ -41,32 +41,25 @@ def mean_of_runs(
     runs: ArrayLike,
     groups: ArrayLike | None = None,
     *,
+    minus: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
     level: float = 0.95,
 ) -> Spread:
     """Mean of values in [0, 1] of each training seed and puzzle `[R, P]`; `groups` `[P]` are resampled whole, `weights`
-    `[P]` make a weighted mean. Raises `ValueError` for values of another shape or range."""
-    drawn, estimate = _resampled([_values(runs)], groups, weights, seed, resamples, level)
-    return _ends(drawn[0], estimate[0], level, 0.0)
+    `[P]` make a weighted mean.
 
-
-def difference_of_runs(
-    ours: ArrayLike,
-    theirs: ArrayLike,
-    groups: ArrayLike | None = None,
-    *,
-    weights: ArrayLike | None = None,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-    level: float = 0.95,
-) -> Spread:
-    """The same of `ours - theirs`, paired by puzzle: `[R, P]` and `[S, P]`, seeds of the two drawn independently."""
-    first, second = _values(ours), _values(theirs)
-    if first.shape[1] != second.shape[1]:
-        raise ValueError(f"runs must be of the same puzzles, got {first.shape[1]} and {second.shape[1]}")
-    drawn, estimate = _resampled([first, second], groups, weights, seed, resamples, level)
+    `minus`: another method's values of the same puzzles `[S, P]`. The mean is then that of the difference by puzzle;
+    seeds of the two methods are drawn independently. Raises `ValueError` for values of another shape or range.
+    """
+    methods = [_values(each) for each in (runs, minus) if each is not None]
+    if methods[-1].shape[1] != methods[0].shape[1]:
+        counts = " and ".join(str(values.shape[1]) for values in methods)
+        raise ValueError(f"runs must be of the same puzzles, got {counts}")
+    drawn, estimate = _resampled(methods, groups, weights, seed, resamples, level)
+    if minus is None:
+        return _ends(drawn[0], estimate[0], level, 0.0)
     return _ends(drawn[0] - drawn[1], estimate[0] - estimate[1], level, -1.0)
 
 

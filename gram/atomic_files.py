@@ -1,10 +1,12 @@
-"""Files and folders that appear whole or not at all, with the mode that the umask leaves. No torch: the store uses it.
+"""Files and folders that appear whole or not at all, with the mode that the umask leaves, and the lock on a folder that
+one process alone may write. No torch: the store uses it.
 
 Python's and safetensors' own temporary files are for their owner alone, which a move would keep.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import shutil
@@ -74,3 +76,14 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def lock(handle: int, path: Path, error: type[Exception], is_held: str) -> None:
+    """Locks the open file `path` until the handle is closed, by this process or by its end. Raises `error`: saying
+    `is_held` where another process has it, or why it cannot be locked."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise error(is_held) from None
+    except OSError as found:
+        raise error(f"{path} cannot be locked: {found.strerror}") from None

@@ -118,15 +118,22 @@ def mix_tokens(x_BLD: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     return torch.bmm(down.expand(rows, -1, -1), silu(gate) * up)
 
 
-@lru_cache(maxsize=16)
 def rotary_tables(tokens: int, width: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """Cosines and sines `[L, width]`, fp32, halves repeated (not interleaved), as HRM and TRM."""
+    return (_rotary_tables if torch.compiler.is_compiling() else _kept_rotary_tables)(tokens, width, theta, device)
+
+
+def _rotary_tables(tokens: int, width: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
     # Kept for later calls, which may need gradients: the first one often comes from sampling.
     with torch.inference_mode(False):
         frequency = 1.0 / theta ** (torch.arange(0, width, 2, dtype=torch.float32, device=device) / width)
         angle = torch.arange(tokens, dtype=torch.float32, device=device)[:, None] * frequency
         angle = torch.cat([angle, angle], dim=-1)
         return angle.cos(), angle.sin()
+
+
+_kept_rotary_tables = lru_cache(maxsize=16)(_rotary_tables)
+"""Not for the compiler: it looks through a cache, and warns that it does."""
 
 
 def _rotate(x_BHLW: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

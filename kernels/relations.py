@@ -14,13 +14,16 @@ import torch
 from torch import Tensor
 
 
-@lru_cache(maxsize=16)
 def tables(names: tuple[str, ...], tokens: int, device: torch.device) -> Tensor:
     """The relations' matrices, fp32 `[R, L, L]`.
 
     A line relates a token to the line's other tokens with weight `1 / sqrt(side)`; `all` relates it to every token,
     itself included, with weight `1 / L`.
     """
+    return (_tables if torch.compiler.is_compiling() else _kept_tables)(names, tokens, device)
+
+
+def _tables(names: tuple[str, ...], tokens: int, device: torch.device) -> Tensor:
     side = math.isqrt(tokens)
     # Kept for later calls, which may need gradients: the first one often comes from sampling.
     with torch.inference_mode(False):
@@ -35,3 +38,7 @@ def tables(names: tuple[str, ...], tokens: int, device: torch.device) -> Tensor:
             for name in names
         ]
         return torch.stack(made)
+
+
+_kept_tables = lru_cache(maxsize=16)(_tables)
+"""Not for the compiler: it looks through a cache, and warns that it does."""

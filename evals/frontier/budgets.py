@@ -154,10 +154,14 @@ def matched_together(questions: Sequence[Question]) -> list[list[dict[str, Any]]
     """
     chosen: dict[tuple[int, int, str], Scored] = {}
     for number, question in enumerate(questions):
-        judge, scale = question.judge, question.scale
-        for place, budget in enumerate(question.budgets):
+        judge, price, budgets, selector, _ = question
+        found = {
+            family: judge.choices(family, price, budgets, selector=selector, scale=question.scale)
+            for family in FAMILIES
+        }
+        for place in range(len(budgets)):
             for family in FAMILIES:
-                choice = judge.choose(family, question.price, budget, selector=question.selector, scale=scale)
+                choice = found[family][place]
                 if choice is not None:
                     chosen[number, place, family] = judge, choice
     scores = dict(zip(chosen, score(list(chosen.values())), strict=True))

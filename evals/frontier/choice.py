@@ -10,6 +10,7 @@ Shapes: `P` puzzles, `M` depths, `N` widths, `S` selectors of one halting rule, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -101,29 +102,26 @@ class Judge:
     def choose(
         self, family: str, price: Price, budget: float, *, selector: int = 0, scale: Floats | None = None
     ) -> Choice | None:
-        """The cells `(m, n, s)` of a family with the best mean on the first and on the second half that the budget
-        pays for. None where nothing fits.
+        """`choices` of one budget."""
+        return self.choices(family, price, [budget], selector=selector, scale=scale)[0]
+
+    def choices(
+        self, family: str, price: Price, budgets: Sequence[float], *, selector: int = 0, scale: Floats | None = None
+    ) -> list[Choice | None]:
+        """For each budget the cells `(m, n, s)` of a family with the best mean on the first and on the second half that
+        it pays for. None where nothing fits.
 
         Ties go to the cheaper, then the narrower cell. `scale [R]`: what each draw of the timings multiplies the
         budget by.
         """
-        both = [self._best(side, family, price, budget, selector, scale) for side in (0, 1)]
-        if any(cells is None or places[0] < 0 for cells, places in both):
-            return None
-        (first, one), (second, two) = both
-        codes = one * len(second) + two
-        codes[(one < 0) | (two < 0)] = codes[0]
-        found, place = np.unique(codes, return_inverse=True)
-        order = np.argsort(found != codes[0], kind="stable")
-        picks = [(first[code // len(second)], second[code % len(second)]) for code in found[order].tolist()]
-        drawn = np.argsort(order, kind="stable")[place.reshape(-1)][1:]
-        return Choice(family, tuple(picks), tuple(drawn.tolist()))
+        (first, ones), (second, twos) = (self._best(side, family, price, budgets, selector, scale) for side in (0, 1))
+        return [_choice(family, first, one, second, two) for one, two in zip(ones, twos, strict=True)]
 
     def _best(
-        self, side: int, family: str, price: Price, budget: float, selector: int, scale: Floats | None
-    ) -> tuple[list[Place], NDArray[np.int64]]:
-        """Cells from the best to the worst, and which of them is the first that each price pays for, `[1 + R]`; -1:
-        none."""
+        self, side: int, family: str, price: Price, budgets: Sequence[float], selector: int, scale: Floats | None
+    ) -> tuple[list[Place], list[NDArray[np.int64]]]:
+        """Cells from the best to the worst, and for each budget which of them is the first that each price pays for,
+        `[1 + R]`; -1: none."""
         mean, draws = price.of(family, self.grid.widths)
         values = self._means(side, selector)
         m, n = np.nonzero(family_mask(self.grid, family) & np.isfinite(values))
@@ -133,12 +131,16 @@ class Judge:
             (a, b, selector if self.grid.widths[b] > 1 else 0) for a, b in zip(m.tolist(), n.tolist(), strict=True)
         ]
         if not places:
-            return places, np.array([-1])
-        fits = mean[None, m, n] <= budget * TOLERANCE
-        if draws is not None:
-            limits = budget * TOLERANCE * (np.ones(len(draws)) if scale is None else scale)
-            fits = np.concatenate([fits, draws[:, m, n] <= limits[:, None]])
-        return places, np.where(fits.any(axis=1), fits.argmax(axis=1), -1)
+            return places, [np.array([-1])] * len(budgets)
+        costs = mean[None, m, n] if draws is None else np.concatenate([mean[None, m, n], draws[:, m, n]])
+        times = np.ones(len(costs))
+        if draws is not None and scale is not None:
+            times[1:] = scale
+        found = []
+        for budget in budgets:
+            fits = costs <= (budget * TOLERANCE * times)[:, None]
+            found.append(np.where(fits.any(axis=1), fits.argmax(axis=1), -1))
+        return places, found
 
     def _means(self, side: int, selector: int) -> Floats:
         """Mean of every cell `[M, N]` under a selector, which one trajectory does not need."""
@@ -171,6 +173,21 @@ class Judge:
             "selector": None if self.grid.widths[n] == 1 else self.part.selectors[s],
             "price": float(price[m, n]),
         }
+
+
+def _choice(
+    family: str, first: list[Place], one: NDArray[np.int64], second: list[Place], two: NDArray[np.int64]
+) -> Choice | None:
+    """From the cells of both halves and which of them each price pays for, `[1 + R]`; None where none fits."""
+    if one[0] < 0 or two[0] < 0:
+        return None
+    codes = one * len(second) + two
+    codes[(one < 0) | (two < 0)] = codes[0]
+    found, place = np.unique(codes, return_inverse=True)
+    order = np.argsort(found != codes[0], kind="stable")
+    picks = [(first[code // len(second)], second[code % len(second)]) for code in found[order].tolist()]
+    drawn = np.argsort(order, kind="stable")[place.reshape(-1)][1:]
+    return Choice(family, tuple(picks), tuple(drawn.tolist()))
 
 
 def halves(groups: NDArray[np.int64], seed: int = 0) -> NDArray[np.bool_]:

@@ -135,12 +135,12 @@ def expected_prices(
             continue
         timed = times[halting]
         weights = round_weights(len(timed.step), resamples, seed)
+        unit_prices = _unit_prices(timed, weights, grid.widths, is_full)
         for m, n in np.ndindex(shape[1:]):
-            width = grid.widths[n]
+            width, price = grid.widths[n], unit_prices[n]
             groups = stops.shape[2] // width
             taken = np.minimum(stops[h, :, : groups * width], grid.depths[m]).reshape(-1, width)
             work = _full(taken) if is_full else _running(taken)
-            price = _unit_prices(timed, weights, width, is_full)
             costs = work @ price[0, :-1] + price[0, -1]
             mean[h, m, n] = costs.mean()
             p95[h, m, n] = np.percentile(costs, 95)
@@ -183,16 +183,20 @@ def _full(taken: NDArray[np.int32]) -> Floats:
     return steps
 
 
-def _unit_prices(timed: StepTimes, weights: Floats, width: int, is_full: bool) -> Floats:
-    """Milliseconds of each unit of work, and last what every run of the width costs beside, `[1 + R, .]`."""
+def _unit_prices(timed: StepTimes, weights: Floats, widths: Sequence[int], is_full: bool) -> list[Floats]:
+    """For each width the milliseconds of each unit of work, and last what every run costs beside, `[1 + R, .]`."""
     step, ending, overhead = timed.weighted(weights)
     if is_full:
         launch = int(timed.rows[-1])
-        return np.stack([step[:, -1] / launch, (ending[:, -1] + overhead[:, -1]) * width / launch], axis=1)
-    rows = np.arange(1, width + 1)
+        beside = ending[:, -1] + overhead[:, -1]
+        return [np.stack([step[:, -1] / launch, beside * width / launch], axis=1) for width in widths]
     each, once = _line(timed.rows, ending)
-    fixed = timed.at(overhead, rows[-1:])[:, 0] + each * width
-    return np.concatenate([timed.at(step, rows), once[:, None], fixed[:, None]], axis=1)
+    steps = timed.at(step, np.arange(1, max(widths) + 1))
+    found = []
+    for width in widths:
+        fixed = timed.at(overhead, np.array([width]))[:, 0] + each * width
+        found.append(np.concatenate([steps[:, :width], once[:, None], fixed[:, None]], axis=1))
+    return found
 
 
 def _line(rows: NDArray[np.int64], ending: Floats) -> tuple[Floats, Floats]:

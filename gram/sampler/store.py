@@ -27,7 +27,6 @@ threads.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -40,7 +39,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 
-from gram.atomic_files import replacing, sync
+from gram.atomic_files import lock, replacing, sync
 from gram.sampler.record import HEADER_BYTES, Record, Sealed, StoreError, header_of, read_payload, scan
 
 __all__ = ["Store", "StoreError"]
@@ -98,7 +97,7 @@ class Store:
         except OSError as error:
             raise StoreError(f"{folder / SHARDS_FILE} cannot be written: {error.strerror}") from None
         try:
-            cls._lock(folder, handle)
+            lock(handle, folder / SHARDS_FILE, StoreError, f"{folder} is being written by another process")
             if (folder / PLAN_FILE).exists():
                 stored = cls._read_plan(folder)
                 cls._check_plan(folder, stored, plan)
@@ -167,15 +166,6 @@ class Store:
                 found.append(f"shards are {stored['shards']} there and {plan['shards']} here")
             found = found or [f"plan_key is {stored['plan_key'][:12]} there and {plan['plan_key'][:12]} here"]
             raise StoreError(f"{folder} holds another run: {'; '.join(found)}")
-
-    @staticmethod
-    def _lock(folder: Path, handle: int) -> None:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreError(f"{folder} is being written by another process") from None
-        except OSError as error:
-            raise StoreError(f"{folder / SHARDS_FILE} cannot be locked: {error.strerror}") from None
 
     @staticmethod
     def _write_plan(folder: Path, handle: int, plan: dict[str, Any]) -> None:

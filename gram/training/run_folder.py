@@ -5,7 +5,6 @@ Not the loop (`gram/training/trainer.py`). Every refusal is a `RecipeError` in o
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from gram import checkpoint
+from gram.atomic_files import lock
 from gram.training.recipe import Recipe, RecipeError
 
 RUN_FILE = "run.json"
@@ -67,7 +67,7 @@ def claimed(recipe: Recipe, out: Path, start: Path | None, puzzles: str | None) 
     except OSError as error:
         raise RecipeError(f"folder {out} cannot be written: {error.strerror}") from None
     try:
-        _lock(out, handle)
+        lock(handle, out / LOCK_FILE, RecipeError, f"folder {out} is being trained into by another process")
         # Another process may have made it its own before this one got the lock.
         _identity(recipe, out, start, puzzles)
         if not (out / RUN_FILE).is_file():
@@ -75,16 +75,6 @@ def claimed(recipe: Recipe, out: Path, start: Path | None, puzzles: str | None) 
         yield
     finally:
         os.close(handle)
-
-
-def _lock(out: Path, handle: int) -> None:
-    """Locks the folder until the handle is closed, by this process or by its end."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise RecipeError(f"folder {out} is being trained into by another process") from None
-    except OSError as error:
-        raise RecipeError(f"{out / LOCK_FILE} cannot be locked: {error.strerror}") from None
 
 
 def _identity(recipe: Recipe, out: Path, start: Path | None, puzzles: str | None) -> dict[str, Any]:

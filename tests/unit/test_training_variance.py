@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gram.evals.training_variance import difference_of_runs, mean_of_runs
+from gram.evals.training_variance import mean_of_runs
 
 RNG = np.random.default_rng(0)
 ONE = RNG.random((3, 40))
@@ -52,13 +52,13 @@ def test_a_difference_draws_the_same_puzzles_and_other_seeds():
     """Two methods that differ by a constant on every puzzle: no chance among puzzles is left, that of training is."""
     seeds = np.array([[0.0], [0.02], [0.04]])
     base = 0.3 + 0.2 * RNG.random((1, 40))
-    same = difference_of_runs(base + 0.1, base, GROUPS)
+    same = mean_of_runs(base + 0.1, GROUPS, minus=base)
     assert (same.low, same.estimate, same.high) == pytest.approx((0.1, 0.1, 0.1))
-    trained = difference_of_runs(base + 0.1 + seeds, base + seeds, GROUPS)
+    trained = mean_of_runs(base + 0.1 + seeds, GROUPS, minus=base + seeds)
     assert trained.estimate == pytest.approx(0.1)
     assert trained.low < 0.08
     assert trained.high > 0.12
-    mirrored = difference_of_runs(base + seeds, base + 0.1 + seeds, GROUPS)
+    mirrored = mean_of_runs(base + seeds, GROUPS, minus=base + 0.1 + seeds)
     assert (mirrored.low, mirrored.high) == pytest.approx((-trained.high, -trained.low), abs=0.004)
 
 
@@ -85,7 +85,7 @@ def test_equal_methods_are_seldom_told_apart():
     for number in range(200):
         hardness = rng.normal(0, 0.1, 60)
         first, second = (np.clip(0.6 + rng.normal(0, 0.04, (3, 1)) + hardness, 0, 1) for _ in range(2))
-        found = difference_of_runs(first, second, resamples=1000, seed=number)
+        found = mean_of_runs(first, minus=second, resamples=1000, seed=number)
         told += found.low > 0 or found.high < 0
     assert told <= 0.08 * 200
 
@@ -118,4 +118,4 @@ def test_bad_input_is_one_line(runs, groups, weights, words):
 
 def test_methods_of_other_puzzles_are_refused():
     with pytest.raises(ValueError, match="of the same puzzles, got 4 and 5"):
-        difference_of_runs(np.ones((2, 4)), np.ones((2, 5)))
+        mean_of_runs(np.ones((2, 4)), minus=np.ones((2, 5)))
