@@ -1,12 +1,13 @@
 """The mathematics of a supervision step, against plain fp64 loops and against what the method says."""
 
 import math
+import warnings
 from dataclasses import replace
 
 import pytest
 import torch
 
-from gram.kernels import reference
+from gram.kernels import reference, relations
 from gram.kernels.philox import Site, noise
 from gram.model import Model
 from tests.models import tiny_config, tiny_model
@@ -244,3 +245,19 @@ def test_positions_start_alike_where_features_are_shared():
     assert torch.allclose(positions[3], (positions[0] + positions[2]) / 2**0.5, atol=1e-6)
     with pytest.raises(ValueError, match="learned positions"):
         tiny_model(positions="none").start_positions(features)
+
+
+@pytest.mark.parametrize(
+    "looked_up",
+    [
+        lambda: reference.rotary_tables(4, 2, 100.0, torch.device("cpu"))[0],
+        lambda: relations.tables(("row", "all"), 4, torch.device("cpu")),
+    ],
+)
+def test_tables_are_kept_but_not_looked_up_by_the_compiler(looked_up):
+    """Its warning of a cache that it looks through would stand at the start of every training."""
+    assert looked_up() is looked_up()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compiled = torch.compile(looked_up, backend="eager", fullgraph=True)()
+    assert torch.equal(compiled, looked_up())
