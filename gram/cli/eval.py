@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import sys
 from collections.abc import Iterable
@@ -103,21 +102,11 @@ def choose_puzzles(task: Task, file: Path | None, split: str, limit: int | None,
     if file is None:
         if rows is None:
             return task.split(split, limit=limit)
-        return task.split(split).take(row_range(rows, len(task.split(split)))).take(slice(limit))
-    chosen = load_puzzles(task, file)
-    if rows is not None:
-        chosen = chosen.take(row_range(rows, len(chosen)))
+        return task.split(split).part(rows).take(slice(limit))
+    chosen = load_puzzles(task, file).part(rows)
     if limit is None:
         return chosen
     return chosen.take(np.random.default_rng(PERMUTATION_SEED).permutation(len(chosen))[:limit])
-
-
-def row_range(rows: str, count: int) -> slice:
-    """Rows `A-B`, counted from 1, both included, of `count`. Raises `ValueError`."""
-    found = re.fullmatch(r"([0-9]{1,9})-([0-9]{1,9})", rows)
-    if found is None or not 1 <= int(found[1]) <= int(found[2]) <= count:
-        raise ValueError(f"rows must be A-B within 1 and {count}, got {rows!r}")
-    return slice(int(found[1]) - 1, int(found[2]))
 
 
 def source_of(file: Path | None, split: str, rows: str | None) -> dict[str, Any]:

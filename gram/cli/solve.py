@@ -10,6 +10,7 @@ import typer
 from gram.cli.options import (
     Json,
     PuzzleFile,
+    Rows,
     Sampling,
     TaskName,
     at_least_one,
@@ -37,9 +38,12 @@ def solve(
         str | None, typer.Argument(metavar="PUZZLE", help="One puzzle as text. [default: held-out puzzles]")
     ] = None,
     puzzles: PuzzleFile = None,
+    rows: Rows = None,
     limit: Annotated[
         int | None,
-        typer.Option(parser=whole, metavar="P", help=f"First P puzzles. [default: all of FILE, else {SHOWN_PUZZLES}]"),
+        typer.Option(
+            parser=whole, metavar="P", help=f"First P puzzles. [default: all of FILE or A-B, else {SHOWN_PUZZLES}]"
+        ),
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Show the trajectories' boards step by step.")] = False,
     pause: Annotated[float, typer.Option(parser=real, metavar="S", help="Seconds between steps under --watch.")] = 0.25,
@@ -53,13 +57,15 @@ def solve(
     """
     if puzzle is not None and puzzles is not None:
         raise ValueError("puzzles must come from PUZZLE or --puzzles, got both")
+    if rows is not None and puzzle is not None:
+        raise ValueError("rows must be of FILE or of the held-out puzzles, got PUZZLE")
     if watch and as_json:
         raise ValueError("output must be --watch or --json, got both")
     if not 0 <= pause <= 60:
         raise ValueError(f"pause must be within 0 and 60 seconds, got {pause}")
     at_least_one("limit", limit)
     family = sampling.task(task)
-    tokens = _tokens(family, puzzle, puzzles, limit)
+    tokens = _tokens(family, puzzle, puzzles, rows, limit)
     check_judgeable(family, tokens, puzzles)
     sampler = sampling.sampler(family)
     settings = sampler.settings(sampling.config)
@@ -76,14 +82,15 @@ def solve(
         _show(sampler, result)
 
 
-def _tokens(task: Task, puzzle: str | None, file: Path | None, limit: int | None) -> Tokens:
+def _tokens(task: Task, puzzle: str | None, file: Path | None, rows: str | None, limit: int | None) -> Tokens:
     """The puzzles to solve, `[P, L]`."""
     if puzzle is not None:
         tokens: Tokens = task.parse(puzzle)[None]
         return tokens
-    if file is not None:
-        return load_puzzles(task, file).puzzles[:limit]
-    return task.split("test", limit=limit or SHOWN_PUZZLES).puzzles
+    if file is None and rows is None:
+        return task.split("test", limit=limit or SHOWN_PUZZLES).puzzles
+    chosen = task.split("test") if file is None else load_puzzles(task, file)
+    return chosen.part(rows).puzzles[:limit]
 
 
 def _print_json(sampler: Sampler, result: SampleResult) -> None:

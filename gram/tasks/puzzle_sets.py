@@ -53,6 +53,15 @@ class PuzzleSet:
             groups=pick(self.groups),
         )
 
+    def part(self, rows: str | None) -> PuzzleSet:
+        """The puzzles `A-B` in their own order, counted from 1, both included; None: all. Raises `ValueError`."""
+        if rows is None:
+            return self
+        found = re.fullmatch(r"([0-9]{1,9})-([0-9]{1,9})", rows)
+        if found is None or not 1 <= int(found[1]) <= int(found[2]) <= len(self):
+            raise ValueError(f"rows must be A-B within 1 and {len(self)}, got {rows!r}")
+        return self.take(slice(int(found[1]) - 1, int(found[2])))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lookup:

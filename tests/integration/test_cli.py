@@ -141,6 +141,20 @@ def test_solve_takes_a_puzzle_from_the_command_line_and_from_a_file(gram: Comman
     file = tmp_path / "puzzles.txt"
     file.write_text(f"{puzzle}\n{puzzle}\n")
     assert gram.json("solve", "--puzzles", str(file))["puzzles"] == alone * 2
+    file.write_text("\n".join(each["puzzle"] for each in gram.json("solve", "--limit", "4")["puzzles"]))
+    whole = gram.json("solve", "--puzzles", str(file))["puzzles"]
+    for options, expected in (
+        (("--rows", "2-3"), whole[1:3]),
+        (("--rows", "2-4", "--limit", "1"), whole[1:2]),
+    ):
+        assert gram.json("solve", "--puzzles", str(file), *options)["puzzles"] == expected
+        assert gram.json("solve", *options)["puzzles"] == expected
+    for options, line in (
+        (("--puzzles", str(file), "--rows", "2-5"), "rows must be A-B within 1 and 4, got '2-5'"),
+        ((puzzle, "--rows", "1-1"), "rows must be of FILE or of the held-out puzzles, got PUZZLE"),
+    ):
+        code, _, err = gram("solve", TASK, *options)
+        assert (code, err) == (2, f"gram: {line}\n")
 
 
 def test_watch_prints_one_line_a_step_where_there_is_no_terminal(gram: Command) -> None:

@@ -1,14 +1,20 @@
 """A default selector is chosen by a fixed rule: ahead of vote and told apart, or vote."""
 
+import json
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from gram import checkpoint
 from gram.api import Sampler
 from gram.config import SELECTORS
 from gram.evals.model_card import selection_words
-from gram.evals.selector_choice import chosen, compare_selectors
+from gram.evals.paired import paired_difference
+from gram.evals.selector_choice import ORDER, chosen, compare_selectors
 from gram.tasks.protocol import PuzzleSet
 from gram.tasks.registry import get_task
+from scripts import choose_selector
 from tests.models import tiny_model
 
 
@@ -25,6 +31,8 @@ def row(selector, accuracy, low, p=0.01):
         ([row("lprm", 0.52, 0.01, p=0.2)], "vote"),
         ([row("lprm", 0.52, 0.01), row("halt", 0.53, 0.01), row("first", 0.9, -0.2)], "halt"),
         ([row("lprm", 0.52, 0.01), row("halt", 0.52, 0.01)], "lprm"),
+        ([row("margin", 0.52, 0.01), row("halt", 0.52, 0.01), row("lprm", 0.52, 0.01)], "lprm"),
+        ([row("margin", 0.52, 0.01), row("halt", 0.52, 0.01)], "halt"),
     ],
 )
 def test_the_rule(others, expected):
@@ -38,7 +46,7 @@ def test_every_selector_is_held_against_vote_on_the_same_trajectories():
     puzzles = PuzzleSet(puzzles=all_puzzles.puzzles, groups=np.arange(len(all_puzzles)))
     result = sampler.sample(puzzles, width=6, launch=8)
     rows = compare_selectors(task, puzzles, result, SELECTORS)
-    assert [each["selector"] for each in rows] == ["vote", *(each for each in SELECTORS if each != "vote")]
+    assert [each["selector"] for each in rows] == list(ORDER)
     for each in rows:
         picked = sampler.sample(puzzles, width=6, launch=8, selector=each["selector"])
         right = task.verify(puzzles.puzzles, picked.answers).astype(float)
@@ -46,6 +54,73 @@ def test_every_selector_is_held_against_vote_on_the_same_trajectories():
         assert each["less_vote"] == pytest.approx(right.mean() - rows[0]["accuracy"])
         assert each["low"] <= each["accuracy"] <= each["high"]
     assert (rows[0]["less_vote"], rows[0]["p_holm"]) == (0, 1)
+
+
+def picking(**wanted):
+    """A made-up result of 40 puzzles and 3 candidates of which each selector picks `wanted`: trajectories `[40]`."""
+    count = 40
+
+    def peak(name):
+        return (np.arange(3) == np.broadcast_to(wanted[name], count)[:, None]).astype(np.float32)
+
+    halted = peak("first_halt")
+    return SimpleNamespace(
+        candidates=np.tile(np.arange(3, dtype=np.uint8)[:, None], (count, 1, 1)),
+        votes=1 + peak("vote").astype(np.int64),
+        **{name: peak(name) for name in ("halt", "lprm", "margin")},
+        residual=-peak("residual"),
+        steps=np.ones((count, 3), np.int64),
+        is_halted=halted > 0,
+    )
+
+
+def test_selectors_that_pick_alike_are_one_comparison():
+    """Of seven selectors two pick as vote does and three as LPRM does: two comparisons are left."""
+    most = np.where(np.arange(40) < 30, 1, 0)
+    task = SimpleNamespace(verify=lambda puzzles, answers: answers[:, 0] == 1)
+    puzzles = PuzzleSet(puzzles=np.zeros((40, 1), np.uint8))
+    result = picking(vote=0, lprm=most, halt=most, margin=most, first_halt=np.roll(most, 9), residual=0)
+    rows = {each["selector"]: each for each in compare_selectors(task, puzzles, result, SELECTORS)}
+    assert list(rows) == list(ORDER)
+    assert {name: each["alike"] for name, each in rows.items()} == {
+        "vote": ["residual", "first"],
+        "lprm": ["halt", "margin"],
+        "halt": ["lprm", "margin"],
+        "residual": ["vote", "first"],
+        "margin": ["lprm", "halt"],
+        "first": ["vote", "residual"],
+        "first-halt": [],
+    }
+    alone = paired_difference((most == 1).astype(float), np.zeros(40)).p_value
+    assert {rows[name]["p_holm"] for name in ("lprm", "halt", "margin", "first-halt")} == {2 * alone}
+    assert {rows[name]["p_holm"] for name in rows["vote"]["alike"]} == {1.0}
+    assert chosen(list(rows.values())) == "lprm"
+
+
+def test_rows_of_a_file_decide(tmp_path, monkeypatch, capsys):
+    checkpoint.save(tiny_model(), tmp_path / "tiny", card={"task": "nqueens4"})
+    task, file = get_task("nqueens4"), tmp_path / "some.txt"
+    file.write_text("\n".join(task.format(puzzle) for puzzle in task.split("train", limit=6).puzzles))
+
+    def run(*options):
+        common = ["--width", "3", "--depth", "2"]
+        monkeypatch.setattr("sys.argv", ["choose_selector.py", str(tmp_path / "tiny"), *options, *common])
+        choose_selector.main()
+        return json.loads((tmp_path / "tiny" / "card.json").read_text())["selection"]
+
+    found = run("--puzzles", str(file), "--rows", "2-5")
+    assert (found["puzzles"], found["split"]) == (4, "rows 2-5 of some.txt")
+    assert run("--puzzles", str(file))["puzzles"] == 6
+    assert run("--puzzles", str(file), "--rows", "2-5", "--limit", "3")["puzzles"] == 3
+    capsys.readouterr()
+    for options, line in (
+        (("--puzzles", str(file), "--rows", "2-7"), "rows must be A-B within 1 and 6, got '2-7'"),
+        (("--rows", "2-5"), "rows must come with --puzzles FILE, got no file"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            run(*options)
+        assert stop.value.code == 2
+        assert line in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
