@@ -49,10 +49,13 @@ def keeping(folder: Path | None) -> Iterator[None]:
     """Lets an interrupted run say that its folder (where it has one) holds what was finished."""
     try:
         yield
-    except Interrupted as stop:
+    except BaseException as error:
+        stop = stopped_by(error, received())
+        if stop is None:
+            raise
         if folder is not None:
             stop.kept = f"{folder} holds what was finished, the same command goes on from there"
-        raise
+        raise stop from None
 
 
 _received: list[int] = []
@@ -70,6 +73,11 @@ def raise_on_signals() -> None:
         signal.signal(signum, stop)
 
 
+def received() -> int | None:
+    """The first signal, where one has come."""
+    return _received[0] if _received else None
+
+
 def raise_if_stopped() -> None:
     """For long loops: raises again what a bare `except` of an imported library may have swallowed."""
     if _received:
@@ -83,6 +91,20 @@ def is_bad_input(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.filename is not None or error.errno in UNWRITABLE
     return isinstance(error, ValueError)
+
+
+def stopped_by(error: BaseException | None, signum: int | None) -> Interrupted | None:
+    """The interruption that an error is, or that it follows from where the signal `signum` came before it; or None.
+
+    Ctrl-C, and SIGTERM from a job's scheduler, reach all processes of a command. A compiler that PyTorch waits for
+    ends by it too, and PyTorch's report of that failure holds all that was to be compiled.
+    """
+    if isinstance(error, Interrupted):
+        return error
+    is_shown = os.environ.get(TRACEBACK_VARIABLE, "") not in ("", "0")
+    if signum is None or is_shown or not isinstance(error, Exception) or is_bad_input(error):
+        return None
+    return Interrupted(signum)
 
 
 def one_line(error: Exception) -> str:

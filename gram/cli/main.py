@@ -23,7 +23,9 @@ from gram.cli.errors import (
     is_bad_input,
     one_line,
     raise_on_signals,
+    received,
     report,
+    stopped_by,
 )
 from gram.cli.groups import PLAIN, Group
 from gram.cli.streams import show_what_fits
@@ -116,15 +118,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = int(group.main(arguments, prog_name="gram", standalone_mode=False) or 0)
         flush_output()
         return code
-    except Interrupted as stop:
-        report(str(stop))
-        return stop.exit_code
+    except Interrupted as error:
+        report(str(error))
+        return error.exit_code
     except typer.TyperException as error:
         report(one_line(error))
         return BAD_INPUT
     except Exception as error:
         if isinstance(error, OSError) and error.filename is None:
             error = _of_stdout(error)
+        if (stop := stopped_by(error, received())) is not None:
+            report(str(stop))
+            return stop.exit_code
         if not is_bad_input(error):
             raise
         report(one_line(error))

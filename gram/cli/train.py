@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gram.cli.errors import Interrupted
+from gram.cli.errors import Interrupted, keeping, stopped_by
 from gram.cli.options import Json, Quiet, TaskModule
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def train(
         return
     where = local_device(choose_device(device))
     stop = _StopSignal()
-    with joined(where) as ranks, stop:
+    with keeping(out), joined(where) as ranks, stop:
         is_silent = is_quiet or not ranks.is_first
         if not is_silent:
             print(cost_of(loaded).sentence(), file=sys.stderr)
@@ -81,8 +81,8 @@ def train(
                 puzzles=puzzles,
                 ranks=ranks,
             )
-    if stop.signum is not None:
-        raise Interrupted(stop.signum)
+        if stop.signum is not None:
+            raise Interrupted(stop.signum)
     if ranks.is_first:
         minutes_run = f"{summary['optimiser_steps']} optimiser steps in {summary['minutes']:.1f} minutes"
         diagnosis = f"\n{summary['leak_diagnosis']}" if summary["leak_diagnosis"] else ""
@@ -125,9 +125,11 @@ class _StopSignal:
         self.signum = signum
         print("stopping after this step; the run is saved and the same command continues it", file=sys.stderr)
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
+        if (stop := stopped_by(error, self.signum)) is not None:
+            raise stop from None
 
 
 def _line(progress: TrainProgress) -> str:

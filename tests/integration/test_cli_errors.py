@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from gram import checkpoint
 from gram.cli import errors, terminal
 from gram.cli.main import main
 from gram.config import ModelConfig
+from gram.kernels import dispatch
 from gram.model import Model
+from gram.train import Trainer
 
 TASK = "nqueens4"
 SHAPE: dict[str, Any] = {
@@ -25,6 +28,24 @@ SHAPE: dict[str, Any] = {
     "mixer_hidden": 16,
     "guidance_hidden": 16,
 }
+
+
+COMPILER_WORDS = "C++ compile error"
+TINY = """
+task = "nqueens4"
+[model]
+dim = 16
+hidden = 16
+mixer_hidden = 8
+guidance_hidden = 8
+depth = 2
+[training]
+steps = 2
+batch = 8
+rollout_slots = 2
+evaluate_puzzles = 2
+evaluate_width = 2
+"""
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +190,60 @@ def test_a_stop_that_a_library_swallowed_is_raised_again(monkeypatch: pytest.Mon
     with pytest.raises(errors.Interrupted) as stop, terminal.progress(2, "puzzles", is_quiet=True) as advance:
         advance(1)
     assert stop.value.exit_code == 143
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_compiler_that_a_signal_ends_is_no_defect_of_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], signum: signal.Signals
+) -> None:
+    """One line without what PyTorch says of its compiler, and the same command begins or goes on."""
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    recipe, out = tmp_path / "tiny.toml", tmp_path / "out"
+    recipe.write_text(TINY)
+    line = ["train", str(recipe), "--out", str(out), "--quiet"]
+
+    def interrupted(self: Trainer) -> None:
+        signal.raise_signal(signum)
+        raise RuntimeError(COMPILER_WORDS)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "advance", interrupted)
+        assert main(line) == 128 + signum
+    err = capsys.readouterr().err
+    assert COMPILER_WORDS not in err
+    assert err.splitlines()[-1].startswith(
+        f"gram: stopped by {'Ctrl-C' if signum == signal.SIGINT else 'SIGTERM'}: {out}"
+    )
+    assert main(line) == 0
+
+
+@pytest.mark.parametrize("command", ["solve", "sample"])
+def test_a_compiler_that_a_signal_ends_is_no_defect_of_sampling(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    monkeypatch.setattr(errors, "_received", [])
+
+    def interrupted(*arguments: object, **settings: object) -> None:
+        errors._received.append(signal.SIGTERM)
+        raise RuntimeError(COMPILER_WORDS)
+
+    line = [command, TASK, "--checkpoint", str(folder / "good"), "--width", "2"]
+    line += ["--out", str(tmp_path / "out"), "--quiet"] if command == "sample" else []
+    with monkeypatch.context() as patched:
+        patched.setattr(dispatch, "supervision_step", interrupted)
+        assert main(line) == 143
+    err = capsys.readouterr().err
+    assert COMPILER_WORDS not in err
+    assert err.splitlines()[-1].startswith("gram: stopped by SIGTERM: ")
+    assert (str(tmp_path / "out") in err) == (command == "sample")
+    monkeypatch.setattr(errors, "_received", [])
+    assert main(line) == 0
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a defect"), ValueError("width must be 1, got 2")])
+def test_an_error_is_an_interruption_only_after_a_signal(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert errors.stopped_by(error, None) is None
+    is_defect = isinstance(error, RuntimeError)
+    assert isinstance(errors.stopped_by(error, signal.SIGINT), errors.Interrupted) == is_defect
+    monkeypatch.setenv("GRAM_TRACEBACK", "1")
+    assert errors.stopped_by(error, signal.SIGINT) is None
