@@ -4,7 +4,8 @@
 
 Per checkpoint, at full supervision steps (no halting): how well LPRM and halt logit rank a puzzle's trajectories after
 each step (the gate: under 0.7 resampling cannot help); what each selector picks; and resampling against none at equal
-supervision steps, with the number of distinct solutions that are left.
+supervision steps, with the number of distinct solutions that are left. A resampler that copied no trajectory is no
+result: its row says `never fired`.
 """
 
 from __future__ import annotations
@@ -97,10 +98,12 @@ def study(name: str, depth: int, settings: dict[str, Any], limit: int, threshold
         figures = evaluate(task, puzzles, result, checkpoint=name, versions={})
         mine = task.verify(puzzles.puzzles, result.answers).astype(float)
         gap = paired_difference(mine, verdicts["vote"], puzzles.groups)
+        difference = f"{100 * gap.estimate:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
+        if resampler != "none" and (result.lineage == np.arange(WIDTH)).all():
+            difference = "never fired"
         lineages = np.mean([len(set(line)) for line in result.lineage.tolist()])
         lines.append(
-            f"| {resampler} | {figures.supervision_steps:,} | {100 * figures.accuracy:.1f} % | "
-            f"{100 * gap.estimate:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f}) | "
+            f"| {resampler} | {figures.supervision_steps:,} | {100 * figures.accuracy:.1f} % | {difference} | "
             f"{100 * figures.single_accuracy:.1f} % | {figures.unique_solutions:.2f} | {lineages:.1f} |"
         )
     return "\n".join(lines) + "\n"
