@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from gram.evals.statistics import ALPHA, Floats, Groups, defined, few_groups, grouped
+from gram.evals.statistics import ALPHA, Floats, Groups, defined, few_degrees, grouped
 
 _ZERO = 1e-7
 """Differences of a group's mean up to this are none: single precision gives no better."""
@@ -250,4 +250,4 @@ def _scored(differences: Floats, labels: NDArray[np.int64], weight: Floats) -> _
     effect = np.maximum(between, independent) / np.where(is_known, independent, 1.0)
     unit = np.where(is_known, effect * square / np.where(is_known, size, 1.0), sizes.max())
     freedom = np.full(estimate.shape, max(count - 1.0, 1.0))
-    return _Score(estimate, error, freedom, total / unit * few_groups(count))
+    return _Score(estimate, error, freedom, total / unit * few_degrees(max(count - 1, 1)))

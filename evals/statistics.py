@@ -7,9 +7,19 @@ Which interval a mean of values in [0, 1] gets was chosen by simulation (`script
 - values 0 or 1, every puzzle its own group: Wilson's score interval, and Clopper and Pearson's exact one where fewer
   than `FEW` puzzles are right or wrong (Wilson's holds the truth in as few as 84 of 100 there; this, in 93 or more);
 - else the same at an effective number of puzzles, `mean (1 - mean) / variance of the mean over groups`, reduced by
-  `(z / t_{G-1})^2` for few groups (Korn and Graubard 1998). It is never more than there are puzzles, unless at
+  `(z / t)^2` for few groups (Korn and Graubard 1998). It is never more than there are puzzles, unless at
   least `DEVIATING` groups (fewer of few) are away from whichever end (0 or 1) is nearer: only then do shares between
   0 and 1 tell more than as many verdicts. Where all groups agree it is the number of groups.
+
+Two things of the second kind are known badly from few groups:
+
+- the variance, where few groups deviate from the nearer end. A study that happens to meet few errors meets them one by
+  one more often than the truth has it, so its accuracy is too high and its variance too small at once. The variance is
+  therefore that of one more group that deviates as the others do, `1 + 1 / deviating - 1 / G` times as large;
+- its degrees of freedom. They are `G - 1` for sums of groups that are normal, and more where these are flatter
+  (2 over the relative variance of a sample variance), as verdicts of a base are near one half.
+
+FEW counts before the reduction: that is for the variance, which the choice of the method has nothing to do with.
 
 A bootstrap over groups holds the truth less often than this near 0 and 1, and no more often between.
 """
@@ -179,9 +189,10 @@ def grouped(table: NDArray[np.floating], labels: NDArray[np.int64], weight: Floa
     return Groups(sums, np.bincount(labels, weights=weight).astype(np.float64))
 
 
-def few_groups(count: int) -> float:
-    """What an effective number of puzzles is multiplied by where its design effect is of `count` groups."""
-    return float(special.ndtri(1 - ALPHA / 2) / special.stdtrit(max(count - 1, 1), 1 - ALPHA / 2)) ** 2
+def few_degrees(degrees: ArrayLike) -> Floats:
+    """What an effective number of puzzles is multiplied by where its design effect has so many degrees of freedom."""
+    factor: Floats = (special.ndtri(1 - ALPHA / 2) / special.stdtrit(degrees, 1 - ALPHA / 2)) ** 2
+    return factor
 
 
 def _intervals(clusters: Groups, puzzles: int, is_verdict: NDArray[np.bool_]) -> Floats:
@@ -191,19 +202,23 @@ def _intervals(clusters: Groups, puzzles: int, is_verdict: NDArray[np.bool_]) ->
     mean = np.clip(clusters.sums.sum(axis=0) / total, 0, 1)
     spread = 1e-7 * sizes[:, None]
     deviating = np.minimum((clusters.sums > spread).sum(0), (clusters.sums < sizes[:, None] - spread).sum(0))
-    influence = clusters.sums - mean * sizes[:, None]
-    variance = (influence**2).sum(axis=0) / total**2 * count / max(count - 1, 1)
+    squares = (clusters.sums - mean * sizes[:, None]) ** 2
+    between = squares.sum(axis=0)
+    variance = between / total**2 * count / max(count - 1, 1) * (1 + 1 / np.maximum(deviating, 1) - 1 / count)
     alike = total**2 / float((sizes**2).sum())
     is_alike = variance < 1e-14
     effective = np.where(is_alike, alike, mean * (1 - mean) / np.where(is_alike, 1.0, variance))
     enough = min(DEVIATING, max(DEVIATING / 2, count / 2))
     effective = np.where(is_verdict | (deviating < enough), np.minimum(effective, puzzles), effective)
+    is_plain = is_verdict & (count == puzzles)
+    effective = np.where(is_plain, puzzles, effective)
+    is_exact = np.minimum(mean * effective, effective - mean * effective) < FEW
     if count > 1:
-        effective = effective * few_groups(count)
-    if count == puzzles:
-        effective = np.where(is_verdict, puzzles, effective)
+        fourth = (squares**2).sum(axis=0) / np.where(is_alike, 1.0, between) ** 2
+        flatter = 2 / np.where(is_alike, 1.0, fourth - 3 / count + 2 / (count - 1))
+        degrees = np.where(is_alike, count - 1, np.maximum(flatter, count - 1))
+        effective = np.where(is_plain, puzzles, effective * few_degrees(degrees))
     successes = mean * effective
-    is_exact = np.minimum(successes, effective - successes) < FEW
     exact, wilson = (method(successes, effective, 1 - ALPHA) for method in (_exact, _wilson))
     return np.where(is_exact[:, None], exact, wilson)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from gram.evals.interval_simulation import ENOUGH, mean_cell
 from gram.evals.statistics import (
     clustered_interval,
     holm,
@@ -67,6 +68,35 @@ def test_groups_widen_the_interval_only_where_their_puzzles_agree():
     assert alike.high - alike.low > 2 * (separate.high - separate.low)
     apart = (rng.random(500) < 0.7).astype(float)
     assert clustered_interval(apart, groups) == pytest.approx(proportion_interval(apart.sum(), 500), abs=0.015)
+
+
+@pytest.mark.parametrize("errors", [4, 10, 20])
+def test_few_groups_with_errors_widen_the_interval(errors):
+    """Each error in a group of its own: as if puzzles were independent, which so few groups cannot show."""
+    values = np.ones((100, 4))
+    values[:errors, 0] = 0
+    found = clustered_interval(values.ravel(), np.repeat(np.arange(100), 4))
+    separate = proportion_interval(400 - errors, 400)
+    ratio = (found.high - found.low) / (separate.high - separate.low)
+    assert 1 + 0.25 / errors < ratio < 1.2 + 1 / errors
+
+
+def test_groups_whose_sums_are_flat_need_no_student_quantile():
+    """Six bases all right and six all wrong are twelve verdicts."""
+    values, groups = np.repeat([1.0, 0.0], 24), np.repeat(np.arange(12), 4)
+    found, twelve = clustered_interval(values, groups), proportion_interval(6, 12)
+    assert found.high - found.low == pytest.approx(twelve.high - twelve.low, abs=0.05)
+
+
+@pytest.mark.parametrize(("bases", "accuracy"), [(100, 0.97), (300, 0.99)])
+@pytest.mark.parametrize("is_share", [False, True])
+def test_interval_of_few_errors_in_unequal_groups_holds_the_truth(bases, accuracy, is_share):
+    """Ten errors or so: 92.5 % of studies (93.6 of shares) where their design effect is taken as it is met."""
+    studies = 1_500
+    cell = mean_cell(bases, "1 to 7", accuracy, is_share=is_share, studies=studies)
+    assert cell.fewer >= ENOUGH
+    three_errors = 3 * math.sqrt(0.05 * 0.95 / studies)
+    assert 0.95 - three_errors < cell.held < 0.95 + three_errors
 
 
 def test_interval_ignores_order_and_missing_values_and_repeats_itself():
