@@ -16,7 +16,7 @@ from gram.cli.main import main
 from gram.config import ModelConfig
 from gram.kernels import dispatch
 from gram.model import Model
-from gram.train import Trainer
+from gram.training.trainer import Trainer
 
 TASK = "nqueens4"
 SHAPE: dict[str, Any] = {
