@@ -155,13 +155,13 @@ def matched_together(questions: Sequence[Question]) -> list[list[dict[str, Any]]
     chosen: dict[tuple[int, int, str], Scored] = {}
     for number, question in enumerate(questions):
         judge, price, budgets, selector, _ = question
-        found = {
+        choices = {
             family: judge.choices(family, price, budgets, selector=selector, scale=question.scale)
             for family in FAMILIES
         }
         for place in range(len(budgets)):
             for family in FAMILIES:
-                choice = found[family][place]
+                choice = choices[family][place]
                 if choice is not None:
                     chosen[number, place, family] = judge, choice
     scores = dict(zip(chosen, score(list(chosen.values())), strict=True))
