@@ -22,7 +22,7 @@ import numpy as np
 from gram.api import Sampler
 from gram.config import SamplerConfig
 from gram.distributed.pool import START_TIMEOUT_S, ClusterError, Pool, _Event, _Member
-from gram.distributed.worker import wanted_facts
+from gram.distributed.worker import expected_metadata
 from gram.sampler.plan import Plan, Shard, shards_of
 from gram.sampler.record import Sealed
 from gram.sampler.result import ShardResult
@@ -63,7 +63,7 @@ def in_process(sampler: Sampler, *, shards: int = SHARDS) -> DriverCost:
 def over_ray(sampler: Sampler, *, shards: int = SHARDS, workers: int = WORKERS) -> DriverCost:
     """The same on the Ray cluster that this process is connected to. Raises `ClusterError` where it has no room."""
     job = job_of(sampler)
-    worker_class = answering(wanted_facts(job), made_up(sampler).to_bytes())
+    worker_class = answering(expected_metadata(job), made_up(sampler).to_bytes())
     return _cost(TimedPool(workers=workers, worker_class=worker_class), job, shards)
 
 
@@ -95,7 +95,7 @@ class Clock(NamedTuple):
         return cls(time.perf_counter(), time.thread_time(), time.process_time())
 
 
-def answering(facts: tuple[str, ...], answer: bytes, seconds: tuple[float, float] = (0.0, 0.0)) -> type:
+def answering(metadata: tuple[str, ...], answer: bytes, seconds: tuple[float, float] = (0.0, 0.0)) -> type:
     """A worker that gives `answer` for every shard after a time within `seconds`, by the shard's number alone.
 
     A class made in a function goes to the nodes by value: they import nothing of ours, so no torch.
@@ -109,7 +109,7 @@ def answering(facts: tuple[str, ...], answer: bytes, seconds: tuple[float, float
         def ready(self) -> tuple[Any, ...]:
             import ray
 
-            return (*facts, ray.get_runtime_context().get_node_id(), os.getpid())
+            return (*metadata, ray.get_runtime_context().get_node_id(), os.getpid())
 
         def run(self, shard: tuple[int, ...]) -> tuple[bytes, str, float]:
             if high:

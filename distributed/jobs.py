@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from gram.distributed import cluster, sources
+from gram.distributed import access, cluster, sources
 from gram.distributed.local_cluster import DASHBOARD_PORT, current, require_dashboard
 
 API_ADDRESS = "RAY_API_SERVER_ADDRESS"
@@ -77,9 +77,9 @@ class Jobs:
         parts = urlsplit(self.url)
         host, port = parts.hostname or "", parts.port or DASHBOARD_PORT
         cluster.take_local_token(self.url)
-        cluster.check_token(self.url, host)
-        cluster.check_reachable(self.url, host, port)
-        os.environ.update(cluster.QUIET)
+        access.check_token(self.url, host)
+        access.check_reachable(self.url, host, port)
+        os.environ.update(access.QUIET)
         for name in (API_ADDRESS, cluster.ADDRESS):  # they would go before the address
             os.environ.pop(name, None)
         from ray.job_submission import JobSubmissionClient

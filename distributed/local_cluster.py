@@ -22,7 +22,7 @@ from typing import Any
 
 from gram.atomic_files import replacing
 from gram.distributed import processes, ray_start, socket_folder
-from gram.distributed.cluster import LOOPBACK, MODE, QUIET, RAYLET, STARTS, TOKEN_PATH, given_token, split_address
+from gram.distributed.access import LOOPBACK, MODE, QUIET, RAYLET, STARTS, TOKEN_PATH, given_token, split_address
 from gram.distributed.processes import Process
 
 MARK = "GRAM_CLUSTER"
@@ -34,7 +34,7 @@ DASHBOARD_NEEDS = ("aiohttp", "aiohttp_cors", "grpc", "opencensus", "opentelemet
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class ClusterRequest:
     """What to start."""
 
     nodes: int = 2
@@ -123,11 +123,13 @@ def current() -> LocalCluster | None:
     return found if found is not None and found.is_alive else None
 
 
-def up(plan: Plan, *, join: str | None = None, tell: Callable[[str], None] = lambda line: None) -> LocalCluster:
+def up(
+    plan: ClusterRequest, *, join: str | None = None, report: Callable[[str], None] = lambda line: None
+) -> LocalCluster:
     """Starts a cluster, or nodes that join the one at `join` with the token in `TOKEN` or the file of `TOKEN_PATH`.
 
-    `tell` is given a line where a start is tried again. Raises `ValueError` where one runs already, a port is taken, or
-    Ray does not start.
+    `report` receives a line where a start is tried again. Raises `ValueError` where a cluster runs already, a port is
+    taken, or Ray does not start.
     """
     if not (processes.PROC / "self" / "environ").is_file():
         raise ValueError(f"a local cluster must have {processes.PROC} (Linux), got none")
@@ -148,7 +150,7 @@ def up(plan: Plan, *, join: str | None = None, tell: Callable[[str], None] = lam
                 _clean(cluster)
                 if attempt == STARTS or not isinstance(error, ray_start.StartError):
                     raise
-                tell(f"trying again: {error}")
+                report(f"trying again: {error}")
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -168,12 +170,12 @@ def require_dashboard() -> None:
     """Sees that Ray's dashboard can run. Raises `ValueError`."""
     if missing := [name for name in DASHBOARD_NEEDS if find_spec(name) is None]:
         raise ValueError(
-            "jobs and the dashboard must have ray[default] (pip install 'gram-sampler[cluster]'), "
+            "jobs and the dashboard must have ray[default] (pip install 'gram-sampler[dashboard]'), "
             f"got no {', '.join(missing)}"
         )
 
 
-def _prepared(plan: Plan, join: str | None) -> LocalCluster:
+def _prepared(plan: ClusterRequest, join: str | None) -> LocalCluster:
     """The cluster as it will be: ports chosen, token written."""
     dashboard = None
     if join is not None:
@@ -197,7 +199,7 @@ def _prepared(plan: Plan, join: str | None) -> LocalCluster:
     )
 
 
-def _started(cluster: LocalCluster, plan: Plan) -> LocalCluster:
+def _started(cluster: LocalCluster, plan: ClusterRequest) -> LocalCluster:
     """Starts it, and notes the processes that there are then. Raises `StartError`."""
     environment = cluster.environment() | {MARK: cluster.mark}
     if not cluster.is_joined:

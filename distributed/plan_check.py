@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from gram.api import Sampler
-from gram.distributed import cluster
-from gram.distributed.cluster import STARTS
+from gram.distributed import access, cluster
+from gram.distributed.access import STARTS
 from gram.distributed.driver_benchmark import Clock, TimedPool, answering, job_of, made_up, plan_of
 from gram.distributed.pool import ClusterError, _Event, room
 from gram.distributed.prediction import Prediction, predict
-from gram.distributed.worker import wanted_facts
+from gram.distributed.worker import expected_metadata
 from gram.sampler.run import run_elsewhere
 from gram.sampler.store import Store
 
@@ -32,7 +32,7 @@ LOOKS = 300
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Check:
+class PredictionCheck:
     """A predicted run and what it was."""
 
     nodes: int
@@ -60,7 +60,7 @@ def check(
     shard_s: float,
     driver_s: float,
     weights_bytes: int,
-) -> Iterator[Check]:
+) -> Iterator[PredictionCheck]:
     """Predicts and runs a plan on each number of nodes, ascending. Raises `ClusterError`, `ValueError`."""
     if list(nodes) != sorted(set(nodes)) or not nodes or nodes[0] < 1:
         raise ValueError(f"nodes must be ascending and at least 1, got {', '.join(map(str, nodes)) or 'none'}")
@@ -82,7 +82,7 @@ def check(
                 driver_s=driver_s,
             )
             sleeps = (1 - SPREAD) * shard_s, (1 + SPREAD) * shard_s
-            pool = _Counting(workers=workers, worker_class=answering(wanted_facts(job), answer, sleeps))
+            pool = _Counting(workers=workers, worker_class=answering(expected_metadata(job), answer, sleeps))
             with (
                 tempfile.TemporaryDirectory(prefix="gram-") as folder,
                 Store.open(Path(folder), plan.key, len(plan.shards), {}) as store,
@@ -90,7 +90,7 @@ def check(
                 run_elsewhere(store, pool, job, plan)
                 elapsed_s = Clock.now().wall_s - pool.clock.wall_s - pool.stopping_s
                 result_bytes = sum(array.nbytes for array in store.read(0).values())
-            yield Check(
+            yield PredictionCheck(
                 nodes=count,
                 predicted=predicted,
                 elapsed_s=elapsed_s,
@@ -114,7 +114,7 @@ def _growing_cluster(workers_per_node: int) -> Iterator[Any]:
     cluster.prepare_new()
     from ray.cluster_utils import Cluster
 
-    here = {"node_ip_address": cluster.LOOPBACK, "object_store_memory": cluster.OBJECT_STORE_BYTES}
+    here = {"node_ip_address": access.LOOPBACK, "object_store_memory": access.OBJECT_STORE_BYTES}
     with ExitStack() as stack:
         made = _started(Cluster, num_cpus=0, include_dashboard=False, **here)
         stack.callback(made.shutdown)

@@ -24,8 +24,7 @@ from gram.distributed import sources
 from gram.distributed.deaths import is_nodes_fault, reason_of
 from gram.distributed.metrics import RunMetrics
 from gram.distributed.pull_queue import ATTEMPTS, Attempt, PullQueue
-from gram.distributed.standing import Standing
-from gram.distributed.worker import Facts, Outcome, pack, wanted_facts
+from gram.distributed.worker import ShardOutcome, WorkerMetadata, expected_metadata, pack
 from gram.sampler.plan import Shard
 from gram.sampler.record import Sealed
 from gram.sampler.run import Job
@@ -48,6 +47,26 @@ class ClusterError(ValueError):
 
 class PoisonError(ClusterError):
     """Shards that failed on every try."""
+
+
+class ClusterStatus(NamedTuple):
+    """How a run on a cluster stands, or how the last one ended: what a person who watches it is shown."""
+
+    shards: int
+    """That this run has to run; those that its folder held before are not among them."""
+    finished: int
+    poison: int
+    """Shards that have failed too often; the run will end with an error that names them."""
+    workers: int
+    """Ready now."""
+    starting: int
+    """Workers on their way."""
+    nodes: int
+    """That ready workers are on."""
+    retries: int
+    """Shards queued again after a failure or a loss."""
+    copies: int
+    """Shards handed to a second worker because the first was slow."""
 
 
 class _Event(NamedTuple):
@@ -78,11 +97,11 @@ class Pool:
         gpus_per_worker: float = 0.0,
         attempts: int = ATTEMPTS,
         task_module: Path | None = None,
-        tell: Callable[[str], None] | None = None,
+        report: Callable[[str], None] | None = None,
         worker_class: type | None = None,
         patience_s: float = PATIENCE_S,
     ) -> None:
-        """`workers` None takes what the cluster has room for, nodes that join later included. `tell` is given one line
+        """`workers` None takes what the cluster has room for, nodes that join later included. `report` receives a line
         when something goes wrong that the run survives. A run that has lost all its workers waits `patience_s` for
         another. `worker_class` None is `Worker` of the driver's own package. Raises `ValueError` for values out of
         range."""
@@ -91,17 +110,17 @@ class Pool:
         if gpus_per_worker < 0 or (gpus_per_worker > 1 and gpus_per_worker != int(gpus_per_worker)):
             raise ValueError(f"gpus per worker must be within 0 and 1 or a whole number, got {gpus_per_worker:g}")
         self.wanted, self.gpus, self.attempts = workers, gpus_per_worker, attempts
-        self.task_module, self.tell, self.patience_s = task_module, tell or (lambda line: None), patience_s
+        self.task_module, self.report, self.patience_s = task_module, report or (lambda line: None), patience_s
         self._class: Any = ray.remote(
             num_cpus=CPUS_PER_WORKER, num_gpus=gpus_per_worker, max_restarts=0, max_task_retries=0
         )(worker_class or sources.at_driver(sources.import_path(), os.getcwd()))
         self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
         self._members: dict[str, _Member] = {}
-        self._ever: dict[str, Facts] = {}
+        self._ever: dict[str, WorkerMetadata] = {}
         """Every worker that was ever ready."""
         self._parcel: Any = None
         self._task = ""
-        self._facts: tuple[str, ...] = ()
+        self._metadata: tuple[str, ...] = ()
         self._queue, self._metrics = PullQueue([]), RunMetrics()
         self._shards: dict[int, Shard] = {}
         self._started = self._failed_starts = self._unfinished = self._target = self._retries = 0
@@ -116,18 +135,18 @@ class Pool:
 
     def account(self) -> dict[str, int]:
         """Workers that were ready, nodes they were on, shards queued again."""
-        nodes = {facts.node for facts in self._ever.values()}
+        nodes = {metadata.node for metadata in self._ever.values()}
         return {"workers": len(self._ever), "nodes": len(nodes), "retries": self._retries + self._queue.retries}
 
-    def members(self) -> dict[str, Facts]:
+    def members(self) -> dict[str, WorkerMetadata]:
         """Workers that are ready now, by name."""
         return {name: self._ever[name] for name in list(self._queue.names()) if name in self._members}
 
-    def standing(self) -> Standing:
+    def status(self) -> ClusterStatus:
         """How the run stands. Any thread may ask."""
         queue = self._queue
         ready = [self._ever[name].node for name in queue.names()]
-        return Standing(
+        return ClusterStatus(
             shards=len(self._shards) or self._unfinished,
             finished=queue.finished,
             poison=queue.poisoned,
@@ -143,7 +162,7 @@ class Pool:
         if not self.gpus and job.device.type != "cpu":
             raise ClusterError(f"gpus per worker must be more than 0 for device {job.device.type}, got 0")
         self._parcel = ray.put(pack(job, task_module=self.task_module))
-        self._facts, self._unfinished = wanted_facts(job), shards
+        self._metadata, self._unfinished = expected_metadata(job), shards
         # Another run may have gone before: what still comes of it is none of this one's.
         self._retries += self._queue.retries
         self._queue, self._events, self._shards = PullQueue([]), queue.SimpleQueue(), {}
@@ -195,7 +214,7 @@ class Pool:
             self._alone_since = None
         elif self._alone_since is None:
             self._alone_since = now
-            self.tell(f"no worker is left: waiting up to {self.patience_s:.0f} s for one")
+            self.report(f"no worker is left: waiting up to {self.patience_s:.0f} s for one")
         elif now - self._alone_since > self.patience_s:
             raise ClusterError(
                 f"a worker must come within {self.patience_s:.0f} s of the loss of the last one, got none"
@@ -255,28 +274,28 @@ class Pool:
         elif error is not None:
             self._lose(worker, error)
         elif index is None:
-            self._welcome(worker, Facts(*answer.result()))
+            self._welcome(worker, WorkerMetadata(*answer.result()))
         else:
-            outcome = Outcome(*answer.result())
+            outcome = ShardOutcome(*answer.result())
             if not outcome.error:
                 self._metrics.took(outcome.elapsed_s)
                 self._queue.finish(worker, index)
                 return self._shards[index], Sealed.from_bytes(outcome.sealed)
-            self.tell(f"{worker}: shard {index} failed: {outcome.error}")
+            self.report(f"{worker}: shard {index} failed: {outcome.error}")
             self._queue.fail(worker, index, outcome.error)
         return None
 
-    def _welcome(self, worker: str, facts: Facts) -> None:
+    def _welcome(self, worker: str, metadata: WorkerMetadata) -> None:
         """Lets a worker in whose results will belong to the plan."""
         if worker not in self._members:
             return
-        wanted = len(self._facts)
-        for name, mine, theirs in zip(Facts._fields[:wanted], self._facts, facts[:wanted], strict=True):
+        wanted = len(self._metadata)
+        for name, mine, theirs in zip(WorkerMetadata._fields[:wanted], self._metadata, metadata[:wanted], strict=True):
             if mine != theirs:
                 self._lose(worker, ClusterError(f"{name} must be {mine} on every node, got {theirs}"))
                 return
         self._members[worker].is_ready = True
-        self._ever[worker] = facts
+        self._ever[worker] = metadata
         self._failed_starts = 0
         self._queue.join(worker)
 
@@ -287,7 +306,7 @@ class Pool:
             return
         reason = reason_of(error)
         ray.kill(member.actor)
-        self.tell(f"{worker}: {reason}")
+        self.report(f"{worker}: {reason}")
         if member.is_ready:
             self._queue.leave(worker, reason, is_blamed=not is_nodes_fault(error))
             return

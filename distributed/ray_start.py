@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gram.distributed import processes, ray_node
-from gram.distributed.cluster import LOOPBACK, OBJECT_STORE_BYTES, STARTS, TOKEN, split_address
+from gram.distributed.access import LOOPBACK, OBJECT_STORE_BYTES, STARTS, TOKEN, split_address
 
 TIMEOUT_S = 120.0
 FOREIGN = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", TOKEN)

@@ -42,7 +42,7 @@ Parcel = tuple[bytes, str]
 """What a worker is started with: tensors (weights and puzzles) and a JSON object of the rest."""
 
 
-class Facts(NamedTuple):
+class WorkerMetadata(NamedTuple):
     """What a worker says of itself when it is ready. The plan counts on all but the last two."""
 
     version: str
@@ -56,7 +56,7 @@ class Facts(NamedTuple):
     process: int
 
 
-class Outcome(NamedTuple):
+class ShardOutcome(NamedTuple):
     """What came of a shard: its result, or why there is none."""
 
     sealed: bytes
@@ -82,8 +82,8 @@ def pack(job: Job, *, task_module: Path | None) -> Parcel:
     return save_tensors(tensors), json.dumps(request)
 
 
-def wanted_facts(job: Job) -> tuple[str, ...]:
-    """What a worker must say of itself for its results to belong to the plan: the first of `Facts`."""
+def expected_metadata(job: Job) -> tuple[str, ...]:
+    """What a worker must say of itself for its results to belong to the plan: the first of `WorkerMetadata`."""
     return __version__, sources.digest(), job.device.type, job.kernel, job.model.digest()
 
 
@@ -107,13 +107,15 @@ class Runner:
         self.config = resolve(config_from_json(SamplerConfig, request["config"], where="config"), self.model)
         self.is_unconditional, self.is_traced = bool(request["is_unconditional"]), bool(request["is_traced"])
 
-    def facts(self, node: str) -> Facts:
+    def metadata(self, node: str) -> WorkerMetadata:
         """What the driver checks before it sends work."""
         device = self.model.device
         weights = self.model.digest()
-        return Facts(__version__, sources.digest(), device.type, self.config.kernel, weights, node, os.getpid())
+        return WorkerMetadata(
+            __version__, sources.digest(), device.type, self.config.kernel, weights, node, os.getpid()
+        )
 
-    def run(self, shard: Shard, *, is_cancelled: Callable[[], bool] = lambda: False) -> Outcome:
+    def run(self, shard: Shard, *, is_cancelled: Callable[[], bool] = lambda: False) -> ShardOutcome:
         """One shard's result, or the text of what it raised. `is_cancelled` is asked before the first supervision step
         and after each; the shard ends there with the text `CANCELLED` where it says so."""
         started = time.perf_counter()
@@ -135,11 +137,11 @@ class Runner:
                 on_advanced=check,
             )
         except _Cancelled:
-            return Outcome(b"", CANCELLED, time.perf_counter() - started)
+            return ShardOutcome(b"", CANCELLED, time.perf_counter() - started)
         except Exception as error:
             text = " ".join(f"{type(error).__name__}: {error}".split())
-            return Outcome(b"", text[:500], time.perf_counter() - started)
-        return Outcome(Sealed.of(result.arrays()).to_bytes(), "", time.perf_counter() - started)
+            return ShardOutcome(b"", text[:500], time.perf_counter() - started)
+        return ShardOutcome(Sealed.of(result.arrays()).to_bytes(), "", time.perf_counter() - started)
 
 
 class Worker:
@@ -149,13 +151,13 @@ class Worker:
         self.runner = Runner(parcel)
 
     def ready(self) -> tuple[Any, ...]:
-        """`Facts`, once the model is loaded."""
+        """`WorkerMetadata`, once the model is loaded."""
         import ray
 
-        return tuple(self.runner.facts(ray.get_runtime_context().get_node_id()))
+        return tuple(self.runner.metadata(ray.get_runtime_context().get_node_id()))
 
     def run(self, shard: tuple[int, ...]) -> tuple[bytes, str, float]:
-        """`Outcome` of a shard given as its fields. After `ray.cancel` it comes back within a supervision step, and
+        """`ShardOutcome` of a shard given as its fields. After `ray.cancel` it returns within a supervision step, and
         Ray tells the driver that it was cancelled."""
         import ray
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv in the repository root and installs gram into it with the versions of constraints.txt.
 #
-#   bash scripts/setup.sh        what gram needs to run
+#   bash scripts/setup.sh        gram with all that its commands can use
 #   bash scripts/setup.sh dev    and what its tests and checks need
 #
 # Does nothing when that is already done. PYTHON names another interpreter; pip's own settings (index, cache) apply.
@@ -74,7 +74,7 @@ began=$SECONDS
 echo "setup: installing gram${extra:+ and its development tools} into .venv (some minutes the first time)"
 log=$venv/setup.log
 "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off --no-compile \
-    --constraint "$root/constraints.txt" --editable "$root${extra:+[$extra]}" 2>"$log" |
+    --constraint "$root/constraints.txt" --editable "$root[${extra:-all}]" 2>"$log" |
     awk '/^ *(Downloading|Using cached) .*MB\)/ {
              n = split($2 == "cached" ? $3 : $2, part, "/"); split(part[n], wheel, "-")
              print "  " wheel[1], wheel[2], $(NF - 1), $NF

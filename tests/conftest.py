@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from gram.distributed.cluster import QUIET
+from gram.distributed.access import QUIET
 
 # Ray reads some of these when it is imported, which a module of tests may do long before a cluster starts.
 os.environ.update(QUIET)

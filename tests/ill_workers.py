@@ -17,7 +17,7 @@ Fault = Callable[[int], bytes | str | None]
 """What goes wrong with a shard: another result, an error, or nothing that is told."""
 
 
-def recorded(folder: Path, facts: tuple[str, ...], fault: Fault) -> type:
+def recorded(folder: Path, metadata: tuple[str, ...], fault: Fault) -> type:
     """A worker that reads its results from `folder`, after `fault`."""
 
     class Recorded:
@@ -27,7 +27,7 @@ def recorded(folder: Path, facts: tuple[str, ...], fault: Fault) -> type:
         def ready(self) -> tuple[Any, ...]:
             import ray
 
-            return (*facts, ray.get_runtime_context().get_node_id(), os.getpid())
+            return (*metadata, ray.get_runtime_context().get_node_id(), os.getpid())
 
         def run(self, shard: tuple[int, ...]) -> tuple[bytes, str, float]:
             told = fault(shard[0])

@@ -40,10 +40,9 @@ def up(
 ) -> None:
     """Start a head and some nodes here; they stay until `gram cluster down`."""
     from gram.cli import terminal
-    from gram.distributed import cluster as clusters
-    from gram.distributed import local_cluster
+    from gram.distributed import access, local_cluster
 
-    plan = local_cluster.Plan(
+    plan = local_cluster.ClusterRequest(
         nodes=nodes,
         cpus_per_node=max(1, (os.cpu_count() or 1) // max(1, nodes)) if cpus_per_node is None else cpus_per_node,
         gpus_per_node=gpus_per_node,
@@ -53,13 +52,13 @@ def up(
         client_port=client_port,
     )
     if join is not None:
-        where, there = clusters.split_address(join)
+        where, there = access.split_address(join)
         for name, is_given in (("--dashboard", dashboard), ("--client-port", client_port is not None)):
             if is_given:
                 raise ValueError(f"{name} must be given where the head starts, got it with --join")
-        clusters.given_token(join, where)
-        clusters.check_reachable(join, where, there)
-    made = local_cluster.up(plan, join=join, tell=terminal.tell)
+        access.given_token(join, where)
+        access.check_reachable(join, where, there)
+    made = local_cluster.up(plan, join=join, report=terminal.tell)
     if as_json:
         terminal.print_json(_summary(made))
         return
@@ -73,7 +72,7 @@ def up(
     if made.dashboard:
         print("gram job submit -- eval nqueens8 --ray auto    goes on when you log out; dashboard " + made.dashboard)
     print("gram cluster down    ends it")
-    if not clusters.is_loopback(host):
+    if not access.is_loopback(host):
         print("on another machine (the line holds the token: whoever has it can run code on every node):")
         print(f"  {join_command(made)}")
 

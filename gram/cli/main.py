@@ -29,6 +29,7 @@ from gram.cli.errors import (
 )
 from gram.cli.groups import PLAIN, Group
 from gram.cli.streams import show_what_fits
+from gram.extras import missing_package
 
 if TYPE_CHECKING:
     Context = Any
@@ -123,6 +124,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except typer.TyperException as error:
         report(one_line(error))
+        return BAD_INPUT
+    except ModuleNotFoundError as error:
+        if (line := missing_package(error)) is None:
+            raise
+        report(line)
         return BAD_INPUT
     except Exception as error:
         if isinstance(error, OSError) and error.filename is None:

@@ -233,7 +233,7 @@ class Sampling:
                 workers=self.workers,
                 gpus_per_worker=gpus,
                 task_module=self.task_module,
-                tell=None if is_quiet else print_line,
+                report=None if is_quiet else print_line,
             )
 
 

@@ -29,8 +29,7 @@ from gram.json_values import plain
 from gram.tasks.protocol import Board, CellKind
 
 if TYPE_CHECKING:
-    from gram.distributed.pool import Pool
-    from gram.distributed.standing import Standing
+    from gram.distributed.pool import ClusterStatus, Pool
 
 STYLES: dict[CellKind, str] = {
     "given": "bold",
@@ -197,52 +196,52 @@ class _TimeLeft(TimeRemainingColumn):
 class _Bars(Progress):
     """The bar and, where a cluster works, a line on that."""
 
-    def __init__(self, *columns: ProgressColumn, standing: Callable[[], Standing] | None, console: Console) -> None:
-        self.standing = standing
-        period_s = RATE_OVER_S if standing is None else CLUSTER_RATE_OVER_S
+    def __init__(self, *columns: ProgressColumn, status: Callable[[], ClusterStatus] | None, console: Console) -> None:
+        self.status = status
+        period_s = RATE_OVER_S if status is None else CLUSTER_RATE_OVER_S
         super().__init__(*columns, console=console, transient=True, speed_estimate_period=period_s)
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """What is drawn, several times a second, by a thread of rich's."""
         yield self.make_tasks_table(self.tasks)
-        if self.standing is not None:
+        if self.status is not None:
             grid = Table.grid(padding=(0, 1))
             grid.add_column(min_width=max((len(task.description) for task in self.tasks), default=0), no_wrap=True)
-            grid.add_row("cluster", cluster_line(self.standing()))
+            grid.add_row("cluster", cluster_line(self.status()))
             yield grid
 
 
-def cluster_line(standing: Standing) -> Text:
+def cluster_line(status: ClusterStatus) -> Text:
     """How a run on a cluster stands, for under the bar; what is amiss stands out."""
-    sound, amiss = ", ".join(_sound(standing)), _amiss(standing)
+    sound, amiss = ", ".join(_sound(status)), _amiss(status)
     return Text(", ").join([Text(sound), *(Text(part, "bold yellow") for part in amiss)])
 
 
-def cluster_words(standing: Standing) -> str:
+def cluster_words(status: ClusterStatus) -> str:
     """The same without colours."""
-    return ", ".join([*_sound(standing), *_amiss(standing)])
+    return ", ".join([*_sound(status), *_amiss(status)])
 
 
-def _sound(standing: Standing) -> list[str]:
+def _sound(status: ClusterStatus) -> list[str]:
     """What every run has."""
-    if not standing.shards:
+    if not status.shards:
         return ["nothing to run yet"]
-    parts = [f"{standing.finished:,} of {plural(standing.shards, 'shard')}"]
-    if standing.workers:
-        parts.append(f"{plural(standing.workers, 'worker')} on {plural(standing.nodes, 'node')}")
-    if standing.starting:
-        parts.append(f"{standing.starting:,} starting")
-    if standing.copies:
-        parts.append(plural(standing.copies, "extra copy", "extra copies"))
+    parts = [f"{status.finished:,} of {plural(status.shards, 'shard')}"]
+    if status.workers:
+        parts.append(f"{plural(status.workers, 'worker')} on {plural(status.nodes, 'node')}")
+    if status.starting:
+        parts.append(f"{status.starting:,} starting")
+    if status.copies:
+        parts.append(plural(status.copies, "extra copy", "extra copies"))
     return parts
 
 
-def _amiss(standing: Standing) -> list[str]:
+def _amiss(status: ClusterStatus) -> list[str]:
     """What went wrong."""
-    parts = [] if standing.workers or standing.starting or not standing.shards else ["no worker"]
+    parts = [] if status.workers or status.starting or not status.shards else ["no worker"]
     for count, one, many in (
-        (standing.retries, "retry", "retries"),
-        (standing.poison, "shard failed for good", "shards failed for good"),
+        (status.retries, "retry", "retries"),
+        (status.poison, "shard failed for good", "shards failed for good"),
     ):
         if count:
             parts.append(plural(count, one, many))
@@ -259,11 +258,11 @@ def progress(
     A bar on a terminal, elsewhere a plain line at most every ten seconds. Calling it ends a run that was told to stop.
     """
     console = Console(stderr=True, highlight=False)
-    standing = None if cluster is None else cluster.standing
+    status = None if cluster is None else cluster.status
     with ExitStack() as stack:
-        advance: Callable[[int], None] = _PlainProgress(total, unit, standing)
+        advance: Callable[[int], None] = _PlainProgress(total, unit, status)
         if console.is_terminal and not is_quiet:
-            bar = stack.enter_context(bars(console, standing))
+            bar = stack.enter_context(bars(console, status))
             advance = partial(bar.advance, bar.add_task(unit, total=total))
 
         def tell(count: int) -> None:
@@ -274,17 +273,17 @@ def progress(
         yield tell
 
 
-def bars(console: Console, standing: Callable[[], Standing] | None) -> Progress:
+def bars(console: Console, status: Callable[[], ClusterStatus] | None) -> Progress:
     """The terminal's view of a run, to be entered."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), _TimeLeft()
-    return _Bars(*columns, standing=standing, console=console)
+    return _Bars(*columns, status=status, console=console)
 
 
 class _PlainProgress:
     """Progress for a log: one line at most every ten seconds."""
 
-    def __init__(self, total: int, unit: str, standing: Callable[[], Standing] | None = None) -> None:
-        self.total, self.unit, self.standing, self.done = total, unit, standing, 0
+    def __init__(self, total: int, unit: str, status: Callable[[], ClusterStatus] | None = None) -> None:
+        self.total, self.unit, self.status, self.done = total, unit, status, 0
         self.told = time.perf_counter()
         self.first: tuple[float, int] | None = None
         """When the first units were done, and how many: those kept of an earlier run tell nothing of speed."""
@@ -306,6 +305,6 @@ class _PlainProgress:
             rate = (self.done - self.first[1]) / (now - self.first[0])
             digits = 0 if rate >= 10 else 2
             parts += [f"{rate:,.{digits}f}/s", f"{(self.total - self.done) / rate:,.0f} s left"]
-        if self.standing is not None:
-            parts.append(cluster_words(self.standing()))
+        if self.status is not None:
+            parts.append(cluster_words(self.status()))
         return ", ".join(parts)

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from gram.cli import outcome_view, terminal, watch
 from gram.cli.outcome import outcome
-from gram.distributed.standing import Standing
+from gram.distributed.pool import ClusterStatus
 from gram.json_values import plain
 from gram.sampler.engine import StepView
 from gram.sampler.result import SampleResult
@@ -155,7 +155,7 @@ def test_answers_are_counted_up_to_the_tasks_symmetry() -> None:
     assert [answer.votes for answer in found.answers[1:]] == sorted((a.votes for a in found.answers[1:]), reverse=True)
 
 
-AT_WORK = Standing(shards=40, finished=12, poison=0, workers=3, starting=0, nodes=2, retries=0, copies=0)
+AT_WORK = ClusterStatus(shards=40, finished=12, poison=0, workers=3, starting=0, nodes=2, retries=0, copies=0)
 
 
 @pytest.mark.parametrize(
@@ -174,14 +174,14 @@ AT_WORK = Standing(shards=40, finished=12, poison=0, workers=3, starting=0, node
     ],
 )
 def test_a_cluster_is_told_in_words(changed: dict[str, int], words: str) -> None:
-    standing = AT_WORK._replace(**changed)
-    assert terminal.cluster_words(standing) == words
-    assert terminal.cluster_line(standing).plain == words
+    status = AT_WORK._replace(**changed)
+    assert terminal.cluster_words(status) == words
+    assert terminal.cluster_line(status).plain == words
 
 
 def test_what_is_amiss_on_a_cluster_stands_out() -> None:
-    def loud(standing: Standing) -> list[str]:
-        line = terminal.cluster_line(standing)
+    def loud(status: ClusterStatus) -> list[str]:
+        line = terminal.cluster_line(status)
         return [line.plain[span.start : span.end] for span in line.spans if "yellow" in str(span.style)]
 
     assert loud(AT_WORK) == []

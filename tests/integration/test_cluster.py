@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from gram.cli.main import main
 from gram.config import SamplerConfig
-from gram.distributed import cluster, processes
-from gram.distributed.worker import CANCELLED, Outcome, Runner, pack, wanted_facts
+from gram.distributed import access, cluster, processes
+from gram.distributed.worker import CANCELLED, Runner, ShardOutcome, expected_metadata, pack
 from gram.sampler.plan import shards_of
 from gram.sampler.record import Sealed, digest_of, payload_of
 from gram.sampler.run import Job, run_shard
@@ -32,7 +32,7 @@ PUZZLES = get_task(TASK).split("train").puzzles
 
 @pytest.fixture(autouse=True)
 def no_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in (cluster.TOKEN, cluster.TOKEN_PATH, cluster.MODE):
+    for name in (access.TOKEN, access.TOKEN_PATH, access.MODE):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
 
@@ -40,62 +40,62 @@ def no_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", ["", "old", "10.0.0.1", "ray://10.0.0.1:10001", "host:0", "host:99999", ":6379"])
 def test_an_address_that_is_none_is_refused(where):
     with pytest.raises(ValueError, match="ray must be off, new, auto or an address as host:port, got"):
-        cluster.split_address(where)
+        access.split_address(where)
 
 
 def test_addresses():
-    assert cluster.split_address("10.0.0.1:6379") == ("10.0.0.1", 6379)
-    assert cluster.is_loopback("127.0.0.1")
-    assert not cluster.is_loopback("10.0.0.1")
+    assert access.split_address("10.0.0.1:6379") == ("10.0.0.1", 6379)
+    assert access.is_loopback("127.0.0.1")
+    assert not access.is_loopback("10.0.0.1")
 
 
 def test_a_cluster_elsewhere_must_come_with_a_token(monkeypatch):
     with pytest.raises(ValueError, match=r"ray address 10.0.0.1:6379 must come with a token, .*, got none"):
-        cluster.check_token("10.0.0.1:6379", "10.0.0.1")
-    cluster.check_token("127.0.0.1:6379", "127.0.0.1")
-    monkeypatch.setenv(cluster.TOKEN, "secret")
-    monkeypatch.setattr(cluster, "_ask_for_token", lambda: None)
-    cluster.check_token("10.0.0.1:6379", "10.0.0.1")
+        access.check_token("10.0.0.1:6379", "10.0.0.1")
+    access.check_token("127.0.0.1:6379", "127.0.0.1")
+    monkeypatch.setenv(access.TOKEN, "secret")
+    monkeypatch.setattr(cluster, "ask_for_token", lambda: None)
+    access.check_token("10.0.0.1:6379", "10.0.0.1")
 
 
 def test_a_token_file_must_be_its_owners_alone(monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr(cluster, "_ask_for_token", lambda: asked.append(True))
+    monkeypatch.setattr(cluster, "ask_for_token", lambda: asked.append(True))
     file = tmp_path / ".ray" / "auth_token"
     file.parent.mkdir()
     file.write_text("secret")
     file.chmod(0o644)
     with pytest.raises(ValueError, match=r"auth_token must be for its owner alone \(chmod 600\), got mode 644"):
-        cluster.check_token("10.0.0.1:6379", "10.0.0.1")
+        access.check_token("10.0.0.1:6379", "10.0.0.1")
     assert not asked
     file.chmod(0o600)
-    cluster.check_token("10.0.0.1:6379", "10.0.0.1")
+    access.check_token("10.0.0.1:6379", "10.0.0.1")
     assert asked
 
 
 def free_port() -> int:
     with socket.socket() as one:
-        one.bind((cluster.LOOPBACK, 0))
+        one.bind((access.LOOPBACK, 0))
         return int(one.getsockname()[1])
 
 
 def test_a_cluster_that_is_not_there_is_told_soon():
     port = free_port()
     with pytest.raises(ValueError, match=f"ray address 127.0.0.1:{port} must be a running cluster, got Connection ref"):
-        cluster.check_reachable(f"127.0.0.1:{port}", cluster.LOOPBACK, port)
+        access.check_reachable(f"127.0.0.1:{port}", access.LOOPBACK, port)
 
 
 def test_a_machine_without_a_node_is_told_at_once(monkeypatch):
     """Ray connects through a node on this machine, and looks for one for a minute."""
     seen = [processes.Process(2, 1, "raylet2", 2)]
     monkeypatch.setattr(processes, "_all", lambda: seen)
-    with socket.create_server((cluster.LOOPBACK, 0)) as head:
-        where = f"{cluster.LOOPBACK}:{head.getsockname()[1]}"
+    with socket.create_server((access.LOOPBACK, 0)) as head:
+        where = f"{access.LOOPBACK}:{head.getsockname()[1]}"
         told = f"got no node here .gram cluster up --join {where} starts one"
         with pytest.raises(ValueError, match=told), cluster.connected(where):
             pass
     seen.append(processes.Process(1, 1, "raylet", 1))
-    cluster.check_node_here(where)
+    access.check_node_here(where)
 
 
 @pytest.mark.parametrize(
@@ -144,9 +144,9 @@ def test_a_worker_gives_what_a_local_run_gives(is_traced):
     """From bytes alone: weights, puzzles, settings."""
     given = job(is_traced=is_traced)
     runner = Runner(pack(given, task_module=None))
-    assert runner.facts("node")[:-2] == wanted_facts(given)
+    assert runner.metadata("node")[:-2] == expected_metadata(given)
     for shard in shards_of(len(PUZZLES), given.config):
-        outcome = Outcome(*runner.run(shard))
+        outcome = ShardOutcome(*runner.run(shard))
         mine = run_shard(given.model, given.task, PUZZLES, given.config, shard, is_traced=is_traced).arrays()
         assert outcome.error == ""
         sealed = Sealed.from_bytes(outcome.sealed)

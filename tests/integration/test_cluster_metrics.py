@@ -125,7 +125,7 @@ import json, re, sys, time, urllib.request
 import numpy as np
 import ray
 from gram.api import Sampler
-from gram.distributed import cluster
+from gram.distributed import access, cluster
 from gram.distributed.pool import Pool
 from gram.tasks.registry import get_task
 from tests.models import tiny_model
@@ -145,7 +145,7 @@ with cluster.connected("new", cpus=1):
     while (value("ray_gram_shards_finished_total"), value("ray_gram_workers_alive")) != (3, 0):
         assert time.monotonic() < until, found
         time.sleep(0.5)
-        text = urllib.request.urlopen(f"http://{cluster.LOOPBACK}:{port}/metrics", timeout=10).read().decode()
+        text = urllib.request.urlopen(f"http://{access.LOOPBACK}:{port}/metrics", timeout=10).read().decode()
         found = {}
         for name, tags, number in re.findall(r"^(ray_gram_\\w+){(.*)} (\\S+)$", text, re.MULTILINE):
             found.setdefault(name, []).append((dict(re.findall(r'(\\w+)="([^"]*)"', tags)), float(number)))

@@ -14,7 +14,7 @@ import yaml
 from ray.scripts import scripts
 
 from gram.cli.main import check_command
-from gram.distributed.cluster import QUIET
+from gram.distributed.access import QUIET
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "distributed" / "deploy"

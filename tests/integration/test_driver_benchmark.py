@@ -11,7 +11,7 @@ import pytest
 import gram
 from gram.cli.main import main
 from gram.distributed import driver_benchmark
-from gram.distributed.cluster import INLINE_BYTES
+from gram.distributed.access import INLINE_BYTES
 from gram.distributed.driver_benchmark import in_process, made_up, plan_of
 from gram.distributed.plan_check import check
 from gram.distributed.prediction import predict

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gram.cli.main import main
-from gram.distributed import cluster, local_cluster
+from gram.distributed import access, cluster, local_cluster
 from gram.kernels import dispatch
 from gram.kernels.compiled import cache as compile_cache
 
@@ -24,7 +24,7 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
         raise KeyError(f"getpwuid(): uid not found: {uid}")
 
     monkeypatch.setattr(pwd, "getpwuid", unknown)
-    for name in (*FOLDERS, *USER, cluster.TOKEN, cluster.TOKEN_PATH):
+    for name in (*FOLDERS, *USER, access.TOKEN, access.TOKEN_PATH):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(RuntimeError):
         Path.home()
@@ -65,9 +65,9 @@ def test_clusters_say_which_variable_in_one_line(capsys, command):
 
 
 def test_a_cluster_elsewhere_needs_no_home(monkeypatch, tmp_path):
-    cluster.check_token("127.0.0.1:6379", "127.0.0.1")
+    access.check_token("127.0.0.1:6379", "127.0.0.1")
     with pytest.raises(ValueError, match="must come with a token"):
-        cluster.check_token("10.1.1.1:6379", "10.1.1.1")
+        access.check_token("10.1.1.1:6379", "10.1.1.1")
     cluster.take_local_token("127.0.0.1:6379")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     assert local_cluster.current() is None

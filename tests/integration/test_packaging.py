@@ -33,7 +33,9 @@ def packaged(names: list[str]) -> set[str]:
         is_data = name == "gram/py.typed" or name.startswith(folders)
         if top in ("gram", *LINKED) and (name.endswith(".py") or is_data):
             wanted.add(f"gram/{name}" if top in LINKED else name)
-    return wanted
+    return {
+        name for name in wanted if not name.endswith("/log.jsonl")
+    }  # a training's log: for who reads the repository
 
 
 @pytest.fixture(scope="module")

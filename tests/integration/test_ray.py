@@ -20,7 +20,7 @@ import pytest
 from gram import __version__
 from gram.api import Sampler
 from gram.config import SamplerConfig
-from gram.distributed import cluster, sources
+from gram.distributed import access, cluster, sources
 from gram.sampler.plan import shards_of
 from gram.sampler.record import Sealed
 from gram.sampler.result import SampleResult
@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[2]
 TASK = get_task("nqueens4")
 PUZZLES = np.concatenate([TASK.split("train").puzzles, TASK.split("test").puzzles])
 CONFIG = SamplerConfig(width=48, launch=8)
-HERE = {"node_ip_address": cluster.LOOPBACK}
+HERE = {"node_ip_address": access.LOOPBACK}
 SHARDS = len(shards_of(len(PUZZLES), CONFIG))
 
 
@@ -89,15 +89,15 @@ def records(sampler: Sampler, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def ill(sampler: Sampler, records: Path) -> Callable[[ill_workers.Fault], type]:
     """Workers with a fault."""
-    facts = (__version__, sources.digest(), "cpu", "eager", sampler.model.digest())
-    return lambda fault: ill_workers.recorded(records, facts, fault)
+    metadata = (__version__, sources.digest(), "cpu", "eager", sampler.model.digest())
+    return lambda fault: ill_workers.recorded(records, metadata, fault)
 
 
 def spread(sampler: Sampler, pool: dict[str, Any], **arguments: Any) -> tuple[SampleResult, Any]:
     """A run on the cluster and its pool."""
     from gram.distributed.pool import Pool, print_line
 
-    made = Pool(**{"workers": 2, "tell": print_line, **pool})
+    made = Pool(**{"workers": 2, "report": print_line, **pool})
     return sampler.sample(PUZZLES, CONFIG, backend=made, **arguments), made
 
 
@@ -145,7 +145,7 @@ def test_poison_shards_are_named_and_the_others_kept(nodes, sampler, local, ill,
     told: list[str] = []
     class_ = ill(ill_workers.cannot(raises={5}, dies={2}))
     with pytest.raises(PoisonError, match=r"shard 2 \(puzzles 0 to .*its process died.*so did 1 more: 5; every other"):
-        spread(sampler, {"worker_class": class_, "tell": told.append}, out=tmp_path)
+        spread(sampler, {"worker_class": class_, "report": told.append}, out=tmp_path)
     assert any("shard 5 failed: ValueError: shard 5 is ill" in line for line in told)
     with Store.read_only(tmp_path) as store:
         assert store.missing() == [2, 5]
@@ -196,14 +196,14 @@ def test_a_slow_copy_is_cancelled_and_its_worker_takes_other_work(nodes, sampler
     """A shard that the fast worker cannot run waits for the slow one, which comes free by the cancellation alone."""
     told: list[str] = []
     stuck = ill(ill_workers.stuck(tmp_path, shard=0, refused=1))
-    result, pool = spread(sampler, {"worker_class": stuck, "tell": told.append})
+    result, pool = spread(sampler, {"worker_class": stuck, "report": told.append})
     assert_same(result, local)
     assert (tmp_path / "cancelled").exists()
     assert pool.account()["workers"] == 2, "it was not killed for it"
     assert not any("shard 0" in line for line in told), "and it counts as no failure"
-    standing = pool.standing()
-    assert (standing.finished, standing.shards, standing.poison) == (SHARDS, SHARDS, 0)
-    assert standing.copies >= 1
+    status = pool.status()
+    assert (status.finished, status.shards, status.poison) == (SHARDS, SHARDS, 0)
+    assert status.copies >= 1
 
 
 def test_a_worker_is_free_within_a_step_of_its_cancellation(nodes, sampler, tmp_path):
@@ -260,9 +260,9 @@ def test_a_full_disk_ends_the_run_with_one_line(nodes, sampler, ill, tmp_path, m
 
 
 def test_workers_that_differ_are_turned_away_by_name(nodes, sampler, records):
-    facts = (__version__, sources.digest(), "cpu", "eager", sampler.model.digest())
+    metadata = (__version__, sources.digest(), "cpu", "eager", sampler.model.digest())
     for place, name in ((1, "sources"), (3, "kernel"), (4, "weights")):
-        theirs = (*facts[:place], "others", *facts[place + 1 :])
+        theirs = (*metadata[:place], "others", *metadata[place + 1 :])
         other = ill_workers.recorded(records, theirs, ill_workers.dawdles(0.0))
         with pytest.raises(ValueError, match=rf"no worker could start: {name} must be \w+ on every node, got others"):
             spread(sampler, {"worker_class": other})
@@ -281,7 +281,7 @@ def test_nodes_come_and_go(nodes, sampler, local, ill, tmp_path):
     from gram.distributed.pool import Pool
 
     second, told = nodes.add_node(num_cpus=1, **HERE), []
-    pool = Pool(worker_class=ill(ill_workers.waits(tmp_path, last_of=4)), tell=told.append)
+    pool = Pool(worker_class=ill(ill_workers.waits(tmp_path, last_of=4)), report=told.append)
     ended: list[int] = []
 
     def change(count: int) -> None:

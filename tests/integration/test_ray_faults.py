@@ -77,7 +77,7 @@ def test_workers_killed_at_random(nodes, sampler, local, ill):
 
     def kill() -> None:
         while len(killed) < KILLS and not is_over.wait(source.uniform(0.0, 1.0)):
-            living = [facts.process for name, facts in pool.members().items() if facts.process not in killed]
+            living = [metadata.process for name, metadata in pool.members().items() if metadata.process not in killed]
             if living:
                 killed.append(source.choice(living))
                 os.kill(killed[-1], signal.SIGKILL)

@@ -246,6 +246,6 @@ def test_a_run_on_a_new_cluster_from_a_folder_that_holds_another_gram(tmp_path, 
     sampler, config = Sampler(tiny_model(), task, name="tiny"), SamplerConfig(width=4, launch=8)
     puzzles, told = task.split("test", limit=4).puzzles, list[str]()
     with cluster.connected("new"):
-        result = sampler.sample(puzzles, config, backend=Pool(workers=1, tell=told.append))
+        result = sampler.sample(puzzles, config, backend=Pool(workers=1, report=told.append))
     assert told == []
     assert result.trajectories_sha256 == sampler.sample(puzzles, config).trajectories_sha256
