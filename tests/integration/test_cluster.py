@@ -54,13 +54,13 @@ def test_a_cluster_elsewhere_must_come_with_a_token(monkeypatch):
         access.check_token("10.0.0.1:6379", "10.0.0.1")
     access.check_token("127.0.0.1:6379", "127.0.0.1")
     monkeypatch.setenv(access.TOKEN, "secret")
-    monkeypatch.setattr(cluster, "ask_for_token", lambda: None)
+    monkeypatch.setattr(access, "ask_for_token", lambda: None)
     access.check_token("10.0.0.1:6379", "10.0.0.1")
 
 
 def test_a_token_file_must_be_its_owners_alone(monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr(cluster, "ask_for_token", lambda: asked.append(True))
+    monkeypatch.setattr(access, "ask_for_token", lambda: asked.append(True))
     file = tmp_path / ".ray" / "auth_token"
     file.parent.mkdir()
     file.write_text("secret")

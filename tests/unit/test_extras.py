@@ -12,7 +12,7 @@ import pytest
 from gram.cli.main import main
 from gram.extras import EXTRAS, missing_package
 
-PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
 DISTRIBUTIONS = {"yaml": "pyyaml", "huggingface_hub": "transformers"}
 """Names under which an import is installed, where they differ; transformers brings the hub's client."""
 
