@@ -4,7 +4,7 @@
     answers, steps, votes, selected = solve(load("nqueens8"), puzzle, width=20)
 
 Plain PyTorch for one puzzle, from the loop down to the layers. `gram/model.py`, `kernels/` and `gram/sampler/` compute
-the same trajectories fast, for many puzzles; `tests/test_minimal.py` holds them to this page, answer for answer.
+the same trajectories fast, for many puzzles; `tests/unit/test_minimal.py` holds them to this page, answer for answer.
 
 Shapes: `N` trajectories still running, `L` tokens of a puzzle, `A` of an answer, `D` columns of a token's state.
 """

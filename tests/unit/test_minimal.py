@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -23,8 +25,9 @@ def by_engine(name: str, **settings: object) -> SampleResult:
     return sampler.sample(sampler.task.split("validation", limit=2), width=WIDTH, **settings)
 
 
-def by_page(name: str, puzzle: np.ndarray, seed: int) -> tuple[list[object], ...]:
+def by_page(name: str, puzzle: np.ndarray, seed: int = 0, **changes: object) -> tuple[list[object], ...]:
     model = minimal.load(name)
+    model.config = replace(model.config, **changes)
     answers, steps, votes, selected = minimal.solve(
         model, puzzle if model.config.is_conditional else None, width=WIDTH, depth=DEPTH, seed=seed
     )
@@ -44,10 +47,17 @@ def test_engine_gives_the_answers_steps_votes_and_choice_of_the_page(name, seed)
         assert of_puzzle(result, index) == by_page(name, puzzle, seed)
 
 
+def test_no_trajectory_halts_before_its_first_noise():
+    result = by_engine("sudoku6", halt_threshold=0.01)
+    assert (result.steps == 2).all()
+    for index, puzzle in enumerate(result.puzzles):
+        assert of_puzzle(result, index) == by_page("sudoku6", puzzle, halt_threshold=0.01)
+
+
 @pytest.mark.parametrize("change", [{"seed": 1}, {"temperature": 0.0}, {"temperature": 1.5}, {"halt_threshold": 0.6}])
 def test_page_differs_from_an_engine_with_other_noise_or_halting(change):
     result = by_engine("colouring10", **change)
-    assert of_puzzle(result, 0) != by_page("colouring10", result.puzzles[0], 0)
+    assert of_puzzle(result, 0) != by_page("colouring10", result.puzzles[0])
 
 
 @pytest.mark.parametrize(
