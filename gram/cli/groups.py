@@ -1,14 +1,34 @@
-"""Groups of commands: a wrong name is answered with the right ones."""
+"""Commands and groups of commands: help that shows what most people need first, and answers to wrong names."""
 
 from __future__ import annotations
 
 from difflib import get_close_matches
 from typing import Any
 
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 PLAIN: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None}
 """Help without boxes: importing rich for it would cost as much as everything else of `gram --help`."""
+
+
+ADVANCED = "Advanced options"
+"""Panel (`rich_help_panel`) of the options that few people need; help shows them last."""
+
+
+class Command(TyperCommand):
+    """A command whose help has one section for each panel of options, common ones first."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": [], ADVANCED: []}
+        for parameter in self.get_params(ctx):
+            panel = getattr(parameter, "rich_help_panel", None) or "Options"
+            is_argument = parameter.param_type_name == "argument"
+            if (record := parameter.get_help_record(ctx)) is not None:
+                sections["Arguments" if is_argument else panel].append(record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
 
 
 class Group(TyperGroup):

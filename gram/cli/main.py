@@ -27,7 +27,7 @@ from gram.cli.errors import (
     report,
     stopped_by,
 )
-from gram.cli.groups import PLAIN, Group
+from gram.cli.groups import PLAIN, Command, Group
 from gram.cli.streams import show_what_fits
 from gram.extras import missing_package
 
@@ -65,7 +65,7 @@ def import_command(name: str) -> Any:
     found = getattr(import_module(module), attribute)
     if not isinstance(found, typer.Typer):
         alone = typer.Typer(**PLAIN)
-        alone.command(name)(found)
+        alone.command(name, cls=Command)(found)
         found = alone
     return typer.main.get_command(found)
 
@@ -92,7 +92,9 @@ class LazyGroup(Group):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
 
-app = typer.Typer(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, **PLAIN)
+app = typer.Typer(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, **{**PLAIN, "add_completion": True}
+)
 
 
 @app.callback(invoke_without_command=True)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gram.cli.groups import ADVANCED
 from gram.config import (
     HALTINGS,
     INJECTORS,
@@ -49,7 +50,16 @@ def real(text: str) -> float:
         raise typer.BadParameter(f"must be a number, got {text!r}") from None
 
 
-TaskName = Annotated[str, typer.Argument(metavar="TASK", help="Task, as `gram tasks` lists them.")]
+def tasks_that_begin(incomplete: str) -> list[str]:
+    """Completions of a task's name, for the shell."""
+    from gram.tasks.registry import task_names
+
+    return [name for name in task_names() if name.startswith(incomplete)]
+
+
+TaskName = Annotated[
+    str, typer.Argument(metavar="TASK", help="Task, as `gram tasks` lists them.", autocompletion=tasks_that_begin)
+]
 PuzzleFile = Annotated[
     Path | None,
     typer.Option("--puzzles", metavar="FILE", help="Your puzzles: CSV, TSV, JSON, or one string a line."),
@@ -158,6 +168,13 @@ GpusPerWorker = Annotated[
 ]
 SPREADING: dict[str, Any] = {"ray": Ray, "workers": Workers, "gpus_per_worker": GpusPerWorker}
 SPREADING_DEFAULTS: dict[str, Any] = {"ray": "off", "workers": None, "gpus_per_worker": None}
+
+
+COMMON = ("checkpoint", "width", "depth", "selector", "seed", "ray")
+"""Shared options that help shows among a command's own; the others follow under a title of their own."""
+for _name, _option in (SETTINGS | OPENING | SPREADING).items():
+    if _name not in COMMON:
+        _option.__metadata__[0].rich_help_panel = ADVANCED
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
