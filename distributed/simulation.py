@@ -16,7 +16,7 @@ from gram.distributed.pull_queue import PullQueue
 
 DRIVER_S = 0.0008
 """The driver's time for one shard (answer, store, next assignment): a run's whole time over its shards where workers
-answer at once, on two cores that these share with the driver (`gram bench ray`, `wall_ms`; SCALING.md)."""
+answer at once, on two cores that these share with the driver (`gram bench ray`, `wall_ms`; docs/scaling.md)."""
 NETWORK_S = 0.001
 """From the driver to a worker or back."""
 

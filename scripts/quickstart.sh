@@ -14,8 +14,8 @@ section() {
     printf '\n== %s\n\n' "$1"
 }
 
-section "Eight queens, one given ('.' is an empty cell): 20 trajectories find several of its solutions"
-"$gram" solve nqueens8 "Q......./......../......../......../......../......../......../........"
+section "Eight queens, two given ('.' is an empty cell): 20 trajectories find several of its solutions"
+"$gram" solve nqueens8 "......../......../......../.....Q../..Q...../......../......../........"
 
 section "Two held-out boards"
 "$gram" solve nqueens8 --limit 2

@@ -1,4 +1,4 @@
-"""Makes the tables and the picture of `distributed/SCALING.md` again: `python scripts/scaling.py [--driver-ms MS]`.
+"""Makes the tables and the picture of `docs/scaling.md` again: `python scripts/scaling.py [--driver-ms MS]`.
 
 Every figure is a simulation with the real queue (`distributed/simulation.py`), so the same on every machine; the
 driver's time for a shard is the one thing that is measured (`gram bench ray`).
@@ -19,8 +19,8 @@ from gram.distributed.simulation import DRIVER_S, Simulated, simulate
 from gram.evals.pages.plots import BusyLine, draw_busy
 from gram.sampler.plan import shards_of
 
-FOLDER = Path(__file__).parent.parent / "distributed"
-PAGE, PICTURE = "SCALING.md", "scaling.png"
+FOLDER = Path(__file__).parent.parent / "docs"
+PAGE, PICTURE = "scaling.md", "figures/scaling.png"
 WORKERS = 10, 30, 100, 300, 600, 1_000, 1_500, 2_000, 3_000, 5_000, 10_000
 SHARDS_PER_WORKER = 20
 SHARD_S = 1.0
@@ -137,6 +137,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=FOLDER, help=f"folder of {PAGE}, where {PICTURE} goes too")
     given = parser.parse_args()
     made = curves(given.driver_ms)
+    (given.out / PICTURE).parent.mkdir(parents=True, exist_ok=True)
     draw_busy(
         [
             BusyLine(

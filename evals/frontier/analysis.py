@@ -1,6 +1,6 @@
 """The frontier: width against depth from traces and latencies, as one JSON object. Nothing is sampled or timed here.
 
-`analyse` makes what `frontier.json` holds; `evals/SCHEMA.md` documents it. The verdict is of the accuracy of the
+`analyse` makes what `frontier.json` holds; `docs/frontier-json.md` documents it. The verdict is of the accuracy of the
 selected answer, under the checkpoint's own selector; coverage stands second where puzzles have several solutions.
 `stable` leaves out what a second run measures anew.
 

@@ -110,14 +110,14 @@ def test_a_second_run_counts_from_its_own_begin(recorder: Recorder) -> None:
     assert sum(recorder.values["gram_shards_finished"]) == 4
 
 
-def test_names_are_what_prometheus_takes_and_the_readme_lists_them_all(recorder: Recorder) -> None:
+def test_names_are_what_prometheus_takes_and_the_page_lists_them_all(recorder: Recorder) -> None:
     metrics.RunMetrics()
-    readme = (ROOT / "distributed" / "README.md").read_text()
+    page = (ROOT / "docs" / "clusters.md").read_text()
     for name, kind in recorder.kinds.items():
         assert re.fullmatch(r"gram_[a-z_]+[a-z]", name)
         assert not name.endswith(("_total", "_count", "_sum", "_bucket")), "suffixes that the exporter adds"
         row = f"| `ray_{name}{'_total' if kind == 'counter' else ''}` |"
-        assert row in readme
+        assert row in page
 
 
 EXPORTED = """

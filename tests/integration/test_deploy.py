@@ -86,10 +86,3 @@ def test_ray_start_can_read_its_options(key: str) -> None:
     assert "RAY_AUTH_MODE=token" in words
     assert f"{INLINE}={QUIET[INLINE]}" in words
     scripts.start.make_context("start", words[words.index("start") + 1 :])
-
-
-def test_commands_of_the_page_can_be_read() -> None:
-    lines = [line.strip() for line in (DEPLOY / "README.md").read_text().splitlines() if line.startswith("    gram ")]
-    assert lines
-    for line in lines:
-        check_command(shlex.split(line)[1:])

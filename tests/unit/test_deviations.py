@@ -13,7 +13,7 @@ from gram.training.progress import TrainProgress
 from gram.training.recipe import recipe_names
 
 ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "DEVIATIONS.md").read_text()
+TEXT = (ROOT / "docs" / "deviations.md").read_text()
 ROWS = [line for line in TEXT.splitlines() if line.startswith("| ") and not line.startswith("| paper |")]
 FIELDS = {*ModelConfig.__dataclass_fields__, *TrainConfig.__dataclass_fields__, *TrainProgress.__dataclass_fields__}
 OTHER = {"f_H", "f_L", "nelbo", *shipped_names()}

@@ -1,0 +1,1 @@
+"""The sampler: an engine that runs trajectories in slots, its policies, plans of shards and their store."""

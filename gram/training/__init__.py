@@ -1,0 +1,1 @@
+"""Training: the loop, its losses, settings, puzzles, costs and diagnosis."""
