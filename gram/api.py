@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -119,6 +120,21 @@ class Sampler:
             on_advanced=on_advanced,
             backend=backend,
         )
+
+    def save(self, directory: Path | str) -> None:
+        """Writes the checkpoint into a new or empty folder. Raises `CheckpointError`, `OSError`."""
+        checkpoint.save_new(self.model, Path(directory), card=self.card)
+
+    def push(self, repository: str, *, is_private: bool = False) -> str:
+        """Uploads the checkpoint to the Hugging Face hub's model `owner/name`; returns its address.
+
+        Raises `gram.hub_files.HubError` in one line.
+        """
+        from gram.hub_files import push
+
+        with TemporaryDirectory() as folder:
+            self.save(Path(folder) / "checkpoint")
+            return push(Path(folder) / "checkpoint", repository, is_private=is_private)
 
     def generate(
         self,

@@ -211,6 +211,26 @@ def shipped_names() -> list[str]:
     return sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG_FILE}"))
 
 
+def default_for(task: str, *, is_conditional: bool = True) -> str:
+    """Name of the shipped checkpoint that solves a task best by its card or, without a condition, generates its boards.
+
+    Raises `CheckpointError` where none does.
+    """
+    figure, able = "accuracy" if is_conditional else "valid", {}
+    for name in shipped_names():
+        config = read_config(SHIPPED / name)
+        can_do = config.is_conditional if is_conditional else config.has_empty_condition or not config.is_conditional
+        if config.task == task and can_do:
+            able[name] = (float(read_card(SHIPPED / name).get("figures", {}).get(figure, 0)), name == task)
+    if not able:
+        what = "solves" if is_conditional else "generates boards of"
+        raise CheckpointError(
+            f"no shipped checkpoint {what} task {task!r}: expected --checkpoint DIR "
+            f"(shipped: {', '.join(shipped_names()) or 'none'})"
+        )
+    return max(able, key=lambda name: able[name])
+
+
 def find(name_or_directory: str | Path) -> Path:
     """Directory of a shipped checkpoint's name or of a checkpoint on disk. Raises `CheckpointError`."""
     shipped = SHIPPED / str(name_or_directory)

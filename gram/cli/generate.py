@@ -30,7 +30,7 @@ def generate(
     at_least_one("count", count)
     family = sampling.task(task)
     blank = family.blank_puzzle()
-    sampler = sampling.sampler(family)
+    sampler = sampling.sampler(family, is_conditional=False)
     # The heads never saw the empty condition: they have no say in when to stop.
     config = replace(sampling.config, halting="fixed")
     if not hasattr(sampler.model, "empty"):

@@ -54,6 +54,7 @@ COMMANDS = {
     "train": ("gram.cli.train:train", "Train a checkpoint from a recipe; repeat the command to continue."),
     "bench": ("gram.cli.bench:bench", "Benchmarks: what the engine saves, paired in one run."),
     "import": ("gram.cli.import_checkpoint:import_foreign", "Convert a checkpoint of TRM, EqR or HRM to ours."),
+    "push": ("gram.cli.push:push", "Upload a checkpoint to the Hugging Face hub."),
     "doctor": ("gram.cli.doctor:doctor", "What is installed, which device and kernel path, and why."),
 }
 """Name of each command: its function or group, as `module:name`, and its line of help."""

@@ -62,7 +62,11 @@ TaskName = Annotated[
 ]
 PuzzleFile = Annotated[
     Path | None,
-    typer.Option("--puzzles", metavar="FILE", help="Your puzzles: CSV, TSV, JSON, or one string a line."),
+    typer.Option(
+        "--puzzles",
+        metavar="FILE",
+        help="Your puzzles: CSV, TSV, JSON, or one string a line; or hf://owner/dataset/path/file.",
+    ),
 ]
 MOST_COUNTED = 10_000_000
 """Of puzzles and whatever else a flag counts."""
@@ -144,7 +148,7 @@ ADAPTIVE = ("resampler", "resample_threshold", "width_policy", "width_threshold"
 OPENING: dict[str, Any] = {
     "checkpoint": Annotated[
         str | None,
-        typer.Option(metavar="C", help="Shipped checkpoint's name or a directory. [default: the one named TASK]"),
+        typer.Option(metavar="C", help="Shipped checkpoint's name or a directory. [default: the best one for TASK]"),
     ],
     "task_module": TaskModule,
     "device": Device,
@@ -196,19 +200,15 @@ class Sampling:
 
         return get_task(name, self.task_module)
 
-    def sampler(self, task: Task) -> Sampler:
-        """The checkpoint named by `--checkpoint`, or the shipped one that bears the task's name.
+    def sampler(self, task: Task, *, is_conditional: bool = True) -> Sampler:
+        """The checkpoint named by `--checkpoint`, or the best shipped one that solves the task (or generates its
+        boards).
 
         Raises `CheckpointError`, and `ValueError` for a checkpoint of another task.
         """
         from gram import checkpoint
 
-        if self.checkpoint is None and task.name not in (shipped := checkpoint.shipped_names()):
-            raise ValueError(
-                f"no checkpoint is shipped for task {task.name!r}: expected --checkpoint DIR "
-                f"(shipped: {', '.join(shipped) or 'none'})"
-            )
-        name = self.checkpoint or task.name
+        name = self.checkpoint or checkpoint.default_for(task.name, is_conditional=is_conditional)
         trained_for = checkpoint.read_config(checkpoint.find(name)).task
         if trained_for != task.name:
             raise ValueError(f"checkpoint {name!r} must be one of task {task.name!r}, got one of {trained_for!r}")
@@ -317,7 +317,9 @@ def check_judgeable(task: Task, puzzles: Tokens, file: Path | None) -> None:
 
 def load_puzzles(task: Task, path: Path) -> PuzzleSet:
     """The puzzles of a user's file. Raises `PuzzleError`, and `ValueError` where it holds none."""
-    puzzles = task.load(path)
+    from gram.hub_files import local_file
+
+    puzzles = task.load(local_file(path))
     if not len(puzzles):
         raise ValueError(f"{path}: expected at least one puzzle, got none")
     return puzzles

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gram.config import ModelConfig
+from gram.hub_files import local_file
 from gram.tasks.protocol import PuzzleError, PuzzleSet, Task, Tokens
 from gram.tasks.puzzle_sets import puzzle_hash
 from gram.training.config import TrainConfig
@@ -29,7 +30,7 @@ class TrainingPuzzles:
         self.pairs: PuzzleSet | None = None
         has_own = task.split_size("train") != 0
         if file is not None:
-            self.pairs = task.load_training(file)
+            self.pairs = task.load_training(local_file(file))
             if self.pairs.answers is None:
                 raise PuzzleError(f"{file}: must hold an answer of every puzzle to train on, got some without")
         if file is None or has_own:

@@ -22,6 +22,7 @@ ONE_HOME = {
     "ray": ("gram.distributed",),
     "triton": ("gram.kernels",),
     "transformers": ("gram.hub",),
+    "huggingface_hub": ("gram.hub_files",),
     "rich": ("gram.cli", "gram.evals.terminal"),
     "scipy": ("gram.evals.statistics", "gram.evals.paired"),
     "matplotlib": ("gram.evals.pages.plots",),

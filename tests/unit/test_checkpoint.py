@@ -201,3 +201,15 @@ class TestTransformers:
 def test_loading_a_checkpoint_imports_no_transformers():
     code = "import sys, gram.checkpoint, gram.api; sys.exit('transformers' in sys.modules or 'ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_default_checkpoint_can_do_the_task_and_is_its_best(tmp_path, monkeypatch):
+    assert checkpoint.default_for("nqueens8") == "nqueens8"
+    assert checkpoint.default_for("sudoku6") == "sudoku6"
+    assert checkpoint.default_for("sudoku6", is_conditional=False) == "sudoku6-unconditional"
+    with pytest.raises(CheckpointError, match="colouring8"):
+        checkpoint.default_for("colouring8", is_conditional=False)
+    monkeypatch.setattr(checkpoint, "SHIPPED", tmp_path)
+    for name, accuracy in (("nqueens4", 0.5), ("better", 0.9), ("worse", 0.2)):
+        checkpoint.save(tiny_model(), tmp_path / name, card={"figures": {"accuracy": accuracy}})
+    assert checkpoint.default_for("nqueens4") == "better"
