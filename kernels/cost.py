@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from gram.kernels import reference
 from gram.kernels.fused import pack
+from gram.kernels.gemm import pack as gemm_pack
 from gram.kernels.reference import Spec, Weights
 
 
@@ -118,8 +119,7 @@ def gemm_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> C
 
     All of its launches but the copies are one graph to whoever launches them.
     """
-    from gram.kernels.gemm import pack as gemm_pack
-    from gram.kernels.gemm import plan as gemm_plan
+    from gram.kernels.gemm import plan as gemm_plan  # triton is slow to load
 
     meta = {name: tensor.detach().to("meta") for name, tensor in weights.items()}
     matrices = gemm_pack.pack(meta, spec, dtype)

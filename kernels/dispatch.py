@@ -21,6 +21,7 @@ from torch import Tensor
 
 from gram.kernels import reference
 from gram.kernels.compiled import cache as compile_cache
+from gram.kernels.compiled import path as compiled
 from gram.kernels.fused import pack
 from gram.kernels.gemm import pack as gemm_pack
 from gram.kernels.reference import LEARNED, Injection, Spec, Step, Weights
@@ -143,9 +144,7 @@ def step_flops(weights: Weights, spec: Spec) -> float:
 
 
 def _compiled_step(weights: Weights, spec: Spec, h: Tensor, l: Tensor, e_x: Tensor, **rows: Any) -> Step:
-    """The compiled path, whose compiler is slow to import."""
-    from gram.kernels.compiled import path as compiled
-
+    """A step by the compiled path."""
     choose(h.device, spec, h.dtype, "compiled")
     return compiled.supervision_step(weights, spec, h, l, e_x, **rows)
 
@@ -159,9 +158,9 @@ class _Launched(NamedTuple):
 
 
 LAUNCHED = {
-    "fused": _Launched("transition", pack.pack, pack.misfit),
-    "blocks": _Launched("blocks", pack.pack, pack.misfit),
-    "gemm": _Launched("gemm", gemm_pack.pack, gemm_pack.misfit),
+    "fused": _Launched("fused.path", pack.pack, pack.misfit),
+    "blocks": _Launched("blocks.path", pack.pack, pack.misfit),
+    "gemm": _Launched("gemm.path", gemm_pack.pack, gemm_pack.misfit),
 }
 """Paths that need a GPU."""
 

@@ -14,17 +14,17 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gram.kernels.compiled import cache as compile_cache
-from gram.kernels.fused.pack import Layout, layout_of
 from gram.kernels.reference import LEARNED, Injection, Spec, Weights
+
+if TYPE_CHECKING:
+    from gram.kernels.sources import Source
 
 ROOT = Path(__file__).absolute().parents[2]
 """The folder that holds the package: `-m` looks in the working directory first, which may hold another one."""
@@ -37,10 +37,6 @@ TARGETS = {
 """Devices the kernels are compiled for: backend, architecture, threads of a warp."""
 PATHS = ("fused", "blocks", "gemm")
 """Kernel paths that are compiled for them (`dispatch.KERNELS`)."""
-SOURCES = (
-    "blocks/kernel.py", "blocks/path.py", "fused/kernel.py", "fused/pack.py", "fused/path.py", "gemm/kernel.py",
-    "gemm/pack.py", "gemm/plan.py", "gemm/resources.py", "philox_triton.py", "resources.py",
-)  # fmt: skip
 
 
 class Processor(NamedTuple):
@@ -129,62 +125,6 @@ def spills_of(listing: str, access: str) -> tuple[int, int]:
     return len(found), sum(any(first <= at <= last for first, last in inner) for at in found)
 
 
-def _signature(spec: Spec, layout: Layout, constants: Mapping[str, Any], names: list[str]) -> dict[str, str]:
-    from gram.kernels.fused.path import block_shapes
-
-    tiles = block_shapes(spec, layout)
-    kinds = {
-        "bf16": ("h_ptr", "l_ptr", "e_ptr", "state_ptr", "x_ptr", "out_ptr"),
-        "fp32": ("score_ptr", "vector_ptr", "cos_ptr", "sin_ptr"),
-        "i64": ("hash_ptr", "trajectory_ptr", "step_ptr"),
-        "i8": ("active_ptr",),
-    }
-    types = {name: f"*{kind}" for kind, members in kinds.items() for name in members}
-    types |= {name: f"tensordesc<bf16[{rows},{columns}]>" for name, (rows, columns) in tiles.items()}
-    types |= {"temperature": "fp32", "sigma": "fp32"} | dict.fromkeys(constants, "constexpr")
-    return {name: types.get(name, "i32") for name in names}
-
-
-class Source(NamedTuple):
-    """One kernel of a path's supervision step, to be compiled."""
-
-    name: str
-    kernel: Any
-    constants: Mapping[str, Any]
-    signature: Mapping[str, str]
-    """Types by parameter, as the compiler names them."""
-    options: Mapping[str, int]
-
-
-def _sources(path: str, spec: Spec, shapes: Mapping[str, list[int]], injection: Injection) -> Iterator[Source]:
-    """A path's launches in bf16, each different one once, active flags included."""
-    if path == "gemm":
-        from gram.kernels.gemm import resources as gemm_resources
-
-        yield from gemm_resources.sources(spec, shapes, injection)
-        return
-    from gram.kernels.blocks import path as blocks
-    from gram.kernels.fused import path as transition
-    from gram.kernels.fused.kernel import supervision_step_kernel
-
-    layout = layout_of({name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, spec)
-    fixed = transition.constants(spec, layout, injection, has_active=True)
-
-    def source(name: str, kernel: Any, constants: dict[str, Any]) -> Source:
-        signature = _signature(spec, layout, constants, list(kernel.arg_names))
-        return Source(name, kernel, constants, signature, {"num_warps": transition.WARPS, "num_stages": 1})
-
-    if path == "fused":
-        yield source("supervision step", supervision_step_kernel, fixed)
-        return
-    seen: list[tuple[str, dict[str, Any]]] = []
-    for launch in blocks.launches(spec, fixed):
-        compiled_in = blocks.constants(spec, fixed, launch)
-        if (launch.kernel.__name__, compiled_in) not in seen:
-            seen.append((launch.kernel.__name__, compiled_in))
-            yield source(blocks.name_of(launch), launch.kernel, compiled_in)
-
-
 def compile_path(
     spec: Spec, shapes: Mapping[str, list[int]], target: str, injection: Injection = LEARNED, path: str = "fused"
 ) -> list[Resources]:
@@ -195,7 +135,9 @@ def compile_path(
     _check(target, path)
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise ValueError("kernels must be compiled in a process without TRITON_INTERPRET, got TRITON_INTERPRET=1")
-    return [_compiled(source, target) for source in _sources(path, spec, shapes, injection)]
+    from gram.kernels.sources import sources  # triton is slow to load
+
+    return [_compiled(source, target) for source in sources(path, spec, shapes, injection)]
 
 
 def _check(target: str, path: str) -> None:
@@ -329,8 +271,8 @@ def kept_or_compiled(
     """
     digest = hashlib.sha256(json.dumps(_request(spec, shapes, target, injection, path)).encode())
     digest.update(version("triton").encode())
-    for name in SOURCES:
-        digest.update((Path(__file__).parent / name).read_bytes())
+    for source in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(source.read_bytes())
     if compile_cache.obstacle():
         return compile_apart(spec, shapes, target, injection, path)
     kept = compile_cache.folder() / f"resources-{digest.hexdigest()[:32]}.json"

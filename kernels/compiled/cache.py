@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 FOLDER_VARIABLE = "GRAM_CACHE"
-SOURCES = ("compiled/path.py", "compiled/cache.py", "reference.py", "philox.py")
+SOURCES = ("compiled/path.py", "compiled/cache.py", "reference.py", "relations.py", "philox.py")
 COMPILERS = ("c++", "g++", "clang++")
 
 
