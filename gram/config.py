@@ -11,15 +11,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypeVar, get_args
 
+from gram.kernels.spec import Guidance, HeadReadout, Mixer, MixerNorm, NoiseOrder, Positions, Spec
 from gram.setting_values import at_least, at_most, make_plain, one_of, shown, within
 
-Mixer = Literal["token", "attention", "relations"]
-MixerNorm = Literal["columns", "tokens"]
 Relation = Literal["row", "column", "diagonal", "antidiagonal", "all"]
-NoiseOrder = Literal["before", "after"]
-Guidance = Literal["full", "mean", "noise", "none"]
-Positions = Literal["learned", "rotary", "both", "none"]
-HeadReadout = Literal["mean", "register", "first"]
 Injector = Literal["none", "prior", "gaussian", "path"]
 NoiseSite = Literal["h", "l", "both"]
 Resampler = Literal["none", "lprm", "halt", "lprm-increment", "halt-increment"]
@@ -35,6 +30,16 @@ NOISE_SITES: tuple[str, ...] = get_args(NoiseSite)
 RESAMPLERS: tuple[str, ...] = get_args(Resampler)
 WIDTH_POLICIES: tuple[str, ...] = get_args(WidthPolicy)
 KERNELS: tuple[str, ...] = get_args(Kernel)
+
+MODEL_FIELDS = (
+    *("task", "vocabulary", "tokens", "output_start", "output_tokens", "registers", "dim", "blocks", "mixer"),
+    *("relations", "mixer_norm", "mixer_hidden", "heads", "hidden", "positions", "rope_theta", "norm_eps"),
+    *("is_core_shared", "transitions", "low_level_updates", "depth", "trained_depth", "guidance", "guidance_hidden"),
+    *("noise_order", "noise_free_steps", "path_keep", "path_noise", "initial_std", "log_sigma_center"),
+    *("log_sigma_range", "head_readout", "head_hidden", "halt_threshold", "selector", "is_conditional"),
+    "has_empty_condition",
+)
+"""Fields of `ModelConfig` in the order of `config.json`."""
 
 T = TypeVar("T")
 
@@ -56,77 +61,29 @@ MOST: dict[str, int] = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ModelConfig:
-    """Shape of one model (2605.19376, section 3). Everything that decides what its weights mean."""
+class ModelConfig(Spec):
+    """One model (2605.19376, section 3): everything that decides what its weights mean. What a supervision step reads
+    of it is its `Spec` (`kernels/spec.py`)."""
 
     task: str = ""
     """Task whose tokens the model reads."""
     vocabulary: int = 3
     """`V`: tokens known to embedding and decoder, padding included."""
-    tokens: int = 64
-    """`L`: tokens of a puzzle, output tokens included, registers not."""
-    output_start: int = 0
-    """Position of the first output token in `[0, L)`."""
-    output_tokens: int = 64
-    """`A`: tokens the decoder is asked for."""
-    registers: int = 0
-    """`R`: learned tokens in front of the puzzle (the paper prepends 16)."""
-    dim: int = 128
-    """`D`: width of a token's state; a multiple of 4 (one noise counter gives four columns)."""
-    blocks: int = 2
-    """Post-norm blocks in one core (`f_L` or `f_H`)."""
-    mixer: Mixer = "token"
-    """What mixes tokens: `token` (SwiGLU over the token axis), `attention` (non-causal) or `relations` (gated sums
-    along the lines of a square grid, with no parameter of a token's own)."""
-    relations: tuple[str, ...] = ()
-    """What the mixer `relations` sums along: some of `row`, `column`, `diagonal`, `antidiagonal` and `all` (every
-    token)."""
-    mixer_norm: MixerNorm = "columns"
-    """What the RMSNorm after the mixer runs over: every token's columns, or every column's tokens (TRM and EqR where
-    a SwiGLU mixes tokens: their code norms what it has transposed)."""
     mixer_hidden: int = 128
     """Hidden width of the token mixer, or of all relations together; unused by attention."""
-    heads: int = 4
-    """Attention heads; unused by the token mixer."""
     hidden: int = 256
     """Hidden width of the channel SwiGLU (FFN)."""
-    positions: Positions = "learned"
-    """Where positions enter: added to the embedding, rotary in attention, both or nowhere."""
-    rope_theta: float = 10000.0
-    """Base of the rotary frequencies."""
-    norm_eps: float = 1e-5
-    """Epsilon of every RMSNorm (without weight)."""
-    is_core_shared: bool = True
-    """Whether `f_L` and `f_H` share one set of weights (TRM) or have two (HRM)."""
-    transitions: int = 1
-    """`T`: transitions of a supervision step."""
-    low_level_updates: int = 2
-    """`K`: low-level updates of a transition."""
     depth: int = 8
-    """`M`: supervision steps the model was trained to take, or was found after training to gain from (its card tells);
-    the default depth of sampling."""
+    """`M`: supervision steps the model was trained to take, or was found after training to gain from (its card says
+    which); the default depth of sampling."""
     trained_depth: int | None = None
     """Supervision steps the model was trained to take, where `depth` was found after training; None: `depth`."""
-    guidance: Guidance = "full"
-    """Learned noise: `full` N(mu, sigma^2), `mean` only, `noise` only (mu = 0), or `none` (deterministic, TRM)."""
     guidance_hidden: int = 128
     """Hidden width of the prior's and posterior's SwiGLU."""
-    noise_order: NoiseOrder = "before"
-    """`after` f_H (the paper: decode the noisy h) or `before` the low-level updates (decode f_H's output)."""
-    noise_free_steps: int = 1
-    """First supervision steps of a trajectory that take no noise."""
-    path_keep: float = 0.0
-    """Share of its old state that a core call keeps, `z <- keep z + (1 - keep) f(z)`, in [0, 1) (EqR, 2605.21488)."""
     path_noise: float = 0.0
     """Scale of the normal noise added after every core call that the model was trained with (EqR)."""
     initial_std: float = 0.0
     """Deviation of a random initial state drawn for every trajectory; 0 starts all at the stored `z0` (EqR: 1)."""
-    log_sigma_center: float = -1.0
-    """`log sigma = center + range * tanh(raw / range)`."""
-    log_sigma_range: float = 1.25
-    """Half-width of the interval that bounds `log sigma`."""
-    head_readout: HeadReadout = "mean"
-    """What halt head and LPRM read: the mean over tokens, the first register, or the first of all tokens (EqR)."""
     head_hidden: int = 0
     """Hidden width of the heads' position-wise SwiGLU, applied before the readout; 0 is one linear map of the
     readout."""
@@ -134,8 +91,8 @@ class ModelConfig:
     """Probability of the halt head above which a trajectory stops where the user names none, in (0, 1). The papers take
     .5; a stricter one costs few steps and keeps accuracy."""
     selector: Selector | None = None
-    """Which candidate is the answer where the user names none: chosen on puzzles that were not tested on (its card
-    tells); None is `vote`."""
+    """Which candidate is the answer where the user names none. It is chosen on puzzles outside the test set (its card
+    names them); None is `vote`."""
     is_conditional: bool = True
     """Whether puzzles condition the model; False: it only samples `p(x)` from the empty condition."""
     has_empty_condition: bool = False
@@ -204,6 +161,11 @@ class ModelConfig:
             raise ValueError(
                 f"mixer_hidden must share out among {len(self.relations)} relations, got {self.mixer_hidden}"
             )
+
+    @property
+    def spec(self) -> Spec:
+        """What a supervision step reads of the model."""
+        return Spec(**{field.name: getattr(self, field.name) for field in fields(Spec)})
 
     @property
     def is_stochastic(self) -> bool:
@@ -333,7 +295,9 @@ def _check_halt_threshold(halting: str, threshold: float | None) -> None:
 
 def config_to_json(config: Any) -> dict[str, Any]:
     """A configuration as plain JSON values."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()}
+    values = asdict(config)
+    names = MODEL_FIELDS if isinstance(config, ModelConfig) else values
+    return {name: list(values[name]) if isinstance(values[name], tuple) else values[name] for name in names}
 
 
 def config_from_json(kind: type[T], values: dict[str, Any], *, where: str) -> T:
@@ -361,7 +325,7 @@ def check_stored(values: Mapping[str, Any], *, beside: Collection[str] = (), whe
     may always. Raises `ValueError` in one line naming what is missing and what is unknown.
     """
     own = {field.name: field.default for field in fields(ModelConfig)}
-    missing = [name for name, default in own.items() if default not in (None, ()) and name not in values]
+    missing = [name for name in MODEL_FIELDS if own[name] not in (None, ()) and name not in values]
     unknown = [key for key in values if key not in own and key not in beside and not key.startswith("_")]
     faults = []
     if missing:

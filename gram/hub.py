@@ -24,6 +24,7 @@ from transformers.utils.generic import ModelOutput
 from gram import checkpoint
 from gram.checkpoint import CheckpointError
 from gram.config import ModelConfig, SamplerConfig, check_stored, config_from_json, config_to_json
+from gram.kernels.philox import NoiseKey
 from gram.model import Model
 from gram.sampler.settings import injection_of, resolve, spec_of
 from gram.tasks.puzzle_sets import puzzle_hash as hash_of
@@ -142,7 +143,7 @@ class GramForReasoning(PreTrainedModel):
         rows = torch.where(rows < count, rows, 0)
         e_x, hashes, trajectory = self.model.embed(input_ids[rows]), hashes[rows], torch.zeros_like(rows)
         if config.injector == "path" and self.model.config.initial_std > 0:
-            h, l = self.model.random_state(seed=config.seed, puzzle_hash_B=hashes, trajectory_B=trajectory)
+            h, l = self.model.random_state(NoiseKey(config.seed, hashes, trajectory, torch.zeros_like(rows)))
         else:
             h, l = self.model.initial_state(len(rows))
         halt = lprm = h.new_zeros(0)
@@ -151,10 +152,7 @@ class GramForReasoning(PreTrainedModel):
                 h,
                 l,
                 e_x,
-                seed=config.seed,
-                puzzle_hash_B=hashes,
-                trajectory_B=trajectory,
-                step_B=torch.full_like(rows, step),
+                NoiseKey(config.seed, hashes, trajectory, torch.full_like(rows, step)),
                 injection=injection_of(config),
                 spec=spec_of(config, self.model),
                 kernel=config.kernel,

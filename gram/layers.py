@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 
-def started(
+def init_parameter(
     shape: tuple[int, ...], generator: torch.Generator, *, fan_in: int | None = None, scale: float = 1.0
 ) -> nn.Parameter:
     """A parameter of `shape` drawn for `fan_in` inputs (default: its last axis)."""
@@ -36,8 +36,8 @@ class SwiGLU(nn.Module):
         self, inputs: int, hidden: int, outputs: int, generator: torch.Generator, *, output_scale: float = 1.0
     ) -> None:
         super().__init__()
-        self.gate_up = started((2 * hidden, inputs), generator)
-        self.down = started((outputs, hidden), generator, scale=output_scale)
+        self.gate_up = init_parameter((2 * hidden, inputs), generator)
+        self.down = init_parameter((outputs, hidden), generator, scale=output_scale)
 
 
 class Attention(nn.Module):
@@ -45,11 +45,11 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.qkv = started((3 * dim, dim), generator)
-        self.out = started((dim, dim), generator)
+        self.qkv = init_parameter((3 * dim, dim), generator)
+        self.out = init_parameter((dim, dim), generator)
 
 
-class Block(nn.Module):
+class CoreBlock(nn.Module):
     """One post-norm block: what mixes tokens, then the channel SwiGLU."""
 
     def __init__(self, mixer: nn.Module, channel: nn.Module) -> None:
@@ -66,14 +66,14 @@ class Head(nn.Module):
     def __init__(self, dim: int, hidden: int, generator: torch.Generator) -> None:
         super().__init__()
         if hidden:
-            self.gate_up = started((2 * hidden, dim), generator)
+            self.gate_up = init_parameter((2 * hidden, dim), generator)
         self.weight = nn.Parameter(torch.zeros(1, hidden or dim))
         self.bias = nn.Parameter(torch.zeros(1))
 
 
-class Table(nn.Module):
+class Embedding(nn.Module):
     """Rows looked up by token: `weight [rows, dim]`, scaled by `sqrt(dim)` where it is read."""
 
     def __init__(self, rows: int, dim: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.weight = started((rows, dim), generator)
+        self.weight = init_parameter((rows, dim), generator)

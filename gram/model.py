@@ -19,39 +19,10 @@ from torch.nn.functional import pad
 
 from gram.config import ModelConfig
 from gram.kernels import dispatch
-from gram.kernels.dispatch import LEARNED, Injection, Spec, Step
-from gram.layers import Attention, Block, Head, SwiGLU, Table, is_sketched, started
+from gram.kernels.dispatch import LEARNED, Injection, NoiseKey, Spec, Step
+from gram.layers import Attention, CoreBlock, Embedding, Head, SwiGLU, init_parameter, is_sketched
 
 Weights = Mapping[str, Tensor]
-
-
-def spec_of(config: ModelConfig) -> Spec:
-    """What the kernels need to know of a model."""
-    return Spec(
-        tokens=config.registers + config.tokens,
-        registers=config.registers,
-        dim=config.dim,
-        blocks=config.blocks,
-        mixer=config.mixer,
-        mixer_norm=config.mixer_norm,
-        relations=config.relations,
-        heads=config.heads,
-        is_rotary=config.positions in ("rotary", "both"),
-        rope_theta=config.rope_theta,
-        norm_eps=config.norm_eps,
-        is_core_shared=config.is_core_shared,
-        transitions=config.transitions,
-        low_level_updates=config.low_level_updates,
-        guidance=config.guidance,
-        noise_order=config.noise_order,
-        noise_free_steps=config.noise_free_steps,
-        path_keep=config.path_keep,
-        log_sigma_center=config.log_sigma_center,
-        log_sigma_range=config.log_sigma_range,
-        head_readout=config.head_readout,
-        output_start=config.output_start,
-        output_tokens=config.output_tokens,
-    )
 
 
 class Model(nn.Module):
@@ -63,17 +34,17 @@ class Model(nn.Module):
     def __init__(self, config: ModelConfig, *, seed: int = 0) -> None:
         super().__init__()
         self.config = config
-        self.spec = spec_of(config)
+        self.spec = config.spec
         generator = torch.Generator().manual_seed(seed)
-        dim, length = config.dim, config.registers + config.tokens
+        dim, length = config.dim, config.length
 
-        self.embedding = Table(config.vocabulary, dim, generator)
+        self.embedding = Embedding(config.vocabulary, dim, generator)
         if config.registers:
-            self.registers = started((config.registers, dim), generator)
+            self.registers = init_parameter((config.registers, dim), generator)
         if config.positions in ("learned", "both"):
-            self.positions = started((length, dim), generator)
+            self.positions = init_parameter((length, dim), generator)
         if config.has_empty_condition or not config.is_conditional:
-            self.empty = started((dim,), generator)
+            self.empty = init_parameter((dim,), generator)
 
         self.low = self._core(generator)
         if not config.is_core_shared:
@@ -82,9 +53,9 @@ class Model(nn.Module):
             hidden = config.guidance_hidden
             self.prior = SwiGLU(dim, hidden, 2 * dim, generator, output_scale=0.1)
             self.posterior = SwiGLU(2 * dim, hidden, 2 * dim, generator, output_scale=0.1)
-            self.target_embedding = Table(config.vocabulary, dim, generator)
+            self.target_embedding = Embedding(config.vocabulary, dim, generator)
 
-        self.decoder = Table(config.vocabulary, dim, generator)
+        self.decoder = Embedding(config.vocabulary, dim, generator)
         self.halt = Head(dim, config.head_hidden, generator)
         self.lprm = Head(dim, config.head_hidden, generator)
         for name in ("z0_h", "z0_l"):
@@ -92,7 +63,7 @@ class Model(nn.Module):
             self.register_buffer(name, start)
 
     def _core(self, generator: torch.Generator) -> nn.ModuleList:
-        config, length = self.config, self.config.registers + self.config.tokens
+        config, length = self.config, self.config.length
 
         def mixer() -> nn.Module:
             if config.mixer == "attention":
@@ -102,7 +73,7 @@ class Model(nn.Module):
             return SwiGLU(length, config.mixer_hidden, length, generator)
 
         return nn.ModuleList(
-            Block(mixer(), SwiGLU(config.dim, config.hidden, config.dim, generator)) for _ in range(config.blocks)
+            CoreBlock(mixer(), SwiGLU(config.dim, config.hidden, config.dim, generator)) for _ in range(config.blocks)
         )
 
     @torch.no_grad()
@@ -115,7 +86,7 @@ class Model(nn.Module):
         if not hasattr(self, "positions"):
             raise ValueError("the model must have learned positions to start them, got none")
         generator = torch.Generator().manual_seed(features.shape[1])
-        vectors = started((features.shape[1], self.config.dim), generator)
+        vectors = init_parameter((features.shape[1], self.config.dim), generator)
         share = features / features.sum(1, keepdim=True).clamp(min=1).sqrt()
         self.positions[self.config.registers :] = (share @ vectors).to(self.positions)
 
@@ -159,18 +130,12 @@ class Model(nn.Module):
 
     def initial_state(self, count: int) -> tuple[Tensor, Tensor]:
         """`z0` for `count` trajectories: `h` and `l`, `[count, R + L, D]`; the same for every run."""
-        shape = (count, self.spec.tokens, self.config.dim)
+        shape = (count, self.spec.length, self.config.dim)
         return self.z0_h.expand(shape), self.z0_l.expand(shape)
 
-    def random_state(self, *, seed: int, puzzle_hash_B: Tensor, trajectory_B: Tensor) -> tuple[Tensor, Tensor]:
+    def random_state(self, key: NoiseKey) -> tuple[Tensor, Tensor]:
         """A random initial state for every trajectory, of deviation `initial_std`: `h` and `l`, `[B, R + L, D]`."""
-        h, l = dispatch.initial_noise(
-            self.spec,
-            seed=seed,
-            puzzle_hash_B=puzzle_hash_B,
-            trajectory_B=trajectory_B,
-            scale=self.config.initial_std,
-        )
+        h, l = dispatch.initial_noise(self.spec, key, self.config.initial_std)
         return h.to(self.dtype), l.to(self.dtype)
 
     def step(
@@ -178,11 +143,8 @@ class Model(nn.Module):
         h: Tensor,
         l: Tensor,
         e_x: Tensor,
+        key: NoiseKey,
         *,
-        seed: int,
-        puzzle_hash_B: Tensor,
-        trajectory_B: Tensor,
-        step_B: Tensor,
         injection: Injection = LEARNED,
         spec: Spec | None = None,
         kernel: str = "eager",
@@ -190,17 +152,7 @@ class Model(nn.Module):
         """One supervision step of `B` trajectories; see `kernels/reference.py`. `spec` replaces the model's own, to
         take another number of transitions or updates; `kernel` is the path."""
         return dispatch.supervision_step(
-            self.weights(),
-            spec or self.spec,
-            h,
-            l,
-            e_x,
-            seed=seed,
-            puzzle_hash_B=puzzle_hash_B,
-            trajectory_B=trajectory_B,
-            step_B=step_B,
-            injection=injection,
-            kernel=kernel,
+            self.weights(), spec or self.spec, h, l, e_x, key, injection=injection, kernel=kernel
         )
 
     def decode(self, h: Tensor) -> Tensor:

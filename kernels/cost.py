@@ -19,7 +19,9 @@ from torch.utils._pytree import tree_leaves
 from gram.kernels import reference
 from gram.kernels.fused import pack
 from gram.kernels.gemm import pack as gemm_pack
-from gram.kernels.reference import Spec, Weights
+from gram.kernels.philox import NoiseKey
+from gram.kernels.reference import Weights
+from gram.kernels.spec import LEARNED, Spec
 
 
 class Count(NamedTuple):
@@ -57,17 +59,14 @@ def count_eager(run: Callable[[], Any]) -> Count:
 def eager_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> Count:
     """The reference's supervision step of `count` trajectories."""
     meta = {name: tensor.detach().to("meta", dtype) for name, tensor in weights.items()}
-    state = torch.empty(count, spec.tokens, spec.dim, dtype=dtype, device="meta")
+    state = torch.empty(count, spec.length, spec.dim, dtype=dtype, device="meta")
     rows = torch.empty(count, dtype=torch.int64, device="meta")
-    return count_eager(
-        lambda: reference.supervision_step(
-            meta, spec, state, state, state, seed=0, puzzle_hash_B=rows, trajectory_B=rows, step_B=rows
-        )
-    )
+    key = NoiseKey(0, rows, rows, rows)
+    return count_eager(lambda: reference.supervision_step(meta, spec, state, state, state, key))
 
 
 def _state_bytes(spec: Spec, dtype: torch.dtype) -> int:
-    return spec.tokens * spec.dim * dtype.itemsize
+    return spec.length * spec.dim * dtype.itemsize
 
 
 def _tables(packed: pack.Packed, spec: Spec) -> int:
@@ -123,7 +122,7 @@ def gemm_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> C
 
     meta = {name: tensor.detach().to("meta") for name, tensor in weights.items()}
     matrices = gemm_pack.pack(meta, spec, dtype)
-    plan = gemm_plan.lay_out(matrices, spec, count, reference.LEARNED, has_active=False, device=torch.device("meta"))
+    plan = gemm_plan.lay_out(matrices, spec, count, LEARNED, has_active=False, device=torch.device("meta"))
     moved = [tensor for operation in plan.operations for tensor in operation.moved()]
     copied = [*plan.given(), plan.state, plan.score]
     return Count(sum(map(_bytes, moved)) + 2 * sum(map(_bytes, copied)), len(plan.operations) + len(copied))

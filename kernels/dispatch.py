@@ -12,7 +12,6 @@ Nothing falls back in silence: what cannot run raises, `auto` says what it chose
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from importlib import import_module
 from typing import Any, Literal, NamedTuple, cast
 
@@ -24,11 +23,14 @@ from gram.kernels.compiled import cache as compile_cache
 from gram.kernels.compiled import path as compiled
 from gram.kernels.fused import pack
 from gram.kernels.gemm import pack as gemm_pack
-from gram.kernels.reference import LEARNED, Injection, Spec, Step, Weights
+from gram.kernels.philox import NoiseKey
+from gram.kernels.reference import Step, Weights
+from gram.kernels.spec import LEARNED, Injection, Spec
 
 __all__ = [
     "LEARNED",
     "Injection",
+    "NoiseKey",
     "Spec",
     "Step",
     "Weights",
@@ -54,7 +56,7 @@ so that the same run always takes the same path."""
 Kernel = Literal["eager", "compiled", "fused", "blocks", "gemm"]
 
 
-class Path(NamedTuple):
+class KernelChoice(NamedTuple):
     """A chosen kernel path and the reason, for `gram doctor` and results."""
 
     kernel: Kernel
@@ -67,7 +69,7 @@ def choose(
     dtype: torch.dtype = torch.float32,
     wanted: str = "auto",
     flops: float = 0.0,
-) -> Path:
+) -> KernelChoice:
     """The kernel path for a device, a model's spec (None: not known yet), type and amount of work in `flops`.
 
     `wanted` forces a path. `auto` compiles long runs on a CPU and is the reference elsewhere, until a kernel has been
@@ -76,35 +78,35 @@ def choose(
     if wanted not in ("auto", *KERNELS):
         raise ValueError(f"kernel must be one of auto, {', '.join(KERNELS)}, got {wanted!r}")
     if wanted == "eager":
-        return Path("eager", "asked for")
+        return KernelChoice("eager", "asked for")
     if wanted == "compiled":
         if reason := _compile_obstacle(device, dtype):
             raise ValueError(f"kernel compiled cannot run: {reason}")
-        return Path("compiled", f"asked for{_unkept()}")
+        return KernelChoice("compiled", f"asked for{_unkept()}")
     if wanted == "auto" and device.type == "cpu":
         return _choose_on_cpu(device, dtype, flops)
     if wanted == "auto":
-        fitting = "fused" if spec is None or pack.misfit(spec) is None else "gemm"
+        fitting = "fused" if spec is None or pack.unsupported_reason(spec) is None else "gemm"
         why = _obstacle(device, spec, dtype, fitting)
         why = why or f"kernel {fitting} has not been proven on a GPU yet, so it must be asked for"
-        return Path("eager", f"the PyTorch reference runs on {device.type}: {why}")
+        return KernelChoice("eager", f"the PyTorch reference runs on {device.type}: {why}")
     obstacle = _obstacle(device, spec, dtype, wanted)
     if obstacle is not None:
         raise ValueError(f"kernel {wanted} cannot run: {obstacle}")
-    return Path(cast(Kernel, wanted), "asked for")
+    return KernelChoice(cast(Kernel, wanted), "asked for")
 
 
-def _choose_on_cpu(device: torch.device, dtype: torch.dtype, flops: float) -> Path:
+def _choose_on_cpu(device: torch.device, dtype: torch.dtype, flops: float) -> KernelChoice:
     """`compiled` for long runs where it can be had, else `eager`."""
     if reason := _compile_obstacle(device, dtype):
-        return Path("eager", f"the PyTorch reference runs on cpu: {reason}; the fused kernel needs a GPU")
+        return KernelChoice("eager", f"the PyTorch reference runs on cpu: {reason}; the fused kernel needs a GPU")
     if flops < COMPILE_FROM_FLOPS:
         why = f"compiling pays from {COMPILE_FROM_FLOPS:g} floating-point operations on" + (
             f", got {flops:.2g}" if flops else ""
         )
-        return Path("eager", f"the PyTorch reference runs on cpu: {why}; the fused kernel needs a GPU")
+        return KernelChoice("eager", f"the PyTorch reference runs on cpu: {why}; the fused kernel needs a GPU")
     why = f"{flops:.2g} floating-point operations at most, and compiling pays from {COMPILE_FROM_FLOPS:g} on"
-    return Path("compiled", f"{why}{_unkept()}")
+    return KernelChoice("compiled", f"{why}{_unkept()}")
 
 
 def _unkept() -> str:
@@ -132,21 +134,15 @@ def step_flops(weights: Weights, spec: Spec) -> float:
         first = name.split(".")[0]
         if first in calls:
             is_token = spec.mixer == "token" and ".mixer." in name
-            total += calls[first] * 2 * tensor.numel() * (spec.dim if is_token else spec.tokens)
+            total += calls[first] * 2 * tensor.numel() * (spec.dim if is_token else spec.length)
         elif first == "prior" and spec.guidance != "none":
-            total += 2 * tensor.numel() * spec.tokens
+            total += 2 * tensor.numel() * spec.length
     if spec.mixer == "attention":
-        total += (spec.low_level_updates + 1) * spec.blocks * 4 * spec.tokens**2 * spec.dim
+        total += (spec.low_level_updates + 1) * spec.blocks * 4 * spec.length**2 * spec.dim
     elif spec.mixer == "relations":
         hidden = weights["low.0.mixer.down"].shape[1]
-        total += (spec.low_level_updates + 1) * spec.blocks * 2 * spec.tokens**2 * hidden
+        total += (spec.low_level_updates + 1) * spec.blocks * 2 * spec.length**2 * hidden
     return spec.transitions * total
-
-
-def _compiled_step(weights: Weights, spec: Spec, h: Tensor, l: Tensor, e_x: Tensor, **rows: Any) -> Step:
-    """A step by the compiled path."""
-    choose(h.device, spec, h.dtype, "compiled")
-    return compiled.supervision_step(weights, spec, h, l, e_x, **rows)
 
 
 class _Launched(NamedTuple):
@@ -154,13 +150,13 @@ class _Launched(NamedTuple):
 
     module: str
     packer: Callable[[Weights, Spec, torch.dtype], Any]
-    misfit: Callable[[Spec], str | None]
+    unsupported_reason: Callable[[Spec], str | None]
 
 
 LAUNCHED = {
-    "fused": _Launched("fused.path", pack.pack, pack.misfit),
-    "blocks": _Launched("blocks.path", pack.pack, pack.misfit),
-    "gemm": _Launched("gemm.path", gemm_pack.pack, gemm_pack.misfit),
+    "fused": _Launched("fused.path", pack.pack, pack.unsupported_reason),
+    "blocks": _Launched("blocks.path", pack.pack, pack.unsupported_reason),
+    "gemm": _Launched("gemm.path", gemm_pack.pack, gemm_pack.unsupported_reason),
 }
 """Paths that need a GPU."""
 
@@ -174,8 +170,8 @@ def _obstacle(device: torch.device, spec: Spec | None, dtype: torch.dtype, kerne
         return f"{what} takes float32 or bfloat16, got {dtype}"
     if spec is None:
         return "no model is given yet"
-    reason = LAUNCHED[kernel].misfit(spec)
-    if reason is not None and kernel != "gemm" and gemm_pack.misfit(spec) is None:
+    reason = LAUNCHED[kernel].unsupported_reason(spec)
+    if reason is not None and kernel != "gemm" and gemm_pack.unsupported_reason(spec) is None:
         reason += "; kernel gemm takes this model"
     return reason
 
@@ -225,22 +221,24 @@ def _disagreement(actual: Step, expected: Step) -> float:
     return worst
 
 
-def _triton_step(kernel: str, weights: Weights, spec: Spec, h: Tensor, l: Tensor, e_x: Tensor, **rows: Any) -> Step:
+def _triton_step(
+    weights: Weights, spec: Spec, h: Tensor, l: Tensor, e_x: Tensor, key: NoiseKey, injection: Injection, kernel: str
+) -> Step:
     """A step by a path of Triton kernels. Raises `RuntimeError` where a model's first one disagrees with the
     reference."""
-    choose(h.device, spec, h.dtype, kernel)
-    packed, is_new = _packed(weights, spec, h.dtype, kernel)
-    use = (kernel, spec, h.dtype)
+    dtype = h.dtype
+    packed, is_new = _packed(weights, spec, dtype, kernel)
+    use = (kernel, spec, dtype)
     module = import_module("gram.kernels." + LAUNCHED[kernel].module)  # triton is slow to load
-    made: Step = module.supervision_step(packed, spec, h, l, e_x, **rows)
+    made: Step = module.supervision_step(packed, spec, h, l, e_x, key, injection=injection)
     if is_new:
-        _CHECKED.difference_update({(name, spec, h.dtype) for name in KERNELS})
+        _CHECKED.difference_update({(name, spec, dtype) for name in KERNELS})
     if use not in _CHECKED:
-        gap = _disagreement(made, reference.supervision_step(weights, spec, h, l, e_x, **rows))
-        if not gap <= TOLERANCE[h.dtype]:
-            _READY.pop((LAUNCHED[kernel].packer, spec, h.dtype), None)
+        gap = _disagreement(made, reference.supervision_step(weights, spec, h, l, e_x, key, injection=injection))
+        if not gap <= TOLERANCE[dtype]:
+            _READY.pop((LAUNCHED[kernel].packer, spec, dtype), None)
             raise RuntimeError(
-                f"kernel {kernel} must agree with the reference within {TOLERANCE[h.dtype]:g} on its first use, "
+                f"kernel {kernel} must agree with the reference within {TOLERANCE[dtype]:g} on its first use, "
                 f"got {gap:.3g}; take --kernel eager"
             )
         _CHECKED.add(use)
@@ -249,7 +247,7 @@ def _triton_step(kernel: str, weights: Weights, spec: Spec, h: Tensor, l: Tensor
 
 def launch_size(spec: Spec) -> int:
     """Trajectories of one launch where the user names none: enough to fill two cores, less for wide models."""
-    return 64 if spec.tokens * spec.dim <= 128 * 128 else 16
+    return 64 if spec.length * spec.dim <= 128 * 128 else 16
 
 
 def slot_count(device: torch.device, launch: int) -> int:
@@ -263,43 +261,21 @@ def supervision_step(
     h: Tensor,
     l: Tensor,
     e_x: Tensor,
+    key: NoiseKey,
     *,
-    seed: int,
-    puzzle_hash_B: Tensor,
-    trajectory_B: Tensor,
-    step_B: Tensor,
     injection: Injection = LEARNED,
     kernel: str = "eager",
 ) -> Step:
     """See `reference.supervision_step`; `kernel` is the path that `choose` named."""
     if kernel not in KERNELS:
         raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, got {kernel!r}")
-    runs: dict[str, Callable[..., Step]] = {
-        "eager": reference.supervision_step,
-        "compiled": _compiled_step,
-        **{name: partial(_triton_step, name) for name in LAUNCHED},
-    }
-    return runs[kernel](
-        weights,
-        spec,
-        h,
-        l,
-        e_x,
-        seed=seed,
-        puzzle_hash_B=puzzle_hash_B,
-        trajectory_B=trajectory_B,
-        step_B=step_B,
-        injection=injection,
-    )
+    choose(h.device, spec, h.dtype, kernel)
+    if kernel == "eager":
+        return reference.supervision_step(weights, spec, h, l, e_x, key, injection=injection)
+    if kernel == "compiled":
+        return compiled.supervision_step(weights, spec, h, l, e_x, key, injection=injection)
+    return _triton_step(weights, spec, h, l, e_x, key, injection, kernel)
 
 
-def decode(weights: Weights, spec: Spec, h: Tensor) -> Tensor:
-    """See `reference.decode`."""
-    return reference.decode(weights, spec, h)
-
-
-def initial_noise(
-    spec: Spec, *, seed: int, puzzle_hash_B: Tensor, trajectory_B: Tensor, scale: float
-) -> tuple[Tensor, Tensor]:
-    """See `reference.initial_noise`."""
-    return reference.initial_noise(spec, seed=seed, puzzle_hash_B=puzzle_hash_B, trajectory_B=trajectory_B, scale=scale)
+decode = reference.decode
+initial_noise = reference.initial_noise

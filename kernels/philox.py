@@ -2,15 +2,15 @@
 
 Philox4x32-10 (Salmon et al. 2011, Random123). Key: the seed's two 32-bit halves. Counter, four 32-bit words:
 
-    c0  element block: token index (registers first) * D/4 + column/4; one call gives four adjacent columns
-    c1  transition index (low 24 bits, noise-free transitions counted) and site (high 8 bits)
+    c0  element block: token index (registers first) * D/4 + channel/4; one call gives four adjacent channels
+    c1  index of the transition or core call (low 24 bits, noise-free ones counted) and site (high 8 bits)
     c2  trajectory id
     c3  hash of the task and the puzzle's tokens
 
 So noise depends on (seed, puzzle, trajectory, transition, site) and on nothing else: not on batch, launch, worker or
 retry. The integers are exact on every path; normals are exact on one path and within 1e-5 between paths.
 
-Shapes: `B` trajectories, `L` tokens (registers included), `D` columns.
+Shapes: `B` trajectories, `L` tokens (registers included), `D` channels.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import IntEnum
 from functools import cache
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 _M0, _M1 = 0xD2511F53, 0xCD9E8D57
@@ -41,6 +44,35 @@ class Site(IntEnum):
     FIXED_SCALE_HIGH = 4
     PATH = 5
     RESAMPLING = 6
+
+
+class NoiseKey(NamedTuple):
+    """What names the noise of `B` trajectories in a supervision step: all it depends on but site and transition."""
+
+    seed: int
+    """In [0, 2^64)."""
+    puzzle_hash: Tensor
+    """Hash of task and puzzle (`gram/tasks/identity.py`), int64 `[B]`."""
+    trajectory: Tensor
+    """Trajectory ids, int64 `[B]`."""
+    step: Tensor
+    """Supervision steps taken so far, int64 `[B]`."""
+
+    @classmethod
+    def of_arrays(
+        cls,
+        seed: int,
+        puzzle_hash: NDArray[np.int64],
+        trajectory: NDArray[np.int64],
+        step: NDArray[np.int64],
+        device: torch.device,
+    ) -> NoiseKey:
+        """The key of arrays `[B]`, moved to a device."""
+        return cls(seed, *(torch.from_numpy(array).to(device) for array in (puzzle_hash, trajectory, step)))
+
+    def at(self, rows: Tensor | slice) -> NoiseKey:
+        """The key of some of the trajectories."""
+        return NoiseKey(self.seed, self.puzzle_hash[rows], self.trajectory[rows], self.step[rows])
 
 
 def philox4x32(c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, k0: Tensor, k1: Tensor) -> tuple[Tensor, ...]:
@@ -77,7 +109,7 @@ class _Spent:
 
 
 def random_bits(elements: int, seed: int, c1_B: Tensor, c2_B: Tensor, c3_B: Tensor) -> Tensor:
-    """23 random bits for each of `elements` adjacent columns of `B` trajectories, int32 `[B, elements]`.
+    """23 random bits for each of `elements` adjacent channels of `B` trajectories, int32 `[B, elements]`.
 
     Counter words `c1_B, c2_B, c3_B` are int64 `[B]`. Compiled once the process has asked for enough to repay it.
     """
@@ -116,16 +148,8 @@ def counter_word1(transition_B: Tensor, site: Site) -> Tensor:
     return (transition_B & 0xFFFFFF) | (int(site) << 24)
 
 
-def noise(
-    shape: tuple[int, int],
-    *,
-    seed: int,
-    site: Site,
-    transition_B: Tensor,
-    trajectory_B: Tensor,
-    puzzle_hash_B: Tensor,
-) -> Tensor:
-    """Standard normals `[B, L, D]`, fp32, for `shape = (L, D)`; see the module docstring for what they depend on."""
+def noise(shape: tuple[int, int], key: NoiseKey, site: Site, transition_B: Tensor) -> Tensor:
+    """Standard normals `[B, L, D]`, fp32, for `shape = (L, D)`, at transitions (or core calls) `[B]` of a site."""
     tokens, dim = shape
-    bits = random_bits(tokens * dim, seed, counter_word1(transition_B, site), trajectory_B, puzzle_hash_B)
+    bits = random_bits(tokens * dim, key.seed, counter_word1(transition_B, site), key.trajectory, key.puzzle_hash)
     return normals_from_bits(bits).view(-1, tokens, dim)

@@ -4,7 +4,7 @@ Plain functions of a dictionary of weights; no parameters, no modules, no traini
 3);
 the core is TRM's (2510.04871): state and injection are summed, then post-norm blocks.
 
-Shapes: `B` trajectories, `L` tokens (registers included), `D` columns, `R` registers, `A` answer tokens, `V`
+Shapes: `B` trajectories, `L` tokens (registers included), `D` channels, `R` registers, `A` answer tokens, `V`
 vocabulary. Weights are stored `[out, in]`, as `torch.nn.functional.linear` takes them:
 
     low.{i}.mixer.gate_up [2*Hm, L]   low.{i}.mixer.down [L, Hm]       token mixer
@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -30,60 +29,12 @@ from torch import Tensor
 from torch.nn.functional import linear, silu
 
 from gram.kernels import relations
-from gram.kernels.philox import Site, noise
+from gram.kernels.philox import NoiseKey, Site, noise
+from gram.kernels.spec import LEARNED, Injection, Spec
 
 Weights = Mapping[str, Tensor]
 Guide = Callable[[Tensor], Tensor]
-Settle = Callable[[Tensor, Tensor, int], Tensor]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Spec:
-    """The numbers that shape a supervision step; the weights hold the rest."""
-
-    tokens: int
-    """`L`, registers included."""
-    registers: int
-    dim: int
-    blocks: int
-    mixer: str
-    mixer_norm: str
-    relations: tuple[str, ...]
-    heads: int
-    is_rotary: bool
-    rope_theta: float
-    norm_eps: float
-    is_core_shared: bool
-    transitions: int
-    low_level_updates: int
-    guidance: str
-    noise_order: str
-    noise_free_steps: int
-    path_keep: float
-    log_sigma_center: float
-    log_sigma_range: float
-    head_readout: str
-    output_start: int
-    output_tokens: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Injection:
-    """Where noise enters the steps of one run, and how much of it. Part of a trajectory's identity."""
-
-    injector: str = "prior"
-    """`prior`: the learned noise of the weights (GRAM). `gaussian`: fixed scale, before each supervision step (PTRM,
-    2605.19943). `path`: fixed scale, after every core call (EqR, 2605.21488). `none`."""
-    temperature: float = 1.0
-    """Factor on the prior's deviation; under another injector a prior's mean alone is followed."""
-    sigma: float = 0.0
-    """Scale of `gaussian`, relative to each token's RMS, or of `path`, absolute."""
-    site: str = "h"
-    """State that `gaussian` disturbs: `h`, `l` or `both`."""
-
-
-LEARNED = Injection()
-"""GRAM's own noise at temperature 1."""
+Damping = Callable[[Tensor, Tensor, int], Tensor]
 
 
 class Step(NamedTuple):
@@ -146,20 +97,20 @@ def attend(x_BLD: Tensor, qkv: Tensor, out: Tensor, spec: Spec) -> Tensor:
     width = spec.dim // spec.heads
     query, key, value = linear(x_BLD, qkv).unflatten(-1, (3, spec.heads, width)).permute(2, 0, 3, 1, 4)
     if spec.is_rotary:
-        cos, sin = rotary_tables(spec.tokens, width, spec.rope_theta, x_BLD.device)
+        cos, sin = rotary_tables(spec.length, width, spec.rope_theta, x_BLD.device)
         query, key = _rotate(query, cos, sin), _rotate(key, cos, sin)
     scores = (query * width**-0.5) @ key.transpose(-1, -2)
-    share = torch.softmax(scores.to(torch.float32), dim=-1).to(x_BLD.dtype)
-    return linear((share @ value).transpose(1, 2).flatten(2), out)
+    attention = torch.softmax(scores.to(torch.float32), dim=-1).to(x_BLD.dtype)
+    return linear((attention @ value).transpose(1, 2).flatten(2), out)
 
 
 def relate(x_BLD: Tensor, gate_up: Tensor, down: Tensor, spec: Spec) -> Tensor:
-    """Gated sums along relations: each has an equal share of the hidden columns, sums them over the tokens that it
-    relates (`relations.tables`), and what a token hears is gated by the token itself."""
+    """Gated sums along relations. Each relation has an equal part of the hidden channels and sums them over the tokens
+    that it relates (`relations.tables`); each token gates the sums that it receives."""
     gate, up = linear(x_BLD, gate_up).chunk(2, dim=-1)
-    tables = relations.tables(spec.relations, spec.tokens, x_BLD.device).to(x_BLD.dtype)
-    heard = [table @ part for table, part in zip(tables, up.chunk(len(tables), -1), strict=True)]
-    return linear(silu(gate) * torch.cat(heard, -1), down)
+    tables = relations.tables(spec.relations, spec.length, x_BLD.device).to(x_BLD.dtype)
+    sums = [table @ part for table, part in zip(tables, up.chunk(len(tables), -1), strict=True)]
+    return linear(silu(gate) * torch.cat(sums, -1), down)
 
 
 def core(weights: Weights, name: str, x_BLD: Tensor, spec: Spec) -> Tensor:
@@ -201,33 +152,34 @@ def transition(
     l: Tensor,
     e_x: Tensor,
     guide: Guide | None,
-    settle: Settle | None = None,
+    damping: Damping | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One transition: `K` low-level updates, one high-level update, `guide` (adds the noise) before or after them.
 
-    `h, l, e_x` are `[B, L, D]`; 2605.19376, eqs. 3 to 5. `settle(old, new, call)` makes the next state from what core
-    call number `call` of the transition read and gave (EqR's kept share and path noise).
+    `h, l, e_x` are `[B, L, D]`; 2605.19376, eqs. 3 to 5. `damping(old, new, call)` makes the next state from what core
+    call number `call` of the transition read and gave (EqR's damping and path noise).
     """
     if guide is not None and spec.noise_order == "before":
         h = guide(h)
     injection = h + e_x
     for call in range(spec.low_level_updates):
         new = core(weights, "low", l + injection, spec)
-        l = new if settle is None else settle(l, new, call)
+        l = new if damping is None else damping(l, new, call)
     new = core(weights, "low" if spec.is_core_shared else "high", h + l, spec)
-    h = new if settle is None else settle(h, new, spec.low_level_updates)
+    h = new if damping is None else damping(h, new, spec.low_level_updates)
     if guide is not None and spec.noise_order == "after":
         h = guide(h)
     return h, l
 
 
-def settle(old: Tensor, new: Tensor, keep: float, eps: Tensor | None) -> Tensor:
-    """`keep old + (1 - keep) new + eps` (2605.21488): what a core call leaves; without both, `new` bit for bit."""
-    settled = new if keep == 0 else keep * old + (1 - keep) * new
-    return settled if eps is None else (settled.to(torch.float32) + eps).to(new.dtype)
+def damp(old: Tensor, new: Tensor, keep: float, eps: Tensor | None) -> Tensor:
+    """`keep old + (1 - keep) new + eps` (EqR, 2605.21488): the state after a core call. Without damping and noise it is
+    `new`, bit for bit."""
+    damped = new if keep == 0 else keep * old + (1 - keep) * new
+    return damped if eps is None else (damped.to(torch.float32) + eps).to(new.dtype)
 
 
-def disturb(state: Tensor, sigma: float, normal: Tensor) -> Tensor:
+def perturb(state: Tensor, sigma: float, normal: Tensor) -> Tensor:
     """`state + sigma * rms(state) * n`, RMS per token (PTRM, 2605.19943)."""
     wide = state.to(torch.float32)
     return (wide + sigma * wide.square().mean(-1, keepdim=True).sqrt() * normal).to(state.dtype)
@@ -254,48 +206,34 @@ def supervision_step(
     h: Tensor,
     l: Tensor,
     e_x: Tensor,
+    key: NoiseKey,
     *,
-    seed: int,
-    puzzle_hash_B: Tensor,
-    trajectory_B: Tensor,
-    step_B: Tensor,
     injection: Injection = LEARNED,
 ) -> Step:
-    """`T` transitions, then both heads.
-
-    Each row is a trajectory of its own: its puzzle's hash, its id and the supervision steps it has taken so far
-    (int64 `[B]` each) key its noise.
-    """
-    noisy_B = step_B >= spec.noise_free_steps
+    """`T` transitions, then both heads. Each row is a trajectory of its own, whose noise `key` names."""
+    noisy_B = key.step >= spec.noise_free_steps
 
     def normals(site: Site, transition_B: Tensor) -> Tensor:
-        return noise(
-            (spec.tokens, spec.dim),
-            seed=seed,
-            site=site,
-            transition_B=transition_B,
-            trajectory_B=trajectory_B,
-            puzzle_hash_B=puzzle_hash_B,
-        )
+        return noise((spec.length, spec.dim), key, site, transition_B)
 
     if injection.injector == "gaussian" and injection.sigma:
         if injection.site in ("h", "both"):
-            h = disturb(h, injection.sigma, normals(Site.FIXED_SCALE_HIGH, step_B))
+            h = perturb(h, injection.sigma, normals(Site.FIXED_SCALE_HIGH, key.step))
         if injection.site in ("l", "both"):
-            l = disturb(l, injection.sigma, normals(Site.FIXED_SCALE_LOW, step_B))
+            l = perturb(l, injection.sigma, normals(Site.FIXED_SCALE_LOW, key.step))
     temperature = injection.temperature if injection.injector == "prior" else 0.0
     path_scale = injection.sigma if injection.injector == "path" else 0.0
 
     for index in range(spec.transitions):
-        transition_B = step_B * spec.transitions + index
+        transition_B = key.step * spec.transitions + index
 
         def guide(u: Tensor, transition_B: Tensor = transition_B) -> Tensor:
             normal = normals(Site.PRIOR, transition_B) if temperature else torch.zeros_like(u, dtype=torch.float32)
             return add_noise(u, *gaussian(weights, "prior", u, spec), normal, noisy_B, spec, temperature)
 
-        def settled(old: Tensor, new: Tensor, call: int, transition_B: Tensor = transition_B) -> Tensor:
+        def damping(old: Tensor, new: Tensor, call: int, transition_B: Tensor = transition_B) -> Tensor:
             call_B = transition_B * (spec.low_level_updates + 1) + call
-            return settle(old, new, spec.path_keep, path_scale * normals(Site.PATH, call_B) if path_scale else None)
+            return damp(old, new, spec.path_keep, path_scale * normals(Site.PATH, call_B) if path_scale else None)
 
         h, l = transition(
             weights,
@@ -304,38 +242,26 @@ def supervision_step(
             l,
             e_x,
             None if spec.guidance == "none" else guide,
-            settled if spec.path_keep or path_scale else None,
+            damping if spec.path_keep or path_scale else None,
         )
     return Step(h, l, read_head(weights, "halt", h, spec), read_head(weights, "lprm", h, spec))
 
 
-def initial_noise(
-    spec: Spec, *, seed: int, puzzle_hash_B: Tensor, trajectory_B: Tensor, scale: float
-) -> tuple[Tensor, Tensor]:
+def initial_noise(spec: Spec, key: NoiseKey, scale: float) -> tuple[Tensor, Tensor]:
     """Random initial `h` and `l`, fp32 `[B, L, D]`, of deviation `scale` (EqR draws one for every trajectory).
 
-    EqR's code draws them from the normal distribution truncated at two deviations, widened to deviation 1 again.
+    EqR's code draws them from the normal distribution truncated at two deviations, widened to deviation 1 again. The
+    key's step counts for nothing.
     """
-    h, l = (
-        scale
-        * truncated(
-            noise(
-                (spec.tokens, spec.dim),
-                seed=seed,
-                site=Site.INITIAL_STATE,
-                transition_B=torch.full_like(trajectory_B, state),
-                trajectory_B=trajectory_B,
-                puzzle_hash_B=puzzle_hash_B,
-            )
-        )
-        for state in (0, 1)
-    )
+    shape = spec.length, spec.dim
+    states = (torch.full_like(key.trajectory, state) for state in (0, 1))
+    h, l = (scale * truncated(noise(shape, key, Site.INITIAL_STATE, state_B)) for state_B in states)
     return h, l
 
 
 def truncated(normal: Tensor) -> Tensor:
     """Standard normal numbers as numbers of the normal truncated at +-2, scaled to deviation 1: by its quantiles."""
-    share = math.erf(2**0.5)
-    deviation = math.sqrt(1 - 4 * math.exp(-2) / math.sqrt(2 * math.pi) / share)
-    drawn: Tensor = torch.special.erfinv(share * torch.special.erf(normal * 0.5**0.5)) * (2**0.5 / deviation)
+    mass = math.erf(2**0.5)
+    deviation = math.sqrt(1 - 4 * math.exp(-2) / math.sqrt(2 * math.pi) / mass)
+    drawn: Tensor = torch.special.erfinv(mass * torch.special.erf(normal * 0.5**0.5)) * (2**0.5 / deviation)
     return drawn

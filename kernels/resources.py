@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gram.kernels.compiled import cache as compile_cache
-from gram.kernels.reference import LEARNED, Injection, Spec, Weights
+from gram.kernels.reference import Weights
+from gram.kernels.spec import LEARNED, Injection, Spec
 
 if TYPE_CHECKING:
     from gram.kernels.sources import Source

@@ -16,8 +16,8 @@ from gram.kernels.fused import path as fused
 from gram.kernels.fused.kernel import supervision_step_kernel
 from gram.kernels.fused.pack import layout_of
 from gram.kernels.gemm import pack as gemm_pack
-from gram.kernels.gemm.plan import Launch, lay_out
-from gram.kernels.reference import Injection, Spec
+from gram.kernels.gemm.plan import KernelLaunch, lay_out
+from gram.kernels.spec import Injection, Spec
 
 META = torch.device("meta")
 TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int64: "*i64", torch.int8: "*i8"}
@@ -46,7 +46,7 @@ def sources(path: str, spec: Spec, shapes: Mapping[str, list[int]], injection: I
     weights = {name: torch.empty(shape, device=META) for name, shape in shapes.items()}
     if path == "gemm":
         plan = lay_out(gemm_pack.pack(weights, spec, torch.bfloat16), spec, 8, injection, has_active=True, device=META)
-        launches = [each for each in plan.operations if isinstance(each, Launch)]
+        launches = [each for each in plan.operations if isinstance(each, KernelLaunch)]
         for name, launch in {gemm_name(launch): launch for launch in launches}.items():
             signature = {each: _gemm_type(launch, each) for each in launch.kernel.arg_names}
             yield Source(name, launch.kernel, launch.constants, signature, {"num_warps": launch.warps})
@@ -70,7 +70,7 @@ def sources(path: str, spec: Spec, shapes: Mapping[str, list[int]], injection: I
             yield Source(name, kernel, constants, signature, {"num_warps": fused.WARPS, "num_stages": 1})
 
 
-def gemm_name(launch: Launch) -> str:
+def gemm_name(launch: KernelLaunch) -> str:
     """What a launch of kernel C is called in tables: its kernel and what tells it from its other variants."""
     name: str = launch.kernel.__name__.removesuffix("_kernel").replace("_", " ")
     constants = launch.constants
@@ -81,7 +81,7 @@ def gemm_name(launch: Launch) -> str:
     return name + ("", ", then h + l", ", then h + e_x + l")[constants.get("SUMS", 0)]
 
 
-def _gemm_type(launch: Launch, name: str) -> str:
+def _gemm_type(launch: KernelLaunch, name: str) -> str:
     """A parameter's type as the compiler names it."""
     if name in launch.constants:
         return "constexpr"

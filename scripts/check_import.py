@@ -24,8 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from gram.evals.benchmarks.peers import SHARED, VARIANTS, family_of, imported, official
-from gram.kernels.philox import Site, noise
-from gram.kernels.reference import Injection, Step
+from gram.kernels.philox import NoiseKey, Site, noise
+from gram.kernels.reference import Step
+from gram.kernels.spec import Injection
 from gram.model import Model
 
 LIMIT = 1e-4
@@ -37,13 +38,13 @@ def run(model: nn.Module, ours: Model, family: str, config: dict[str, Any], step
     rows = config["batch_size"]
     puzzles = torch.randint(1, config["vocab_size"], (rows, config["seq_len"]), generator=generator)
     batch = {"inputs": puzzles, "puzzle_identifiers": torch.zeros(rows, dtype=torch.long)}
-    keys = {"seed": 0, "puzzle_hash_B": torch.arange(rows), "trajectory_B": torch.zeros(rows, dtype=torch.long)}
+    key = NoiseKey(0, torch.arange(rows), *torch.zeros(2, rows, dtype=torch.long))
     inner: Any = model.inner
     injection = Injection(injector="none")
     if family == "eqr":
-        h, l = ours.random_state(**keys)
+        h, l = ours.random_state(key)
         injection = Injection(injector="path", sigma=ours.config.path_noise)
-        torch.randn_like = our_normals(ours, keys)  # type: ignore[assignment]
+        torch.randn_like = our_normals(ours, key)  # type: ignore[assignment]
     else:
         h, l = ours.initial_state(rows)
     carry = inner.empty_carry(rows)
@@ -57,7 +58,7 @@ def run(model: nn.Module, ours: Model, family: str, config: dict[str, Any], step
     found: dict[str, list[float]] = {"logits": [], "halt": [], "same_state": [], "moved": [], "size": []}
 
     def advance(h: Tensor, l: Tensor, index: int) -> tuple[Step, Tensor]:
-        step = ours.step(h, l, e_x, step_B=torch.full((rows,), index), injection=injection, **keys)
+        step = ours.step(h, l, e_x, key._replace(step=torch.full((rows,), index)), injection=injection)
         return step, ours.decode(step.h)
 
     for index in range(steps):
@@ -88,7 +89,7 @@ def largest(x: Tensor) -> float:
     return x.abs().max().item()
 
 
-def our_normals(ours: Model, keys: dict[str, Any]) -> Callable[[Tensor], Tensor]:
+def our_normals(ours: Model, key: NoiseKey) -> Callable[[Tensor], Tensor]:
     """What stands for `torch.randn_like` in EqR's code: the noise of our core calls, in their order."""
     calls = 0
 
@@ -96,7 +97,7 @@ def our_normals(ours: Model, keys: dict[str, Any]) -> Callable[[Tensor], Tensor]
         nonlocal calls
         at = torch.full((like.shape[0],), calls)
         calls += 1
-        return noise((ours.spec.tokens, ours.spec.dim), site=Site.PATH, transition_B=at, **keys).to(like.dtype)
+        return noise((ours.spec.length, ours.spec.dim), key, Site.PATH, at).to(like.dtype)
 
     return normals
 

@@ -10,8 +10,8 @@ import gram
 from gram.config import ModelConfig
 from gram.kernels.fused import pack
 from gram.kernels.gemm import pack as gemm_pack
-from gram.kernels.reference import Spec
 from gram.kernels.resources import shapes_of
+from gram.kernels.spec import Spec
 from gram.model import Model
 from gram.presets import model_config
 
@@ -37,9 +37,11 @@ def spec_and_shapes(config: ModelConfig) -> tuple[Spec, dict[str, list[int]]]:
     return model.spec, shapes_of(model.weights())
 
 
-FUSED = [name for name in SHIPPED if pack.misfit(Model(shipped_config(name)).spec) is None]
+FUSED = [name for name in SHIPPED if pack.unsupported_reason(shipped_config(name).spec) is None]
 """Those that kernels A and B take."""
-GEMM = [name for name in SHIPPED if name not in FUSED and gemm_pack.misfit(Model(shipped_config(name)).spec) is None]
+GEMM = [
+    name for name in SHIPPED if name not in FUSED and gemm_pack.unsupported_reason(shipped_config(name).spec) is None
+]
 """Those that kernel C takes instead."""
 NONE = [name for name in SHIPPED if shipped_config(name).mixer == "relations"]
 """Those that no Triton kernel takes yet."""

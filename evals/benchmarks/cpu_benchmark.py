@@ -22,7 +22,7 @@ from gram.evals.benchmarks.timing import Measurement, paired
 from gram.kernels import reference
 from gram.kernels.compiled import path as compiled
 from gram.kernels.dispatch import step_flops
-from gram.kernels.philox import Site, counter_word1
+from gram.kernels.philox import NoiseKey, Site
 from gram.kernels.reference import Step
 from gram.model import Model
 from gram.presets import model_config
@@ -36,7 +36,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 the same weights and states: two bf16 paths round in different places, and neither is the other's truth."""
 NOISE_FLOOR = 0.05
 
-Arguments = tuple[tuple[Tensor, Tensor, Tensor], dict[str, Any]]
+Arguments = tuple[tuple[Tensor, Tensor, Tensor], NoiseKey]
 
 
 def rows(peer_repo: Path | None, *, rounds: int) -> Iterator[Measurement]:
@@ -57,27 +57,25 @@ def rows(peer_repo: Path | None, *, rounds: int) -> Iterator[Measurement]:
 def arguments(model: Model, count: int) -> Arguments:
     """A state and counters of `count` trajectories that all meet noise."""
     generator = torch.Generator().manual_seed(0)
-    shape = (count, model.spec.tokens, model.spec.dim)
+    shape = (count, model.spec.length, model.spec.dim)
     h, l, e_x = (torch.randn(shape, generator=generator).to(model.dtype) for _ in range(3))
     ids = torch.arange(count)
     steps = torch.full_like(ids, model.spec.noise_free_steps + 1)
-    return (h, l, e_x), {"seed": 1, "puzzle_hash_B": ids * 7, "trajectory_B": ids, "step_B": steps}
+    return (h, l, e_x), NoiseKey(1, ids * 7, ids, steps)
 
 
-def check(model: Model, states: tuple[Tensor, Tensor, Tensor], keys: dict[str, Any]) -> float:
+def check(model: Model, states: tuple[Tensor, Tensor, Tensor], key: NoiseKey) -> float:
     """The error of the compiled step. Raises `AssertionError` where it exceeds what the type allows."""
-    made = compiled.supervision_step(model.weights(), model.spec, *states, **keys)
-    return step_error(made, model, states, keys, "the compiled step")
+    made = compiled.supervision_step(model.weights(), model.spec, *states, key)
+    return step_error(made, model, states, key, "the compiled step")
 
 
-def step_error(
-    made: Step, model: Model, states: tuple[Tensor, Tensor, Tensor], keys: dict[str, Any], what: str
-) -> float:
+def step_error(made: Step, model: Model, states: tuple[Tensor, Tensor, Tensor], key: NoiseKey, what: str) -> float:
     """The error of a step against the reference in fp32. Raises `AssertionError` where the type allows less."""
     h, l, e_x = states
     weights, spec, worst = model.weights(), model.spec, 0.0
     wide_weights = {name: weight.float() for name, weight in weights.items()}
-    expected = reference.supervision_step(wide_weights, spec, h.float(), l.float(), e_x.float(), **keys)
+    expected = reference.supervision_step(wide_weights, spec, h.float(), l.float(), e_x.float(), key)
     for one, other in zip(made, expected, strict=True):
         gap, wide = one.float() - other.float(), other.float()
         if model.dtype is torch.float32:
@@ -97,16 +95,16 @@ def step_rows(name: str, model: Model, count: int, rounds: int) -> Iterator[Meas
     """Reference over compiled, noise as a share of the compiled step, and the compiled step over its products alone."""
     model.requires_grad_(False)
     weights, spec = model.weights(), model.spec
-    states, keys = arguments(model, count)
+    states, key = arguments(model, count)
     error = check(model, *arguments(model, 2 * compiled.block_size(spec)))
     versions: dict[str, Callable[[], object]] = {
-        "reference": lambda: reference.supervision_step(weights, spec, *states, **keys),
-        "compiled": lambda: compiled.supervision_step(weights, spec, *states, **keys),
-        "noise": lambda: draw(model, count, keys),
+        "reference": lambda: reference.supervision_step(weights, spec, *states, key),
+        "compiled": lambda: compiled.supervision_step(weights, spec, *states, key),
+        "noise": lambda: draw(model, count, key),
         "products": products(model, count),
     }
     seconds = paired(versions, rounds)
-    label = f"{name} D={spec.dim} L={spec.tokens}, {count} trajectories, {_name(model.dtype)}"
+    label = f"{name} D={spec.dim} L={spec.length}, {count} trajectories, {_name(model.dtype)}"
     facts = {
         "seconds": seconds,
         "error": error,
@@ -120,14 +118,13 @@ def step_rows(name: str, model: Model, count: int, rounds: int) -> Iterator[Meas
     yield ratios(share, seconds["noise"], ours, NOISE_FLOOR, is_ceiling=True)
 
 
-def draw(model: Model, count: int, keys: dict[str, Any]) -> None:
+def draw(model: Model, count: int, key: NoiseKey) -> None:
     """The noise of a supervision step alone, as the compiled path draws it."""
     spec, block = model.spec, compiled.block_size(model.spec)
     for first in range(0, count, block):
-        part = slice(first, first + block)
+        part = key.at(slice(first, first + block))
         for index in range(spec.transitions):
-            word = counter_word1(keys["step_B"][part] * spec.transitions + index, Site.PRIOR)
-            compiled.noise(spec, keys["seed"], word, keys["trajectory_B"][part], keys["puzzle_hash_B"][part])
+            compiled.noise(spec, part, Site.PRIOR, part.step * spec.transitions + index)
 
 
 def products(model: Model, count: int) -> Callable[[], None]:
@@ -142,7 +139,7 @@ def products(model: Model, count: int) -> Callable[[], None]:
         if spec.mixer == "token" and ".mixer." in name:
             left.append((weight, torch.randn(weight.shape[1], block * spec.dim).to(model.dtype), calls))
         else:
-            right.append((weight, torch.randn(spec.tokens * block, weight.shape[1]).to(model.dtype), calls))
+            right.append((weight, torch.randn(spec.length * block, weight.shape[1]).to(model.dtype), calls))
 
     def run() -> None:
         for _ in range(-(-count // block) * spec.transitions):
@@ -171,13 +168,13 @@ def peer_rows(repo: Path, dtype: torch.dtype, rounds: int) -> Iterator[Measureme
     puzzles = torch.from_numpy(get_task("sudoku9").split("test", limit=count).puzzles.astype("int32"))
     short = _short(ours)
     error = check(short, *arguments(short, compiled.block_size(short.spec)))
-    _, keys = arguments(ours, count)
+    _, key = arguments(ours, count)
     states = (*ours.initial_state(count), ours.embed(puzzles.long()))
     weights, spec = ours.weights(), ours.spec
     seconds = paired(
         {
             "official": partial(official_steps, peer, puzzles, 1),
-            "compiled": lambda: compiled.supervision_step(weights, spec, *states, **keys),
+            "compiled": lambda: compiled.supervision_step(weights, spec, *states, key),
             "products": products(ours, count),
         },
         rounds,

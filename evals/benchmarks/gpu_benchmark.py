@@ -11,7 +11,6 @@ import statistics
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from gram.evals.benchmarks.cpu_benchmark import arguments, step_error
 from gram.evals.benchmarks.timing import Measurement, paired
 from gram.kernels import reference
 from gram.kernels.dispatch import LAUNCHED, step_flops
+from gram.kernels.philox import NoiseKey
 from gram.kernels.reference import Step
 from gram.model import Model
 from gram.presets import PRESETS, model_config
@@ -43,20 +43,20 @@ def rows(*, rounds: int, teraflops: float, terabytes: float) -> Iterator[Measure
         )
 
 
-def versions(model: Model, states: tuple[Tensor, Tensor, Tensor], keys: dict[str, Any]) -> dict[str, Version]:
+def versions(model: Model, states: tuple[Tensor, Tensor, Tensor], key: NoiseKey) -> dict[str, Version]:
     """What is timed, by name."""
     weights, spec = model.weights(), model.spec
 
     def eager() -> Step:
-        return reference.supervision_step(weights, spec, *states, **keys)
+        return reference.supervision_step(weights, spec, *states, key)
 
     eager()  # makes the rotary tables, which the reference keeps and must not take from a trace
     compiled = torch.compile(eager)
     made: dict[str, Version] = {"eager": eager, "torch.compile": compiled, GRAPH: captured(compiled)}
     for name, path in LAUNCHED.items():
-        if path.misfit(spec) is None:
+        if path.unsupported_reason(spec) is None:
             step = import_module(f"gram.kernels.{path.module}").supervision_step
-            made[name] = partial(step, path.packer(weights, spec, model.dtype), spec, *states, **keys)
+            made[name] = partial(step, path.packer(weights, spec, model.dtype), spec, *states, key)
     return made
 
 
@@ -93,11 +93,11 @@ def step_rows(
     """The other versions over the fused kernel, or over kernel C where the model is too wide for it; and the floor of
     that one's own count over it."""
     device = next(iter(model.weights().values())).device
-    states, keys = arguments(model, count)
+    states, key = arguments(model, count)
     states = tuple(state.to(device) for state in states)  # type: ignore[assignment]
-    keys = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in keys.items()}
-    timed = make(model, states, keys)
-    errors = {each: step_error(run(), model, states, keys, each) for each, run in timed.items()}
+    key = NoiseKey(key.seed, *(rows.to(device) for rows in key[1:]))
+    timed = make(model, states, key)
+    errors = {each: step_error(run(), model, states, key, each) for each, run in timed.items()}
     seconds = paired({each: partial(_repeat, run, device) for each, run in timed.items()}, rounds)
     seconds = {each: [value / REPEATS for value in values] for each, values in seconds.items()}
     flops = count * step_flops(model.weights(), model.spec)
@@ -115,7 +115,7 @@ def step_rows(
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "dtype": str(model.dtype).removeprefix("torch."),
     }
-    label = f"GPU step {name} D={model.spec.dim} L={model.spec.tokens}, {count} trajectories, {facts['dtype']}"
+    label = f"GPU step {name} D={model.spec.dim} L={model.spec.length}, {count} trajectories, {facts['dtype']}"
     # The floor's row comes first and bears the facts.
     for other in sorted((each for each in timed if each != ours), key=lambda each: each != GRAPH):
         is_first = other == GRAPH

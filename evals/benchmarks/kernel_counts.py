@@ -19,7 +19,7 @@ from gram.kernels.cost import Count
 from gram.kernels.dispatch import step_flops
 from gram.kernels.fused import pack
 from gram.kernels.gemm import pack as gemm_pack
-from gram.kernels.reference import Spec
+from gram.kernels.spec import Spec
 from gram.model import Model
 from gram.presets import PRESETS, model_config
 
@@ -30,9 +30,9 @@ TERAFLOPS, TERABYTES = 790.0, 3.0
 BYTES_FLOOR = 50.0
 COUNTS: dict[str, tuple[Callable[..., Count], Callable[[Spec], str | None]]] = {
     "eager": (cost.eager_step, lambda _: None),
-    "blocks": (cost.blocks_step, pack.misfit),
-    "fused": (cost.fused_step, pack.misfit),
-    "gemm": (cost.gemm_step, gemm_pack.misfit),
+    "blocks": (cost.blocks_step, pack.unsupported_reason),
+    "fused": (cost.fused_step, pack.unsupported_reason),
+    "gemm": (cost.gemm_step, gemm_pack.unsupported_reason),
 }
 """Paths whose bytes are counted: the counter, and why a model cannot take the path."""
 
@@ -45,7 +45,7 @@ def _model(preset: str) -> Model:
 def paths_of(preset: str) -> dict[str, Callable[..., Count]]:
     """The paths that can take a preset's model, with their counters."""
     spec = _model(preset).spec
-    return {name: count for name, (count, misfit) in COUNTS.items() if misfit(spec) is None}
+    return {name: count for name, (count, unsupported_reason) in COUNTS.items() if unsupported_reason(spec) is None}
 
 
 def roofline(

@@ -171,6 +171,7 @@ def _step(device: Any, dtype: Any) -> Check:
     import torch
 
     from gram.config import ModelConfig
+    from gram.kernels.philox import NoiseKey
     from gram.model import Model
 
     tiny = ModelConfig(tokens=8, output_tokens=8, dim=16, hidden=16, mixer_hidden=16, guidance_hidden=16)
@@ -180,7 +181,7 @@ def _step(device: Any, dtype: Any) -> Check:
             state = model.initial_state(8)
             e_x = model.embed(torch.ones((8, tiny.tokens), dtype=torch.int64, device=device))
             ids = torch.arange(8, device=device)
-            after = model.step(*state, e_x, seed=0, puzzle_hash_B=ids, trajectory_B=ids, step_B=ids)
+            after = model.step(*state, e_x, NoiseKey(0, ids, ids, ids))
             is_finite = bool(np.isfinite(after.h.float().cpu().numpy()).all())
     except (RuntimeError, ValueError) as error:
         return Check("one step", "broken", str(error).splitlines()[0])

@@ -57,7 +57,7 @@ def slot_bytes(config: SamplerConfig, spec: Spec, item_bytes: int) -> int:
     assert config.slots is not None
     assert config.launch is not None
     rows = -(-config.slots // config.launch) * config.launch
-    return rows * spec.tokens * spec.dim * item_bytes * STATES
+    return rows * spec.length * spec.dim * item_bytes * STATES
 
 
 def check_fits(

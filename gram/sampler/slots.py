@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gram.config import SamplerConfig
+from gram.kernels.philox import NoiseKey
 from gram.model import Model
 from gram.sampler.settings import injection_of, spec_of
 from gram.tasks.protocol import Tokens
@@ -46,7 +47,7 @@ class Slots:
         self.is_random_start = config.injector == "path" and model.config.initial_std > 0
         self.launch, self.count, self.is_padded = config.launch, config.slots, config.is_padded
         rows = -(-self.count // self.launch) * self.launch
-        shape = (rows, self.spec.tokens, self.spec.dim)
+        shape = (rows, self.spec.length, self.spec.dim)
         self.h, self.l, self.e_x = (torch.zeros(shape, dtype=model.dtype, device=model.device) for _ in range(3))
         self.h_before = torch.zeros_like(self.h)
         """`h` before the last supervision step."""
@@ -59,11 +60,7 @@ class Slots:
         self._place(index, rows, puzzles, hashes, trajectories)
         self.step[rows] = 0
         if self.is_random_start:
-            h, l = self.model.random_state(
-                seed=self.config.seed,
-                puzzle_hash_B=torch.from_numpy(hashes).to(self.h.device),
-                trajectory_B=torch.from_numpy(trajectories).to(self.h.device),
-            )
+            h, l = self.model.random_state(self._key(rows))
         else:
             h, l = self.model.initial_state(len(rows))
         self.h[index], self.l[index] = h.to(self.h.dtype), l.to(self.l.dtype)
@@ -86,6 +83,10 @@ class Slots:
             self.e_x[index] = self.model.embed(tokens)
         self.hash[rows], self.trajectory[rows] = hashes, trajectories
 
+    def _key(self, rows: Rows | slice) -> NoiseKey:
+        arrays = self.hash[rows], self.trajectory[rows], self.step[rows]
+        return NoiseKey.of_arrays(self.config.seed, *arrays, self.h.device)
+
     def take_out(self, row: int) -> Tensor:
         """A copy of one slot's state, `[2, L, D]`."""
         return torch.stack([self.h[row], self.l[row]])
@@ -101,17 +102,13 @@ class Slots:
     def advance(self, occupied: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """One supervision step of the first `occupied` slots; their halt logits and LPRM, `[occupied]` each."""
         halts, lprms = [], []
-        device = self.h.device
         for first in range(0, occupied, self.launch):
             rows = slice(first, first + self.launch if self.is_padded else min(first + self.launch, occupied))
             state = self.model.step(
                 self.h[rows],
                 self.l[rows],
                 self.e_x[rows],
-                seed=self.config.seed,
-                puzzle_hash_B=torch.from_numpy(self.hash[rows]).to(device),
-                trajectory_B=torch.from_numpy(self.trajectory[rows]).to(device),
-                step_B=torch.from_numpy(self.step[rows]).to(device),
+                self._key(rows),
                 injection=self.injection,
                 spec=self.spec,
                 kernel=self.config.kernel,

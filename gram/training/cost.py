@@ -55,7 +55,7 @@ def cost_of(recipe: Recipe) -> TrainingCost:
     config, training = recipe.model, recipe.training
     model = Model(config)
     weights, spec = model.weights(), model.spec
-    turns, length = spec.transitions, spec.tokens
+    turns, length = spec.transitions, spec.length
     transition = dispatch.step_flops(weights, spec) / turns
     posterior = sum(2 * tensor.numel() * length for name, tensor in weights.items() if name.startswith("posterior"))
     decoding = 2 * config.output_tokens * config.vocabulary * config.dim

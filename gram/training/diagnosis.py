@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from gram.config import Guidance
+from gram.kernels.spec import Guidance
 
 LEAKING_ABOVE = 0.2
 """Nats per token."""

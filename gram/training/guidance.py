@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gram.kernels.reference import Spec, Weights, gaussian
+from gram.kernels.reference import Weights, gaussian
+from gram.kernels.spec import Spec
 
 
 class Gaussian(NamedTuple):

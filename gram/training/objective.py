@@ -25,18 +25,18 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from gram.config import ModelConfig
-from gram.kernels.philox import Site, noise
+from gram.kernels.philox import NoiseKey, Site, noise
 from gram.kernels.reference import (
+    Damping,
     Guide,
-    Settle,
-    Spec,
     Weights,
     add_noise,
+    damp,
     decode,
     read_head,
-    settle,
     transition,
 )
+from gram.kernels.spec import Spec
 from gram.model import embed, embed_target
 from gram.training.config import TrainConfig
 from gram.training.guidance import Gaussian, balanced_kl, kl, posterior, prior
@@ -66,6 +66,10 @@ class Slots(NamedTuple):
     """Number of the sequence that the slot holds, `[B]` int64; keys its noise."""
     step: Tensor
     """Supervision steps taken, `[B]` int64."""
+
+    def key(self, seed: int) -> NoiseKey:
+        """What names the slots' noise."""
+        return NoiseKey(seed, self.puzzle_hash, self.trajectory, self.step)
 
     def take(self, rows: Tensor) -> Slots:
         """These rows alone."""
@@ -129,7 +133,7 @@ def step_loss(
     if seen:
         balanced, divergence = seen
     else:
-        balanced = divergence = torch.zeros(noisy_B.shape[0], spec.tokens, device=h.device)
+        balanced = divergence = torch.zeros(noisy_B.shape[0], spec.length, device=h.device)
 
     logits = decode(weights, spec, h)
     entropy, per_puzzle = _entropy(logits, slots.targets, token_weights_V)
@@ -220,8 +224,8 @@ def _last_transition(
 
     index = spec.transitions - 1
     guide = _guide(weights, spec, slots, e_y, index, training.seed, charge)
-    settled = _settle(config, spec, slots, index, training.seed, training.gradient_calls)
-    h, l = transition(weights, spec, h, l, e_x, guide, settled)
+    damping = _damping(config, spec, slots, index, training.seed, training.gradient_calls)
+    h, l = transition(weights, spec, h, l, e_x, guide, damping)
     return h, l, seen
 
 
@@ -257,25 +261,25 @@ def _guide(
     return guide
 
 
-def _settle(
+def _damping(
     config: ModelConfig, spec: Spec, slots: Slots, index: int, seed: int, gradient_calls: int = 0
-) -> Settle | None:
-    """What core calls of transition `index` leave: with EqR's kept share and noise, and without a history where no
+) -> Damping | None:
+    """What core calls of transition `index` leave: with EqR's damping and noise, and without a history where no
     gradient shall flow through the call."""
     calls = spec.low_level_updates + 1
     first = calls - gradient_calls if gradient_calls else 0
     if not (config.path_keep or config.path_noise or first > 0):
         return None
 
-    def settled(old: Tensor, new: Tensor, call: int) -> Tensor:
+    def damping(old: Tensor, new: Tensor, call: int) -> Tensor:
         eps = None
         if config.path_noise:
             call_B = (slots.step * spec.transitions + index) * calls + call
             eps = config.path_noise * _normals(slots, spec, Site.PATH, call_B, seed)
-        new = settle(old, new, config.path_keep, eps)
+        new = damp(old, new, config.path_keep, eps)
         return new.detach() if call < first else new
 
-    return settled
+    return damping
 
 
 def set_loss(logits: Tensor, solutions: Tensor, token_weights_V: Tensor) -> Tensor:
@@ -337,8 +341,8 @@ def earlier_transitions(
             continue
         e_y = embed_target(weights, config, slots.targets) if has_posterior else None
         guide = _guide(weights, spec, slots, e_y, index, training.seed)
-        settled = _settle(config, spec, slots, index, training.seed)
-        h, l = transition(weights, spec, h, l, _condition(weights, config, slots), guide, settled)
+        damping = _damping(config, spec, slots, index, training.seed)
+        h, l = transition(weights, spec, h, l, _condition(weights, config, slots), guide, damping)
     return Earlier(h, l, kls, first)
 
 
@@ -357,8 +361,8 @@ def transition_under_posterior(
     seen: list[Tensor] = []
     e_y = embed_target(weights, config, slots.targets)
     guide = _guide(weights, spec, slots, e_y, index, training.seed, lambda u, q, p: seen.append(kl(q, p)))
-    settled = _settle(config, spec, slots, index, training.seed)
-    h, l = transition(weights, spec, h, l, _condition(weights, config, slots), guide, settled)
+    damping = _damping(config, spec, slots, index, training.seed)
+    h, l = transition(weights, spec, h, l, _condition(weights, config, slots), guide, damping)
     return h, l, seen[0]
 
 
@@ -371,11 +375,4 @@ def _charged(spec: Spec, slots: Slots) -> tuple[Tensor, Tensor]:
 
 
 def _normals(slots: Slots, spec: Spec, site: Site, transition_B: Tensor, seed: int) -> Tensor:
-    return noise(
-        (spec.tokens, spec.dim),
-        seed=seed,
-        site=site,
-        transition_B=transition_B,
-        trajectory_B=slots.trajectory,
-        puzzle_hash_B=slots.puzzle_hash,
-    )
+    return noise((spec.length, spec.dim), slots.key(seed), site, transition_B)

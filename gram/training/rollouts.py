@@ -13,10 +13,13 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gram.config import ModelConfig
-from gram.kernels.reference import LEARNED, Injection, Spec, Step, Weights, decode
+from gram.kernels.philox import NoiseKey
+from gram.kernels.reference import Step, Weights, decode
+from gram.kernels.spec import LEARNED, Injection, Spec
 from gram.model import embed
 from gram.tasks.puzzle_sets import puzzle_hash
 from gram.training.data_parallel import Ranks
@@ -55,7 +58,7 @@ class Rollouts:
         # As sampling would: a model that was trained with fixed noise meets it here too.
         is_path = config.injector == "path"
         self.injection = Injection(injector="path", sigma=config.path_noise) if is_path else LEARNED
-        state = (slots, spec.tokens, spec.dim)
+        state = (slots, spec.length, spec.dim)
         self.h = torch.zeros(state, dtype=dtype, device=device)
         self.l = torch.zeros(state, dtype=dtype, device=device)
         self.puzzles = np.zeros((slots, config.tokens), np.uint8)
@@ -96,11 +99,13 @@ class Rollouts:
             self.spec,
             weights["z0_h"],
             weights["z0_l"],
-            seed=self.seed,
-            puzzle_hash_B=torch.from_numpy(self.hashes[free]).to(device),
-            trajectory_B=torch.from_numpy(self.trajectory[free]).to(device),
+            self._key(free),
         )
         self.h[index], self.l[index] = h.to(self.h.dtype), l.to(self.l.dtype)
+
+    def _key(self, slots: NDArray[np.int64] | slice) -> NoiseKey:
+        arrays = self.hashes[slots], self.trajectory[slots], self.taken[slots]
+        return NoiseKey.of_arrays(self.seed, *arrays, self.h.device)
 
     @torch.no_grad()
     def advance(self, step_function: StepFunction, weights: Weights, rng: np.random.Generator) -> float:
@@ -114,10 +119,7 @@ class Rollouts:
             self.h,
             self.l,
             embed(weights, self.config, puzzles, is_empty_P=self.is_empty),
-            seed=self.seed,
-            puzzle_hash_B=torch.from_numpy(self.hashes).to(device),
-            trajectory_B=torch.from_numpy(self.trajectory).to(device),
-            step_B=torch.from_numpy(self.taken).to(device),
+            self._key(slice(None)),
             injection=self.injection,
         )
         self.h, self.l = state.h.clone(), state.l.clone()

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gram.config import ModelConfig
-from gram.kernels.reference import Spec, initial_noise
+from gram.kernels.philox import NoiseKey
+from gram.kernels.reference import initial_noise
+from gram.kernels.spec import Spec
 from gram.tasks.puzzle_sets import puzzle_hash
 from gram.training.config import TrainConfig
 from gram.training.data_parallel import Ranks
@@ -99,9 +101,7 @@ class TrainingSlots:
             self.spec,
             z0_h,
             z0_l,
-            seed=self.training.seed,
-            puzzle_hash_B=torch.from_numpy(self.hashes[rows]).to(device),
-            trajectory_B=torch.from_numpy(self.trajectory[rows]).to(device),
+            NoiseKey.of_arrays(self.training.seed, self.hashes[rows], self.trajectory[rows], self.taken[rows], device),
         )
         self.h[index], self.l[index] = h.to(self.h.dtype), l.to(self.l.dtype)
 
@@ -173,14 +173,9 @@ def initial_state(
     spec: Spec,
     z0_h: Tensor,
     z0_l: Tensor,
-    *,
-    seed: int,
-    puzzle_hash_B: Tensor,
-    trajectory_B: Tensor,
+    key: NoiseKey,
 ) -> tuple[Tensor, Tensor]:
     """Initial `h` and `l` of training sequences, `[B, L, D]` or what broadcasts to it: stored, or random (EqR)."""
     if not config.initial_std:
         return z0_h, z0_l
-    return initial_noise(
-        spec, seed=seed, puzzle_hash_B=puzzle_hash_B, trajectory_B=trajectory_B, scale=config.initial_std
-    )
+    return initial_noise(spec, key, config.initial_std)

@@ -14,11 +14,11 @@ from gram.kernels.fused.kernel import (
     FIXED_SCALE_LOW,
     PATH,
     attended,
-    disturbed,
     guided,
     head_value,
     hidden_tile,
     normed,
+    perturbed,
     product,
     token_mixed,
 )
@@ -39,27 +39,27 @@ def begin_kernel(
     h_ptr, l_ptr, state_ptr, hash_ptr, trajectory_ptr, step_ptr, active_ptr,
     h_stride_b, h_stride_l, l_stride_b, l_stride_l, k0, k1, rows, sigma,
     L: tl.constexpr, LP: tl.constexpr, D: tl.constexpr,
-    DISTURBS_H: tl.constexpr, DISTURBS_L: tl.constexpr, HAS_ACTIVE: tl.constexpr,
+    PERTURBS_H: tl.constexpr, PERTURBS_L: tl.constexpr, HAS_ACTIVE: tl.constexpr,
 ):  # fmt: skip
     """Copies both states into `state_ptr [2, B, L, D]`, with PTRM's noise where it is asked for."""
     row_b = tl.program_id(0)
     wide_b = row_b.to(tl.int64)
     token = tl.arange(0, LP)[:, None]
-    column = tl.arange(0, D)[None, :]
+    channel = tl.arange(0, D)[None, :]
     is_token = token < L
     is_active = is_on(active_ptr, row_b, HAS_ACTIVE) != 0
     puzzle_hash = tl.load(hash_ptr + row_b)
     trajectory = tl.load(trajectory_ptr + row_b)
     step = tl.load(step_ptr + row_b)
-    h_out = state_ptr + wide_b * (L * D) + token * D + column
-    h = tl.load(h_ptr + wide_b * h_stride_b + token * h_stride_l + column, mask=is_token, other=0.0)
-    if DISTURBS_H:
-        moved = disturbed(h, sigma, k0, k1, step, FIXED_SCALE_HIGH, trajectory, puzzle_hash, LP, D)
+    h_out = state_ptr + wide_b * (L * D) + token * D + channel
+    h = tl.load(h_ptr + wide_b * h_stride_b + token * h_stride_l + channel, mask=is_token, other=0.0)
+    if PERTURBS_H:
+        moved = perturbed(h, sigma, k0, k1, step, FIXED_SCALE_HIGH, trajectory, puzzle_hash, LP, D)
         h = tl.where(is_active, moved, h)
     tl.store(h_out, h, mask=is_token)
-    l = tl.load(l_ptr + wide_b * l_stride_b + token * l_stride_l + column, mask=is_token, other=0.0)
-    if DISTURBS_L:
-        moved = disturbed(l, sigma, k0, k1, step, FIXED_SCALE_LOW, trajectory, puzzle_hash, LP, D)
+    l = tl.load(l_ptr + wide_b * l_stride_b + token * l_stride_l + channel, mask=is_token, other=0.0)
+    if PERTURBS_L:
+        moved = perturbed(l, sigma, k0, k1, step, FIXED_SCALE_LOW, trajectory, puzzle_hash, LP, D)
         l = tl.where(is_active, moved, l)
     tl.store(h_out + rows.to(tl.int64) * (L * D), l, mask=is_token)
 
@@ -167,8 +167,8 @@ def readout_kernel(
     at = state_ptr + row_b.to(tl.int64) * (L * D) + token * D + tl.arange(0, D)[None, :]
     h = tl.load(at, mask=token < L, other=0.0)
     READ_ROWS: tl.constexpr = 1 if READS_REGISTER else L
-    share = tl.where(token < READ_ROWS, 1.0 / READ_ROWS, 0.0)
-    halt = head_value(h, matrix, vector_ptr, share, 0, HEAD_ROW, HH, LP, D, TILE)
-    lprm = head_value(h, matrix, vector_ptr, share, 1, HEAD_ROW, HH, LP, D, TILE)
+    read_weight = tl.where(token < READ_ROWS, 1.0 / READ_ROWS, 0.0)
+    halt = head_value(h, matrix, vector_ptr, read_weight, 0, HEAD_ROW, HH, LP, D, TILE)
+    lprm = head_value(h, matrix, vector_ptr, read_weight, 1, HEAD_ROW, HH, LP, D, TILE)
     tl.store(score_ptr + row_b, tl.where(is_active, halt, float("nan")))
     tl.store(score_ptr + rows + row_b, tl.where(is_active, lprm, float("nan")))

@@ -12,17 +12,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
 
-from gram.kernels.blocks import kernel as blocks_triton
-from gram.kernels.fused import path as transition
+from gram.kernels.blocks import kernel as bodies
+from gram.kernels.fused import path as fused
 from gram.kernels.fused.pack import Packed
-from gram.kernels.reference import LEARNED, Injection, Spec, Step
+from gram.kernels.philox import NoiseKey
+from gram.kernels.reference import Step
+from gram.kernels.spec import LEARNED, Injection, Spec
 
-WARPS = 8
 
-
-class Launch(NamedTuple):
+class BlockLaunch(NamedTuple):
     """One launch: its kernel, the constants that differ from the model's own, and its scalars."""
 
     kernel: Any
@@ -30,41 +29,41 @@ class Launch(NamedTuple):
     scalars: dict[str, int]
 
 
-def launches(spec: Spec, fixed: dict[str, Any]) -> Iterator[Launch]:
-    """A supervision step's launches in order; `fixed` is `transition.constants`."""
+def launches(spec: Spec, fixed: dict[str, Any]) -> Iterator[BlockLaunch]:
+    """A supervision step's launches in order; `fixed` is `fused.constants`."""
     calls = spec.low_level_updates + 1
-    prior = blocks_triton.prior_kernel
-    yield Launch(blocks_triton.begin_kernel, {}, {})
+    prior = bodies.prior_kernel
+    yield BlockLaunch(bodies.begin_kernel, {}, {})
     for index in range(spec.transitions):
         if spec.guidance != "none" and spec.noise_order == "before":
-            yield Launch(prior, {}, {"index": index})
+            yield BlockLaunch(prior, {}, {"index": index})
         for call in range(calls):
             is_low = call < spec.low_level_updates
             row = 0 if is_low else fixed["HIGH_ROW"]
             token_row = 0 if is_low else fixed["HIGH_TOKEN_ROW"]
             for block in range(spec.blocks):
                 sums = 0 if block else (2 if is_low else 1)
-                yield Launch(blocks_triton.mixer_kernel, {"SUMS": sums}, {"row": row, "token_row": token_row})
+                yield BlockLaunch(bodies.mixer_kernel, {"SUMS": sums}, {"row": row, "token_row": token_row})
                 is_last = block == spec.blocks - 1
-                settles = {} if is_last else {"KEEP": 0.0, "HAS_PATH": False}
+                damping = {} if is_last else {"KEEP": 0.0, "HAS_PATH": False}
                 channel_row = row if fixed["IS_TOKEN"] else row + 4 * spec.dim
                 place = (2 if is_low else 1) if is_last else 0
                 scalars = {"row": channel_row, "call": index * calls + call, "place": place}
-                yield Launch(blocks_triton.channel_kernel, settles, scalars)
+                yield BlockLaunch(bodies.channel_kernel, damping, scalars)
                 row += fixed["CORE_ROWS"]
                 token_row += 3 * fixed["HM"]
         if spec.guidance != "none" and spec.noise_order == "after":
-            yield Launch(prior, {}, {"index": index})
-    yield Launch(blocks_triton.readout_kernel, {}, {})
+            yield BlockLaunch(prior, {}, {"index": index})
+    yield BlockLaunch(bodies.readout_kernel, {}, {})
 
 
-def constants(spec: Spec, fixed: dict[str, Any], launch: Launch) -> dict[str, Any]:
+def constants(spec: Spec, fixed: dict[str, Any], launch: BlockLaunch) -> dict[str, Any]:
     """What a launch compiles in: those of `fixed` that its kernel names, and its own."""
     everything = fixed | {"CALLS": spec.transitions * (spec.low_level_updates + 1)} | launch.constants
     return {name: everything[name] for name in launch.kernel.arg_names if name in everything}
 
 
-def name_of(launch: Launch) -> str:
+def name_of(launch: BlockLaunch) -> str:
     """What a launch is called in tables of resources."""
     name: str = launch.kernel.__name__.removesuffix("_kernel")
     if name == "mixer":
@@ -78,53 +77,19 @@ def supervision_step(
     h: Tensor,
     l: Tensor,
     e_x: Tensor,
+    key: NoiseKey,
     *,
-    seed: int,
-    puzzle_hash_B: Tensor,
-    trajectory_B: Tensor,
-    step_B: Tensor,
     injection: Injection = LEARNED,
     active_B: Tensor | None = None,
     out: tuple[Tensor, Tensor] | None = None,
 ) -> Step:
-    """See `transition.supervision_step`: the same arguments, results and errors, in one launch per block."""
-    transition.check_states(packed.matrix.dtype, spec, h, l, e_x)
-    count = h.shape[0]
-    h, l = (x if x.stride(-1) == 1 else x.contiguous() for x in (h, l))
-    e_x = e_x if e_x[:1].is_contiguous() else e_x.contiguous()
-    state, score = out or transition.empty_results(spec, h)
-    x = torch.empty(count, spec.tokens, spec.dim, dtype=h.dtype, device=h.device)
-    fixed = transition.constants(spec, packed.layout, injection, has_active=active_B is not None)
-    shapes = transition.block_shapes(spec, packed.layout)
-    source = {"matrix": packed.matrix, "heads": packed.matrix, "tokens": packed.tokens}
-    given: dict[str, Any] = {
-        "h_ptr": h,
-        "l_ptr": l,
-        "e_ptr": e_x,
-        "x_ptr": x,
-        "state_ptr": state,
-        "score_ptr": score,
-        "hash_ptr": puzzle_hash_B.contiguous(),
-        "trajectory_ptr": trajectory_B.contiguous(),
-        "step_ptr": step_B.contiguous(),
-        "active_ptr": None if active_B is None else active_B.to(torch.int8),
-        **{name: TensorDescriptor.from_tensor(source[name], shapes[name]) for name in source},
-        "vector_ptr": packed.vector,
-        "cos_ptr": packed.cos,
-        "sin_ptr": packed.sin,
-        **dict(zip(("h_stride_b", "h_stride_l"), h.stride(), strict=False)),
-        **dict(zip(("l_stride_b", "l_stride_l"), l.stride(), strict=False)),
-        "e_stride_b": e_x.stride(0),
-        "k0": transition.word(seed & 0xFFFFFFFF),
-        "k1": transition.word(seed >> 32),
-        "rows": count,
-        "temperature": float(injection.temperature),
-        "sigma": float(injection.sigma),
-    }
-    places = (x, state[0], state[1])
-    for launch in launches(spec, fixed) if count else ():
-        values = given | launch.scalars | {"out_ptr": places[launch.scalars.get("place", 0)]}
-        compiled_in = constants(spec, fixed, launch)
-        arguments = {name: values[name] for name in launch.kernel.arg_names if name not in compiled_in}
-        launch.kernel[(count,)](**arguments, **compiled_in, num_warps=WARPS, num_stages=1)
-    return Step(state[0], state[1], score[0], score[1])
+    """See `fused.supervision_step`: the same arguments, results and errors, in one launch per block."""
+    given = fused.arguments(packed, spec, h, l, e_x, key, injection, active_B, out)
+    state = given["state_ptr"]
+    x = torch.empty_like(state[0])
+    fixed = fused.constants(spec, packed.layout, injection, has_active=active_B is not None)
+    for launch in launches(spec, fixed) if len(x) else ():
+        place = (x, *state)[launch.scalars.get("place", 0)]
+        values = given | {"x_ptr": x, "out_ptr": place} | launch.scalars
+        fused.launch(launch.kernel, values, constants(spec, fixed, launch))
+    return Step(*state, *given["score_ptr"])

@@ -7,7 +7,7 @@ which makes every product one plain matrix product: the token mixer's weights mu
 others `[L*B, D]` from the right. What lies between products is fused by the compiler. The compiled pieces take the
 weights as arguments, so models of one shape share them; `cache.py` keeps them between processes.
 
-Shapes: `B` trajectories of a block, `L` tokens (registers included), `D` columns.
+Shapes: `B` trajectories of a block, `L` tokens (registers included), `D` channels.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from torch.nn.functional import linear, silu
 
 from gram.kernels import reference, relations
 from gram.kernels.compiled import cache as compile_cache
-from gram.kernels.philox import Site, bits_of, box_muller, counter_word1, philox4x32
-from gram.kernels.reference import LEARNED, Injection, Spec, Step, Weights, rmsnorm, swiglu
+from gram.kernels.philox import NoiseKey, Site, bits_of, box_muller, counter_word1, philox4x32
+from gram.kernels.reference import Step, Weights, rmsnorm, swiglu
+from gram.kernels.spec import LEARNED, Injection, Spec
 
 BLOCK = 16
 """Trajectories of a block where a state is small; see `block_size`."""
@@ -34,7 +35,7 @@ Shapes = tuple[tuple[int, ...], ...]
 
 def block_size(spec: Spec) -> int:
     """Trajectories that go through the transitions together: fixed for a model, part of what is compiled."""
-    return BLOCK if spec.tokens * spec.dim <= 128 * 128 else 8
+    return BLOCK if spec.length * spec.dim <= 128 * 128 else 8
 
 
 def core_weights(weights: Weights, name: str, spec: Spec) -> list[Tensor]:
@@ -59,16 +60,16 @@ def _attend(x_LBD: Tensor, qkv: Tensor, out: Tensor, spec: Spec, cos: Tensor, si
     if spec.is_rotary:
         query, key = reference._rotate(query, cos, sin), reference._rotate(key, cos, sin)
     scores = (query * width**-0.5) @ key.transpose(-1, -2)
-    share = torch.softmax(scores.to(torch.float32), dim=-1).to(x_LBD.dtype)
-    return linear((share @ value).permute(2, 0, 1, 3).flatten(2), out)
+    attention = torch.softmax(scores.to(torch.float32), dim=-1).to(x_LBD.dtype)
+    return linear((attention @ value).permute(2, 0, 1, 3).flatten(2), out)
 
 
 def _relate(x_LBD: Tensor, gate_up: Tensor, down: Tensor, tables: Tensor) -> Tensor:
     """`reference.relate` with the token axis first."""
     gate, up = linear(x_LBD, gate_up).chunk(2, dim=-1)
     parts = up.chunk(len(tables), -1)
-    heard = [(table @ part.flatten(1)).view_as(part) for table, part in zip(tables, parts, strict=True)]
-    return linear(silu(gate) * torch.cat(heard, -1), down)
+    sums = [(table @ part.flatten(1)).view_as(part) for table, part in zip(tables, parts, strict=True)]
+    return linear(silu(gate) * torch.cat(sums, -1), down)
 
 
 class Core(nn.Module):
@@ -83,11 +84,11 @@ class Core(nn.Module):
         self.spec = spec
         # Made here, not while tracing: the reference keeps its tables, and must not keep a trace's stand-ins.
         width = spec.dim // spec.heads if spec.mixer == "attention" and spec.is_rotary else 2
-        cos, sin = reference.rotary_tables(spec.tokens, width, spec.rope_theta, torch.device("cpu"))
+        cos, sin = reference.rotary_tables(spec.length, width, spec.rope_theta, torch.device("cpu"))
         self.register_buffer("cos", cos)
         self.register_buffer("sin", sin)
         is_related = spec.mixer == "relations"
-        named = (spec.relations, spec.tokens, torch.device("cpu"))
+        named = (spec.relations, spec.length, torch.device("cpu"))
         self.register_buffer("tables", relations.tables(*named) if is_related else torch.empty(0))
 
     def forward(self, state: Tensor, injection: Tensor, *weights: Tensor) -> Tensor:
@@ -108,8 +109,11 @@ class Core(nn.Module):
 
 
 class Normals(nn.Module):
-    """Standard normals of the noise contract (`philox.py`) by planes, fp32 `[4, B, L*D/4]`: column `4c + p` of a row is
-    column `c` of plane `p`. Side by side, as the contract has them, no loop over them would be vectorised."""
+    """Standard normals of the noise contract (`philox.py`) by planes, fp32 `[4, B, L*D/4]`.
+
+    Channel `4c + p` of a row is element `c` of plane `p`: a loop over channels in the contract's own order would not be
+    vectorised.
+    """
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
@@ -117,7 +121,7 @@ class Normals(nn.Module):
 
     def forward(self, key: Tensor, c1_B: Tensor, c2_B: Tensor, c3_B: Tensor) -> Tensor:
         """`key [2]` holds the seed's halves, `c1_B, c2_B, c3_B` the counter words; int64 all."""
-        block = torch.arange(self.spec.tokens * self.spec.dim // 4, dtype=torch.int64)
+        block = torch.arange(self.spec.length * self.spec.dim // 4, dtype=torch.int64)
         words = philox4x32(block[None, :], c1_B[:, None], c2_B[:, None], c3_B[:, None], key[0], key[1])
         first, second, third, fourth = (bits_of(word) for word in words)
         return torch.stack([*box_muller(first, second), *box_muller(third, fourth)])
@@ -146,7 +150,7 @@ PIECES: dict[str, type[nn.Module]] = {"core": Core, "normals": Normals, "guide":
 def _arguments(name: str, spec: Spec, dtype: torch.dtype, shapes: Shapes) -> tuple[Tensor, ...]:
     """Tensors of the shapes and types that a piece is compiled for."""
     rows = block_size(spec)
-    state = torch.zeros(spec.tokens, rows, spec.dim, dtype=dtype)
+    state = torch.zeros(spec.length, rows, spec.dim, dtype=dtype)
     counter = torch.zeros(rows, dtype=torch.int64)
     weights = [torch.zeros(shape, dtype=dtype) for shape in shapes]
     if name == "core":
@@ -169,7 +173,9 @@ def _alike(spec: Spec) -> Spec:
         head_readout="mean",
         output_start=0,
         output_tokens=1,
+        tokens=spec.length,
         registers=0,
+        positions="rotary" if spec.is_rotary else "none",
     )
 
 
@@ -187,16 +193,17 @@ def _piece(name: str, spec: Spec, dtype: torch.dtype, shapes: Shapes, block: int
     return compile_cache.compiled(module, _arguments(name, spec, dtype, shapes), (name, spec, dtype, shapes, block))
 
 
-def noise(spec: Spec, seed: int, c1_B: Tensor, c2_B: Tensor, c3_B: Tensor) -> Tensor:
-    """Standard normals `[L, B, D]`, fp32, of one block; `c1_B, c2_B, c3_B` are its counter words (`philox.py`).
+def noise(spec: Spec, key: NoiseKey, site: Site, transition_B: Tensor) -> Tensor:
+    """`philox.noise` of one block with the token axis first: standard normals `[L, B, D]`, fp32.
 
     Raises `RuntimeError` where the piece cannot be compiled.
     """
-    key = torch.tensor([seed & 0xFFFFFFFF, seed >> 32], dtype=torch.int64)
-    planes = piece("normals", spec, torch.float32, ())(key, c1_B, c2_B, c3_B)
-    made = torch.empty(spec.tokens, len(c1_B), spec.dim // 4, 4)
+    halves = torch.tensor([key.seed & 0xFFFFFFFF, key.seed >> 32], dtype=torch.int64)
+    run = piece("normals", spec, torch.float32, ())
+    planes = run(halves, counter_word1(transition_B, site), key.trajectory, key.puzzle_hash)
+    made = torch.empty(spec.length, len(key.step), spec.dim // 4, 4)
     for plane, values in enumerate(planes):
-        made[..., plane] = values.view(len(c1_B), spec.tokens, -1).transpose(0, 1)
+        made[..., plane] = values.view(len(key.step), spec.length, -1).transpose(0, 1)
     return made.flatten(2)
 
 
@@ -219,54 +226,40 @@ def supervision_step(
     h: Tensor,
     l: Tensor,
     e_x: Tensor,
+    key: NoiseKey,
     *,
-    seed: int,
-    puzzle_hash_B: Tensor,
-    trajectory_B: Tensor,
-    step_B: Tensor,
     injection: Injection = LEARNED,
 ) -> Step:
     """See `reference.supervision_step`: the same numbers within rounding, without gradients, on a CPU.
 
     Raises `RuntimeError` where a piece cannot be compiled.
     """
-    rows, count = block_size(spec), len(step_B)
+    rows, count = block_size(spec), len(key.step)
     made: list[Step] = []
     with torch.no_grad():
         for first in range(0, count, rows):
-            part = [x[first : first + rows] for x in (h, l, e_x, puzzle_hash_B, trajectory_B, step_B)]
-            if missing := rows - len(part[0]):
-                part = [torch.cat([x, x[:1].expand(missing, *x.shape[1:])]) for x in part]
-            made.append(_block(weights, spec, *part, seed=seed, injection=injection))
+            index = torch.arange(first, first + rows)
+            index = torch.where(index < count, index, first)  # padded with copies of the block's first row
+            made.append(_block(weights, spec, h[index], l[index], e_x[index], key.at(index), injection))
     if len(made) == 1 and count == rows:
         return made[0]
     return Step(*(torch.cat(parts)[:count] for parts in zip(*made, strict=True)))
 
 
 def _block(
-    weights: Weights,
-    spec: Spec,
-    h: Tensor,
-    l: Tensor,
-    e_x: Tensor,
-    puzzle_hash_B: Tensor,
-    trajectory_B: Tensor,
-    step_B: Tensor,
-    *,
-    seed: int,
-    injection: Injection,
+    weights: Weights, spec: Spec, h: Tensor, l: Tensor, e_x: Tensor, key: NoiseKey, injection: Injection
 ) -> Step:
     """One block of trajectories."""
 
     def normals(site: Site, transition_B: Tensor) -> Tensor:
-        return noise(spec, seed, counter_word1(transition_B, site), trajectory_B, puzzle_hash_B)
+        return noise(spec, key, site, transition_B)
 
     h, l, e_x = (x.transpose(0, 1).contiguous() for x in (h, l, e_x))
     if injection.injector == "gaussian" and injection.sigma:
         if injection.site in ("h", "both"):
-            h = reference.disturb(h, injection.sigma, normals(Site.FIXED_SCALE_HIGH, step_B))
+            h = reference.perturb(h, injection.sigma, normals(Site.FIXED_SCALE_HIGH, key.step))
         if injection.site in ("l", "both"):
-            l = reference.disturb(l, injection.sigma, normals(Site.FIXED_SCALE_LOW, step_B))
+            l = reference.perturb(l, injection.sigma, normals(Site.FIXED_SCALE_LOW, key.step))
     path_scale = injection.sigma if injection.injector == "path" else 0.0
     temperature = injection.temperature if injection.injector == "prior" else 0.0
 
@@ -279,16 +272,16 @@ def _block(
         if not (spec.path_keep or path_scale):
             return new
         eps = path_scale * normals(Site.PATH, call_B) if path_scale else None
-        return reference.settle(state, new, spec.path_keep, eps)
+        return reference.damp(state, new, spec.path_keep, eps)
 
     def guided(u: Tensor, transition_B: Tensor) -> Tensor:
         prior = [weights["prior.gate_up"], weights["prior.down"]]
         normal = normals(Site.PRIOR, transition_B) if temperature else torch.zeros(u.shape)
-        noisy_B, scale = step_B >= spec.noise_free_steps, torch.tensor(float(temperature))
+        noisy_B, scale = key.step >= spec.noise_free_steps, torch.tensor(float(temperature))
         return piece("guide", spec, u.dtype, _shapes(prior))(u, normal, noisy_B, scale, *prior)
 
     for index in range(spec.transitions):
-        transition_B = step_B * spec.transitions + index
+        transition_B = key.step * spec.transitions + index
         call_B = transition_B * (spec.low_level_updates + 1)
         if spec.guidance != "none" and spec.noise_order == "before":
             h = guided(h, transition_B)

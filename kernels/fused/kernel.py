@@ -5,7 +5,7 @@ Functions without annotations are bodies of GPU kernels. Both states stay in glo
 carried in registers through the products they spill. Only what a core call made is carried, to the next call's sum: so
 of a transition's `l` the last alone is stored. Barriers stand between a store and the loads of other threads.
 
-Shapes: `LP` token rows (padded), `D` columns, `W` columns of a head.
+Shapes: `LP` token rows (padded), `D` channels, `W` channels of a head.
 """
 
 from __future__ import annotations
@@ -76,10 +76,10 @@ def attended(
         query = (query * (W**-0.5)).to(x.dtype)
         scores = product(query, tl.trans(key.to(x.dtype)), tl.zeros((LP, LP), tl.float32))
         scores = tl.where((tokens < L)[None, :], scores, float("-inf"))
-        share = tl.exp(scores - tl.max(scores, 1)[:, None])
-        share = (share / tl.sum(share, 1)[:, None]).to(x.dtype)
+        attention = tl.exp(scores - tl.max(scores, 1)[:, None])
+        attention = (attention / tl.sum(attention, 1)[:, None]).to(x.dtype)
         value = product(x, tl.trans(heads.load([first + 2 * W, 0])), blank).to(x.dtype)
-        mixed = product(share, value, blank).to(x.dtype)
+        mixed = product(attention, value, blank).to(x.dtype)
         acc = product(mixed, heads.load([first + 3 * W, 0]), acc)
     return tl.where((tokens < L)[:, None], acc, 0.0)
 
@@ -123,26 +123,26 @@ def guided(
 
 @triton.jit
 def head_value(
-    h, matrix, vector_ptr, share, INDEX: tl.constexpr, HEAD_ROW: tl.constexpr, HH: tl.constexpr,
+    h, matrix, vector_ptr, read_weight, INDEX: tl.constexpr, HEAD_ROW: tl.constexpr, HH: tl.constexpr,
     LP: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """Halt logit (`INDEX` 0) or LPRM (1); `share [LP, 1]` is each token's part in the readout."""
+    """Halt logit (`INDEX` 0) or LPRM (1); `read_weight [LP, 1]` is each token's weight in the readout."""
     WIDTH: tl.constexpr = HH if HH > 0 else D
     base = vector_ptr + INDEX * (WIDTH + 1)
     value = tl.load(base + WIDTH)
     if HH > 0:
         for tile in tl.range(0, HH // TILE, num_stages=1):
             act = hidden_tile(h, matrix, HEAD_ROW + INDEX * 2 * HH + tile * 2 * TILE, LP, TILE)
-            readout = tl.sum(act.to(tl.float32) * share, 0)
+            readout = tl.sum(act.to(tl.float32) * read_weight, 0)
             value += tl.sum(readout * tl.load(base + tile * TILE + tl.arange(0, TILE)), 0)
     else:
-        readout = tl.sum(h.to(tl.float32) * share, 0)
+        readout = tl.sum(h.to(tl.float32) * read_weight, 0)
         value += tl.sum(readout * tl.load(base + tl.arange(0, D)), 0)
     return value
 
 
 @triton.jit
-def disturbed(
+def perturbed(
     state, sigma, k0, k1, step, SITE: tl.constexpr, trajectory, puzzle_hash, LP: tl.constexpr, D: tl.constexpr
 ):
     """`state + sigma rms(state) n` (PTRM)."""
@@ -166,14 +166,14 @@ def supervision_step_kernel(
     IS_TOKEN: tl.constexpr, IS_ROTARY: tl.constexpr, EPS: tl.constexpr,
     GUIDANCE: tl.constexpr, IS_BEFORE: tl.constexpr, NOISE_FREE: tl.constexpr,
     IS_WARM: tl.constexpr, CENTER: tl.constexpr, RANGE: tl.constexpr,
-    DISTURBS_H: tl.constexpr, DISTURBS_L: tl.constexpr, KEEP: tl.constexpr, HAS_PATH: tl.constexpr,
+    PERTURBS_H: tl.constexpr, PERTURBS_L: tl.constexpr, KEEP: tl.constexpr, HAS_PATH: tl.constexpr,
     READS_REGISTER: tl.constexpr, HAS_ACTIVE: tl.constexpr,
 ):  # fmt: skip
     """Program `b` takes trajectory `b`: state into `state_ptr [2, B, L, D]` (h, l), heads into `score_ptr [2, B]`."""
     row_b = tl.program_id(0)
     wide_b = row_b.to(tl.int64)
     token = tl.arange(0, LP)[:, None]
-    column = tl.arange(0, D)[None, :]
+    channel = tl.arange(0, D)[None, :]
     is_token = token < L
     puzzle_hash = tl.load(hash_ptr + row_b)
     trajectory = tl.load(trajectory_ptr + row_b)
@@ -183,17 +183,17 @@ def supervision_step_kernel(
         is_active = tl.load(active_ptr + row_b) != 0
     noisy_rows = tl.where(step >= NOISE_FREE, L, 0)
 
-    inside = token * D + column
+    inside = token * D + channel
     h_out = state_ptr + wide_b * (L * D) + inside
     l_offset = rows.to(tl.int64) * (L * D)
-    h = tl.load(h_ptr + wide_b * h_stride_b + token * h_stride_l + column, mask=is_token, other=0.0)
-    if DISTURBS_H:
-        moved = disturbed(h, sigma, k0, k1, step, FIXED_SCALE_HIGH, trajectory, puzzle_hash, LP, D)
+    h = tl.load(h_ptr + wide_b * h_stride_b + token * h_stride_l + channel, mask=is_token, other=0.0)
+    if PERTURBS_H:
+        moved = perturbed(h, sigma, k0, k1, step, FIXED_SCALE_HIGH, trajectory, puzzle_hash, LP, D)
         h = tl.where(is_active, moved, h)
     tl.store(h_out, h, mask=is_token)
-    l = tl.load(l_ptr + wide_b * l_stride_b + token * l_stride_l + column, mask=is_token, other=0.0)
-    if DISTURBS_L:
-        moved = disturbed(l, sigma, k0, k1, step, FIXED_SCALE_LOW, trajectory, puzzle_hash, LP, D)
+    l = tl.load(l_ptr + wide_b * l_stride_b + token * l_stride_l + channel, mask=is_token, other=0.0)
+    if PERTURBS_L:
+        moved = perturbed(l, sigma, k0, k1, step, FIXED_SCALE_LOW, trajectory, puzzle_hash, LP, D)
         l = tl.where(is_active, moved, l)
     tl.store(h_out + l_offset, l, mask=is_token)
     tl.debug_barrier()
@@ -262,8 +262,8 @@ def supervision_step_kernel(
 
     h = tl.load(h_out, mask=is_token, other=0.0)
     READ_ROWS: tl.constexpr = 1 if READS_REGISTER else L
-    share = tl.where(token < READ_ROWS, 1.0 / READ_ROWS, 0.0)
-    halt = head_value(h, matrix, vector_ptr, share, 0, HEAD_ROW, HH, LP, D, TILE)
-    lprm = head_value(h, matrix, vector_ptr, share, 1, HEAD_ROW, HH, LP, D, TILE)
+    read_weight = tl.where(token < READ_ROWS, 1.0 / READ_ROWS, 0.0)
+    halt = head_value(h, matrix, vector_ptr, read_weight, 0, HEAD_ROW, HH, LP, D, TILE)
+    lprm = head_value(h, matrix, vector_ptr, read_weight, 1, HEAD_ROW, HH, LP, D, TILE)
     tl.store(score_ptr + row_b, tl.where(is_active, halt, float("nan")))
     tl.store(score_ptr + rows + row_b, tl.where(is_active, lprm, float("nan")))

@@ -1,8 +1,8 @@
 """Weights packed once for the fused kernel: where each tile stands, in which order and type. Not the kernel itself.
 
-Everything that multiplies the `D` columns of a state stands in one matrix of rows of length `D`, so that one descriptor
-reads every tile of it; what multiplies the `L` tokens stands in a second one. Hidden widths are padded with zeros to
-whole tiles (a SwiGLU of zeros adds nothing), tokens to `token_rows`.
+One matrix, of rows of length `D`, holds everything that multiplies the `D` channels of a state, so that one descriptor
+reads every tile of it. A second one holds what multiplies the `L` tokens. Hidden widths are padded with zeros to whole
+tiles (a SwiGLU of zeros adds nothing), tokens to `token_rows`.
 
     matrix [rows, D]   per core and block: attention (per head: query, key, value, output, `W` rows each), then the
                        channel SwiGLU (per tile: gate, up, down transposed); then the prior (per tile: gate, up, and
@@ -22,7 +22,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gram.kernels.reference import Spec, Weights, rotary_tables
+from gram.kernels.reference import Weights, rotary_tables
+from gram.kernels.spec import Spec
 
 TILE = 32
 """Hidden units of the channel SwiGLU, prior and heads worked on at once."""
@@ -69,19 +70,19 @@ class Packed(NamedTuple):
     layout: Layout
 
 
-def misfit(spec: Spec) -> str | None:
+def unsupported_reason(spec: Spec) -> str | None:
     """Why the fused kernel cannot take a spec, or None where it can."""
     if spec.mixer == "relations":
         return "the fused kernel mixes by token or attention, got relations"
     if spec.dim not in (16, 32, 64, 128):
         return f"the fused kernel holds dim 16, 32, 64 or 128, got {spec.dim}"
-    if spec.tokens > LONGEST:
-        return f"the fused kernel holds at most {LONGEST} tokens, registers included, got {spec.tokens}"
+    if spec.length > LONGEST:
+        return f"the fused kernel holds at most {LONGEST} tokens, registers included, got {spec.length}"
     if spec.mixer_norm != "columns":
-        return f"the fused kernel norms over columns after the mixer, got {spec.mixer_norm}"
+        return f"the fused kernel norms over channels after the mixer, got {spec.mixer_norm}"
     width = spec.dim // spec.heads
     if spec.mixer == "attention" and (width < 16 or width & (width - 1)):
-        return f"the fused kernel holds heads of 16, 32, 64 or 128 columns, got {width}"
+        return f"the fused kernel holds heads of 16, 32, 64 or 128 channels, got {width}"
     return None
 
 
@@ -89,14 +90,19 @@ def _whole(size: int, tile: int) -> int:
     return -(-size // tile) * tile
 
 
-def power(size: int) -> int:
-    """The least power of two from 16 on that holds `size`."""
-    return max(16, 1 << (size - 1).bit_length())
+def next_power_of_2(size: int) -> int:
+    """The least power of two that is at least `size`."""
+    return 1 << (size - 1).bit_length()
+
+
+def token_rows(spec: Spec) -> int:
+    """`Lp`: tokens padded to a power of two, at least the 16 rows that a product takes."""
+    return max(16, next_power_of_2(spec.length))
 
 
 def layout_of(weights: Weights, spec: Spec, *, tile: int = TILE, token_tile: int = TOKEN_TILE) -> Layout:
     """Sizes that a model packs to. Raises `ValueError` where the fused kernel cannot take it."""
-    if reason := misfit(spec):
+    if reason := unsupported_reason(spec):
         raise ValueError(reason)
     hidden = _whole(weights["low.0.channel.down"].shape[1], tile)
     is_token = spec.mixer == "token"
@@ -107,7 +113,7 @@ def layout_of(weights: Weights, spec: Spec, *, tile: int = TILE, token_tile: int
     cores = 1 if spec.is_core_shared else 2
     prior_row = cores * spec.blocks * core_rows
     return Layout(
-        token_rows=power(spec.tokens),
+        token_rows=token_rows(spec),
         hidden=hidden,
         mixer_hidden=mixer_hidden,
         guidance_hidden=guidance_hidden,
@@ -122,12 +128,12 @@ def layout_of(weights: Weights, spec: Spec, *, tile: int = TILE, token_tile: int
     )
 
 
-def tiled(parts: list[Tensor], hidden: int, tile: int, columns: int) -> Tensor:
-    """Matrices `[hidden, columns]`, padded with zeros, tile by tile: all parts' first tile, then their second ..."""
-    padded = torch.zeros(len(parts), hidden, columns, dtype=parts[0].dtype, device=parts[0].device)
+def tiled(parts: list[Tensor], hidden: int, tile: int, dim: int) -> Tensor:
+    """Matrices `[hidden, dim]`, padded with zeros, tile by tile: all parts' first tile, then their second ..."""
+    padded = torch.zeros(len(parts), hidden, dim, dtype=parts[0].dtype, device=parts[0].device)
     for index, part in enumerate(parts):
         padded[index, : part.shape[0], : part.shape[1]] = part
-    tiles: Tensor = padded.unflatten(1, (-1, tile)).transpose(0, 1).reshape(-1, columns)
+    tiles: Tensor = padded.unflatten(1, (-1, tile)).transpose(0, 1).reshape(-1, dim)
     return tiles
 
 
@@ -167,7 +173,7 @@ def rotary_halves(spec: Spec, device: torch.device) -> tuple[Tensor, Tensor]:
         blank = torch.zeros(1, 1, device=device)
         return blank, blank
     width = spec.dim // spec.heads
-    cos, sin = rotary_tables(spec.tokens, width, spec.rope_theta, device)
+    cos, sin = rotary_tables(spec.length, width, spec.rope_theta, device)
     return cos[:, : width // 2].contiguous(), sin[:, : width // 2].contiguous()
 
 

@@ -3,7 +3,7 @@
 One program owns one trajectory, so its result depends on neither batch nor slot. Rows may differ in puzzle, trajectory,
 step and in whether they are active: an inactive one keeps its state bit for bit, and its heads say NaN.
 
-Shapes: `B` trajectories, `L` tokens (registers included), `D` columns.
+Shapes: `B` trajectories, `L` tokens (registers included), `D` channels.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from gram.kernels.fused.kernel import supervision_step_kernel
 from gram.kernels.fused.pack import Layout, Packed
-from gram.kernels.reference import LEARNED, Injection, Spec, Step
+from gram.kernels.philox import NoiseKey
+from gram.kernels.reference import Step
+from gram.kernels.spec import LEARNED, Injection, Spec
 
 WARPS = 8
 
@@ -25,7 +27,7 @@ def constants(spec: Spec, layout: Layout, injection: Injection, *, has_active: b
     """What one model and one kind of noise compile into the kernel, by its parameters' names."""
     is_token = spec.mixer == "token"
     return {
-        "L": spec.tokens,
+        "L": spec.length,
         "LP": layout.token_rows,
         "D": spec.dim,
         "W": head_width(spec),
@@ -62,15 +64,15 @@ def noise_constants(spec: Spec, injection: Injection) -> dict[str, Any]:
         "IS_WARM": injection.injector == "prior" and injection.temperature != 0,
         "CENTER": spec.log_sigma_center,
         "RANGE": spec.log_sigma_range,
-        "DISTURBS_H": is_gaussian and injection.site in ("h", "both"),
-        "DISTURBS_L": is_gaussian and injection.site in ("l", "both"),
+        "PERTURBS_H": is_gaussian and injection.site in ("h", "both"),
+        "PERTURBS_L": is_gaussian and injection.site in ("l", "both"),
         "KEEP": spec.path_keep,
         "HAS_PATH": injection.injector == "path" and injection.sigma != 0,
     }
 
 
 def head_width(spec: Spec) -> int:
-    """`W`: columns of a head; the token mixer has none and takes a placeholder."""
+    """`W`: channels of a head; the token mixer has none and takes a placeholder."""
     return spec.dim // spec.heads if spec.mixer == "attention" else 16
 
 
@@ -83,7 +85,7 @@ def block_shapes(spec: Spec, layout: Layout) -> dict[str, list[int]]:
     }
 
 
-def word(value: int) -> int:
+def to_int32(value: int) -> int:
     """32 bits as a signed number, which is how a kernel takes them."""
     return value - (1 << 32) if value >= 1 << 31 else value
 
@@ -93,16 +95,67 @@ def check_states(dtype: torch.dtype, spec: Spec, h: Tensor, l: Tensor, e_x: Tens
     for name, state in (("h", h), ("l", l), ("e_x", e_x)):
         if state.dtype != dtype:
             raise ValueError(f"{name} must be of the packed weights' type {dtype}, got {state.dtype}")
-        if tuple(state.shape) != (h.shape[0], spec.tokens, spec.dim):
-            raise ValueError(f"{name} must be {[h.shape[0], spec.tokens, spec.dim]}, got {list(state.shape)}")
+        if tuple(state.shape) != (h.shape[0], spec.length, spec.dim):
+            raise ValueError(f"{name} must be {[h.shape[0], spec.length, spec.dim]}, got {list(state.shape)}")
 
 
 def empty_results(spec: Spec, h: Tensor) -> tuple[Tensor, Tensor]:
     """Room for states `[2, B, L, D]` and heads `[2, B]` (fp32)."""
     return (
-        torch.empty(2, h.shape[0], spec.tokens, spec.dim, dtype=h.dtype, device=h.device),
+        torch.empty(2, h.shape[0], spec.length, spec.dim, dtype=h.dtype, device=h.device),
         torch.empty(2, h.shape[0], dtype=torch.float32, device=h.device),
     )
+
+
+def arguments(
+    packed: Packed,
+    spec: Spec,
+    h: Tensor,
+    l: Tensor,
+    e_x: Tensor,
+    key: NoiseKey,
+    injection: Injection,
+    active_B: Tensor | None,
+    out: tuple[Tensor, Tensor] | None,
+) -> dict[str, Any]:
+    """What the kernels of this path and of `blocks` are given, by their parameters' names; see `supervision_step`."""
+    check_states(packed.matrix.dtype, spec, h, l, e_x)
+    h, l = (x if x.stride(-1) == 1 else x.contiguous() for x in (h, l))
+    e_x = e_x if e_x[:1].is_contiguous() else e_x.contiguous()
+    state, score = out or empty_results(spec, h)
+    source = {"matrix": packed.matrix, "heads": packed.matrix, "tokens": packed.tokens}
+    tiles = block_shapes(spec, packed.layout)
+    return {
+        "h_ptr": h,
+        "l_ptr": l,
+        "e_ptr": e_x,
+        "state_ptr": state,
+        "score_ptr": score,
+        "hash_ptr": key.puzzle_hash.contiguous(),
+        "trajectory_ptr": key.trajectory.contiguous(),
+        "step_ptr": key.step.contiguous(),
+        "active_ptr": None if active_B is None else active_B.to(torch.int8),
+        **{name: TensorDescriptor.from_tensor(source[name], tiles[name]) for name in source},
+        "vector_ptr": packed.vector,
+        "cos_ptr": packed.cos,
+        "sin_ptr": packed.sin,
+        "h_stride_b": h.stride(0),
+        "h_stride_l": h.stride(1),
+        "l_stride_b": l.stride(0),
+        "l_stride_l": l.stride(1),
+        "e_stride_b": e_x.stride(0),
+        "k0": to_int32(key.seed & 0xFFFFFFFF),
+        "k1": to_int32(key.seed >> 32),
+        "rows": h.shape[0],
+        "temperature": float(injection.temperature),
+        "sigma": float(injection.sigma),
+    }
+
+
+def launch(kernel: Any, given: dict[str, Any], compiled_in: dict[str, Any]) -> None:
+    """Launches a kernel with one program a trajectory: what it names of `given`, and its constants."""
+    named = {name: given[name] for name in kernel.arg_names if name not in compiled_in}
+    kernel[(given["rows"],)](**named, **compiled_in, num_warps=WARPS, num_stages=1)
 
 
 def supervision_step(
@@ -111,11 +164,8 @@ def supervision_step(
     h: Tensor,
     l: Tensor,
     e_x: Tensor,
+    key: NoiseKey,
     *,
-    seed: int,
-    puzzle_hash_B: Tensor,
-    trajectory_B: Tensor,
-    step_B: Tensor,
     injection: Injection = LEARNED,
     active_B: Tensor | None = None,
     out: tuple[Tensor, Tensor] | None = None,
@@ -125,38 +175,8 @@ def supervision_step(
     `active_B` (bool) names the rows to advance; all of them without it. `out` receives the states `[2, B, L, D]` and
     heads `[2, B]` (fp32). Raises `ValueError` where a state's type is not that of the weights.
     """
-    check_states(packed.matrix.dtype, spec, h, l, e_x)
-    count = h.shape[0]
-    h, l = (x if x.stride(-1) == 1 else x.contiguous() for x in (h, l))
-    e_x = e_x if e_x[:1].is_contiguous() else e_x.contiguous()
-    state, score = out or empty_results(spec, h)
-    source = {"matrix": packed.matrix, "heads": packed.matrix, "tokens": packed.tokens}
-    shapes = block_shapes(spec, packed.layout)
-    if count:
-        supervision_step_kernel[(count,)](
-            h,
-            l,
-            e_x,
-            state,
-            score,
-            puzzle_hash_B.contiguous(),
-            trajectory_B.contiguous(),
-            step_B.contiguous(),
-            None if active_B is None else active_B.to(torch.int8),
-            *(TensorDescriptor.from_tensor(source[name], shapes[name]) for name in source),
-            packed.vector,
-            packed.cos,
-            packed.sin,
-            *h.stride()[:2],
-            *l.stride()[:2],
-            e_x.stride(0),
-            word(seed & 0xFFFFFFFF),
-            word(seed >> 32),
-            count,
-            float(injection.temperature),
-            float(injection.sigma),
-            **constants(spec, packed.layout, injection, has_active=active_B is not None),
-            num_warps=WARPS,
-            num_stages=1,
-        )
-    return Step(state[0], state[1], score[0], score[1])
+    given = arguments(packed, spec, h, l, e_x, key, injection, active_B, out)
+    if given["rows"]:
+        fixed = constants(spec, packed.layout, injection, has_active=active_B is not None)
+        launch(supervision_step_kernel, given, fixed)
+    return Step(*given["state_ptr"], *given["score_ptr"])

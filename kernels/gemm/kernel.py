@@ -6,9 +6,9 @@ kernels holds `R` whole rows, so a norm never leaves it. Functions without annot
 The norm is deferred: `rmsnorm` has no weight, so `rmsnorm(y) W = s (y W)` with `s = 1 / rms(y)`, one number a row. The
 mixer's product leaves `y`; the channel SwiGLU multiplies `y`, not its norm, and `scaled_gate_kernel` applies `s` behind
 it and stores it. Its residual is `s y`: the product adds to `y` instead, which leaves `z` with `s z` meant, and
-`settle_kernel` norms that. The states' sums and noise follow in the same pass.
+`damp_kernel` norms that. The states' sums and noise follow in the same pass.
 
-Shapes: `DP` columns `D` padded to a power of two, `W` columns of a head.
+Shapes: `DP` channels `D` padded to a power of two, `W` channels of a head.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ def active_rows(active_ptr, row, L: tl.constexpr, HAS_ACTIVE: tl.constexpr):
 def rows_here(rows, D: tl.constexpr, DP: tl.constexpr, R: tl.constexpr):
     """This program's rows `[R, 1]` (0 beyond the last), which of its elements `[R, DP]` there are, and their places."""
     row = (tl.program_id(0) * R + tl.arange(0, R))[:, None]
-    column = tl.arange(0, DP)[None, :]
+    channel = tl.arange(0, DP)[None, :]
     is_row = row < rows
     row = tl.where(is_row, row, 0)
-    return row, is_row & (column < D), row.to(tl.int64) * D + column
+    return row, is_row & (channel < D), row.to(tl.int64) * D + channel
 
 
 @triton.jit
@@ -77,7 +77,7 @@ def store_sum(h, l, e_ptr, x_ptr, at, is_in, SUMS: tl.constexpr):
 
 
 @triton.jit
-def disturbed_rows(state, sigma, normal, is_active, D: tl.constexpr):
+def perturbed_rows(state, sigma, normal, is_active, D: tl.constexpr):
     """`state + sigma rms(state) n` in active rows (PTRM)."""
     wide = state.to(tl.float32)
     rms = tl.sqrt(tl.sum(wide * wide, 1) / D)[:, None]
@@ -88,24 +88,24 @@ def disturbed_rows(state, sigma, normal, is_active, D: tl.constexpr):
 def begin_kernel(
     state_ptr, e_ptr, x_ptr, hash_ptr, trajectory_ptr, step_ptr, active_ptr, key_ptr, scale_ptr, rows,
     L: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, R: tl.constexpr, SUMS: tl.constexpr,
-    DISTURBS_H: tl.constexpr, DISTURBS_L: tl.constexpr, HAS_ACTIVE: tl.constexpr,
+    PERTURBS_H: tl.constexpr, PERTURBS_L: tl.constexpr, HAS_ACTIVE: tl.constexpr,
 ):  # fmt: skip
     """PTRM's noise on the states `[2, B*L, D]`, in place, and the first core call's sum."""
     row, is_in, at = rows_here(rows, D, DP, R)
     l_ptr = state_ptr + rows.to(tl.int64) * D
     h = tl.load(state_ptr + at, mask=is_in, other=0.0)
     l = tl.load(l_ptr + at, mask=is_in, other=0.0)
-    if DISTURBS_H or DISTURBS_L:
+    if PERTURBS_H or PERTURBS_L:
         sigma = tl.load(scale_ptr + 1)
         step = tl.load(step_ptr + row // L)
         is_active = active_rows(active_ptr, row, L, HAS_ACTIVE)
-        if DISTURBS_H:
+        if PERTURBS_H:
             normal = row_noise(FIXED_SCALE_HIGH, step, row, key_ptr, hash_ptr, trajectory_ptr, L, D, DP, R)
-            h = disturbed_rows(h, sigma, normal, is_active, D)
+            h = perturbed_rows(h, sigma, normal, is_active, D)
             tl.store(state_ptr + at, h, mask=is_in)
-        if DISTURBS_L:
+        if PERTURBS_L:
             normal = row_noise(FIXED_SCALE_LOW, step, row, key_ptr, hash_ptr, trajectory_ptr, L, D, DP, R)
-            l = disturbed_rows(l, sigma, normal, is_active, D)
+            l = perturbed_rows(l, sigma, normal, is_active, D)
             tl.store(l_ptr + at, l, mask=is_in)
     if SUMS != NO_SUM:
         store_sum(h.to(tl.float32), l.to(tl.float32), e_ptr, x_ptr, at, is_in, SUMS)
@@ -151,10 +151,10 @@ def attention_kernel(
         scores = product(asked, tl.trans(key), tl.zeros((BM, BN), tl.float32))
         scores = tl.where((token < L)[None, :], scores, float("-inf"))
         higher = tl.maximum(highest, tl.max(scores, 1))
-        share = tl.exp(scores - higher[:, None])
+        attention = tl.exp(scores - higher[:, None])
         faded = tl.exp(highest - higher)
-        weight = weight * faded + tl.sum(share, 1)
-        mixed = product(share.to(query.dtype), value, mixed * faded[:, None])
+        weight = weight * faded + tl.sum(attention, 1)
+        mixed = product(attention.to(query.dtype), value, mixed * faded[:, None])
         highest = higher
     place = mixed_ptr + row_b.to(tl.int64) * (L * D) + asker[:, None] * D + head * W + tl.arange(0, W)[None, :]
     tl.store(place, (mixed / weight[:, None]).to(query.dtype), mask=is_asker)
@@ -166,15 +166,15 @@ def token_mix_kernel(
     L: tl.constexpr, LP: tl.constexpr, D: tl.constexpr, CT: tl.constexpr, HM: tl.constexpr, TT: tl.constexpr,
     EPS: tl.constexpr, IS_SCALED: tl.constexpr, HAS_ACTIVE: tl.constexpr,
 ):  # fmt: skip
-    """`x += token mixer(x)` on `CT` columns of one trajectory, which need no others: the hidden units, far more than
+    """`x += token mixer(x)` on `CT` channels of one trajectory, which need no others: the hidden units, far more than
     the tokens, never leave the program. Normed over tokens here, where that is the norm."""
     row_b = tl.program_id(0)
     if is_on(active_ptr, row_b, HAS_ACTIVE) == 0:
         return
     token = tl.arange(0, LP)[:, None]
-    column = tl.program_id(1) * CT + tl.arange(0, CT)[None, :]
-    is_in = (token < L) & (column < D)
-    place = x_ptr + row_b.to(tl.int64) * (L * D) + token * D + column
+    channel = tl.program_id(1) * CT + tl.arange(0, CT)[None, :]
+    is_in = (token < L) & (channel < D)
+    place = x_ptr + row_b.to(tl.int64) * (L * D) + token * D + channel
     x = tl.load(place, mask=is_in, other=0.0)
     mixed = token_mixed(x, tiles, 0, HM, TT, LP, CT)
     if not IS_SCALED:
@@ -203,8 +203,8 @@ def scaled_gate_kernel(
     row = (tl.program_id(0) * R + tl.arange(0, R))[:, None]
     is_row = row < rows
     wide_row = row.to(tl.int64)
-    column = tl.arange(0, DP)[None, :]
-    x = tl.load(x_ptr + wide_row * D + column, mask=is_row & (column < D), other=0.0).to(tl.float32)
+    channel = tl.arange(0, DP)[None, :]
+    x = tl.load(x_ptr + wide_row * D + channel, mask=is_row & (channel < D), other=0.0).to(tl.float32)
     scale = tl.rsqrt(tl.sum(x * x, 1) / D + EPS)[:, None]
     tl.store(norm_ptr + row, scale, mask=is_row)
     for first in tl.range(0, F, TILE):
@@ -217,25 +217,25 @@ def scaled_gate_kernel(
 
 @triton.jit
 def token_norm_kernel(x_ptr, L: tl.constexpr, LP: tl.constexpr, D: tl.constexpr, CT: tl.constexpr, EPS: tl.constexpr):
-    """Norms `CT` columns of one trajectory over their tokens, in place. Nothing to defer: tokens differ in no scale."""
+    """Norms `CT` channels of one trajectory over their tokens, in place. This norm cannot be deferred."""
     token = tl.arange(0, LP)[:, None]
-    column = tl.program_id(1) * CT + tl.arange(0, CT)[None, :]
-    is_in = (token < L) & (column < D)
-    place = x_ptr + tl.program_id(0).to(tl.int64) * (L * D) + token * D + column
+    channel = tl.program_id(1) * CT + tl.arange(0, CT)[None, :]
+    is_in = (token < L) & (channel < D)
+    place = x_ptr + tl.program_id(0).to(tl.int64) * (L * D) + token * D + channel
     x = tl.load(place, mask=is_in, other=0.0)
     wide = x.to(tl.float32)
     tl.store(place, (wide * tl.rsqrt(tl.sum(wide * wide, 0) / L + EPS)[None, :]).to(x.dtype), mask=is_in)
 
 
 @triton.jit(do_not_specialize=["rows", "call"])
-def settle_kernel(
+def damp_kernel(
     x_ptr, norm_ptr, state_ptr, e_ptr, hash_ptr, trajectory_ptr, step_ptr, active_ptr, key_ptr, scale_ptr, rows, call,
     L: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, R: tl.constexpr, EPS: tl.constexpr,
     IS_SCALED: tl.constexpr, PLACE: tl.constexpr, SUMS: tl.constexpr, CALLS: tl.constexpr,
     KEEP: tl.constexpr, HAS_PATH: tl.constexpr, HAS_ACTIVE: tl.constexpr,
 ):  # fmt: skip
-    """Norms `s x`. `PLACE` 0 leaves it in `x`, for the next block; else it is the new `h` (1) or `l` (2): EqR's kept
-    share and path noise, the state, and the next core call's sum in `x`."""
+    """Norms `s x`. `PLACE` 0 leaves it in `x`, for the next block; else it is the new `h` (1) or `l` (2): EqR's
+    damping and path noise, the state, and the next core call's sum in `x`."""
     row, is_in, at = rows_here(rows, D, DP, R)
     made = tl.load(x_ptr + at, mask=is_in, other=0.0).to(tl.float32)
     if IS_SCALED:
@@ -282,14 +282,14 @@ def guide_kernel(
     `mu`, then raw log sigma, as far as they are asked for."""
     row, is_in, at = rows_here(rows, D, DP, R)
     WIDTH: tl.constexpr = 2 * D if HAS_MEAN and HAS_NORMAL else D
-    told = prior_ptr + row.to(tl.int64) * WIDTH + tl.arange(0, DP)[None, :]
+    prior = prior_ptr + row.to(tl.int64) * WIDTH + tl.arange(0, DP)[None, :]
     step = tl.load(step_ptr + row // L)
     u = tl.load(state_ptr + at, mask=is_in, other=0.0)
     noisy = u.to(tl.float32)
     if HAS_MEAN:
-        noisy += tl.load(told, mask=is_in, other=0.0).to(tl.float32)
+        noisy += tl.load(prior, mask=is_in, other=0.0).to(tl.float32)
     if HAS_NORMAL:
-        raw = tl.load(told + (WIDTH - D), mask=is_in, other=0.0).to(tl.float32)
+        raw = tl.load(prior + (WIDTH - D), mask=is_in, other=0.0).to(tl.float32)
         bounded = RANGE * (2.0 * tl.sigmoid(raw * (2.0 / RANGE)) - 1.0)
         normal = row_noise(PRIOR, step * T + index, row, key_ptr, hash_ptr, trajectory_ptr, L, D, DP, R)
         noisy += tl.load(scale_ptr) * tl.exp(CENTER + bounded) * normal
@@ -311,16 +311,16 @@ def readout_kernel(
     `read_ptr` holds a trajectory's states `[read, N]` or, `HAS_HIDDEN`, its heads' gates and ups `[read, 4*N]`.
     """
     row_b = tl.program_id(0)
-    column = tl.arange(0, NP)[None, :]
-    is_column = column < N
+    channel = tl.arange(0, NP)[None, :]
+    is_channel = channel < N
     WIDTH: tl.constexpr = 4 * N if HAS_HIDDEN else N
-    base = read_ptr + row_b.to(tl.int64) * read_stride + column
+    base = read_ptr + row_b.to(tl.int64) * read_stride + channel
     is_active = is_on(active_ptr, row_b, HAS_ACTIVE) != 0
     for head in tl.static_range(2):
         total = tl.zeros((R, NP), tl.float32)
         for first in tl.range(0, read, R):
             token = first + tl.arange(0, R)[:, None]
-            is_in = (token < read) & is_column
+            is_in = (token < read) & is_channel
             place = base + token * WIDTH
             if HAS_HIDDEN:
                 gate = tl.load(place + head * 2 * N, mask=is_in, other=0.0).to(tl.float32)
@@ -329,5 +329,5 @@ def readout_kernel(
                 total += tl.load(place, mask=is_in, other=0.0).to(tl.float32)
         last = vector_ptr + head * (N + 1)
         readout = tl.sum(total, 0)[None, :] / read
-        value = tl.sum(readout * tl.load(last + column, mask=is_column, other=0.0)) + tl.load(last + N)
+        value = tl.sum(readout * tl.load(last + channel, mask=is_channel, other=0.0)) + tl.load(last + N)
         tl.store(score_ptr + head * count + row_b, tl.where(is_active, value, float("nan")))

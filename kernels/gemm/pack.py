@@ -1,10 +1,10 @@
-"""Weights packed once for kernel C (`gemm.py`): the matrices as its products read them. Not the products.
+"""Weights packed once for kernel C (`path.py`): the matrices as its products read them. Not the products.
 
 A model's tensors keep their names and their order `[out, in]`, in the type multiplied in, with these changes:
 
     hidden widths          padded with zeros to whole multiples of `WHOLE` (a SwiGLU of zeros adds nothing)
-    ...mixer.qkv           rotary pairs of every query and key head stand side by side, as in `pack.py`
-    ...mixer.tiles         the token mixer for up to `pack.LONGEST` tokens: `[3*Hm, Lp]`, tile by tile as in `pack.py`
+    ...mixer.qkv           rotary pairs of every query and key head stand side by side, as in `fused/pack.py`
+    ...mixer.tiles         the token mixer for up to `LONGEST` tokens: `[3*Hm, Lp]`, tile by tile as in `fused/pack.py`
     ...mixer.gate_up       the token mixer for more: transposed, `[L, 2*Hm]`, so that no row has an odd length in memory
     heads.gate_up          both heads' SwiGLUs, halt first: `[4*Hh, D]`
 """
@@ -24,16 +24,17 @@ from gram.kernels.fused.pack import (
     TOKEN_TILE,
     interleaved,
     last_layers,
-    power,
     rotary_halves,
     tiled,
+    token_rows,
 )
-from gram.kernels.reference import Spec, Weights
+from gram.kernels.reference import Weights
+from gram.kernels.spec import Spec
 
 WHOLE = 8
 """Numbers that a row's length must be a multiple of for the matrix units: 16 bytes of bf16."""
 WIDEST = 4096
-"""Columns that a program of the row kernels may hold."""
+"""Channels that a program of the row kernels may hold."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -47,7 +48,7 @@ class Matrices:
     """Rotary tables `[L, W/2]`, fp32, as is `sin`."""
     sin: Tensor
     captured: Any = None
-    """`gemm.Captured` of the last launch shape; it holds these matrices' addresses, so it goes when they go."""
+    """`path.Captured` of the last launch shape; it holds these matrices' addresses, so it goes when they go."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -55,7 +56,7 @@ class Matrices:
         return self.layers["low.0.channel.down"].dtype
 
 
-def misfit(spec: Spec) -> str | None:
+def unsupported_reason(spec: Spec) -> str | None:
     """Why kernel C cannot take a spec, or None where it can."""
     if spec.mixer == "relations":
         return "kernel gemm mixes by token or attention, got relations"
@@ -63,7 +64,7 @@ def misfit(spec: Spec) -> str | None:
         return f"kernel gemm holds a dim that is a multiple of {WHOLE}, up to {WIDEST}, got {spec.dim}"
     width = spec.dim // spec.heads
     if spec.mixer == "attention" and (width not in (16, 32, 64, 128) or width * spec.heads != spec.dim):
-        return f"kernel gemm holds heads of 16, 32, 64 or 128 columns, got {spec.dim / spec.heads:g}"
+        return f"kernel gemm holds heads of 16, 32, 64 or 128 channels, got {spec.dim / spec.heads:g}"
     return None
 
 
@@ -88,16 +89,16 @@ def _qkv(qkv: Tensor, spec: Spec) -> Tensor:
 
 def _token_mixer(name: str, gate_up: Tensor, down: Tensor, spec: Spec) -> dict[str, Tensor]:
     """One token mixer: tiles for one kernel or, for many tokens, two matrices."""
-    if spec.tokens > LONGEST:
+    if spec.length > LONGEST:
         return {name + "gate_up": _wide([*gate_up.chunk(2)]).T, name + "down": _narrow(down)}
     hidden = down.shape[1] + -down.shape[1] % TOKEN_TILE
-    return {name + "tiles": tiled([*gate_up.chunk(2), down.T], hidden, TOKEN_TILE, power(spec.tokens))}
+    return {name + "tiles": tiled([*gate_up.chunk(2), down.T], hidden, TOKEN_TILE, token_rows(spec))}
 
 
 @torch.no_grad()
 def pack(weights: Weights, spec: Spec, dtype: torch.dtype) -> Matrices:
     """Packs weights for a spec in the type multiplied in. Raises `ValueError` where kernel C cannot take the spec."""
-    if reason := misfit(spec):
+    if reason := unsupported_reason(spec):
         raise ValueError(reason)
     layers: dict[str, Tensor] = {}
     for core in ("low",) if spec.is_core_shared else ("low", "high"):

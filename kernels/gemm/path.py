@@ -18,10 +18,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gram.kernels.fused import path as transition
+from gram.kernels.fused import path as fused
 from gram.kernels.gemm.pack import Matrices
-from gram.kernels.gemm.plan import Plan, lay_out
-from gram.kernels.reference import LEARNED, Injection, Spec, Step
+from gram.kernels.gemm.plan import StepPlan, lay_out
+from gram.kernels.philox import NoiseKey
+from gram.kernels.reference import Step
+from gram.kernels.spec import LEARNED, Injection, Spec
 
 
 class Captured(NamedTuple):
@@ -29,7 +31,7 @@ class Captured(NamedTuple):
 
     shape: tuple[Any, ...]
     """What it was laid out for."""
-    plan: Plan
+    plan: StepPlan
     graph: Any
     """`torch.cuda.CUDAGraph`, or None off a GPU."""
 
@@ -46,7 +48,7 @@ def _full_sums() -> Iterator[None]:
         switch.allow_bf16_reduced_precision_reduction = before
 
 
-def _capture(plan: Plan, device: torch.device) -> Any:
+def _capture(plan: StepPlan, device: torch.device) -> Any:
     """The graph of a plan. Runs it once first: kernels are compiled and the library's workspaces made then."""
     with torch.cuda.device(device), _full_sums():
         aside = torch.cuda.Stream()
@@ -62,7 +64,7 @@ def _capture(plan: Plan, device: torch.device) -> Any:
 
 def _noise_kind(spec: Spec, injection: Injection) -> tuple[Any, ...]:
     """What of an injection a plan is laid out for: its scales are given anew at every step."""
-    return tuple(transition.noise_constants(spec, injection).values())
+    return tuple(fused.noise_constants(spec, injection).values())
 
 
 def captured(
@@ -88,19 +90,16 @@ def supervision_step(
     h: Tensor,
     l: Tensor,
     e_x: Tensor,
+    key: NoiseKey,
     *,
-    seed: int,
-    puzzle_hash_B: Tensor,
-    trajectory_B: Tensor,
-    step_B: Tensor,
     injection: Injection = LEARNED,
     active_B: Tensor | None = None,
     out: tuple[Tensor, Tensor] | None = None,
 ) -> Step:
-    """See `transition.supervision_step`: the same arguments, results and errors, with `gemm_pack`'s matrices."""
-    transition.check_states(matrices.dtype, spec, h, l, e_x)
+    """See `fused.supervision_step`: the same arguments, results and errors, with the matrices of `pack.py`."""
+    fused.check_states(matrices.dtype, spec, h, l, e_x)
     count = h.shape[0]
-    state, score = out or transition.empty_results(spec, h)
+    state, score = out or fused.empty_results(spec, h)
     if not count:
         return Step(state[0], state[1], score[0], score[1])
     # Buffers outlive this call, so they must not be what inference mode makes; nothing here takes gradients.
@@ -108,9 +107,8 @@ def supervision_step(
         ready = captured(matrices, spec, count, injection, has_active=active_B is not None, device=h.device)
     plan = ready.plan
     with torch.no_grad():
-        key, scale = [seed & 0xFFFFFFFF, seed >> 32], [injection.temperature, injection.sigma]
-        rows = [puzzle_hash_B, trajectory_B, step_B, torch.tensor(key), torch.tensor(scale)]
-        values = [h, l, e_x, *rows, *([] if active_B is None else [active_B])]
+        numbers = [key.seed & 0xFFFFFFFF, key.seed >> 32], [injection.temperature, injection.sigma]
+        values = [h, l, e_x, *key[1:], *map(torch.tensor, numbers), *([] if active_B is None else [active_B])]
         for given, value in zip(plan.given(), values, strict=True):
             given.copy_(value)
         if ready.graph is None:

@@ -1,10 +1,10 @@
 """A supervision step of kernel C as a list of operations on buffers of its own: matrix products and launches.
 
 The list is fixed by model, launch shape and kind of noise; what a step is given (states, keys, scales) stands in the
-buffers. So it can be captured once (`gemm.py`), counted without running (`cost.py`) and compiled without a GPU
+buffers. So it can be captured once (`path.py`), counted without running (`cost.py`) and compiled without a GPU
 (`resources.py`); on the meta device nothing is allocated.
 
-Shapes: `B` trajectories of the launch, `L` tokens (registers included), `D` columns, `F` hidden units.
+Shapes: `B` trajectories of the launch, `L` tokens (registers included), `D` channels, `F` hidden units.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from gram.kernels.fused.pack import TOKEN_TILE
+from gram.kernels.fused.pack import TOKEN_TILE, next_power_of_2
 from gram.kernels.fused.path import head_width, noise_constants
 from gram.kernels.gemm import kernel as bodies
 from gram.kernels.gemm.pack import Matrices
-from gram.kernels.reference import Injection, Spec
+from gram.kernels.spec import Injection, Spec
 
 WARPS = 4
 PRODUCT_WARPS = 8
@@ -60,7 +60,7 @@ class Product(NamedTuple):
         return [self.left, self.right, self.out] + [self.out] * self.is_added
 
 
-class Launch(NamedTuple):
+class KernelLaunch(NamedTuple):
     """One launch of a Triton kernel."""
 
     kernel: Any
@@ -82,7 +82,7 @@ class Launch(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class StepPlan:
     """Operations of a supervision step, and the buffers it is given and leaves its results in."""
 
     state: Tensor
@@ -99,7 +99,7 @@ class Plan:
     """Temperature and sigma, fp32 `[2]`."""
     score: Tensor
     """Halt logit and LPRM, fp32 `[2, B]`."""
-    operations: Sequence[Product | Launch]
+    operations: Sequence[Product | KernelLaunch]
 
     def given(self) -> list[Tensor]:
         """What a step is given, in the order `h, l, e_x`, hashes, trajectories, steps, key, scale and active rows."""
@@ -112,10 +112,6 @@ class Plan:
             operation.run()
 
 
-def _power(size: int) -> int:
-    return 1 << (size - 1).bit_length()
-
-
 class _Builder:
     """Lays out one plan."""
 
@@ -123,9 +119,9 @@ class _Builder:
         self, matrices: Matrices, spec: Spec, count: int, injection: Injection, has_active: bool, device: torch.device
     ) -> None:
         self.matrices, self.spec, self.count = matrices, spec, count
-        self.rows = count * spec.tokens
+        self.rows = count * spec.length
         self.kind = noise_constants(spec, injection)
-        self.operations: list[Product | Launch] = []
+        self.operations: list[Product | KernelLaunch] = []
         layers, dim, dtype = matrices.layers, spec.dim, matrices.dtype
         self.hidden = layers["low.0.channel.down"].shape[1]
         self.has_tiles = "low.0.mixer.tiles" in layers
@@ -135,7 +131,7 @@ class _Builder:
         wide = 2 * max(self.hidden, self.guidance_hidden, 2 * self.head_hidden, dim)
         narrow = max(self.hidden, self.guidance_hidden)
         if spec.mixer == "token":
-            mixed = -(-self.mixer_hidden * dim // spec.tokens)
+            mixed = -(-self.mixer_hidden * dim // spec.length)
             wide, narrow = max(wide, 2 * mixed), max(narrow, mixed)  # no more where the mixer is one kernel
         else:
             wide, narrow = max(wide, 3 * dim), max(narrow, dim)
@@ -143,7 +139,7 @@ class _Builder:
         def empty(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
             return torch.empty(shape, dtype=dtype, device=device)
 
-        self.state, self.e_x = empty(2, count, spec.tokens, dim), empty(count, spec.tokens, dim)
+        self.state, self.e_x = empty(2, count, spec.length, dim), empty(count, spec.length, dim)
         self.x, self.norm = empty(self.rows, dim), empty(self.rows, dtype=torch.float32)
         self.wide, self.narrow = empty(self.rows * wide), empty(self.rows * narrow)
         self.hash, self.trajectory, self.step = (empty(count, dtype=torch.int64) for _ in range(3))
@@ -168,9 +164,9 @@ class _Builder:
             "rows": self.rows,
             "count": count,
         }
-        padded = _power(dim)
+        padded = next_power_of_2(dim)
         self.fixed = self.kind | {
-            "L": spec.tokens,
+            "L": spec.length,
             "D": dim,
             "DP": padded,
             "R": max(1, ROW_ELEMENTS // padded),
@@ -210,14 +206,14 @@ class _Builder:
         values = {name: everything[name] for name in kernel.arg_names}
         constants = {name: value for name, value in values.items() if name.isupper()}
         arguments = {name: value for name, value in values.items() if not name.isupper()}
-        self.operations.append(Launch(kernel, grid, arguments, constants, tuple(touched), weights, warps))
+        self.operations.append(KernelLaunch(kernel, grid, arguments, constants, tuple(touched), weights, warps))
 
     def by_rows(self, kernel: Any, touched: Sequence[Tensor], **own: Any) -> None:
         self.launch(kernel, (-(-self.rows // self.fixed["R"]),), touched, **own)
 
     def gate(self, wide: Tensor, act: Tensor, groups: int) -> None:
         size = act.numel() // groups
-        tile = min(1024, _power(size))
+        tile = min(1024, next_power_of_2(size))
         grid = (groups, -(-size // tile))
         self.launch(bodies.gate_kernel, grid, (wide, act), wide_ptr=wide, act_ptr=act, N=size, TILE=tile)
 
@@ -228,7 +224,7 @@ class _Builder:
             self.mix_tiles(layers[name + "tiles"])
             return
         if spec.mixer == "token":
-            x = self.x.view(self.count, spec.tokens, spec.dim)
+            x = self.x.view(self.count, spec.length, spec.dim)
             wide = self.in_wide(self.count, 2 * self.mixer_hidden, spec.dim)
             act = self.in_narrow(self.count, self.mixer_hidden, spec.dim)
             self.product(layers[name + "gate_up"].T, x, wide)
@@ -237,24 +233,24 @@ class _Builder:
         else:
             qkv, mixed = self.in_wide(self.rows, 3 * spec.dim), self.in_narrow(self.rows, spec.dim)
             self.product(self.x, layers[name + "qkv"].T, qkv)
-            queries = min(64, max(16, _power(spec.tokens)))
-            grid = (self.count, spec.heads, -(-spec.tokens // queries))
+            queries = min(64, max(16, next_power_of_2(spec.length)))
+            grid = (self.count, spec.heads, -(-spec.length // queries))
             self.launch(
                 bodies.attention_kernel, grid, (qkv, mixed), qkv_ptr=qkv, mixed_ptr=mixed, BM=queries, BN=queries
             )
             self.product(mixed, layers[name + "out"].T, self.x, is_added=True)
         if spec.mixer_norm == "tokens":
-            padded = _power(spec.tokens)
-            columns = min(_power(spec.dim), max(8, 4096 // padded))
-            by_columns = (self.count, -(-spec.dim // columns))
-            self.launch(bodies.token_norm_kernel, by_columns, (self.x, self.x), LP=padded, CT=columns)
+            padded = next_power_of_2(spec.length)
+            channels = min(next_power_of_2(spec.dim), max(8, 4096 // padded))
+            by_channels = (self.count, -(-spec.dim // channels))
+            self.launch(bodies.token_norm_kernel, by_channels, (self.x, self.x), LP=padded, CT=channels)
 
     def mix_tiles(self, tiles: Tensor) -> None:
         """A token mixer in one launch."""
-        columns = min(128, max(16, self.fixed["DP"]))
+        channels = min(128, max(16, self.fixed["DP"]))
         own = {"tiles": TensorDescriptor.from_tensor(tiles, [TOKEN_TILE, tiles.shape[1]]), "TT": TOKEN_TILE}
-        own |= {"HM": len(tiles) // 3, "LP": tiles.shape[1], "CT": columns}
-        grid = (self.count, -(-self.spec.dim // columns))
+        own |= {"HM": len(tiles) // 3, "LP": tiles.shape[1], "CT": channels}
+        grid = (self.count, -(-self.spec.dim // channels))
         self.launch(bodies.token_mix_kernel, grid, (self.x, self.x), (tiles,), PRODUCT_WARPS, **own)
 
     def swiglu(self, name: str) -> None:
@@ -263,13 +259,13 @@ class _Builder:
         wide, act = self.in_wide(self.rows, 2 * self.hidden), self.in_narrow(self.rows, self.hidden)
         self.product(self.x, layers[name + "gate_up"].T, wide)
         if self.fixed["IS_SCALED"]:
-            own = {"wide_ptr": wide, "act_ptr": act, "F": self.hidden, "TILE": min(512, _power(self.hidden))}
+            own = {"wide_ptr": wide, "act_ptr": act, "F": self.hidden, "TILE": min(512, next_power_of_2(self.hidden))}
             self.by_rows(bodies.scaled_gate_kernel, (self.x, wide, act, self.norm), **own)
         else:
             self.gate(wide, act, self.rows)
         self.product(act, layers[name + "down"].T, self.x, is_added=True)
 
-    def settle(self, place: int, sums: int, call: int) -> None:
+    def damp(self, place: int, sums: int, call: int) -> None:
         """Norms `x` into its place, and sums for the next core call."""
         touched = [self.x] + [self.norm] * self.fixed["IS_SCALED"]
         kept = {}
@@ -278,7 +274,7 @@ class _Builder:
             kept = {"KEEP": 0.0, "HAS_PATH": False}
         else:
             touched += [self.state[place - 1]] * (1 + (self.kind["KEEP"] > 0)) + self.summed(sums, self.state[0])
-        self.by_rows(bodies.settle_kernel, touched, PLACE=place, SUMS=sums, call=call, **kept)
+        self.by_rows(bodies.damp_kernel, touched, PLACE=place, SUMS=sums, call=call, **kept)
 
     def summed(self, sums: int, *read: Tensor) -> list[Tensor]:
         """What a sum for the next core call moves beside what is at hand."""
@@ -290,7 +286,7 @@ class _Builder:
             self.mix(f"{name}.{block}.mixer.")
             self.swiglu(f"{name}.{block}.channel.")
             is_last = block == self.spec.blocks - 1
-            self.settle(place if is_last else IN_X, sums if is_last else NO_SUM, call)
+            self.damp(place if is_last else IN_X, sums if is_last else NO_SUM, call)
 
     def guide(self, index: int, sums: int, *, has_mean: bool, has_normal: bool) -> None:
         """The prior's noise on `h`, and the sum for the next core call."""
@@ -299,29 +295,29 @@ class _Builder:
         self.product(self.h_rows, layers["prior.gate_up"].T, wide)
         self.gate(wide, act, self.rows)
         down = layers["prior.down"][0 if has_mean else dim : 2 * dim if has_normal else dim]
-        told = self.in_wide(self.rows, len(down))
-        self.product(act, down.T, told)
-        touched = [told, self.state[0], self.state[0], *self.summed(sums, self.state[1])]
-        own = {"prior_ptr": told, "index": index, "SUMS": sums, "HAS_MEAN": has_mean, "HAS_NORMAL": has_normal}
+        gaussian = self.in_wide(self.rows, len(down))
+        self.product(act, down.T, gaussian)
+        touched = [gaussian, self.state[0], self.state[0], *self.summed(sums, self.state[1])]
+        own = {"prior_ptr": gaussian, "index": index, "SUMS": sums, "HAS_MEAN": has_mean, "HAS_NORMAL": has_normal}
         self.by_rows(bodies.guide_kernel, touched, **own)
 
     def read_out(self) -> None:
         """Halt logit and LPRM."""
         spec = self.spec
-        tokens = spec.tokens if spec.head_readout == "mean" else 1
-        read, size, stride = self.state[0], self.head_hidden or spec.dim, spec.tokens * spec.dim
+        tokens = spec.length if spec.head_readout == "mean" else 1
+        read, size, stride = self.state[0], self.head_hidden or spec.dim, spec.length * spec.dim
         if self.head_hidden:
             heads = self.matrices.layers["heads.gate_up"]
-            states = self.h_rows if tokens == spec.tokens else self.state[0][:, 0]
+            states = self.h_rows if tokens == spec.length else self.state[0][:, 0]
             read, stride = self.in_wide(len(states), len(heads)), tokens * len(heads)
             self.product(states, heads.T, read)
         touched = (read if self.head_hidden else read[:, :tokens],) * 2 + (self.score,)
-        padded = _power(size)
+        padded = next_power_of_2(size)
         own: dict[str, Any] = {"read": tokens, "N": size, "NP": padded, "R": max(1, ROW_ELEMENTS // padded)}
         own |= {"read_ptr": read, "read_stride": stride, "HAS_HIDDEN": self.head_hidden > 0}
         self.launch(bodies.readout_kernel, (self.count,), touched, **own)
 
-    def lay_out(self) -> Plan:
+    def lay_out(self) -> StepPlan:
         """The whole step."""
         spec, updates = self.spec, self.spec.low_level_updates
         has_mean = spec.guidance in ("full", "mean")
@@ -331,10 +327,10 @@ class _Builder:
         is_after = is_guided and not is_before
         first = LOW_SUM if updates else HIGH_SUM
         begun = NO_SUM if is_before else first
-        disturbed = [state for state, name in zip(self.state, "HL", strict=True) if self.kind["DISTURBS_" + name]]
-        if disturbed or begun:
+        perturbed = [state for state, name in zip(self.state, "HL", strict=True) if self.kind["PERTURBS_" + name]]
+        if perturbed or begun:
             summed = self.summed(begun)
-            self.by_rows(bodies.begin_kernel, [self.state, *disturbed, *summed], SUMS=begun)
+            self.by_rows(bodies.begin_kernel, [self.state, *perturbed, *summed], SUMS=begun)
         for index in range(spec.transitions):
             is_last = index == spec.transitions - 1
             if is_before:
@@ -347,7 +343,7 @@ class _Builder:
             if is_after:
                 self.guide(index, NO_SUM if is_last else first, has_mean=has_mean, has_normal=has_normal)
         self.read_out()
-        return Plan(
+        return StepPlan(
             state=self.state,
             e_x=self.e_x,
             puzzle_hash=self.hash,
@@ -363,6 +359,6 @@ class _Builder:
 
 def lay_out(
     matrices: Matrices, spec: Spec, count: int, injection: Injection, *, has_active: bool, device: torch.device
-) -> Plan:
+) -> StepPlan:
     """The plan of `count` trajectories. Its buffers are not filled."""
     return _Builder(matrices, spec, count, injection, has_active, device).lay_out()

@@ -22,8 +22,8 @@ from gram.checkpoint import CheckpointError
 from gram.cli.main import main
 from gram.importers import import_checkpoint, write
 from gram.kernels import reference
-from gram.kernels.philox import Site, noise
-from gram.kernels.reference import Injection
+from gram.kernels.philox import NoiseKey, Site, noise
+from gram.kernels.spec import Injection
 from gram.tasks.registry import get_task
 
 DIM, HEADS, TOKENS = 16, 2, 81
@@ -105,7 +105,7 @@ def level(x, state, name, positions):
     return x
 
 
-def plain_step(state, puzzles, h, l, *, prefix, positions, settle=lambda old, new: new):
+def plain_step(state, puzzles, h, l, *, prefix, positions, damp=lambda old, new: new):
     """Logits, halt logit and state after one supervision step, from the format alone."""
     state = {name: tensor.float() for name, tensor in state.items()}
     e_x = state["inner.embed_tokens.embedding_weight"][puzzles]
@@ -119,8 +119,8 @@ def plain_step(state, puzzles, h, l, *, prefix, positions, settle=lambda old, ne
     high = "H_level" if "inner.H_level.layers.0.mlp.down_proj.weight" in state else "L_level"
     for _ in range(ARCH["H_cycles"]):
         for _ in range(ARCH["L_cycles"]):
-            l = settle(l, level(l + h + e_x, state, "L_level", positions))
-        h = settle(h, level(h + l, state, high, positions))
+            l = damp(l, level(l + h + e_x, state, "L_level", positions))
+        h = damp(h, level(h + l, state, high, positions))
     halt = linear(h[:, 0], state["inner.q_head.weight"], state["inner.q_head.bias"])[:, 0]
     return linear(h, state["inner.lm_head.weight"])[:, prefix:], halt, h, l
 
@@ -133,7 +133,7 @@ def saved(path, state, arch=None):
 
 
 PUZZLES = torch.randint(1, 11, (2, TOKENS), generator=torch.Generator().manual_seed(7))
-KEYS = {"seed": 3, "puzzle_hash_B": torch.tensor([5, 6]), "trajectory_B": torch.tensor([0, 1])}
+KEY = NoiseKey(3, torch.tensor([5, 6]), torch.tensor([0, 1]), torch.zeros(2, dtype=torch.long))
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_logits_are_those_of_the_format(tmp_path, family, mixer, positions, wrap
     h, l = (state[f"inner.{name}_init"].float().expand(2, prefix + TOKENS, DIM) for name in "HL")
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(model.initial_state(2), (h, l), strict=True))
     for index in range(2):
-        step = model.step(h, l, model.embed(PUZZLES), step_B=torch.full((2,), index), **KEYS)
+        step = model.step(h, l, model.embed(PUZZLES), KEY._replace(step=torch.full((2,), index)))
         logits, halt, h, l = plain_step(state, PUZZLES, h, l, prefix=prefix, positions=positions)
         # fp32 on both sides; 8 core calls in another order of operations, from the same state.
         assert (model.decode(step.h) - logits).abs().max() < 1e-4
@@ -167,7 +167,7 @@ def test_logits_are_those_of_the_format(tmp_path, family, mixer, positions, wrap
 
 
 @pytest.mark.parametrize("mixer", ["mlp_t", "self_attn"])
-def test_eqr_keeps_mixes_and_disturbs_as_the_format_says(tmp_path, mixer):
+def test_eqr_keeps_mixes_and_perturbs_as_the_format_says(tmp_path, mixer):
     state, shadow = state_dict("eqr", mixer, seed=1), state_dict("eqr", mixer)
     positions = "none" if mixer == "mlp_t" else "rope"
     wrapped = {
@@ -181,16 +181,16 @@ def test_eqr_keeps_mixes_and_disturbs_as_the_format_says(tmp_path, mixer):
     assert config.path_keep == pytest.approx(0.1)
     assert (config.path_noise, config.initial_std, config.registers, config.head_readout) == (0.01, 1.0, 0, "first")
     assert config.injector == "path"
-    h, l = model.random_state(**KEYS)
+    h, l = model.random_state(KEY)
     calls = iter(range(100))
 
-    def settle(old, new):
+    def damp(old, new):
         at = torch.full((2,), next(calls))
-        return 0.1 * old + 0.9 * new + 0.01 * noise((TOKENS, DIM), site=Site.PATH, transition_B=at, **KEYS)
+        return 0.1 * old + 0.9 * new + 0.01 * noise((TOKENS, DIM), KEY, Site.PATH, at)
 
-    logits, halt, _, _ = plain_step(shadow, PUZZLES, h, l, prefix=0, positions=positions, settle=settle)
+    logits, halt, _, _ = plain_step(shadow, PUZZLES, h, l, prefix=0, positions=positions, damp=damp)
     injection = Injection(injector="path", sigma=config.path_noise)
-    step = model.step(h, l, model.embed(PUZZLES), step_B=torch.zeros(2, dtype=torch.long), injection=injection, **KEYS)
+    step = model.step(h, l, model.embed(PUZZLES), KEY, injection=injection)
     assert (model.decode(step.h) - logits).abs().max() < 1e-4
     assert (step.halt - halt).abs().max() < 1e-4
 

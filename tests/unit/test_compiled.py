@@ -11,8 +11,8 @@ import torch
 from gram.kernels import dispatch, reference
 from gram.kernels.compiled import cache as compile_cache
 from gram.kernels.compiled import path as compiled
-from gram.kernels.philox import Site, counter_word1, noise
-from gram.kernels.reference import Injection
+from gram.kernels.philox import NoiseKey, Site, noise
+from gram.kernels.spec import Injection
 from tests.models import tiny_model
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
@@ -72,11 +72,10 @@ def packages(tmp_path_factory):
 def arguments(model, rows, dtype=torch.float32):
     """State and counters of some of 40 trajectories that differ in everything."""
     generator = torch.Generator().manual_seed(0)
-    shape = (40, model.spec.tokens, model.spec.dim)
+    shape = (40, model.spec.length, model.spec.dim)
     states = [torch.randn(shape, generator=generator).to(dtype)[rows] for _ in range(3)]
     every = torch.arange(40)[rows]
-    keys = {"seed": (7 << 40) + 5, "puzzle_hash_B": every * 3, "trajectory_B": every % 5, "step_B": every % 4}
-    return states, keys
+    return states, NoiseKey((7 << 40) + 5, every * 3, every % 5, every % 4)
 
 
 @pytest.mark.slow
@@ -89,13 +88,13 @@ def test_equals_the_reference_with_every_injector(case, dtype):
         Injection(temperature=0.7),
     ]
     model = tiny_model(**case).to(dtype)
-    states, keys = arguments(model, torch.arange(19), dtype)
+    states, key = arguments(model, torch.arange(19), dtype)
     wide = {name: weight.float() for name, weight in model.weights().items()}
     for injection in injections:
         expected = reference.supervision_step(
-            wide, model.spec, *(state.float() for state in states), **keys, injection=injection
+            wide, model.spec, *(state.float() for state in states), key, injection=injection
         )
-        actual = compiled.supervision_step(model.weights(), model.spec, *states, **keys, injection=injection)
+        actual = compiled.supervision_step(model.weights(), model.spec, *states, key, injection=injection)
         for one, other in zip(actual, expected, strict=True):
             gap = one.float() - other.float()
             if dtype is torch.float32:
@@ -108,11 +107,11 @@ def test_equals_the_reference_with_every_injector(case, dtype):
 @pytest.mark.slow
 def test_a_trajectory_is_the_same_bit_for_bit_in_any_company_and_slot():
     model = tiny_model(noise_order="after")
-    whole = compiled.supervision_step(model.weights(), model.spec, *(both := arguments(model, torch.arange(40)))[0],
-                                      **both[1])  # fmt: skip
+    states, key = arguments(model, torch.arange(40))
+    whole = compiled.supervision_step(model.weights(), model.spec, *states, key)
     for rows in (torch.tensor([33]), torch.tensor([5, 33, 2]), torch.randperm(40)):
-        states, keys = arguments(model, rows)
-        part = compiled.supervision_step(model.weights(), model.spec, *states, **keys)
+        states, key = arguments(model, rows)
+        part = compiled.supervision_step(model.weights(), model.spec, *states, key)
         assert all(torch.equal(one, other[rows]) for one, other in zip(part, whole, strict=True))
 
 
@@ -121,9 +120,9 @@ def test_noise_is_that_of_the_contract_and_packages_are_kept():
     spec = tiny_model().spec
     rows = torch.arange(compiled.block_size(spec))
     seed = (123 << 33) + 9
-    drawn = compiled.noise(spec, seed, counter_word1(rows, Site.PATH), rows * 2, rows * 3)
-    expected = noise((spec.tokens, spec.dim), seed=seed, site=Site.PATH, transition_B=rows, trajectory_B=rows * 2,
-                     puzzle_hash_B=rows * 3)  # fmt: skip
+    key = NoiseKey(seed, rows * 3, rows * 2, rows)
+    drawn = compiled.noise(spec, key, Site.PATH, rows)
+    expected = noise((spec.length, spec.dim), key, Site.PATH, rows)
     assert (drawn.transpose(0, 1) - expected).abs().max() <= 1e-5
     before = {path.name: path.stat().st_mtime_ns for path in compile_cache.folder().iterdir()}
     compiled._piece.cache_clear()
@@ -171,9 +170,9 @@ def test_a_model_is_known_to_be_kept_when_all_its_pieces_are(monkeypatch, tmp_pa
     monkeypatch.setattr(compile_cache, "compiled", kept)
     compiled._piece.cache_clear()
     model = tiny_model(**overrides)
-    states, keys = arguments(model, [0, 1])
+    states, key = arguments(model, [0, 1])
     assert not compiled.is_kept(model.weights(), model.spec, torch.float32)
-    compiled.supervision_step(model.weights(), model.spec, *states, **keys)
+    compiled.supervision_step(model.weights(), model.spec, *states, key)
     assert compiled.is_kept(model.weights(), model.spec, torch.float32)
     assert not compiled.is_kept(model.weights(), model.spec, torch.bfloat16)
     one = next(tmp_path.iterdir())

@@ -11,6 +11,7 @@ from gram.evals import cost
 from gram.evals.frontier.cells import Grid
 from gram.evals.statistics import puzzles_for_power
 from gram.kernels import reference
+from gram.kernels.philox import NoiseKey
 from tests.models import tiny_config, tiny_model
 
 SHAPES = [
@@ -29,9 +30,7 @@ def test_macs_are_half_of_pytorchs_flops(shape):
     ids = torch.arange(rows)
     e_x = model.embed(torch.ones(rows, model.config.tokens, dtype=torch.long))
     with FlopCounterMode(display=False) as counter:
-        step = reference.supervision_step(
-            model.weights(), model.spec, h, l, e_x, seed=0, puzzle_hash_B=ids, trajectory_B=ids, step_B=ids + 5
-        )
+        step = reference.supervision_step(model.weights(), model.spec, h, l, e_x, NoiseKey(0, ids, ids, ids + 5))
     assert counter.get_total_flops() == 2 * rows * cost.step_macs(model.config)["total"]
     with FlopCounterMode(display=False) as counter:
         reference.decode(model.weights(), model.spec, step.h)

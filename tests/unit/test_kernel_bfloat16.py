@@ -12,7 +12,7 @@ import torch
 
 from gram.kernels import cost
 from gram.kernels.fused import pack
-from gram.kernels.reference import Injection
+from gram.kernels.spec import Injection
 from tests.models import tiny_model
 from tests.unit.test_kernel_interpreted import ATTENTION, CASES, IS_INTERPRETED, PATHS, interpreted, launch, run_apart
 
@@ -137,7 +137,7 @@ def test_the_counts_of_bytes_are_what_the_kernels_move(case, path):
     assert moved == four.bytes - one.bytes  # of the three trajectories launched
     assert counted.tiles > 0
     if path == "blocks":
-        from gram.kernels.fused import path as transition
+        from gram.kernels.fused import path as fused
 
-        fixed = transition.constants(spec, pack.layout_of(weights, spec), Injection(), has_active=False)
+        fixed = fused.constants(spec, pack.layout_of(weights, spec), Injection(), has_active=False)
         assert one.launches == len(list(blocks.launches(spec, fixed)))

@@ -13,6 +13,7 @@ from gram.cli.main import main
 from gram.evals.benchmarks import gpu_benchmark, kernel_counts
 from gram.evals.benchmarks.timing import Measurement
 from gram.kernels import reference, resources
+from gram.kernels.philox import NoiseKey
 from gram.presets import PRESETS
 from tests.models import tiny_model
 
@@ -117,9 +118,9 @@ def test_measured_times_stand_beside_the_counts(monkeypatch, capsys):
 def stand_ins(error=0.0):
     """Versions of a step that need no GPU, with an error in the fused one."""
 
-    def versions(model, states, keys):
+    def versions(model, states, key):
         def step(shift=0.0):
-            made = reference.supervision_step(model.weights(), model.spec, *states, **keys)
+            made = reference.supervision_step(model.weights(), model.spec, *states, key)
             return made._replace(h=made.h + shift)
 
         names = ("eager", "torch.compile", gpu_benchmark.GRAPH, "blocks")
@@ -150,11 +151,11 @@ def test_no_gpu_ratio_is_given_where_a_version_differs():
 def test_the_reference_can_be_compiled_as_the_baseline_does():
     model, rows = tiny_model(mixer="attention", dim=32, positions="rotary"), torch.arange(2)
     states = torch.randn(3, 2, 16, 32, generator=torch.Generator().manual_seed(0)).unbind()
-    keys = {"seed": 1, "puzzle_hash_B": rows, "trajectory_B": rows, "step_B": rows + 1}
+    key = NoiseKey(1, rows, rows, rows + 1)
     weights, spec = model.weights(), model.spec
-    expected = reference.supervision_step(weights, spec, *states, **keys)
+    expected = reference.supervision_step(weights, spec, *states, key)
     with torch.inference_mode():
         traced = torch.compile(
-            lambda: reference.supervision_step(weights, spec, *states, **keys), backend="eager", fullgraph=True
+            lambda: reference.supervision_step(weights, spec, *states, key), backend="eager", fullgraph=True
         )
         assert torch.allclose(traced().h, expected.h, atol=1e-6)

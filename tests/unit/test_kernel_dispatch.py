@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from gram.kernels import dispatch, reference
+from gram.kernels.philox import NoiseKey
 from tests.models import tiny_model
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -66,8 +67,8 @@ def test_every_launched_path_has_its_module():
 @pytest.mark.parametrize("kernel", ["fused", "gemm"])
 @pytest.mark.parametrize("error", [0.0, 1.0, float("nan")])
 def test_first_use_refuses_a_kernel_that_differs(monkeypatch, error, kernel):
-    def step(packed, *arguments, **rows):
-        made = reference.supervision_step(model.weights(), *arguments, **rows)
+    def step(packed, *arguments, injection):
+        made = reference.supervision_step(model.weights(), *arguments, injection=injection)
         return made._replace(h=made.h + error)
 
     monkeypatch.setattr(dispatch, "import_module", lambda name: SimpleNamespace(supervision_step=step))
@@ -75,14 +76,14 @@ def test_first_use_refuses_a_kernel_that_differs(monkeypatch, error, kernel):
     monkeypatch.setattr(dispatch, "_READY", {})
     model, rows = tiny_model(), torch.arange(2)
     h, l = model.initial_state(2)
-    arguments = (model.weights(), model.spec, h, l, model.embed(torch.ones(2, 16, dtype=torch.long)))
-    keys = {"seed": 0, "puzzle_hash_B": rows, "trajectory_B": rows, "step_B": rows, "kernel": kernel}
+    e_x, key = model.embed(torch.ones(2, 16, dtype=torch.long)), NoiseKey(0, rows, rows, rows)
+    arguments = (model.weights(), model.spec, h, l, e_x, key)
     if error == 0:
-        made = dispatch.supervision_step(*arguments, **keys)
-        assert torch.equal(made.h, dispatch.supervision_step(*arguments, **keys | {"kernel": "eager"}).h)
+        made = dispatch.supervision_step(*arguments, kernel=kernel)
+        assert torch.equal(made.h, dispatch.supervision_step(*arguments, kernel="eager").h)
     else:
         with pytest.raises(RuntimeError, match="agree with the reference"):
-            dispatch.supervision_step(*arguments, **keys)
+            dispatch.supervision_step(*arguments, kernel=kernel)
 
 
 @pytest.mark.parametrize("kernel", ["fused", "blocks", "gemm"])

@@ -10,7 +10,8 @@ import torch
 
 from gram.kernels import reference
 from gram.kernels.gemm import pack as gemm_pack
-from gram.kernels.reference import Injection
+from gram.kernels.philox import NoiseKey
+from gram.kernels.spec import LEARNED, Injection
 from tests.models import tiny_model
 from tests.unit.test_kernel_interpreted import CASES, INJECTIONS, IS_INTERPRETED, NAN, interpreted, run_apart
 
@@ -33,16 +34,13 @@ if not IS_INTERPRETED:
 
 
 def given(spec, rows=(0, 1, 2), dtype=torch.float32):
-    """States and keys of some rows of eight trajectories that differ in everything."""
+    """States and noise key of some rows of eight trajectories that differ in everything."""
     rows = list(rows)
     generator = torch.Generator().manual_seed(5)
-    states = [torch.randn(COMPANY, spec.tokens, spec.dim, generator=generator)[rows].to(dtype) for _ in range(3)]
-    keys = {
-        "puzzle_hash_B": torch.tensor([9, 2**32 - 5, 7, 0, 1, 2, 3, 4])[rows],
-        "trajectory_B": torch.tensor([0, 5, 2**31 + 1, 3, 4, 5, 6, 7])[rows],
-        "step_B": torch.tensor([0, 1, 4, 2, 0, 1, 2, 3])[rows],
-    }
-    return states, keys
+    states = [torch.randn(COMPANY, spec.length, spec.dim, generator=generator)[rows].to(dtype) for _ in range(3)]
+    hashes, trajectories = [9, 2**32 - 5, 7, 0, 1, 2, 3, 4], [0, 5, 2**31 + 1, 3, 4, 5, 6, 7]
+    steps = [0, 1, 4, 2, 0, 1, 2, 3]
+    return states, NoiseKey(SEED, *torch.tensor([hashes, trajectories, steps])[:, rows])
 
 
 def poisoned(matrices, spec, count, injection, has_active):
@@ -56,13 +54,13 @@ def poisoned(matrices, spec, count, injection, has_active):
             tensor.fill_(NAN)
     for tensor in (ready.plan.key, ready.plan.scale, ready.plan.step):
         tensor.fill_(7)
-    return (torch.full((2, count, spec.tokens, spec.dim), NAN, dtype=matrices.dtype), torch.full((2, count), NAN))
+    return (torch.full((2, count, spec.length, spec.dim), NAN, dtype=matrices.dtype), torch.full((2, count), NAN))
 
 
 def launch(
     model,
     *,
-    injection=reference.LEARNED,
+    injection=LEARNED,
     rows=(0, 1, 2),
     active_B=None,
     matrices=None,
@@ -72,14 +70,14 @@ def launch(
     """Kernel C's step of some rows, and the reference's in fp32 of the same weights and states."""
     from gram.kernels.gemm import path as gemm
 
-    states, keys = given(model.spec, rows, dtype)
-    keys |= {"seed": seed, "injection": injection}
+    states, key = given(model.spec, rows, dtype)
+    key = key._replace(seed=seed)
     weights = {name: tensor.to(dtype).float() for name, tensor in model.weights().items()}
     matrices = matrices or gemm_pack.pack(weights, model.spec, dtype)
     out = poisoned(matrices, model.spec, len(rows), injection, active_B is not None)
-    actual = gemm.supervision_step(matrices, model.spec, *states, active_B=active_B, out=out, **keys)
+    actual = gemm.supervision_step(matrices, model.spec, *states, key, injection=injection, active_B=active_B, out=out)
     wide = (state.float() for state in states)
-    return actual, reference.supervision_step(weights, model.spec, *wide, **keys), states
+    return actual, reference.supervision_step(weights, model.spec, *wide, key, injection=injection), states
 
 
 def assert_equal_to_reference(model, **options):
@@ -177,16 +175,16 @@ def test_states_may_be_expanded_and_made_for_inference():
 
     model = tiny_model()
     rows = torch.arange(2)
-    arguments = {"seed": 1, "puzzle_hash_B": rows, "trajectory_B": rows, "step_B": rows + 1}
+    key = NoiseKey(1, rows, rows, rows + 1)
     matrices = gemm_pack.pack(model.weights(), model.spec, torch.float32)
     h, l = model.initial_state(2)
     with torch.inference_mode():
         e_x = model.embed(torch.ones(1, 16, dtype=torch.long)).expand(2, -1, -1)
-        first = gemm.supervision_step(matrices, model.spec, h, l, e_x, **arguments)
-        second = gemm.supervision_step(matrices, model.spec, first.h, first.l, e_x, **arguments)
-    expected = reference.supervision_step(model.weights(), model.spec, h, l, e_x.clone(), **arguments)
+        first = gemm.supervision_step(matrices, model.spec, h, l, e_x, key)
+        second = gemm.supervision_step(matrices, model.spec, first.h, first.l, e_x, key)
+    expected = reference.supervision_step(model.weights(), model.spec, h, l, e_x.clone(), key)
     assert torch.allclose(first.h, expected.h, atol=1e-4)
-    again = gemm.supervision_step(matrices, model.spec, h, l, e_x, **arguments)
+    again = gemm.supervision_step(matrices, model.spec, h, l, e_x, key)
     assert torch.equal(again.h, first.h)
     assert not torch.equal(second.h, first.h)
 
@@ -197,12 +195,12 @@ def test_bad_states_are_refused_and_none_are_taken():
 
     model = tiny_model()
     matrices = gemm_pack.pack(model.weights(), model.spec, torch.float32)
-    (h, l, e_x), keys = given(model.spec)
+    (h, l, e_x), key = given(model.spec)
     with pytest.raises(ValueError, match=r"l must be of the packed weights' type torch\.float32, got torch\.bfloat16"):
-        gemm.supervision_step(matrices, model.spec, h, l.bfloat16(), e_x, seed=0, **keys)
+        gemm.supervision_step(matrices, model.spec, h, l.bfloat16(), e_x, key)
     with pytest.raises(ValueError, match=r"e_x must be \[3, 16, 16\], got \[2, 16, 16\]"):
-        gemm.supervision_step(matrices, model.spec, h, l, e_x[:2], seed=0, **keys)
-    none = gemm.supervision_step(matrices, model.spec, h[:0], l[:0], e_x[:0], seed=0, **keys)
+        gemm.supervision_step(matrices, model.spec, h, l, e_x[:2], key)
+    none = gemm.supervision_step(matrices, model.spec, h[:0], l[:0], e_x[:0], key)
     assert none.h.shape == (0, 16, 16)
 
 
@@ -233,7 +231,7 @@ def test_the_plan_says_what_its_kernels_move(case):
     model = tiny_model(**{**(CASES | OWN_CASES)[case], "noise_free_steps": 0})
     matrices = gemm_pack.pack(model.weights(), model.spec, torch.bfloat16)
     cpu = torch.device("cpu")
-    plan = gemm_plan.lay_out(matrices, model.spec, 3, reference.LEARNED, has_active=False, device=cpu)
+    plan = gemm_plan.lay_out(matrices, model.spec, 3, LEARNED, has_active=False, device=cpu)
     for tensor in plan.given():
         tensor.zero_()
     for operation in plan.operations:
@@ -264,11 +262,11 @@ def test_full_width(shape, order):
 
 def test_what_does_not_fit_is_refused():
     spec = tiny_model().spec
-    assert gemm_pack.misfit(spec) is None
-    assert gemm_pack.misfit(replace(spec, dim=512, tokens=900)) is None
-    assert "dim" in (gemm_pack.misfit(replace(spec, dim=20)) or "")
-    assert "dim" in (gemm_pack.misfit(replace(spec, dim=8192)) or "")
-    assert "heads of" in (gemm_pack.misfit(replace(spec, mixer="attention", heads=2)) or "")
+    assert gemm_pack.unsupported_reason(spec) is None
+    assert gemm_pack.unsupported_reason(replace(spec, dim=512, tokens=900)) is None
+    assert "dim" in (gemm_pack.unsupported_reason(replace(spec, dim=20)) or "")
+    assert "dim" in (gemm_pack.unsupported_reason(replace(spec, dim=8192)) or "")
+    assert "heads of" in (gemm_pack.unsupported_reason(replace(spec, mixer="attention", heads=2)) or "")
     model = tiny_model(dim=12)
     with pytest.raises(ValueError, match="dim"):
         gemm_pack.pack(model.weights(), model.spec, torch.float32)

@@ -5,7 +5,8 @@ import torch
 
 from gram.kernels import reference
 from gram.kernels.fused import pack
-from gram.kernels.reference import Injection
+from gram.kernels.philox import NoiseKey
+from gram.kernels.spec import Injection
 from tests.models import tiny_model
 
 pytestmark = [
@@ -21,9 +22,9 @@ pytestmark = [
 def test_equals_float64(dtype, limit, mixer, tokens, path):
     """Relative error of the states; norms and noise are fp32 there too, and bf16 rounds every activation (2^-9)."""
     from gram.kernels.blocks import path as blocks
-    from gram.kernels.fused import path as transition
+    from gram.kernels.fused import path as fused
 
-    step = {"fused": transition, "blocks": blocks}[path].supervision_step
+    step = {"fused": fused, "blocks": blocks}[path].supervision_step
     model = tiny_model(
         mixer=mixer, tokens=tokens, output_tokens=tokens, dim=128, heads=4, hidden=256, mixer_hidden=128,
         positions="both", guidance_hidden=128,
@@ -31,20 +32,18 @@ def test_equals_float64(dtype, limit, mixer, tokens, path):
     generator = torch.Generator("cuda").manual_seed(0)
     shape, rows = (33, tokens, 128), torch.arange(33, device="cuda")
     h, l, e_x = (torch.randn(shape, generator=generator, device="cuda").to(dtype) for _ in range(3))
-    keys = {"seed": 2**40 + 3, "puzzle_hash_B": rows % 5, "trajectory_B": rows, "step_B": rows % 3}
+    key = NoiseKey(2**40 + 3, rows % 5, rows, rows % 3)
     out = (torch.full((2, *shape), float("nan"), device="cuda", dtype=dtype), torch.full((2, 33), 0.0, device="cuda"))
     packed = pack.pack(model.weights(), model.spec, dtype)
-    actual = step(packed, model.spec, h, l, e_x, out=out, **keys)
+    actual = step(packed, model.spec, h, l, e_x, key, out=out)
     weights = {name: tensor.double() for name, tensor in model.weights().items()}
-    expected = reference.supervision_step(weights, model.spec, h.double(), l.double(), e_x.double(), **keys)
+    expected = reference.supervision_step(weights, model.spec, h.double(), l.double(), e_x.double(), key)
     for one, other in ((actual.h, expected.h), (actual.l, expected.l)):
         gap = (one.double() - other).square().mean().sqrt() / other.square().mean().sqrt()
         assert float(gap) <= limit
     for one, other in ((actual.halt, expected.halt), (actual.lprm, expected.lprm)):
         assert float((one - other).abs().max() / other.abs().max().clamp(min=1)) <= limit
-    alone = step(
-        packed, model.spec, h[7:8], l[7:8], e_x[7:8], **{k: v if k == "seed" else v[7:8] for k, v in keys.items()}
-    )
+    alone = step(packed, model.spec, h[7:8], l[7:8], e_x[7:8], key.at(slice(7, 8)))
     assert torch.equal(alone.h[0], actual.h[7])
 
 
@@ -61,9 +60,9 @@ def test_longer_recurrences_with_every_noise(path, order, injection):
     Not more transitions: with random weights a third one magnifies rounding ten thousandfold, in the reference too.
     """
     from gram.kernels.blocks import path as blocks
-    from gram.kernels.fused import path as transition
+    from gram.kernels.fused import path as fused
 
-    step = {"fused": transition, "blocks": blocks}[path].supervision_step
+    step = {"fused": fused, "blocks": blocks}[path].supervision_step
     model = tiny_model(
         tokens=64, output_tokens=64, dim=128, hidden=96, mixer_hidden=64, guidance_hidden=64, transitions=2,
         low_level_updates=3, noise_order=order, path_keep=0.05, head_hidden=64,
@@ -71,12 +70,12 @@ def test_longer_recurrences_with_every_noise(path, order, injection):
     generator = torch.Generator("cuda").manual_seed(1)
     rows = torch.arange(300, device="cuda")
     h, l, e_x = (torch.randn(300, 64, 128, generator=generator, device="cuda") for _ in range(3))
-    keys = {"seed": 3, "puzzle_hash_B": rows % 7, "trajectory_B": rows, "step_B": rows % 3, "injection": injection}
+    key = NoiseKey(3, rows % 7, rows, rows % 3)
     active_B = rows % 4 != 1
     packed = pack.pack(model.weights(), model.spec, torch.float32)
-    actual = step(packed, model.spec, h, l, e_x, active_B=active_B, **keys)
+    actual = step(packed, model.spec, h, l, e_x, key, active_B=active_B)
     weights = {name: tensor.double() for name, tensor in model.weights().items()}
-    expected = reference.supervision_step(weights, model.spec, h.double(), l.double(), e_x.double(), **keys)
+    expected = reference.supervision_step(weights, model.spec, h.double(), l.double(), e_x.double(), key)
     for one, other, start in ((actual.h, expected.h, h), (actual.l, expected.l, l)):
         gap = (one.double() - other)[active_B].square().mean().sqrt() / other[active_B].square().mean().sqrt()
         assert float(gap) <= 1e-4
@@ -110,27 +109,27 @@ def test_kernel_c_equals_float64(dtype, limit, order, shape):
     ).to("cuda", dtype)  # fmt: skip
     spec, rows = model.spec, torch.arange(33, device="cuda")
     generator = torch.Generator("cuda").manual_seed(0)
-    sizes = (33, spec.tokens, 512)
+    sizes = (33, spec.length, 512)
     h, l, e_x = (torch.randn(sizes, generator=generator, device="cuda").to(dtype) for _ in range(3))
-    keys = {"seed": 2**40 + 3, "puzzle_hash_B": rows % 5, "trajectory_B": rows, "step_B": rows % 3}
+    key = NoiseKey(2**40 + 3, rows % 5, rows, rows % 3)
     out = (torch.full((2, *sizes), float("nan"), device="cuda", dtype=dtype), torch.full((2, 33), 0.0, device="cuda"))
     matrices = gemm_pack.pack(model.weights(), spec, dtype)
-    actual = gemm.supervision_step(matrices, spec, h, l, e_x, out=out, **keys)
+    actual = gemm.supervision_step(matrices, spec, h, l, e_x, key, out=out)
     graph = matrices.captured.graph
     assert graph is not None
     weights = {name: tensor.double() for name, tensor in model.weights().items()}
-    expected = reference.supervision_step(weights, spec, h.double(), l.double(), e_x.double(), **keys)
+    expected = reference.supervision_step(weights, spec, h.double(), l.double(), e_x.double(), key)
     for one, other in ((actual.h, expected.h), (actual.l, expected.l)):
         gap = (one.double() - other).square().mean().sqrt() / other.square().mean().sqrt()
         assert float(gap) <= limit
     for one, other in ((actual.halt, expected.halt), (actual.lprm, expected.lprm)):
         assert float((one.double() - other.double()).abs().max()) <= 10 * limit
-    turned = {name: key if name == "seed" else key.flip(0) for name, key in keys.items()}
-    again = gemm.supervision_step(matrices, spec, h.flip(0), l.flip(0), e_x.flip(0), **turned)
+    turned = NoiseKey(key.seed, *(part.flip(0) for part in key[1:]))
+    again = gemm.supervision_step(matrices, spec, h.flip(0), l.flip(0), e_x.flip(0), turned)
     assert matrices.captured.graph is graph
     for one, other in zip(again, actual, strict=True):
         assert torch.equal(one.flip(0), other)
     active_B = rows % 2 == 0
-    some = gemm.supervision_step(matrices, spec, h, l, e_x, active_B=active_B, **keys)
+    some = gemm.supervision_step(matrices, spec, h, l, e_x, key, active_B=active_B)
     assert torch.equal(some.h[~active_B], h[~active_B])
     assert torch.equal(some.h[active_B], actual.h[active_B])

@@ -13,7 +13,8 @@ import torch
 
 from gram.kernels import reference
 from gram.kernels.fused import pack
-from gram.kernels.reference import Injection
+from gram.kernels.philox import NoiseKey
+from gram.kernels.spec import LEARNED, Injection
 from tests.models import tiny_model
 from tests.unit.test_philox import KNOWN
 
@@ -41,33 +42,26 @@ if not IS_INTERPRETED:
         run_apart("slow")
 
 
-def launch(
-    model, *, injection=reference.LEARNED, rows=(0, 1, 2), active_B=None, spec=None, path="fused", dtype=torch.float32
-):
+def launch(model, *, injection=LEARNED, rows=(0, 1, 2), active_B=None, spec=None, path="fused", dtype=torch.float32):
     """The kernel's and the reference's step of some rows of three trajectories that differ in everything.
 
     The reference computes in fp32, from the same weights and states as the kernel.
     """
     from gram.kernels.blocks import path as blocks
-    from gram.kernels.fused import path as transition
+    from gram.kernels.fused import path as fused
 
     spec, rows = spec or model.spec, list(rows)
     generator = torch.Generator().manual_seed(5)
-    h, l, e_x = (torch.randn(3, spec.tokens, spec.dim, generator=generator)[rows].to(dtype) for _ in range(3))
-    arguments = {
-        "seed": (0xF0000007 << 32) | 0xE0000009,
-        "puzzle_hash_B": torch.tensor([9, 2**32 - 5, 7])[rows],
-        "trajectory_B": torch.tensor([0, 5, 2**31 + 1])[rows],
-        "step_B": torch.tensor([0, 1, 4])[rows],
-        "injection": injection,
-    }
+    h, l, e_x = (torch.randn(3, spec.length, spec.dim, generator=generator)[rows].to(dtype) for _ in range(3))
+    rows_of_key = torch.tensor([[9, 2**32 - 5, 7], [0, 5, 2**31 + 1], [0, 1, 4]])[:, rows]
+    key = NoiseKey((0xF0000007 << 32) | 0xE0000009, *rows_of_key)
     weights = {name: tensor.to(dtype).float() for name, tensor in model.weights().items()}
     packed = pack.pack(weights, spec, dtype, tile=16, token_tile=16)
-    out = (torch.full((2, len(rows), spec.tokens, spec.dim), NAN, dtype=dtype), torch.full((2, len(rows)), NAN))
-    step = {"fused": transition, "blocks": blocks}[path].supervision_step
-    actual = step(packed, spec, h, l, e_x, active_B=active_B, out=out, **arguments)
+    out = (torch.full((2, len(rows), spec.length, spec.dim), NAN, dtype=dtype), torch.full((2, len(rows)), NAN))
+    step = {"fused": fused, "blocks": blocks}[path].supervision_step
+    actual = step(packed, spec, h, l, e_x, key, injection=injection, active_B=active_B, out=out)
     wide = (state.float() for state in (h, l, e_x))
-    return actual, reference.supervision_step(weights, spec, *wide, **arguments), (h, l)
+    return actual, reference.supervision_step(weights, spec, *wide, key, injection=injection), (h, l)
 
 
 def assert_equal_to_reference(model, **options):
@@ -146,16 +140,16 @@ def test_a_trajectory_is_the_same_in_any_launch_and_slot(path):
 
 @interpreted
 def test_a_stored_state_may_be_expanded():
-    from gram.kernels.fused import path as transition
+    from gram.kernels.fused import path as fused
 
     model = tiny_model()
     rows = torch.arange(2)
     h, l = model.initial_state(2)
     e_x = model.embed(torch.ones(1, 16, dtype=torch.long)).expand(2, -1, -1)
-    arguments = {"seed": 1, "puzzle_hash_B": rows, "trajectory_B": rows, "step_B": rows + 1}
+    key = NoiseKey(1, rows, rows, rows + 1)
     packed = pack.pack(model.weights(), model.spec, torch.float32, tile=16, token_tile=16)
-    actual = transition.supervision_step(packed, model.spec, h, l, e_x, **arguments)
-    expected = reference.supervision_step(model.weights(), model.spec, h, l, e_x, **arguments)
+    actual = fused.supervision_step(packed, model.spec, h, l, e_x, key)
+    expected = reference.supervision_step(model.weights(), model.spec, h, l, e_x, key)
     assert torch.allclose(actual.h, expected.h, atol=1e-4)
 
 
@@ -198,9 +192,11 @@ def test_normals_follow_the_contract():
     out = torch.full((64, 128), NAN)
     normals_kernel[(1,)](out, *(torch.tensor([value]) for value in one.values()), 64, 128)
     expected = noise(
-        (64, 128), seed=(one["k1"] << 32) | one["k0"], site=Site.PATH, transition_B=torch.tensor([77]),
-        trajectory_B=torch.tensor([one["trajectory"]]), puzzle_hash_B=torch.tensor([one["puzzle_hash"]]),
-    )[0]  # fmt: skip
+        (64, 128),
+        NoiseKey((one["k1"] << 32) | one["k0"], *torch.tensor([[one["puzzle_hash"]], [one["trajectory"]], [0]])),
+        Site.PATH,
+        torch.tensor([77]),
+    )[0]
     assert float((out - expected).abs().max()) <= 1e-5
 
 
@@ -219,10 +215,10 @@ def test_full_width(mixer, tokens, order):
 
 def test_what_does_not_fit_is_refused():
     spec = tiny_model().spec
-    assert pack.misfit(spec) is None
-    assert "dim" in (pack.misfit(replace(spec, dim=512)) or "")
-    assert "tokens" in (pack.misfit(replace(spec, tokens=129)) or "")
-    assert "heads of" in (pack.misfit(replace(spec, mixer="attention", heads=2)) or "")
+    assert pack.unsupported_reason(spec) is None
+    assert "dim" in (pack.unsupported_reason(replace(spec, dim=512)) or "")
+    assert "tokens" in (pack.unsupported_reason(replace(spec, tokens=129)) or "")
+    assert "heads of" in (pack.unsupported_reason(replace(spec, mixer="attention", heads=2)) or "")
     model = tiny_model(dim=24)
     with pytest.raises(ValueError, match="dim"):
         pack.pack(model.weights(), model.spec, torch.float32)

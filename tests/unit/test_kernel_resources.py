@@ -10,7 +10,7 @@ import pytest
 
 from gram.config import ModelConfig
 from gram.kernels import resources
-from gram.kernels.reference import LEARNED, Injection
+from gram.kernels.spec import LEARNED, Injection
 from tests.kernel_presets import FUSED, GEMM, NONE, SHIPPED, shipped_config, small_config, spec_and_shapes
 
 STACK_BUDGET, SHARED_BUDGET = 64, 227 * 1024
@@ -134,7 +134,7 @@ def assert_kernel_c_within_budget(mixer: str, target: str, injection: Injection 
     made = resources.compile_path(*spec_and_shapes(config), target, injection, "gemm")
     print(mixer, *made, sep="\n")
     names = {each.kernel for each in made}
-    assert {"settle x", "settle h", "settle l, then h + e_x + l", "settle l, then h + l", "readout"} <= names
+    assert {"damp x", "damp h", "damp l, then h + e_x + l", "damp l, then h + l", "readout"} <= names
     mixing = "attention" if mixer == "attention" else "token mix"
     for each in made:
         assert each.stack_bytes == each.spills == 0, each

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gram.kernels import philox
-from gram.kernels.philox import Site, noise, philox4x32
+from gram.kernels.philox import NoiseKey, Site, noise, philox4x32
 
 # Random123's kat_vectors, philox4x32 with 10 rounds: counter, key, result.
 KNOWN = [
@@ -43,14 +43,9 @@ def test_equals_plain_integers(counter, key):
 
 
 def draw(shape=(3, 8), *, seed=5, site=Site.PRIOR, transition=(0,), trajectory=(0,), puzzle=(0,)):
-    return noise(
-        shape,
-        seed=seed,
-        site=site,
-        transition_B=torch.tensor(transition),
-        trajectory_B=torch.tensor(trajectory),
-        puzzle_hash_B=torch.tensor(puzzle),
-    )
+    transition_B = torch.tensor(transition)
+    key = NoiseKey(seed, torch.tensor(puzzle), torch.tensor(trajectory), torch.zeros_like(transition_B))
+    return noise(shape, key, site, transition_B)
 
 
 def test_counter_layout():

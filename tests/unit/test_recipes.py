@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from gram.cli.main import main
+from gram.kernels.philox import NoiseKey
 from gram.model import Model
 from gram.tasks.registry import get_task
 from gram.training.diagnosis import Signs, diagnose
@@ -131,7 +132,7 @@ def noisy_loss(path: Path, name: str, *, step: int = 2, **training):
     if not made.training.has_posterior:
         *_, nearest = made._ahead(made.flat.compute.detach(), slots, slots.h, slots.l)
         slots = slots.take(nearest)
-    replay = Replay(torch.randn(2, made.spec.tokens, 16), torch.ones(2), torch.ones(2), torch.zeros(2))
+    replay = Replay(torch.randn(2, made.spec.length, 16), torch.ones(2), torch.ones(2), torch.zeros(2))
     loss = step_loss(
         weights, made.recipe.model, made.training, made.spec, slots, replay, torch.tensor(1.0), made.token_weights,
         slots.h, slots.l,
@@ -193,15 +194,11 @@ def test_eqr_starts_anywhere_and_meets_noise_as_in_sampling(tmp_path):
     assert not torch.equal(h[0], h[1])
     assert float(h.std()) == pytest.approx(1, abs=0.05)
     slots = made.slots.view()
-    h0, l0 = made.model.random_state(
-        seed=made.training.seed, puzzle_hash_B=slots.puzzle_hash, trajectory_B=slots.trajectory
-    )
+    key = slots.key(made.training.seed)
+    h0, l0 = made.model.random_state(key)
     assert torch.equal(h0, slots.h)
-    sampled = made.model.step(
-        h0, l0, made.model.embed(slots.puzzles), seed=made.training.seed, puzzle_hash_B=slots.puzzle_hash,
-        trajectory_B=slots.trajectory, step_B=slots.step, injection=made.rollouts.injection,
-    )  # fmt: skip
-    replay = Replay(torch.randn(2, made.spec.tokens, 16), torch.ones(2), torch.ones(2), torch.zeros(2))
+    sampled = made.model.step(h0, l0, made.model.embed(slots.puzzles), key, injection=made.rollouts.injection)
+    replay = Replay(torch.randn(2, made.spec.length, 16), torch.ones(2), torch.ones(2), torch.zeros(2))
     trained = step_loss(
         made.model.weights(), made.recipe.model, made.training, made.spec, slots, replay, torch.tensor(1.0),
         made.token_weights, slots.h, slots.l,
@@ -254,9 +251,7 @@ def test_mean_only_moves_all_trajectories_alike(tmp_path):
     puzzle = torch.from_numpy(made.slots.puzzles[:1].repeat(2, 0))
     h, l = made.model.initial_state(2)
     same = torch.zeros(2, dtype=torch.int64)
-    step = made.model.step(
-        h, l, made.model.embed(puzzle), seed=0, puzzle_hash_B=same, trajectory_B=torch.arange(2), step_B=same + 3
-    )
+    step = made.model.step(h, l, made.model.embed(puzzle), NoiseKey(0, same, torch.arange(2), same + 3))
     assert torch.equal(step.h[0], step.h[1])
 
 

@@ -8,11 +8,14 @@ import pytest
 import torch
 
 from gram.kernels import reference, relations
-from gram.kernels.philox import Site, noise
+from gram.kernels.philox import NoiseKey, Site, noise
+from gram.kernels.spec import Injection
 from gram.model import Model
 from tests.models import tiny_config, tiny_model
 
 ROWS = torch.arange(5)
+KEY = NoiseKey(1, *torch.tensor([[8], [2], [4]]))
+"""Of puzzle 8, trajectory 2, step 4."""
 
 
 def run(model: Model, *, steps=2, seed=3, temperature=1.0, rows=ROWS, first_step=0):
@@ -21,9 +24,12 @@ def run(model: Model, *, steps=2, seed=3, temperature=1.0, rows=ROWS, first_step
     h, l = model.initial_state(len(rows))
     for step in range(first_step, first_step + steps):
         out = model.step(
-            h, l, e_x, seed=seed, puzzle_hash_B=rows * 0 + 9, trajectory_B=rows,
-            step_B=torch.full_like(rows, step), injection=reference.Injection(temperature=temperature),
-        )  # fmt: skip
+            h,
+            l,
+            e_x,
+            NoiseKey(seed, rows * 0 + 9, rows, torch.full_like(rows, step)),
+            injection=Injection(temperature=temperature),
+        )
         h, l = out.h, out.l
     return out
 
@@ -45,7 +51,7 @@ def test_attention_against_loops():
     spec = tiny_model(mixer="attention", positions="rotary").spec
     generator = torch.Generator().manual_seed(0)
     dim, width = spec.dim, spec.dim // spec.heads
-    x = torch.randn(1, spec.tokens, dim, generator=generator)
+    x = torch.randn(1, spec.length, dim, generator=generator)
     qkv, out = torch.randn(3 * dim, dim, generator=generator), torch.randn(dim, dim, generator=generator)
     actual = reference.attend(x, qkv, out, spec)[0]
 
@@ -60,12 +66,12 @@ def test_attention_against_loops():
             turned[i + width // 2] = b * math.cos(angle) + a * math.sin(angle)
         return turned
 
-    mixed = torch.zeros(spec.tokens, dim)
+    mixed = torch.zeros(spec.length, dim)
     for head in range(spec.heads):
         part = slice(head * width, (head + 1) * width)
-        for i in range(spec.tokens):
+        for i in range(spec.length):
             scores = torch.stack(
-                [rotated(q[i, part], i) @ rotated(k[j, part], j) / math.sqrt(width) for j in range(spec.tokens)]
+                [rotated(q[i, part], i) @ rotated(k[j, part], j) / math.sqrt(width) for j in range(spec.length)]
             )
             mixed[i, part] = torch.softmax(scores, 0) @ v[:, part]
     assert torch.allclose(actual, mixed @ out.T, atol=1e-3)
@@ -76,10 +82,7 @@ def by_hand(model: Model, order: str) -> torch.Tensor:
     weights, spec = model.weights(), model.spec
     e_x = model.embed(torch.ones(1, 16, dtype=torch.long))
     h, l = model.initial_state(1)
-    normal = noise(
-        (16, 16), seed=1, site=Site.PRIOR, transition_B=torch.tensor([4]), trajectory_B=torch.tensor([2]),
-        puzzle_hash_B=torch.tensor([8]),
-    )  # fmt: skip
+    normal = noise((16, 16), KEY, Site.PRIOR, KEY.step)
 
     def noisy(u):
         mean, log_sigma = reference.gaussian(weights, "prior", u, spec)
@@ -98,10 +101,7 @@ def by_hand(model: Model, order: str) -> torch.Tensor:
 @pytest.mark.parametrize("is_core_shared", [True, False])
 def test_transition_follows_the_equations(order, is_core_shared):
     model = tiny_model(noise_order=order, is_core_shared=is_core_shared)
-    out = model.step(
-        *model.initial_state(1), model.embed(torch.ones(1, 16, dtype=torch.long)), seed=1,
-        puzzle_hash_B=torch.tensor([8]), trajectory_B=torch.tensor([2]), step_B=torch.tensor([4]),
-    )  # fmt: skip
+    out = model.step(*model.initial_state(1), model.embed(torch.ones(1, 16, dtype=torch.long)), KEY)
     assert torch.allclose(out.h, by_hand(model, order), atol=1e-5)
 
 
@@ -150,13 +150,10 @@ def test_rows_of_different_steps_share_a_launch():
     model = tiny_model()
     e_x = model.embed(torch.ones(3, 16, dtype=torch.long))
     h, l = model.initial_state(3)
-    step_B, trajectory_B, hash_B = torch.tensor([0, 3, 7]), torch.tensor([4, 1, 4]), torch.tensor([5, 6, 5])
-    mixed = model.step(h, l, e_x, seed=0, puzzle_hash_B=hash_B, trajectory_B=trajectory_B, step_B=step_B)
+    key = NoiseKey(0, *torch.tensor([[5, 6, 5], [4, 1, 4], [0, 3, 7]]))
+    mixed = model.step(h, l, e_x, key)
     for row in range(3):
-        alone = model.step(
-            h[:1], l[:1], e_x[:1], seed=0, puzzle_hash_B=hash_B[row : row + 1],
-            trajectory_B=trajectory_B[row : row + 1], step_B=step_B[row : row + 1],
-        )  # fmt: skip
+        alone = model.step(h[:1], l[:1], e_x[:1], key.at(slice(row, row + 1)))
         assert torch.allclose(mixed.h[row], alone.h[0], atol=1e-5)
 
 
@@ -226,11 +223,11 @@ def test_sampling_first_does_not_spoil_gradients_later():
     model = tiny_model(mixer="attention", positions="rotary", tokens=13, output_tokens=13)
     puzzles = torch.ones(2, 13, dtype=torch.long)
     rows = torch.arange(2)
-    arguments = {"seed": 0, "puzzle_hash_B": rows, "trajectory_B": rows, "step_B": rows}
+    key = NoiseKey(0, rows, rows, rows)
     with torch.inference_mode():
-        model.step(*model.initial_state(2), model.embed(puzzles), **arguments)
+        model.step(*model.initial_state(2), model.embed(puzzles), key)
     model.requires_grad_(True)
-    model.step(*model.initial_state(2), model.embed(puzzles), **arguments).h.sum().backward()
+    model.step(*model.initial_state(2), model.embed(puzzles), key).h.sum().backward()
     assert model.low[0].mixer.qkv.grad.abs().sum() > 0
 
 

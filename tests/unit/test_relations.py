@@ -12,6 +12,7 @@ from gram.config import ModelConfig, Relation, config_from_json, config_to_json
 from gram.kernels import dispatch, reference, relations
 from gram.kernels.fused import pack
 from gram.kernels.gemm import pack as gemm_pack
+from gram.kernels.philox import NoiseKey
 from gram.model import Model
 from tests.models import tiny_config, tiny_model
 
@@ -67,9 +68,8 @@ def test_no_parameter_depends_on_the_board():
         name: weight.shape for name, weight in large.weights().items()
     }
     large.load_state_dict(small.state_dict())
-    assert torch.isfinite(large.step(*large.initial_state(1), large.embed(torch.ones(1, 81, dtype=torch.long)), seed=0,
-                                     puzzle_hash_B=torch.tensor([1]), trajectory_B=torch.tensor([0]),
-                                     step_B=torch.tensor([1])).h).all()  # fmt: skip
+    assert torch.isfinite(large.step(*large.initial_state(1), large.embed(torch.ones(1, 81, dtype=torch.long)),
+                                     NoiseKey(0, *torch.tensor([[1], [0], [1]]))).h).all()  # fmt: skip
 
 
 @pytest.mark.parametrize("axis", [1, 2])
@@ -81,8 +81,7 @@ def test_a_mirrored_board_gives_the_mirrored_answer_where_the_mirrored_lines_are
 
     def answered(boards):
         out = model.step(
-            *model.initial_state(2), model.embed(boards.flatten(1)), seed=0, puzzle_hash_B=rows, trajectory_B=rows,
-            step_B=rows,
+            *model.initial_state(2), model.embed(boards.flatten(1)), NoiseKey(0, rows, rows, rows),
         )  # fmt: skip
         return model.decode(out.h).view(2, 4, 4, -1)
 
@@ -96,9 +95,9 @@ def test_flops_count_the_products_along_relations():
     assert dispatch.step_flops(model.weights(), model.spec) == 3 * model.spec.blocks * (mixer + channel)
 
 
-@pytest.mark.parametrize("misfit", [pack.misfit, gemm_pack.misfit])
-def test_the_kernels_that_lack_it_refuse_in_one_line(misfit):
-    reason = misfit(replace(tiny_model().spec, mixer="relations", relations=("row",)))
+@pytest.mark.parametrize("unsupported_reason", [pack.unsupported_reason, gemm_pack.unsupported_reason])
+def test_the_kernels_that_lack_it_refuse_in_one_line(unsupported_reason):
+    reason = unsupported_reason(replace(tiny_model().spec, mixer="relations", relations=("row",)))
     assert reason is not None
     assert "relations" in reason
     assert "\n" not in reason

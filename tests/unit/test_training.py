@@ -49,7 +49,7 @@ def loss_and_gradients(path: Path, **model):
     weights = {
         name: value.detach().requires_grad_(value.is_floating_point()) for name, value in made.model.weights().items()
     }
-    replay = Replay(torch.randn(5, made.spec.tokens, 16), torch.ones(5), torch.ones(5), torch.ones(5))
+    replay = Replay(torch.randn(5, made.spec.length, 16), torch.ones(5), torch.ones(5), torch.ones(5))
     slots = made.slots.view()
     loss = step_loss(
         weights, made.recipe.model, made.training, made.spec, slots, replay, torch.tensor(2.0), made.token_weights,

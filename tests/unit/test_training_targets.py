@@ -26,7 +26,7 @@ def eight(target: str, **training) -> Trainer:
 
 
 def loss_of(made: Trainer, slots):
-    tokens, dim = made.spec.tokens, made.recipe.model.dim
+    tokens, dim = made.spec.length, made.recipe.model.dim
     replay = Replay(torch.randn(2, tokens, dim), torch.ones(2), torch.ones(2), torch.zeros(2))
     weights = {name: value.detach().requires_grad_() for name, value in made.model.weights().items()}
     loss = step_loss(

@@ -1,0 +1,101 @@
+"""What a supervision step is told beside weights and states: the model's shape, and where noise enters. No torch.
+
+`Spec` is the part of a model's configuration (`gram/config.py`) that the mathematics reads; its defaults are those of
+every model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Mixer = Literal["token", "attention", "relations"]
+MixerNorm = Literal["columns", "tokens"]
+Positions = Literal["learned", "rotary", "both", "none"]
+Guidance = Literal["full", "mean", "noise", "none"]
+NoiseOrder = Literal["before", "after"]
+HeadReadout = Literal["mean", "register", "first"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spec:
+    """The numbers that shape a supervision step (2605.19376, section 3); the weights hold the rest."""
+
+    tokens: int = 64
+    """`L`: tokens of a puzzle, output tokens included, registers not."""
+    output_start: int = 0
+    """Position of the first output token in `[0, L)`."""
+    output_tokens: int = 64
+    """`A`: tokens the decoder is asked for."""
+    registers: int = 0
+    """`R`: learned tokens in front of the puzzle (the paper prepends 16)."""
+    dim: int = 128
+    """`D`: channels of a token's state; a multiple of 4 (one noise counter gives four channels)."""
+    blocks: int = 2
+    """Post-norm blocks in one core (`f_L` or `f_H`)."""
+    mixer: Mixer = "token"
+    """What mixes tokens: `token` (SwiGLU over the token axis), `attention` (non-causal) or `relations` (gated sums
+    along the lines of a square grid, whose parameters do not depend on the number of tokens)."""
+    relations: tuple[str, ...] = ()
+    """Lines that the mixer `relations` sums along: some of `row`, `column`, `diagonal`, `antidiagonal` and `all` (every
+    token)."""
+    mixer_norm: MixerNorm = "columns"
+    """Axis of the RMSNorm after the mixer: the channels of each token (`columns`), or the tokens of each channel
+    (`tokens`: TRM and EqR where a SwiGLU mixes tokens, since their code norms the transposed state)."""
+    heads: int = 4
+    """Attention heads; unused by the token mixer."""
+    positions: Positions = "learned"
+    """Where positions enter: added to the embedding, rotary in attention, both or nowhere."""
+    rope_theta: float = 10000.0
+    """Base of the rotary frequencies."""
+    norm_eps: float = 1e-5
+    """Epsilon of every RMSNorm (without weight)."""
+    is_core_shared: bool = True
+    """Whether `f_L` and `f_H` share one set of weights (TRM) or have two (HRM)."""
+    transitions: int = 1
+    """`T`: transitions of a supervision step."""
+    low_level_updates: int = 2
+    """`K`: low-level updates of a transition."""
+    guidance: Guidance = "full"
+    """Learned noise: `full` N(mu, sigma^2), `mean` only, `noise` only (mu = 0), or `none` (deterministic, TRM)."""
+    noise_order: NoiseOrder = "before"
+    """`after` f_H (the paper: decode the noisy h) or `before` the low-level updates (decode f_H's output)."""
+    noise_free_steps: int = 1
+    """First supervision steps of a trajectory that take no noise."""
+    path_keep: float = 0.0
+    """Damping of every core call, `z <- keep z + (1 - keep) f(z)`, in [0, 1) (EqR, 2605.21488)."""
+    log_sigma_center: float = -1.0
+    """`log sigma = center + range * tanh(raw / range)`."""
+    log_sigma_range: float = 1.25
+    """Half-width of the interval that bounds `log sigma`."""
+    head_readout: HeadReadout = "mean"
+    """What halt head and LPRM read: the mean over tokens, the first register, or the first of all tokens (EqR)."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of a state, registers included."""
+        return self.registers + self.tokens
+
+    @property
+    def is_rotary(self) -> bool:
+        """Whether attention rotates queries and keys by their positions."""
+        return self.positions in ("rotary", "both")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Injection:
+    """Where noise enters the steps of one run, and how much of it. Part of a trajectory's identity."""
+
+    injector: str = "prior"
+    """`prior`: the learned noise of the weights (GRAM). `gaussian`: fixed scale, before each supervision step (PTRM,
+    2605.19943). `path`: fixed scale, after every core call (EqR, 2605.21488). `none`."""
+    temperature: float = 1.0
+    """Factor on the prior's deviation. Under another injector the prior's mean alone is added."""
+    sigma: float = 0.0
+    """Scale of `gaussian`, relative to each token's RMS, or of `path`, absolute."""
+    site: str = "h"
+    """State that `gaussian` perturbs: `h`, `l` or `both`."""
+
+
+LEARNED = Injection()
+"""GRAM's own noise at temperature 1."""
