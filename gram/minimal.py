@@ -16,7 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention, silu
 
 from gram import checkpoint
 from gram.config import ModelConfig
-from gram.kernels.philox import Site, noise
+from gram.kernels.philox import NoiseKey, Site, noise
 from gram.kernels.relations import tables
 from gram.tasks.protocol import Tokens
 from gram.tasks.puzzle_sets import puzzle_hash
@@ -36,8 +36,8 @@ def solve(
 
     def draw(t: int) -> Tensor:  # normals [N, L, D], decided by seed, puzzle, trajectory and transition alone
         puzzles, transitions = torch.full_like(running, puzzle_id), torch.full_like(running, t)
-        key = {"puzzle_hash_B": puzzles, "trajectory_B": running, "transition_B": transitions}
-        return noise((config.tokens, config.dim), seed=seed, site=Site.PRIOR, **key)
+        key = NoiseKey(seed, puzzles, running, transitions // config.transitions)
+        return noise((config.tokens, config.dim), key, Site.PRIOR, transitions)
 
     for step in range(depth or config.depth):  # a supervision step: T transitions, then decode and ask the halt head
         is_noisy = config.guidance == "full" and step >= config.noise_free_steps
