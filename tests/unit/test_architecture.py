@@ -38,7 +38,6 @@ CLOSED = {
 KNOWN_CIRCLES = (
     {"gram.distributed.cluster", "gram.distributed.local_cluster", "gram.distributed.ray_start"},
     {"gram.distributed.sources", "gram.distributed.worker"},
-    {"gram.tasks.arc", "gram.tasks.arc_augment"},
 )
 """Import circles that are still to be ended; an entry without its circle is a fault too."""
 KNOWN_TWICE = {"Cell", "Check", "Choice", "Judged", "Outcome", "Row", "Slots", "Study", "Worker"}
