@@ -22,12 +22,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from gram.checkpoint import write_atomically, write_json
 from gram.config import SamplerConfig, config_from_json
 from gram.evals import statistics
-from gram.evals.comparison import Judged, compare
+from gram.evals.comparison import StoredEvaluation, compare
+from gram.evals.pages.ablation_page import render
 from gram.settings_files import read_toml
 
 VERSION = 1
+ABLATION_FILE, REPORT_FILE = "ablation.json", "report.html"
 SETTINGS = {"checkpoint", *(field.name for field in fields(SamplerConfig))}
 FIGURES = ("accuracy", "single_accuracy", "pass_at_width", "coverage", "conflicts", "mean_steps", "mean_width")
 WITH_INTERVALS = ("accuracy", "single_accuracy", "coverage")
@@ -35,7 +38,7 @@ STUDIES = Path(__file__).parent / "studies"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Cell:
+class AblationCell:
     """One cell of a study."""
 
     checkpoint: str
@@ -50,14 +53,14 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Study:
+class AblationStudy:
     """A study file."""
 
     name: str
     task: str
     split: str
     limit: int | None
-    cells: tuple[Cell, ...]
+    cells: tuple[AblationCell, ...]
 
 
 def find(name: str) -> Path:
@@ -70,7 +73,7 @@ def find(name: str) -> Path:
     raise ValueError(f"study must be a TOML file or one of {', '.join(shipped) or 'none shipped'}, got {name!r}")
 
 
-def read(path: Path) -> Study:
+def read(path: Path) -> AblationStudy:
     """A study from its file. Raises `ValueError` naming the file and what is wrong."""
     values = read_toml(path)
     if unknown := set(values) - {"name", "task", "split", "limit", "base", "grid"}:
@@ -85,12 +88,12 @@ def read(path: Path) -> Study:
     grids = values.get("grid", [{}])
     if not isinstance(grids, list) or not all(isinstance(grid, dict) for grid in grids):
         raise ValueError(f"{path}: grid must be tables [[grid]], got {grids!r}")
-    cells: dict[str, Cell] = {}
+    cells: dict[str, AblationCell] = {}
     for number, grid in enumerate(grids, start=1):
         for varied in _combinations(grid, f"{path}: grid {number}"):
             cell = _cell({**base, **varied}, varied, task, f"{path}: grid {number}")
             cells.setdefault(json.dumps({**base, **varied}, sort_keys=True), cell)
-    return Study(
+    return AblationStudy(
         name=str(values.get("name", path.stem)),
         task=task,
         split=str(values.get("split", "test")),
@@ -110,11 +113,13 @@ def _combinations(grid: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*lists)]
 
 
-def _cell(settings: dict[str, Any], varied: dict[str, Any], task: str, where: str) -> Cell:
+def _cell(settings: dict[str, Any], varied: dict[str, Any], task: str, where: str) -> AblationCell:
     checkpoint = settings.pop("checkpoint", task)
     if not isinstance(checkpoint, str):
         raise ValueError(f"{where}: checkpoint must be a name or folder, got {checkpoint!r}")
-    return Cell(checkpoint=checkpoint, config=config_from_json(SamplerConfig, settings, where=where), varied=varied)
+    return AblationCell(
+        checkpoint=checkpoint, config=config_from_json(SamplerConfig, settings, where=where), varied=varied
+    )
 
 
 def content_key(parts: Mapping[str, Any]) -> str:
@@ -122,20 +127,22 @@ def content_key(parts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def summarise(study: Study, judged: Sequence[Judged], groups: Any, *, about: Mapping[str, Any]) -> dict[str, Any]:
+def summarise(
+    study: AblationStudy, stored: Sequence[StoredEvaluation], clusters: Any, *, about: Mapping[str, Any]
+) -> dict[str, Any]:
     """The study's JSON: a row per cell with its figures and its difference from the first one.
 
     P-values of the differences are corrected over the cells by Holm's method.
     """
     rows: list[dict[str, Any]] = []
-    for cell, one in zip(study.cells, judged, strict=True):
+    for cell, one in zip(study.cells, stored, strict=True):
         row: dict[str, Any] = {"label": cell.label, "varied": cell.varied, "checkpoint": cell.checkpoint}
         ends = (f"{name}_{end}" for name in WITH_INTERVALS for end in ("low", "high"))
         row |= {name: one.results.get(name) for name in (*FIGURES, *ends, "elapsed_s")}
         row["never_fired"] = cell.config.resampler != "none" and one.copies == 0
         row |= {"trajectories_sha256": one.results.get("trajectories_sha256"), "folder": Path(one.name).name}
         rows.append(row)
-    compared = [compare(one, judged[0], groups) for one in judged[1:]]
+    compared = [compare(one, stored[0], clusters) for one in stored[1:]]
     corrected = statistics.holm([each["differences"][0]["p_value"] for each in compared])
     for row, each, p_value in zip(rows[1:], compared, corrected, strict=True):
         found = each["differences"][0]
@@ -146,3 +153,10 @@ def summarise(study: Study, judged: Sequence[Judged], groups: Any, *, about: Map
             "only_b": each["only_b"],
         }
     return {"version": VERSION, "name": study.name, "about": dict(about), "cells": rows}
+
+
+def write(folder: Path, made: dict[str, Any]) -> None:
+    """`ablation.json` and its page, each moved into place once complete."""
+    page = render(made).encode()
+    write_json(folder / ABLATION_FILE, made)
+    write_atomically(folder / REPORT_FILE, page)

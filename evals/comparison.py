@@ -13,17 +13,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gram.evals.evaluate import PREDICTIONS_FILE, RESULTS_FILE
 from gram.evals.paired import paired_differences
 from gram.setting_values import shown
 from gram.settings_files import parse_json, read_json
+from gram.tasks.protocol import PuzzleError
+from gram.tasks.registry import get_task
 
-RESULTS_FILE, PREDICTIONS_FILE = "results.json", "predictions.jsonl"
 KEYS = ("task", "puzzles", "accuracy")
 """What the results of every evaluation have."""
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class StoredEvaluation:
     """What one evaluation says of each puzzle."""
 
     name: str
@@ -42,7 +44,7 @@ class Judged:
     """Trajectories that resampling made of others."""
 
 
-def read(folder: Path) -> Judged:
+def read(folder: Path) -> StoredEvaluation:
     """The evaluation in a folder. Raises `FileNotFoundError`, and `ValueError` for a file that is no evaluation."""
     results = read_json(folder / RESULTS_FILE)
     if missing := [name for name in KEYS if name not in results]:
@@ -56,7 +58,7 @@ def read(folder: Path) -> Judged:
             f"{len(lines)} lines of {PREDICTIONS_FILE}"
         )
     try:
-        return Judged(
+        return StoredEvaluation(
             name=str(folder),
             results=results,
             puzzles=[line["puzzle"] for line in lines],
@@ -90,7 +92,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         yield values
 
 
-def compare(a: Judged, b: Judged, groups: NDArray[np.int64] | None = None) -> dict[str, Any]:
+def compare(a: StoredEvaluation, b: StoredEvaluation, groups: NDArray[np.int64] | None = None) -> dict[str, Any]:
     """`a` less `b` on the puzzles of both, as JSON values. `groups`: base of each puzzle of `a`; None: equal puzzles.
 
     Raises `ValueError` where they are not of the same puzzles.
@@ -134,3 +136,21 @@ def compare(a: Judged, b: Judged, groups: NDArray[np.int64] | None = None) -> di
         "both_wrong": int((~a.is_right & ~b.is_right).sum()),
         "distinct_valid": [float(a.distinct.sum()), float(b.distinct.sum())],
     }
+
+
+def known_clusters(stored: StoredEvaluation) -> NDArray[np.int64] | None:
+    """Cluster of each puzzle where the run was of a built-in task; else None."""
+    name, split = stored.results.get("task"), stored.results.get("split")
+    if not isinstance(name, str) or not len(stored.index):
+        return None
+    try:
+        task = get_task(name)
+    except ValueError:
+        return None
+    if not isinstance(split, str):
+        try:
+            return task.classes(np.stack([task.parse(puzzle) for puzzle in stored.puzzles]))
+        except PuzzleError:
+            return None
+    groups = task.split(split, limit=int(stored.index.max()) + 1).groups
+    return None if groups is None else groups[stored.index]

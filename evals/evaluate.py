@@ -1,4 +1,4 @@
-"""One evaluation: what a sampling run found on a set of puzzles, judged by the verifier. Not the sampling itself.
+"""One evaluation: what a sampling run found on a set of puzzles, judged by the verifier. Nothing is sampled here.
 
 Shapes: `P` puzzles, `N` width, `L` puzzle tokens, `A` answer tokens. Padding never counts: a puzzle of padding alone is
 not a puzzle here. An undefined figure is NaN, and null in JSON.
@@ -6,21 +6,26 @@ not a puzzle here. An undefined figure is NaN, and null in JSON.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gram.checkpoint import write_atomically, write_json
 from gram.config import SamplerConfig, config_to_json
 from gram.evals import metrics, statistics
+from gram.formatting import number, percent, span
 from gram.json_values import plain
 from gram.sampler.result import SampleResult
 from gram.sampler.settings import SELECTOR
 from gram.tasks.protocol import PuzzleSet, Task, Tokens
 
+RESULTS_FILE, PREDICTIONS_FILE = "results.json", "predictions.jsonl"
 _ROWS = 16_384
 """Answers given to the verifier at once."""
 
@@ -140,7 +145,7 @@ def count_solutions(task: Task, puzzles: Tokens) -> list[int]:
     return [known[puzzle.tobytes()] for puzzle in puzzles]
 
 
-def evaluate(
+def evaluate_result(
     task: Task, puzzle_set: PuzzleSet, result: SampleResult, *, checkpoint: str, versions: Mapping[str, str | None]
 ) -> Evaluation:
     """Figures of `result`, a sampling run on exactly the puzzles of `puzzle_set`.
@@ -245,6 +250,39 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
     """The evaluation as strict JSON values, in the fields' order; what is not a finite number is None."""
     own = {field.name: plain(getattr(evaluation, field.name)) for field in fields(evaluation) if field.name != "config"}
     return {**own, **{name: value for name, value in config_to_json(evaluation.config).items() if name not in own}}
+
+
+def write_results(folder: Path, summary: dict[str, Any], lines: Iterable[dict[str, Any]]) -> None:
+    """`results.json` and `predictions.jsonl`, each moved into place once complete."""
+    text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+    write_atomically(folder / PREDICTIONS_FILE, text.encode())
+    write_json(folder / RESULTS_FILE, summary)
+
+
+def figure_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """The figures of `to_json` for people: label, value, 95 % interval, and what a uniform sampler would reach."""
+    width, made = summary["width"], []
+    for label, key in (
+        (f"accuracy of the answer ({summary['selector']})", "accuracy"),
+        ("accuracy of one trajectory", "single_accuracy"),
+        (f"pass@{width}", "pass_at_width"),
+        (f"coverage@{width}, mean", "coverage"),
+        (f"coverage@{width}, pooled", "coverage_pooled"),
+        (f"coverage@{width}, several solutions", "coverage_multi"),
+    ):
+        if summary[key] is None:
+            continue
+        low, high, ceiling = (summary.get(f"{key}_{part}") for part in ("low", "high", "ceiling"))
+        made.append((label, percent(summary[key]), span(low, high), percent(ceiling) if ceiling else ""))
+    for label, key in (
+        ("conflicts of the answer, mean", "conflicts"),
+        ("steps of a trajectory, mean", "mean_steps"),
+        ("trajectories of a puzzle, mean", "mean_width"),
+        ("AUROC of the LPRM", "lprm_auroc"),
+        ("AUROC of the halt head", "halt_auroc"),
+    ):
+        made.append((label, number(summary[key]), "", ""))
+    return made
 
 
 def _real(puzzle_set: PuzzleSet, result: SampleResult) -> NDArray[np.int64]:

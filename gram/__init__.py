@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from gram.api import Sampler, load
     from gram.config import ModelConfig, SamplerConfig
+    from gram.evals.api import ablate, evaluate, frontier
     from gram.sampler.result import SampleResult
     from gram.training.config import TrainConfig
 
@@ -25,9 +26,23 @@ _HOMES = {
     "SamplerConfig": "gram.config",
     "TrainConfig": "gram.training.config",
     "SampleResult": "gram.sampler.result",
+    "evaluate": "gram.evals.api",
+    "frontier": "gram.evals.api",
+    "ablate": "gram.evals.api",
 }
 
-__all__ = ["ModelConfig", "SampleResult", "Sampler", "SamplerConfig", "TrainConfig", "__version__", "load"]
+__all__ = [
+    "ModelConfig",
+    "SampleResult",
+    "Sampler",
+    "SamplerConfig",
+    "TrainConfig",
+    "__version__",
+    "ablate",
+    "evaluate",
+    "frontier",
+    "load",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gram import checkpoint
+from gram.tasks.protocol import PuzzleSet, Task
 
 URI = re.compile(r"hf:/{1,2}(?:datasets/)?([^/]+/[^/]+)/(.+)")
 """A path of pathlib has lost one of the two slashes."""
@@ -37,6 +38,15 @@ def local_file(path: Path | str) -> Path:
 
     with _told(f"hf://{found[1]}/{found[2]}"):
         return Path(hf_hub_download(found[1], found[2], repo_type="dataset", endpoint=_endpoint()))
+
+
+def load_puzzles(task: Task, path: Path) -> PuzzleSet:
+    """The puzzles of a user's file, here or on the hub. Raises `HubError`, `PuzzleError`, and `ValueError` where it
+    holds none."""
+    puzzles = task.load(local_file(path))
+    if not len(puzzles):
+        raise ValueError(f"{path}: expected at least one puzzle, got none")
+    return puzzles
 
 
 def push(directory: Path | str, repository: str, *, is_private: bool = False) -> str:

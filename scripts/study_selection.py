@@ -21,7 +21,7 @@ import numpy as np
 import gram
 from gram.checkpoint import write_atomically
 from gram.config import RESAMPLERS, SELECTORS
-from gram.evals.evaluate import evaluate, judge
+from gram.evals.evaluate import evaluate_result, judge
 from gram.evals.metrics import within_puzzle_auroc
 from gram.evals.paired import paired_difference
 from gram.evals.statistics import clustered_interval
@@ -95,7 +95,7 @@ def study(name: str, depth: int, settings: dict[str, Any], limit: int, threshold
             if resampler != "none"
             else plain
         )
-        figures = evaluate(task, puzzles, result, checkpoint=name, versions={})
+        figures = evaluate_result(task, puzzles, result, checkpoint=name, versions={})
         mine = task.verify(puzzles.puzzles, result.answers).astype(float)
         gap = paired_difference(mine, verdicts["vote"], puzzles.groups)
         difference = f"{100 * gap.estimate:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})"

@@ -61,8 +61,8 @@ def bench(
             raise ValueError(f"{name} must be above 0, got {value:g}")
     at_least_one("shards", shards)
     from gram.cli import terminal
-    from gram.cli.versions import versions
     from gram.evals.benchmarks.timing import to_json
+    from gram.versions import versions
 
     def tell(line: str) -> None:
         if not is_quiet:

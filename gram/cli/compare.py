@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from gram.cli.options import Json
-
-if TYPE_CHECKING:
-    from gram.evals.comparison import Judged
 
 
 def compare(
@@ -23,34 +20,11 @@ def compare(
     from gram.evals import comparison
 
     first, second = comparison.read(a), comparison.read(b)
-    found = comparison.compare(first, second, known_groups(first))
+    found = comparison.compare(first, second, comparison.known_clusters(first))
     if as_json:
         terminal.print_json(found)
     else:
         _show(found)
-
-
-def known_groups(judged: Judged) -> Any:
-    """Cluster of each puzzle where the run was of a built-in task; else None."""
-    import numpy as np
-
-    from gram.tasks.protocol import PuzzleError
-    from gram.tasks.registry import get_task
-
-    name, split = judged.results.get("task"), judged.results.get("split")
-    if not isinstance(name, str) or not len(judged.index):
-        return None
-    try:
-        task = get_task(name)
-    except ValueError:
-        return None
-    if not isinstance(split, str):
-        try:
-            return task.classes(np.stack([task.parse(puzzle) for puzzle in judged.puzzles]))
-        except PuzzleError:
-            return None
-    groups = task.split(split, limit=int(judged.index.max()) + 1).groups
-    return None if groups is None else groups[judged.index]
 
 
 def _show(found: dict[str, Any]) -> None:

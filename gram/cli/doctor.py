@@ -13,7 +13,7 @@ import typer
 
 from gram.cli.errors import BROKEN
 from gram.cli.options import Json
-from gram.cli.versions import installed
+from gram.versions import installed
 
 NEEDED = ("torch", "numpy", "scipy", "safetensors", "typer", "rich")
 """Distributions without which the main job does not run."""

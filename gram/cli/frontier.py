@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gram.cli.errors import keeping
-from gram.cli.eval import choose_puzzles, source_of
-from gram.cli.frontier_files import REPORT_FILE, members, write, write_joint
 from gram.cli.options import (
     ADAPTIVE,
     Json,
@@ -23,19 +24,14 @@ from gram.cli.options import (
     Sampling,
     TaskName,
     at_least_one,
-    check_judgeable,
     whole,
     with_sampling_options,
 )
-from gram.cli.seen import seen_facts, warn_if_seen
 
 if TYPE_CHECKING:
     from gram.api import Sampler
-    from gram.config import SamplerConfig
-    from gram.evals.frontier.cells import Grid
     from gram.tasks.protocol import Task
 
-RUNS = Path("runs") / "frontier"
 OWN = ("width", "depth", "selector", "halting", "seed", "checkpoint")
 """Settings that this command offers as lists, or not at all."""
 
@@ -92,29 +88,47 @@ def frontier(
     Repeat `--checkpoint` to study several: each has its folder in DIR, and DIR a page that compares them.
     """
     from gram.cli import terminal
-    from gram.cli.frontier_study import Study, show_estimate
-    from gram.cli.frontier_view import show
+    from gram.cli.frontier_view import show, show_estimate
+    from gram.evals.api import FRONTIERS, save_frontier
+    from gram.evals.frontier.files import REPORT_FILE, members, write_joint
+    from gram.evals.frontier.study import FrontierStudy, make_grid
     from gram.evals.frontier.verdict import short_depths
+    from gram.evals.puzzle_choice import PuzzleChoice
 
     for name, value in (("limit", limit), ("rounds", rounds), ("seeds", seeds)):
         at_least_one(name, value)
     if out is not None and out.exists() and not out.is_dir():
         raise ValueError(f"--out must be a folder, got the file {out}")
     family = sampling.task(task)
-    chosen = choose_puzzles(family, puzzles, split, limit, rows)
-    check_judgeable(family, chosen.puzzles, puzzles)
+    choice = PuzzleChoice(puzzles=puzzles, split=split, rows=rows, limit=limit)
+    chosen = choice.of(family)
     wanted_budgets = None if budgets == "auto" else numbers("budgets", budgets, float)
-    # Everything is opened and checked before the first run: a wrong second name would else be told hours later.
+    # Everything is opened and checked before the first run: a wrong second name must not come up hours later.
     named = {label: sampler_of(sampling, family, name) for label, name in labelled(checkpoint).items()}
-    root, is_joint = out or RUNS, len(named) > 1
+    root, is_joint = out or FRONTIERS, len(named) > 1
     studies = {}
     for label, sampler in named.items():
-        grid = make_grid(sampler, sampling.config, widths, depths, selectors, haltings)
+        grid = make_grid(
+            sampler,
+            sampling.config,
+            widths=numbers("widths", widths, int),
+            depths=numbers("depths", depths, int) if depths else None,
+            selectors=selectors.split(",") if selectors is not None else None,
+            haltings=haltings.split(","),
+        )
         own = label or Path(sampler.name).name
-        folder = root / own if is_joint or out is None else out
-        studies[own] = Study(sampler, chosen, grid, sampling, modes.split(","), seeds, rounds, folder, is_quiet)
+        studies[own] = FrontierStudy(
+            sampler,
+            chosen,
+            grid,
+            folder=root / own if is_joint or out is None else out,
+            config=sampling.config,
+            modes=modes.split(","),
+            seeds=seeds,
+            rounds=rounds,
+        )
     for sampler in named.values():
-        warn_if_seen(sampler, None if puzzles else split)
+        choice.warn(sampler)
     for label, study in studies.items():
         if depths is not None and (short := short_depths(study.grid)) is not None:
             terminal.tell(f"{label}: {short}")
@@ -126,13 +140,17 @@ def frontier(
         if as_json:
             terminal.print_json({"frontiers": estimates} if is_joint else next(iter(estimates.values())))
         return
-    source = source_of(puzzles, split, rows)
-    found: dict[str, Any] = {}
+    command, found = shlex.join(["gram", *sys.argv[1:]]), {}
     for label, study in studies.items():
         with keeping(study.folder):
-            seen = seen_facts(study.sampler.card, None if puzzles else split)
-            made = study.run(source | seen, wanted_budgets)
-        write(study.folder, made, study.outcomes)
+            with sampling.backend(study.sampler, is_quiet=is_quiet) as backend:
+                study.trace(backend=backend, progress=partial(terminal.progress, is_quiet=is_quiet, cluster=backend))
+            if (told := study.earlier_timings) is not None:
+                terminal.tell(told)
+            timings = study.time(progress=partial(terminal.progress, is_quiet=is_quiet))
+            made = study.analyse(timings, choice.facts(study.sampler.card), wanted_budgets, command)
+            made |= backend.account() if backend is not None else {}
+        save_frontier(study.folder, made, study.outcomes)
         found[label] = made
         if not as_json:
             show(label, made)
@@ -172,41 +190,6 @@ def labelled(checkpoints: Sequence[str] | None) -> dict[str, str | None]:
 def sampler_of(sampling: Sampling, family: Task, checkpoint: str | None) -> Sampler:
     """The sampler of a checkpoint of this task. Raises as `Sampling.sampler` does."""
     return replace(sampling, checkpoint=checkpoint).sampler(family)
-
-
-def make_grid(
-    sampler: Sampler, config: SamplerConfig, widths: str, depths: str | None, selectors: str | None, haltings: str
-) -> Grid:
-    """The grid of the options; depths left out reach what the headline's budget pays for. Raises `ValueError`."""
-    from gram.evals.frontier.cells import Grid
-    from gram.sampler.settings import first_halt
-
-    trained = sampler.model.config.trained_depth or sampler.model.config.depth
-    powers = [2**power for power in range((4 * trained).bit_length())]
-    wanted = numbers("depths", depths, int) if depths else [*powers, 2 * trained, 4 * trained]
-    rules = tuple(haltings.split(","))
-    thresholds = []
-    for place, rule in enumerate(rules):
-        setting: Any = {"halting": rule, "halt_threshold": None if place else config.halt_threshold}
-        thresholds.append(sampler.settings(replace(config, **setting)).halt_threshold)
-    return Grid(
-        widths=tuple(sorted({1, *numbers("widths", widths, int)})),
-        depths=tuple(sorted({trained, *wanted})),
-        selectors=supported_selectors(sampler, config) if selectors is None else tuple(selectors.split(",")),
-        haltings=rules,
-        trained_depth=trained,
-        first_halt=first_halt(sampler.settings(config), sampler.model),
-        thresholds=tuple(thresholds),
-    )
-
-
-def supported_selectors(sampler: Sampler, config: SamplerConfig) -> tuple[str, ...]:
-    """The checkpoint's own selector, then every other that the model has a head for."""
-    from gram.sampler import settings
-
-    own = sampler.settings(config).selector
-    assert own is not None
-    return own, *(each for each in settings.supported_selectors(sampler.model) if each != own)
 
 
 def numbers(name: str, text: str, kind: type[Any]) -> list[Any]:

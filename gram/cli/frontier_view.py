@@ -31,3 +31,23 @@ def show(label: str, made: Mapping[str, Any]) -> None:
         table.add_row(*coverage_line(made))
     console.print(table)
     console.print("points, at the headline's budget; *: told apart", style="dim")
+
+
+def show_estimate(label: str, estimate: dict[str, Any]) -> None:
+    """The pre-flight, on stderr."""
+    from gram.cli import terminal
+
+    minutes = (estimate["trace_s"] + estimate["latency_s"]) / 60
+    needed = ", ".join(
+        f"{each['puzzles']:,.0f} for {100 * each['difference']:g} points" for each in estimate["puzzles_needed"]
+    )
+    work = f"{estimate['cells']:,} cells from {estimate['steps_of_trace']:,} supervision steps"
+    saving = f"{estimate['saving']:.1f} times fewer than cell by cell"
+    terminal.tell(f"{label}: {work} ({saving}), {estimate['macs'] / 1e12:.2f} TMACs")
+    parts = f"{estimate['trace_s'] / 60:.1f} traces, {estimate['latency_s'] / 60:.1f} latency"
+    disk, memory = (f"{estimate[name] / 2**20:,.0f} MiB" for name in ("disk_bytes", "memory_bytes"))
+    terminal.tell(f"about {minutes:.1f} minutes ({parts}), {disk} on disk, up to {memory} of memory")
+    here = terminal.plural(estimate["puzzles"], "puzzle")
+    if estimate["bases"] < estimate["puzzles"]:
+        here += f" of {terminal.plural(estimate['bases'], 'base')}, which count"
+    terminal.tell(f"independent puzzles that tell a difference apart, power 80 %: {needed} (here {here})")

@@ -48,7 +48,7 @@ def generate(
 
 
 def _to_json(sampler: Sampler, blank: Tokens, result: SampleResult) -> dict[str, Any]:
-    from gram.cli.versions import versions
+    from gram.versions import versions
 
     boards = result.candidates[0]
     is_valid = _verdicts(sampler.task, blank, boards)

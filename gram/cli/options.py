@@ -31,7 +31,7 @@ from gram.config import (
 if TYPE_CHECKING:
     from gram.api import Sampler
     from gram.distributed.pool import Pool
-    from gram.tasks.protocol import PuzzleSet, Task, Tokens
+    from gram.tasks.protocol import Task
 
 
 def whole(text: str) -> int:
@@ -221,9 +221,13 @@ class Sampling:
         """A checkpoint's sampler, in the type that its workers will compute in. Raises as `api.load` does."""
         from gram import api
 
+        return api.load(checkpoint, device=self.device, dtype=self.worker_dtype, task_module=self.task_module)
+
+    @property
+    def worker_dtype(self) -> str:
+        """The type to compute in: that of the workers, where there are some."""
         is_on_gpus = self.ray != "off" and bool(self.gpus_per_worker)
-        dtype = "bfloat16" if is_on_gpus and self.dtype == "auto" else self.dtype
-        return api.load(checkpoint, device=self.device, dtype=dtype, task_module=self.task_module)
+        return "bfloat16" if is_on_gpus and self.dtype == "auto" else self.dtype
 
     @contextmanager
     def backend(self, sampler: Sampler, *, is_quiet: bool) -> Iterator[Pool | None]:
@@ -298,28 +302,3 @@ def at_least_one(name: str, value: int | None) -> None:
         raise ValueError(f"{name} must be at least 1, got {value}")
     if value is not None and value > MOST_COUNTED:
         raise ValueError(f"{name} must be at most {MOST_COUNTED:,}, got {value}")
-
-
-def check_judgeable(task: Task, puzzles: Tokens, file: Path | None) -> None:
-    """Refuses puzzles `[P, L]` that the task could not judge the answers of, before any is sampled.
-
-    Raises `PuzzleError`.
-    """
-    import numpy as np
-
-    from gram.tasks.protocol import PuzzleError
-
-    try:
-        task.verify(puzzles, np.zeros((len(puzzles), task.output_tokens), dtype=np.uint8))
-    except PuzzleError as error:
-        raise error if file is None else PuzzleError(f"{file}: {error}") from None
-
-
-def load_puzzles(task: Task, path: Path) -> PuzzleSet:
-    """The puzzles of a user's file. Raises `PuzzleError`, and `ValueError` where it holds none."""
-    from gram.hub_files import local_file
-
-    puzzles = task.load(local_file(path))
-    if not len(puzzles):
-        raise ValueError(f"{path}: expected at least one puzzle, got none")
-    return puzzles

@@ -7,10 +7,6 @@ from typing import Annotated
 
 import typer
 
-from gram.cli.frontier_files import FRONTIER_FILE, REPORT_FILE
-
-ABLATION_FILE = "ablation.json"
-
 
 def report(
     folder: Annotated[
@@ -19,21 +15,21 @@ def report(
 ) -> None:
     """Render the report of a folder again, without running anything; several frontiers get a page in common."""
     from gram.cli import terminal
-    from gram.cli.frontier_files import members, read, write, write_joint
+    from gram.evals import ablation
+    from gram.evals.frontier.files import FRONTIER_FILE, REPORT_FILE, members, write, write_joint
+    from gram.settings_files import read_json
 
     if (folder / FRONTIER_FILE).is_file():
-        write(folder, read(folder / FRONTIER_FILE))
-    elif (folder / ABLATION_FILE).is_file():
-        from gram.checkpoint import write_atomically
-        from gram.evals.pages.ablation_page import render
-
-        write_atomically(folder / REPORT_FILE, render(read(folder / ABLATION_FILE)).encode())
+        write(folder, read_json(folder / FRONTIER_FILE))
+    elif (folder / ablation.ABLATION_FILE).is_file():
+        ablation.write(folder, read_json(folder / ablation.ABLATION_FILE))
     elif found := members(folder):  # all read before the first is written
         for each in found:
             write(folder / each.label, dict(each.frontier))
         write_joint(folder, found)
     else:
         raise ValueError(
-            f"{folder}: must hold {FRONTIER_FILE}, {ABLATION_FILE} or folders with {FRONTIER_FILE}, got none of them"
+            f"{folder}: must hold {FRONTIER_FILE}, {ablation.ABLATION_FILE} or folders with {FRONTIER_FILE}, "
+            "got none of them"
         )
     terminal.output().print(str(folder / REPORT_FILE), soft_wrap=True)

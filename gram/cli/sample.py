@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gram.cli.errors import keeping
-from gram.cli.eval import choose_puzzles, source_of
 from gram.cli.options import (
     Json,
     PuzzleFile,
@@ -19,11 +18,9 @@ from gram.cli.options import (
     Sampling,
     TaskName,
     at_least_one,
-    check_judgeable,
     whole,
     with_sampling_options,
 )
-from gram.cli.seen import seen_facts, warn_if_seen
 
 if TYPE_CHECKING:
     from gram.api import Sampler
@@ -54,6 +51,7 @@ def sample(
 ) -> None:
     """Sample trajectories of a split or of your own puzzles into a folder."""
     from gram.cli import terminal
+    from gram.evals.puzzle_choice import PuzzleChoice
 
     at_least_one("limit", limit)
     if (out is None) == (trace is None):
@@ -61,11 +59,10 @@ def sample(
     folder = out or trace
     assert folder is not None
     family = sampling.task(task)
-    chosen = choose_puzzles(family, puzzles, split, limit, rows)
-    if trace is not None or sampling.config.width_policy == "verified":
-        check_judgeable(family, chosen.puzzles, puzzles)
+    choice = PuzzleChoice(puzzles=puzzles, split=split, rows=rows, limit=limit)
+    chosen = choice.of(family, is_judged=trace is not None or sampling.config.width_policy == "verified")
     sampler = sampling.sampler(family)
-    warn_if_seen(sampler, None if puzzles else split)
+    choice.warn(sampler)
     settings = sampler.settings(sampling.config, puzzles=len(chosen))
     total = len(chosen) * settings.width
     with (
@@ -76,8 +73,8 @@ def sample(
         result = sampler.sample(
             chosen, settings, out=folder, is_traced=trace is not None, on_ended=advance, backend=backend
         )
-    source = source_of(puzzles, split, rows) | seen_facts(sampler.card, None if puzzles else split)
-    summary = _summary(sampler, result, folder) | source | (backend.account() if backend is not None else {})
+    summary = _summary(sampler, result, folder) | choice.facts(sampler.card)
+    summary |= backend.account() if backend is not None else {}
     if as_json:
         terminal.print_json(summary)
     else:
@@ -85,8 +82,8 @@ def sample(
 
 
 def _summary(sampler: Sampler, result: SampleResult, folder: Path) -> dict[str, Any]:
-    from gram.cli.versions import versions
     from gram.config import config_to_json
+    from gram.versions import versions
 
     return {
         "task": sampler.task.name,

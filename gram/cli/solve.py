@@ -14,8 +14,6 @@ from gram.cli.options import (
     Sampling,
     TaskName,
     at_least_one,
-    check_judgeable,
-    load_puzzles,
     real,
     whole,
     with_sampling_options,
@@ -63,6 +61,8 @@ def solve(
         raise ValueError("output must be --watch or --json, got both")
     if not 0 <= pause <= 60:
         raise ValueError(f"pause must be within 0 and 60 seconds, got {pause}")
+    from gram.tasks.inputs import check_judgeable
+
     at_least_one("limit", limit)
     family = sampling.task(task)
     tokens = _tokens(family, puzzle, puzzles, rows, limit)
@@ -84,6 +84,8 @@ def solve(
 
 def _tokens(task: Task, puzzle: str | None, file: Path | None, rows: str | None, limit: int | None) -> Tokens:
     """The puzzles to solve, `[P, L]`."""
+    from gram.hub_files import load_puzzles
+
     if puzzle is not None:
         tokens: Tokens = task.parse(puzzle)[None]
         return tokens
@@ -96,8 +98,8 @@ def _tokens(task: Task, puzzle: str | None, file: Path | None, rows: str | None,
 def _print_json(sampler: Sampler, result: SampleResult) -> None:
     from gram.cli.outcome import outcome
     from gram.cli.terminal import print_json
-    from gram.cli.versions import versions
     from gram.config import config_to_json
+    from gram.versions import versions
 
     count = len(result.puzzles)
     print_json(

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gram.cli.options import Json, TaskModule
-from gram.cli.seen import trained_split
 
 if TYPE_CHECKING:
     from gram.tasks.protocol import Task
@@ -62,6 +61,7 @@ def _describe(task: Task, *, has_lookup: bool) -> dict[str, Any]:
 
 def _checkpoints() -> list[dict[str, Any]]:
     from gram import checkpoint
+    from gram.evals.puzzle_choice import trained_split
 
     listed = []
     for name in checkpoint.shipped_names():

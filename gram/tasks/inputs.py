@@ -5,6 +5,7 @@ Shapes: `P` puzzles, `L` tokens of a puzzle.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,14 @@ def input_tokens(task: Task, puzzles: Any) -> Tokens:
             f"puzzles must be of {task.name}'s input tokens, got {tokens[row, place]} at place {place} of puzzle {row}"
         )
     return made
+
+
+def check_judgeable(task: Task, puzzles: Tokens, file: Path | None = None) -> None:
+    """Refuses puzzles `[P, L]` of which the task cannot judge answers, before any is sampled. Raises `PuzzleError`."""
+    try:
+        task.verify(puzzles, np.zeros((len(puzzles), task.output_tokens), dtype=np.uint8))
+    except PuzzleError as error:
+        raise error if file is None else PuzzleError(f"{file}: {error}") from None
 
 
 def _whole_numbers(task: Task, puzzles: Any) -> Any:

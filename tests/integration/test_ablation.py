@@ -8,7 +8,7 @@ import pytest
 from gram import checkpoint
 from gram.cli.main import main
 from gram.evals import ablation
-from gram.evals.comparison import Judged, compare
+from gram.evals.comparison import StoredEvaluation, compare
 from tests.models import tiny_model
 
 STUDY = """
@@ -158,7 +158,7 @@ def test_a_resampler_that_never_fired_is_no_result(tmp_path, capsys):
 def judged(name, right, puzzles=None):
     right = np.array(right, dtype=bool)
     texts = puzzles or [f"p{n}" for n in range(len(right))]
-    return Judged(name, {}, texts, np.arange(len(right)), right, right * 0.5, right * 1.0)
+    return StoredEvaluation(name, {}, texts, np.arange(len(right)), right, right * 0.5, right * 1.0)
 
 
 def test_a_comparison_by_hand():

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gram.cli import frontier_files
 from gram.cli.main import main
-from gram.evals.frontier import outcomes
+from gram.evals.frontier import files, outcomes
 from gram.evals.frontier.analysis import analyse
 from gram.evals.frontier.beside import beside_sentences
 from gram.evals.frontier.budgets import shared_budgets
@@ -189,7 +188,7 @@ def stored(root, members):
 @pytest.fixture(scope="module")
 def root(members, tmp_path_factory):
     folder = stored(tmp_path_factory.mktemp("joint"), members)
-    frontier_files.write_joint(folder, frontier_files.members(folder))
+    files.write_joint(folder, files.members(folder))
     return folder
 
 

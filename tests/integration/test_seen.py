@@ -1,14 +1,14 @@
 """What is held out from the training of a checkpoint, rows of a set, look-up baselines: in Python and as commands."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gram import checkpoint
-from gram.cli.eval import choose_puzzles
 from gram.cli.main import main
-from gram.cli.seen import is_unseen, seen_facts, trained_split
+from gram.evals.puzzle_choice import PuzzleChoice, is_unseen, trained_split
 from gram.model import Model
 from gram.tasks.protocol import Lookup, PuzzleSet, training_split
 from gram.tasks.registry import get_task
@@ -49,7 +49,7 @@ def test_what_is_not_held_out_has_none(name):
 )
 def test_a_split_is_unseen_where_the_card_says_so(card, split, wanted):
     assert is_unseen(card, split) is wanted
-    assert seen_facts(card, None)["is_unseen"] is None
+    assert PuzzleChoice(puzzles=Path("mine.csv")).facts(card)["is_unseen"] is None
 
 
 @pytest.mark.parametrize("name", checkpoint.shipped_names())
@@ -92,15 +92,15 @@ def test_rows_of_a_file_are_taken_in_its_own_order(tiny, tmp_path, capsys):
     puzzles = task.split("train", limit=20).puzzles
     file = tmp_path / "mine.csv"
     file.write_text("question\n" + "".join(task.format(puzzle) + "\n" for puzzle in puzzles))
-    part = choose_puzzles(task, file, "test", None, "11-20")
+    part = PuzzleChoice(puzzles=file, rows="11-20").of(task)
     assert np.array_equal(part.puzzles, puzzles[10:])
-    assert np.array_equal(choose_puzzles(task, None, "train", None, "3-5").puzzles, puzzles[2:5])
-    few = choose_puzzles(task, file, "test", 4, "11-20").puzzles
+    assert np.array_equal(PuzzleChoice(split="train", rows="3-5").of(task).puzzles, puzzles[2:5])
+    few = PuzzleChoice(puzzles=file, limit=4, rows="11-20").of(task).puzzles
     assert {bytes(puzzle) for puzzle in few} <= {bytes(puzzle) for puzzle in puzzles[10:]}
     told, _ = evaluated(capsys, tiny, "--puzzles", str(file), "--rows", "11-20")
     assert (told["puzzles"], told["rows"], told["is_unseen"]) == (10, "11-20", None)
     halves = [
-        {bytes(puzzle) for puzzle in choose_puzzles(task, file, "test", None, rows).puzzles}
+        {bytes(puzzle) for puzzle in PuzzleChoice(puzzles=file, rows=rows).of(task).puzzles}
         for rows in ("1-10", "11-20")
     ]
     assert not halves[0] & halves[1]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gram import checkpoint
 from gram.api import Sampler
 from gram.cli.main import main
-from gram.evals.evaluate import evaluate
+from gram.evals.evaluate import evaluate_result
 from gram.model import Model
 from gram.tasks.arc import Arc, encode
 from gram.tasks.protocol import Task
@@ -90,7 +90,7 @@ def test_copies_of_a_puzzle_give_no_narrow_interval(copies, tmp_path):
     puzzle = task.split("test", limit=1).puzzles
     loaded = task.load(file_of(task, tmp_path / "mine.csv", np.repeat(puzzle, copies, axis=0)))
     result = Sampler(Model(model), task, name="tiny").sample(loaded, width=2, depth=2)
-    found = evaluate(task, loaded, result, checkpoint="tiny", versions={})
+    found = evaluate_result(task, loaded, result, checkpoint="tiny", versions={})
     assert np.isnan(found.accuracy_low) or found.accuracy_high - found.accuracy_low > 0.9
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gram.config import config_to_json
-from gram.evals.evaluate import Evaluation, evaluate, judge, predictions, solution_counts, to_json
+from gram.evals.evaluate import Evaluation, evaluate_result, judge, predictions, solution_counts, to_json
 from gram.evals.metrics import coverage_at_k
 from gram.tasks.protocol import PuzzleSet, Task
 from gram.tasks.registry import get_task
@@ -64,7 +64,7 @@ class OneSolution(Total):
 
 
 def score(task, puzzles, result):
-    return evaluate(task, puzzles, result, checkpoint="tiny", versions=VERSIONS)
+    return evaluate_result(task, puzzles, result, checkpoint="tiny", versions=VERSIONS)
 
 
 def run(task, puzzles, candidates, **known):

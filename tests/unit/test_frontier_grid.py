@@ -5,12 +5,12 @@ import pytest
 
 from gram import checkpoint
 from gram.api import Sampler
-from gram.cli.frontier import make_grid
 from gram.cli.frontier_view import show
 from gram.cli.main import main
 from gram.config import SELECTORS, ModelConfig, SamplerConfig
 from gram.evals.frontier.beside import selector_heads, selector_lines
 from gram.evals.frontier.cells import Grid, tabulate
+from gram.evals.frontier.study import make_grid
 from gram.evals.frontier.verdict import short_depths
 from gram.tasks.registry import get_task
 from tests.models import tiny_model
@@ -18,9 +18,10 @@ from tests.traces import random_traces
 from tests.unit.test_frontier import fake_timings, made
 
 
-def grid_of(model, depths=None, selectors=None, haltings="head,fixed"):
+def grid_of(model, depths=None, selectors=None):
     sampler = Sampler(model, get_task("nqueens4"), name="tiny")
-    return make_grid(sampler, SamplerConfig(), "1,2", depths, selectors, haltings)
+    config, haltings = SamplerConfig(), ("head", "fixed")
+    return make_grid(sampler, config, widths=(1, 2), depths=depths, selectors=selectors, haltings=haltings)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ def test_depths_reach_what_the_headline_pays_for(trained, default, depths):
 def test_depths_that_stop_short_are_told_in_a_line(tmp_path, capsys, given, is_short):
     folder = tmp_path / "tiny"
     checkpoint.save(tiny_model(), folder)  # trained at 3
-    assert (short_depths(grid_of(tiny_model(), given)) is not None) == is_short
+    assert (short_depths(grid_of(tiny_model(), [int(depth) for depth in given.split(",")])) is not None) == is_short
     command = ["frontier", "nqueens4", "--checkpoint", str(folder), "--depths", given, "--dry-run", "--limit", "2"]
     assert main([*command, "--widths", "1,2", "--json", "--out", str(tmp_path / "out")]) == 0
     told = capsys.readouterr().err
@@ -64,7 +65,7 @@ def test_selectors_are_all_that_the_model_has_its_own_first():
     imported = tiny_model()
     imported.lprm.weight.zero_()
     assert set(grid_of(imported).selectors) == set(SELECTORS) - {"lprm"}
-    assert grid_of(tiny_model(), selectors="halt,first").selectors == ("halt", "first")
+    assert grid_of(tiny_model(), selectors=("halt", "first")).selectors == ("halt", "first")
 
 
 @pytest.mark.parametrize("selector", ["lprm", "halt", "margin", "residual"])

@@ -87,14 +87,14 @@ class TestNewTask:
 
     def test_is_sampled_and_evaluated(self, task):
         from gram.api import Sampler
-        from gram.evals.evaluate import evaluate
+        from gram.evals.evaluate import evaluate_result
         from gram.model import Model
         from tests.models import tiny_config
 
         shape = {name: getattr(task, name) for name in ("vocabulary", "tokens", "output_start", "output_tokens")}
         sampler = Sampler(Model(tiny_config(task=task.name, **shape)), task, name="tiny")
         some = task.split("test", limit=6)
-        found = evaluate(task, some, sampler.sample(some, width=4), checkpoint="tiny", versions={})
+        found = evaluate_result(task, some, sampler.sample(some, width=4), checkpoint="tiny", versions={})
         assert found.puzzles == 6
         assert 0 <= found.accuracy <= 1
 
