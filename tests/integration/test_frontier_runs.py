@@ -89,7 +89,7 @@ def test_a_frontier_end_to_end(folder, tmp_path, capsys):
     assert all(cell["latency_ms"] > 0 and cell["throughput_ms"] > 0 for cell in made["cells"])
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"frontier.json", "cells.csv", "report.html", "pictures", "traces"} <= names
-    assert {"curves.png", "heat_map.svg"} <= {path.name for path in (tmp_path / "out" / "pictures").iterdir()}
+    assert {"curves.svg", "heat_map.svg"} <= {path.name for path in (tmp_path / "out" / "pictures").iterdir()}
 
     assert main(command) == 0  # everything is there already, timings included
     assert json.loads(capsys.readouterr().out)["latency"] == made["latency"]
