@@ -27,4 +27,4 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def on_page_content(html: str, page: Any, **_: Any) -> str:
     """Called with the HTML of each page; mkdocs itself has no look at the links of a notebook."""
-    return PAGE.sub(r'href="../\1/\2', html) if page.file.src_uri.endswith(".ipynb") else html
+    return PAGE.sub(r'href="\1.html\2', html) if page.file.src_uri.endswith(".ipynb") else html
