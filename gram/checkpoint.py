@@ -30,7 +30,7 @@ INDEX_FILE = "model.safetensors.index.json"
 CONFIG_FILE = "config.json"
 CARD_FILE = "card.json"
 LOST = "lost+found"
-"""What a new file system's folder holds."""
+"""What the root of a new file system holds."""
 SHIPPED = Path(__file__).parent / "weights"
 TYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 """Types that weights may be stored in."""
@@ -66,14 +66,14 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
         try:
             save_file(contiguous, temporary, metadata=metadata or {"format": "pt"})
         except SafetensorError as error:
-            # What the system said is in the text alone.
+            # Only the text holds the system's error.
             if (said := re.search(r"os error (\d+)", str(error))) is None:
                 raise
             raise OSError(int(said[1]), os.strerror(int(said[1])), str(temporary)) from None
 
 
 def config_json(config: ModelConfig) -> dict[str, Any]:
-    """`config.json` of a model: our fields beside what transformers looks for."""
+    """`config.json` of a model: our fields, and those that transformers needs."""
     return {"architectures": ["GramForReasoning"], "model_type": "gram", **config_to_json(config)}
 
 
@@ -93,9 +93,9 @@ def save(
 
 
 def save_new(model: Model, directory: Path, *, card: dict[str, Any]) -> None:
-    """`save` into a new folder, which appears whole, or an empty one (which may be a mount point), file by file.
+    """`save` into a new folder, which then appears at once, or into an empty one, such as a mount point.
 
-    A failure leaves nothing behind. Raises `CheckpointError` where something stands there already, and `OSError`.
+    A failure leaves no file behind. Raises `CheckpointError` where the folder holds something, and `OSError`.
     """
     directory = directory.resolve()  # `.` has no name, and a link cannot be replaced by a folder
     if directory.exists() and (not directory.is_dir() or any(entry.name != LOST for entry in directory.iterdir())):

@@ -1,7 +1,8 @@
-"""The settings of a model and of a sampling run, and their defaults; those of training stand in `training/config.py`.
+"""The settings of a model and of a sampling run, their defaults, and presets; training's are in `training/config.py`.
 
-The only two homes of defaults: the command line, recipes (TOML), JSON and ablation keys use these field names. Field
-strings say meaning, unit and range; `__post_init__` refuses what is out of range in one line.
+What a supervision step reads of a model is in `kernels/spec.py`. Nothing else holds defaults: the command line, recipes
+(TOML), JSON and ablation keys use these field names. Field strings give meaning, unit and range; `__post_init__`
+refuses a value out of range in one line.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ MOST_NAMED = 5
 """Names that one line lists."""
 SIZES = ("vocabulary", "tokens", "output_tokens", "dim", "hidden", "heads", "mixer_hidden", "guidance_hidden")
 MOST_UNITS, MOST_BLOCKS = 10_000_000, 1_000
-"""No model has more columns, tokens or symbols, or more blocks. A larger number is a slip, and would be found out by an
-allocator or never."""
+"""No model has more channels, tokens, symbols or blocks. A larger number is a slip that only an allocator would
+notice."""
 MOST: dict[str, int] = {
     "width": 2**20,
     "depth": 2**16,
@@ -197,9 +198,9 @@ class SamplerConfig:
     """Scale of fixed noise: of `gaussian`, relative to the state's RMS (None: 0.3); of `path`, absolute (None: as
     trained)."""
     noise_site: NoiseSite = "h"
-    """State that `gaussian` disturbs: `h`, `l` or `both`."""
+    """State that `gaussian` perturbs: `h`, `l` or `both`."""
     temperature: float = 1.0
-    """Factor on the prior's standard deviation; 0 follows the mean."""
+    """Factor on the prior's standard deviation; 0 takes the mean."""
     resampler: Resampler = "none"
     """Score by which a puzzle's running trajectories are resampled, or `none`."""
     resample_threshold: float = 0.5
@@ -280,7 +281,7 @@ class SamplerConfig:
 
 
 def _check_halt_threshold(halting: str, threshold: float | None) -> None:
-    """Raises `ValueError` where the threshold means nothing for the way of halting."""
+    """Raises `ValueError` where the halting rule cannot use the threshold."""
     if threshold is None:
         return
     if halting == "head" and not 0 < threshold < 1:
@@ -291,6 +292,38 @@ def _check_halt_threshold(halting: str, threshold: float | None) -> None:
         raise ValueError(f"halt_threshold must be a whole number of steps for unchanged, got {threshold}")
     if halting == "fixed":
         raise ValueError(f"halt_threshold must come with a way of halting, got {threshold} with fixed")
+
+
+PAPER: dict[str, Any] = {
+    "dim": 512,
+    "heads": 8,
+    "hidden": 512,
+    "mixer": "attention",
+    "positions": "rotary",
+    "registers": 16,
+    "is_core_shared": False,
+    "low_level_updates": 4,
+    "transitions": 3,
+    "depth": 16,
+    "guidance_hidden": 512,
+    "noise_order": "after",
+    "noise_free_steps": 0,
+    "head_readout": "register",
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "small": {},
+    "small-attention": {"mixer": "attention", "positions": "both"},
+    "paper": PAPER,
+    "paper-sudoku": PAPER | {"mixer": "token", "mixer_hidden": 512, "positions": "none", "low_level_updates": 6},
+}
+"""Named model shapes: `small` trains on a CPU in minutes, `paper` is 2605.19376's (D=512, ~10M)."""
+
+
+def model_config(preset: str, **overrides: Any) -> ModelConfig:
+    """A preset with some fields replaced. Raises `ValueError` for an unknown preset or field."""
+    if preset not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    return config_from_json(ModelConfig, {**PRESETS[preset], **overrides}, where=f"model preset {preset}")
 
 
 def config_to_json(config: Any) -> dict[str, Any]:
@@ -318,11 +351,11 @@ def config_from_json(kind: type[T], values: dict[str, Any], *, where: str) -> T:
 
 
 def check_stored(values: Mapping[str, Any], *, beside: Collection[str] = (), where: str) -> None:
-    """Sees that a stored `ModelConfig` says everything that decides what its weights compute.
+    """Checks that a stored `ModelConfig` has every field that decides what its weights compute.
 
-    A default would fill in what is missing or misnamed, and another model would run without a word. Only a field whose
-    default says nothing (None, no relations) may be left out. `beside`: other keys that may stand there; private ones
-    may always. Raises `ValueError` in one line naming what is missing and what is unknown.
+    A default in place of a missing or misspelled field would silently run another model. Only a field whose default is
+    empty (None, no relations) may be missing. `beside` names other keys that may be there; private keys always may.
+    Raises `ValueError` in one line that names missing and unknown keys.
     """
     own = {field.name: field.default for field in fields(ModelConfig)}
     missing = [name for name in MODEL_FIELDS if own[name] not in (None, ()) and name not in values]

@@ -1,7 +1,7 @@
-"""Reading what other projects wrote: `torch.save` archives and YAML settings, as plain dictionaries.
+"""Reads files of other projects, `torch.save` archives and YAML settings, as plain dictionaries.
 
-Not their meaning (`gram/importers.py`). Nothing in a file is executed: tensors and plain values are read with
-`weights_only=True`, and the few training objects that EqR's files hold are read as blanks.
+`gram/importers.py` knows what they mean. Nothing in a file is executed: tensors and plain values are read with
+`weights_only=True`, and the few training objects in EqR's files are read as blanks.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ BLANKS = re.compile(
     r"|numpy\._?core\.multiarray\.(_reconstruct|scalar)"
     r"|numpy\.(ndarray|dtype)|numpy\.dtypes\.\w+DType"
 )
-"""Names of objects beside the weights that EqR saves (carry, state of numpy's generator) and nobody needs."""
+"""Names of objects that EqR saves beside the weights (carry, state of numpy's generator); no import needs them."""
 
 
 class Blank:
-    """Stands for a training object of a file; takes whatever the file says and keeps nothing."""
+    """Replaces a training object of a file: accepts any arguments and keeps nothing."""
 
     def __new__(cls, *_: Any) -> Blank:
         return super().__new__(cls)

@@ -1,7 +1,7 @@
 """Checkpoints of TRM (2510.04871), HRM (2506.21734) and EqR (2605.21488) as models of ours, with the same logits.
 
 All three are one recursion with other numbers: post-norm blocks on the sum of state and injection, `H_cycles`
-transitions of `L_cycles` low-level updates. What becomes of their tensors (D columns, L tokens, P prefix tokens):
+transitions of `L_cycles` low-level updates. Their tensors and ours (D channels, L tokens, P prefix tokens):
 
     inner.embed_tokens.embedding_weight [V, D]   embedding
     inner.puzzle_emb.weights [1, <= P*D]         registers: one row, padded with zeros to P tokens
@@ -13,8 +13,8 @@ transitions of `L_cycles` low-level updates. What becomes of their tensors (D co
     inner.lm_head.weight [V, D]                  decoder
     inner.q_head.weight [2, D], bias [2]         halt: row 0. Row 1, the logit to continue, is dropped
 
-The LPRM is zero. What shapes do not tell (cycles, heads, rotary base) is in the run's settings (`all_config.yaml`, or
-the file itself for EqR); without them stand the published runs' values, and the card says which were assumed.
+The LPRM is zero. Shapes do not determine cycles, heads and rotary base. These come from the run's settings
+(`all_config.yaml`, or the file itself for EqR), else from the published runs; the card lists those that were assumed.
 """
 
 from __future__ import annotations
@@ -54,18 +54,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 COMMON = {"num_heads": 8, "rope_theta": 10000.0, "rms_norm_eps": 1e-5, "halt_max_steps": 16}
 PASSED_OVER = {
     *("name", "short_name", "loss", "halt_exploration_prob", "expansion", "puzzle_emb_ndim", "forward_dtype"),
-    *(
-        "no_ACT_continue",
-        "puzzle_emb_len",
-        "board_height",
-        "board_width",
-        "batch_size",
-        "num_puzzle_identifiers",
-        "H_layers",
-    ),
+    *("no_ACT_continue", "puzzle_emb_len", "board_height", "board_width", "batch_size", "num_puzzle_identifiers"),
+    "H_layers",
     *("disable_act_halt", "act_inference", "halt_threshold", "halt_confirm_steps", "halt_confirm_mode"),
 }
-"""Settings that change no logit, or that the tensors' shapes tell."""
+"""Settings that change no logit, or that the tensors' shapes determine."""
 HALF_VARIANCE = 0.707106781
 """Their factor on embedding + learned positions."""
 NOTES = {
@@ -86,7 +79,7 @@ class Imported:
 
 @dataclass(frozen=True, slots=True)
 class _Tensors:
-    """Tensors of a file; each is taken once, and what is left at the end is a fault."""
+    """Tensors of a file. Each is taken once; one that is left at the end is an error."""
 
     where: str
     left: dict[str, Tensor]
@@ -131,7 +124,7 @@ class _Settings:
         return type(default)(value)
 
     def agree(self, name: str, found: Any) -> None:
-        """Refuses settings of another model than the tensors'."""
+        """Raises `CheckpointError` where a setting contradicts the tensors."""
         if self.given.get(name, found) != found:
             raise CheckpointError(
                 f"{self.where}: {name} must be {found} as in the tensors, got {shown(self.given[name])}"
@@ -174,7 +167,7 @@ def import_checkpoint(
 
 
 def write(imported: Imported, directory: Path) -> None:
-    """Writes a checkpoint directory whole or not at all. Raises `CheckpointError` where something stands there."""
+    """Writes a checkpoint directory whole or not at all. Raises `CheckpointError` where it holds something."""
     checkpoint.save_new(imported.model, directory, card=imported.card)
 
 
@@ -193,7 +186,7 @@ def _arch_inside(found: dict[str, Any], file: Path) -> dict[str, Any]:
 
 
 def _read_settings(family: str, arch: dict[str, Any], where: str) -> _Settings:
-    """Settings of a family, refused where they name another one or something unknown."""
+    """Settings of a family. Raises `CheckpointError` where they name another family or something unknown."""
     if name := arch.get("name"):
         module, _, kind = (name if isinstance(name, str) else shown(name)).rpartition("@")
         if kind not in CLASSES[family] or module.split(".")[-1] not in MODULES[family]:
@@ -342,7 +335,7 @@ def _positions(settings: _Settings, is_token_mixer: bool, is_learned: bool) -> A
         raise CheckpointError(f"{settings.where}: pos_encodings must be {wanted}, got {shown(given)}")
     if "pos_encodings" not in settings.given:
         settings.assumed["pos_encodings"] = given
-    # Rotary tables stand unused beside a token mixer.
+    # A token mixer ignores rotary tables.
     return {"rope": "none" if is_token_mixer else "rotary"}.get(given, given)
 
 

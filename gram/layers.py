@@ -1,7 +1,7 @@
-"""Parameters of the model's layers and how they start; what they compute stands in `kernels/reference.py`.
+"""Parameters of the model's layers and their initialisation; `kernels/reference.py` holds what they compute.
 
-Weights are `[out, in]`. Every map starts as a normal truncated at two deviations with deviation `1 / sqrt(in)`
-(LeCun), the output layers of the Gaussian heads ten times smaller.
+Weights are `[out, in]`. Every map is drawn from a normal truncated at two deviations, with deviation `1 / sqrt(in)`
+(LeCun); the output layers of the Gaussian heads are ten times smaller.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ def init_parameter(
 ) -> nn.Parameter:
     """A parameter of `shape` drawn for `fan_in` inputs (default: its last axis)."""
     deviation = scale * (fan_in or shape[-1]) ** -0.5
-    if is_sketched():
+    if has_no_values():
         return nn.Parameter(torch.empty(shape))
     weight = nn.init.trunc_normal_(
         torch.empty(shape), std=deviation, a=-2 * deviation, b=2 * deviation, generator=generator
@@ -23,9 +23,9 @@ def init_parameter(
     return nn.Parameter(weight)
 
 
-def is_sketched() -> bool:
-    """Whether what is made now has a shape and no values (under `torch.device("meta")`), since those are to be loaded:
-    starting it would be slow and for nothing."""
+def has_no_values() -> bool:
+    """Whether new tensors have shapes alone (under `torch.device("meta")`), because their values will be loaded.
+    Drawing values would be slow and useless."""
     return torch.get_default_device().type == "meta"
 
 
@@ -50,7 +50,7 @@ class Attention(nn.Module):
 
 
 class CoreBlock(nn.Module):
-    """One post-norm block: what mixes tokens, then the channel SwiGLU."""
+    """One post-norm block of a core: a mixer of tokens, then the channel SwiGLU."""
 
     def __init__(self, mixer: nn.Module, channel: nn.Module) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class CoreBlock(nn.Module):
 
 
 class Head(nn.Module):
-    """Halt head or LPRM: one number from the readout of `h`, optionally behind a position-wise SwiGLU gate."""
+    """Halt head or LPRM: one number from the readout of `h`, optionally after a position-wise SwiGLU gate."""
 
     bias: Tensor
 

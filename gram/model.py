@@ -1,11 +1,11 @@
 """The model: encoder -> transition -> decoder and heads (GRAM, 2605.19376). Read `gram/minimal.py` first.
 
-A puzzle's tokens become an embedding `e_x`, once. A trajectory is a latent state `z = (h, l)` that starts at the stored
-`z0` and is refined, one supervision step at a time, under `e_x` and learned noise; after any step `h` can be decoded to
-an answer, and two heads say whether to stop and how good the end will be. This module holds the parameters; the
-mathematics stands in `kernels/reference.py`, reached through `kernels/dispatch.py` alone.
+The encoder embeds a puzzle once: `e_x`. A trajectory is a latent state `z = (h, l)` that starts at the stored `z0`. A
+supervision step refines it, given `e_x` and learned noise. After any step, `h` can be decoded to an answer; the halt
+head estimates whether it is right, and the LPRM how accurate the last one will be. This module holds the parameters;
+`kernels/dispatch.py` is the way to the mathematics (`kernels/reference.py`).
 
-Shapes: `P` puzzles, `B` trajectories, `L` puzzle tokens, `R` registers, `D` columns, `A` answer tokens, `V` vocabulary.
+Shapes: `P` puzzles, `B` trajectories, `L` puzzle tokens, `R` registers, `D` channels, `A` answer tokens, `V` symbols.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from torch.nn.functional import pad
 from gram.config import ModelConfig
 from gram.kernels import dispatch
 from gram.kernels.dispatch import LEARNED, Injection, NoiseKey, Spec, Step
-from gram.layers import Attention, CoreBlock, Embedding, Head, SwiGLU, init_parameter, is_sketched
+from gram.layers import Attention, CoreBlock, Embedding, Head, SwiGLU, has_no_values, init_parameter
 
 Weights = Mapping[str, Tensor]
 
 
 class Model(nn.Module):
-    """All parameters of one model and its three verbs: `embed`, `step`, `decode`."""
+    """All parameters of one model, and its three operations: `embed`, `step`, `decode`."""
 
     z0_h: Tensor
     z0_l: Tensor
@@ -59,7 +59,7 @@ class Model(nn.Module):
         self.halt = Head(dim, config.head_hidden, generator)
         self.lprm = Head(dim, config.head_hidden, generator)
         for name in ("z0_h", "z0_l"):
-            start = torch.empty(dim) if is_sketched() else torch.randn(dim, generator=generator)
+            start = torch.empty(dim) if has_no_values() else torch.randn(dim, generator=generator)
             self.register_buffer(name, start)
 
     def _core(self, generator: torch.Generator) -> nn.ModuleList:
@@ -80,22 +80,22 @@ class Model(nn.Module):
     def start_positions(self, features: Tensor) -> None:
         """Starts the learned positions as sums of random vectors, one per feature: `features [L, F]`, 0 or 1.
 
-        Tokens that share features then start alike, and attention finds them without having to learn which they are.
+        Tokens that share features then have similar positions, which attention finds from the first step on.
         Raises `ValueError` where the model has no learned positions.
         """
         if not hasattr(self, "positions"):
             raise ValueError("the model must have learned positions to start them, got none")
         generator = torch.Generator().manual_seed(features.shape[1])
         vectors = init_parameter((features.shape[1], self.config.dim), generator)
-        share = features / features.sum(1, keepdim=True).clamp(min=1).sqrt()
-        self.positions[self.config.registers :] = (share @ vectors).to(self.positions)
+        scaled = features / features.sum(1, keepdim=True).clamp(min=1).sqrt()
+        self.positions[self.config.registers :] = (scaled @ vectors).to(self.positions)
 
     def weights(self) -> dict[str, Tensor]:
-        """Every tensor of the model by name: what all verbs below read, and what a kernel packs."""
+        """Every tensor of the model by name: what `embed`, `step` and `decode` read, and what kernels pack."""
         return dict(self.state_dict(keep_vars=True))
 
     def digest(self) -> str:
-        """Hex SHA-256 over names and values of all weights, as kept: who this model is."""
+        """Hex SHA-256 over names and values of all weights, in their own type: the identity of the model."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.weights().items()):
             digest.update(

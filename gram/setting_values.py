@@ -94,5 +94,5 @@ def shown(value: Any) -> str:
 
 
 _SHORT = reprlib.Repr()
-# What nests without end, or refers to one part a million times, must not be written out to be cut.
+# A value that nests without end, or repeats one part a million times, must never be written out in full.
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 4, 200, 200, 60

@@ -1,6 +1,6 @@
-"""Reading files of settings, JSON and TOML, that anybody may have written: a mapping, or one line that names the file.
+"""Reads files of settings, JSON and TOML, from anybody: a mapping, or an error of one line that names the file.
 
-Not what the settings mean (`gram/config.py`), and not files of puzzles (`gram/tasks/parsing.py`).
+`gram/config.py` knows what settings mean; `gram/tasks/parsing.py` reads files of puzzles.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def read_json(path: Path, refusal: type[ValueError] = ValueError) -> dict[str, A
 
 
 def parse_json(text: str | bytes) -> Any:
-    """A JSON value. A key that stands twice is refused: which one counts would be a guess.
+    """A JSON value. A repeated key is refused: either value would be a guess.
 
     Raises `ValueError`, whose message names no file, and `RecursionError` for one nested too deep.
     """
@@ -40,7 +40,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_toml(path: Path, refusal: type[ValueError] = ValueError) -> dict[str, Any]:
-    """The values of a TOML file, a byte order mark before them passed over. Raises `refusal` in one line, `OSError`."""
+    """The values of a TOML file, without a byte order mark. Raises `refusal` in one line, `OSError`."""
     return _read(path, "TOML", lambda content: tomllib.loads(content.decode("utf-8-sig")), refusal)
 
 

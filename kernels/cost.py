@@ -2,8 +2,8 @@
 
 Eager: every operation reads its inputs and writes its outputs, views apart; an expanded tensor counts once. Fused: the
 kernel's loads and stores of states, by trajectory, and weights once per launch, since all programs share them in the
-second-level cache. Scratch states are counted in full, though they mostly stay in that cache too. Kernel C: all of its
-operations. Tests hold the counts of states against the loads and stores that the kernels make in the interpreter.
+second-level cache. Scratch states are counted in full, though most stay in that cache too. Kernel C: all of its
+operations. Tests compare the counts of states with the loads and stores of the kernels in the interpreter.
 """
 
 from __future__ import annotations

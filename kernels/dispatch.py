@@ -1,12 +1,14 @@
-"""The one door to the mathematics: chooses how a supervision step is computed, and says why.
+"""The one way to the mathematics: chooses the kernel path of a supervision step and gives the reason.
 
-`eager` is the PyTorch reference, on any device. `fused` is one Triton launch for a whole supervision step
-(`fused/path.py`), on a GPU; before its first use with a model it is compared with the reference on the same device and
-input, and refused where they differ. `blocks` is the same in one launch per block (`blocks.py`), with the same check.
-Both hold up to 128 columns. `gemm` (`gemm.py`) is for wider models: the GPU library's matrix products with fused
-kernels between them, a step captured as one graph, with the same check.
-`compiled` (`compiled.py`) is the reference compiled ahead of time for a CPU.
-Nothing falls back in silence: what cannot run raises, `auto` says what it chose, and why.
+    eager     the PyTorch reference (`reference.py`), on any device
+    compiled  the reference compiled ahead of time for a CPU (`compiled/`)
+    fused     a whole supervision step in one Triton launch, up to 128 channels (`fused/`)
+    blocks    the same in one launch per block (`blocks/`)
+    gemm      the GPU library's matrix products with fused kernels between them, captured as one graph, for wider models
+              (`gemm/`)
+
+The last three need a GPU. Before its first use with a model, each is compared with the reference on the same device and
+input, and refused where they differ. A path that cannot run raises an error; none is replaced silently.
 """
 
 from __future__ import annotations
@@ -49,8 +51,8 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 """Largest relative difference of the states (root of mean squares) that the first-use check allows, by type."""
 COMPILE_FROM_FLOPS = 2e13
 """Floating-point operations of a run from which compiling it pays: about three minutes of two cores, where the compiler
-takes one and a half and saves a third of the rest. A matter of the run alone, not of what happens to be in the cache,
-so that the same run always takes the same path."""
+takes one and a half and saves a third of the rest. The choice depends on the run and never on the cache, so that the
+same run always takes the same path."""
 
 
 Kernel = Literal["eager", "compiled", "fused", "blocks", "gemm"]
@@ -110,7 +112,7 @@ def _choose_on_cpu(device: torch.device, dtype: torch.dtype, flops: float) -> Ke
 
 
 def _unkept() -> str:
-    """That every run compiles anew, where it does."""
+    """A clause about the cache, where compiled pieces cannot be kept in it."""
     reason = compile_cache.obstacle()
     return f"; what is compiled is not kept: {reason}" if reason else ""
 
@@ -146,7 +148,7 @@ def step_flops(weights: Weights, spec: Spec) -> float:
 
 
 class _Launched(NamedTuple):
-    """A path of Triton kernels: the module that launches it and what it takes."""
+    """A path of Triton kernels: its module, how it packs weights, and the reason why it does not support a spec."""
 
     module: str
     packer: Callable[[Weights, Spec, torch.dtype], Any]
@@ -195,13 +197,14 @@ _CHECKED: set[tuple[str, Spec, torch.dtype]] = set()
 def _packed(weights: Weights, spec: Spec, dtype: torch.dtype, kernel: str = "fused") -> tuple[Any, bool]:
     """Packed weights, and whether they are new; packed anew when a tensor was replaced or changed in place.
 
-    Raises `ValueError` where `gemm`, whose graph stands on its weights, gets some that do not count their changes.
+    Raises `ValueError` where `gemm` gets inference tensors: its graph keeps addresses, and these tensors do not count
+    their changes.
     """
     packer = LAUNCHED[kernel].packer
     if any(tensor.is_inference() for tensor in weights.values()):
         if kernel == "gemm":
             raise ValueError("kernel gemm needs weights made outside torch.inference_mode, got inference tensors")
-        return packer(weights, spec, dtype), True  # these do not count their changes
+        return packer(weights, spec, dtype), True  # inference tensors do not count their changes
     versions = tuple((id(tensor), tensor._version) for tensor in weights.values())
     use = (packer, spec, dtype)
     known = _READY.get(use)

@@ -47,7 +47,7 @@ class Site(IntEnum):
 
 
 class NoiseKey(NamedTuple):
-    """What names the noise of `B` trajectories in a supervision step: all it depends on but site and transition."""
+    """Names the noise of `B` trajectories at a supervision step, up to site and transition."""
 
     seed: int
     """In [0, 2^64)."""
@@ -103,7 +103,7 @@ def _compiled_bits() -> Callable[..., Tensor]:
 
 
 class _Spent:
-    """Elements asked for so far: decides only how the same integers are computed, never their values."""
+    """Elements drawn so far. They decide how integers are computed, never their values."""
 
     elements = 0
 

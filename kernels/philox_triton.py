@@ -31,7 +31,7 @@ def philox4x32(c0, c1, c2, c3, k0, k1):
 
 @triton.jit
 def box_muller(first, second):
-    """Two normals from two words. A polynomial stands in for cosine and sine: `tl.cos` has a slow path that spills."""
+    """Two normals from two words. A polynomial replaces cosine and sine, since `tl.cos` has a slow path that spills."""
     bits0 = (first >> 9).to(tl.int32)
     bits1 = (second >> 9).to(tl.int32)
     radius = tl.sqrt(-2.0 * tl.log((bits0.to(tl.float32) + 0.5) * 1.1920928955078125e-07))
@@ -54,7 +54,7 @@ def normals_at(
     c0, k0, k1, transition, SITE: tl.constexpr, trajectory, puzzle_hash, ROWS: tl.constexpr, DIM: tl.constexpr
 ):
     """Standard normals `[ROWS, DIM]`, fp32, of element blocks `c0 [ROWS, DIM / 4]`; the other words are scalars or
-    stand in columns `[ROWS, 1]`."""
+    columns `[ROWS, 1]`."""
     c0 = c0.to(tl.uint32)
     zero = c0 ^ c0
     c1 = zero + ((transition & 0xFFFFFF) | (SITE << 24)).to(tl.uint32)

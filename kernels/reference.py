@@ -1,7 +1,6 @@
 """What a transition and a supervision step compute: the definition that every faster path must equal.
 
-Plain functions of a dictionary of weights; no parameters, no modules, no training. Method: GRAM (2605.19376, section
-3);
+Plain functions of a dictionary of weights, without modules or training. Method: GRAM (2605.19376, section 3);
 the core is TRM's (2510.04871): state and injection are summed, then post-norm blocks.
 
 Shapes: `B` trajectories, `L` tokens (registers included), `D` channels, `R` registers, `A` answer tokens, `V`
@@ -38,7 +37,7 @@ Damping = Callable[[Tensor, Tensor, int], Tensor]
 
 
 class Step(NamedTuple):
-    """State after a supervision step and what the heads say of it."""
+    """State after a supervision step, and its heads."""
 
     h: Tensor
     """High-level state `[B, L, D]`."""

@@ -1,8 +1,8 @@
 """What the Triton kernels take of a device, read from ahead-of-time compilation: no GPU is needed. Not their speed.
 
 Registers, stack and spills come from the compiled binary (`cuobjdump`, `nvdisasm` of the triton wheel), shared memory
-from the compiler. Run as a module, it reads one request as JSON from standard input and prints one answer: a process of
-its own, since a process that interprets kernels cannot compile them. Answers are kept beside the CPU's compiled pieces.
+from the compiler. Run as a module, it reads one request as JSON from standard input and prints one answer. It needs its
+own process where the caller's interprets kernels. Answers are kept beside the CPU's compiled pieces.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Processor(NamedTuple):
 
     warps: int
     registers: int
-    """Of a lane: all warps' together."""
+    """Of a lane, all warps together."""
     register_step: int
     """A thread's registers are given out in steps of so many."""
     shared_bytes: int
@@ -73,7 +73,7 @@ class Resources:
     registers: int
     """Of a thread."""
     stack_bytes: int
-    """Of a thread; spilled registers stand there."""
+    """Of a thread; it holds spilled registers."""
     spills: int
     """Instructions that load from or store to the stack."""
     inner_spills: int
@@ -106,9 +106,9 @@ def programs_of(target: str, *, registers: int, shared_bytes: int, warps: int) -
 
 
 def spills_of(listing: str, access: str) -> tuple[int, int]:
-    """Instructions of an assembly listing that match `access`, and how many of them stand in innermost loops.
+    """Instructions of an assembly listing that match `access`, and how many of them are in innermost loops.
 
-    A loop is what stands between a label and a branch back to it.
+    A loop runs from a label to a branch back to it.
     """
     labels: dict[str, int] = {}
     ends: dict[int, int] = {}
@@ -235,7 +235,7 @@ def compile_apart(
 
 
 def answer_apart(request: Mapping[str, Any]) -> Any:
-    """What `main` says to a request, JSON both, in a process that does not interpret kernels.
+    """`main`'s answer to a request, both JSON, from a process that does not interpret kernels.
 
     Raises `RuntimeError` with its last lines where that fails.
     """

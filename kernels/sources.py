@@ -71,7 +71,7 @@ def sources(path: str, spec: Spec, shapes: Mapping[str, list[int]], injection: I
 
 
 def gemm_name(launch: KernelLaunch) -> str:
-    """What a launch of kernel C is called in tables: its kernel and what tells it from its other variants."""
+    """The name of a launch of kernel C in tables: its kernel and its variant."""
     name: str = launch.kernel.__name__.removesuffix("_kernel").replace("_", " ")
     constants = launch.constants
     if name == "gate":

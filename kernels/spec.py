@@ -1,4 +1,4 @@
-"""What a supervision step is told beside weights and states: the model's shape, and where noise enters. No torch.
+"""What a supervision step takes beside weights and states: the model's shape, and where noise enters. No torch.
 
 `Spec` is the part of a model's configuration (`gram/config.py`) that the mathematics reads; its defaults are those of
 every model.

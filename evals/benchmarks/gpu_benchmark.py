@@ -15,6 +15,7 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
+from gram.config import PRESETS, model_config
 from gram.evals.benchmarks import kernel_counts
 from gram.evals.benchmarks.cpu_benchmark import arguments, step_error
 from gram.evals.benchmarks.timing import Measurement, paired
@@ -23,7 +24,6 @@ from gram.kernels.dispatch import LAUNCHED, step_flops
 from gram.kernels.philox import NoiseKey
 from gram.kernels.reference import Step
 from gram.model import Model
-from gram.presets import PRESETS, model_config
 
 REPEATS = 10
 """Steps timed together."""

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gram.config import ModelConfig, config_from_json, config_to_json
-from gram.presets import model_config
+from gram.config import ModelConfig, config_from_json, config_to_json, model_config
 from gram.settings_files import read_toml
 from gram.tasks.protocol import Task
 from gram.tasks.registry import get_task

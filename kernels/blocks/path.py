@@ -1,8 +1,8 @@
-"""Kernel B: a supervision step as one launch per block, for `D <= 128`. The launches, not their bodies.
+"""Kernel B: a supervision step in one launch per block, for `D <= 128`. `kernel.py` holds the bodies.
 
-The same packed weights, contract and arguments as `fused/path.py`, so that each checks the other: where the fused
-kernel and this one differ, the fault lies in what they do not share. Every launch names a place of the step: both
-states are copied once, then each core call is a mixer and a channel launch per block.
+It takes the packed weights and arguments of `fused/path.py`, so that each path checks the other: where results differ,
+the fault lies in what they do not share. Both states are copied once; then each core call is a mixer launch and a
+channel launch per block.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ def launches(spec: Spec, fixed: dict[str, Any]) -> Iterator[BlockLaunch]:
 
 
 def constants(spec: Spec, fixed: dict[str, Any], launch: BlockLaunch) -> dict[str, Any]:
-    """What a launch compiles in: those of `fixed` that its kernel names, and its own."""
+    """Constants of a launch: those of `fixed` that its kernel takes, and its own."""
     everything = fixed | {"CALLS": spec.transitions * (spec.low_level_updates + 1)} | launch.constants
     return {name: everything[name] for name in launch.kernel.arg_names if name in everything}
 
 
 def name_of(launch: BlockLaunch) -> str:
-    """What a launch is called in tables of resources."""
+    """The name of a launch in tables of resources."""
     name: str = launch.kernel.__name__.removesuffix("_kernel")
     if name == "mixer":
         return name + (" of x", " of h + l", " of h + e_x + l")[launch.constants["SUMS"]]

@@ -1,9 +1,8 @@
-"""Compiled pieces kept between processes: a folder of packages, one for each piece, shape, type and machine.
+"""Keeps compiled pieces between processes: a folder of packages, one for each piece, shape, type and machine.
 
-The folder is `GRAM_CACHE`, or `gram/compiled` in the user's cache directory. A package is named by a digest of all that
-it depends on: what the caller names, the sources of the mathematics, PyTorch's version, the processor and the number of
-threads. It is native code that the user's own compiler made, so the folder must be the user's alone. A package that is
-not whole (a full disk, a power cut) is made again.
+The folder is `GRAM_CACHE`, or `gram/compiled` in the user's cache directory. A package is named by a digest of all it
+depends on: the caller's key, the sources of the mathematics, PyTorch's version, processor and number of threads.
+Packages are native code, so nobody else may write to the folder. A damaged package (full disk, power cut) is made again.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ COMPILERS = ("c++", "g++", "clang++")
 
 
 def folder() -> Path:
-    """Where packages are kept. Raises `ValueError` where nothing says."""
+    """Where packages are kept. Raises `ValueError` where no variable names a folder."""
     if named := os.environ.get(FOLDER_VARIABLE):
         return Path(named)
     if cache_home := os.environ.get("XDG_CACHE_HOME"):
@@ -67,7 +66,7 @@ def compiler() -> str | None:
 
 @cache
 def _surroundings() -> str:
-    """What every package depends on beside the piece itself."""
+    """What every package depends on, except its piece."""
     sources = hashlib.sha256(
         b"\0".join((Path(__file__).parent.parent / name).read_bytes() for name in SOURCES)
     ).hexdigest()
@@ -142,7 +141,7 @@ def _loaded(package: Path) -> Callable[..., Tensor]:
 
 
 def keep(written: Path, path: Path) -> None:
-    """Moves a file to where it is kept, once all of it is on the disk; what stands there goes, be it a folder."""
+    """Moves a file into place once all of it is on the disk; replaces what is there, even a folder."""
     with written.open("rb") as file:
         os.fsync(file.fileno())
     if path.is_dir() and not path.is_symlink():

@@ -1,11 +1,11 @@
 """The CPU's compiled path: a supervision step whose core calls and noise were compiled ahead of time by inductor.
 
-It is `reference.supervision_step` in another order of work. Trajectories go in blocks of one fixed number, small enough
-for a block's tensors to stay in the caches, through all transitions; a launch that is no whole number of blocks is
-padded. So a trajectory's result depends on neither its launch nor its slot. Inside a block the token axis comes first,
-which makes every product one plain matrix product: the token mixer's weights multiply `[L, B*D]` from the left, the
-others `[L*B, D]` from the right. What lies between products is fused by the compiler. The compiled pieces take the
-weights as arguments, so models of one shape share them; `cache.py` keeps them between processes.
+It computes `reference.supervision_step` in another order. Blocks of a fixed number of trajectories go through all
+transitions; a block is small enough for the processor's caches, and the last one is padded. So a trajectory's result
+depends on neither its launch nor its slot. Inside a block the token axis comes first. Then every product is one plain
+matrix product: the token mixer's weights multiply `[L, B*D]` from the left, the others `[L*B, D]` from the right. The
+compiler fuses what lies between products. The compiled pieces take weights as arguments, so models of one shape share
+them; `cache.py` keeps them between processes.
 
 Shapes: `B` trajectories of a block, `L` tokens (registers included), `D` channels.
 """
@@ -82,7 +82,7 @@ class Core(nn.Module):
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         self.spec = spec
-        # Made here, not while tracing: the reference keeps its tables, and must not keep a trace's stand-ins.
+        # Made before tracing: the reference caches its tables, and must never cache a trace's placeholders.
         width = spec.dim // spec.heads if spec.mixer == "attention" and spec.is_rotary else 2
         cos, sin = reference.rotary_tables(spec.length, width, spec.rope_theta, torch.device("cpu"))
         self.register_buffer("cos", cos)
@@ -161,7 +161,7 @@ def _arguments(name: str, spec: Spec, dtype: torch.dtype, shapes: Shapes) -> tup
 
 
 def _alike(spec: Spec) -> Spec:
-    """The spec with what no piece looks at set alike: numbers of transitions and updates share the pieces, too."""
+    """The spec with all fields that no piece reads set to one value, so that more specs share the pieces."""
     return replace(
         spec,
         transitions=1,

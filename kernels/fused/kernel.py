@@ -1,9 +1,9 @@
 """The body of the fused kernel: one program takes one trajectory through a whole supervision step.
 
-It computes `reference.supervision_step`; `pack.py` says where its weights stand, `path.py` how it is launched.
-Functions without annotations are bodies of GPU kernels. Both states stay in global memory (in the second-level cache):
-carried in registers through the products they spill. Only what a core call made is carried, to the next call's sum: so
-of a transition's `l` the last alone is stored. Barriers stand between a store and the loads of other threads.
+It computes `reference.supervision_step`; `pack.py` lays out its weights, `path.py` launches it. Functions without
+annotations are bodies of GPU kernels. Both states stay in global memory (in the second-level cache), since they would
+spill if registers carried them through the products. Registers carry only the output of a core call to the next sum, so
+only the last `l` of a transition is stored. A barrier separates a store from the loads of other threads.
 
 Shapes: `LP` token rows (padded), `D` channels, `W` channels of a head.
 """
@@ -39,7 +39,7 @@ def gated(gate, up):
 
 @triton.jit
 def hidden_tile(x, matrix, row, ROWS: tl.constexpr, TILE: tl.constexpr):
-    """`silu(gate) * up` of one tile of hidden units whose rows stand from `row` on."""
+    """`silu(gate) * up` of one tile of hidden units, whose rows begin at `row`."""
     blank = tl.zeros((ROWS, TILE), tl.float32)
     gate = product(x, tl.trans(matrix.load([row, 0])), blank)
     up = product(x, tl.trans(matrix.load([row + TILE, 0])), blank)
@@ -48,7 +48,7 @@ def hidden_tile(x, matrix, row, ROWS: tl.constexpr, TILE: tl.constexpr):
 
 @triton.jit
 def rotated(x, cos, sin, ROWS: tl.constexpr, W: tl.constexpr):
-    """Rotary positions on pairs that stand side by side."""
+    """Rotary positions on adjacent pairs."""
     first, second = tl.split(tl.reshape(x, (ROWS, W // 2, 2)))
     return tl.reshape(tl.join(first * cos - second * sin, second * cos + first * sin), (ROWS, W))
 

@@ -1,4 +1,4 @@
-"""Weights packed once for the fused kernel: where each tile stands, in which order and type. Not the kernel itself.
+"""Packs weights once for the fused kernel: the place, order and type of each tile.
 
 One matrix, of rows of length `D`, holds everything that multiplies the `D` channels of a state, so that one descriptor
 reads every tile of it. A second one holds what multiplies the `L` tokens. Hidden widths are padded with zeros to whole
@@ -11,7 +11,7 @@ tiles (a SwiGLU of zeros adds nothing), tokens to `token_rows`.
     vector [2, Hh + 1] last layer and bias of halt head and LPRM, fp32
     cos, sin [L, W/2]  rotary tables, fp32
 
-Rotary pairs stand side by side: queries' and keys' rows are permuted once here, which leaves every score as it is.
+Rotary pairs are adjacent: rows of queries and keys are permuted alike, which changes no score.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Kernel A: a whole supervision step in one launch, for `D <= 128` and up to 128 tokens. The launch, not the body.
+"""Kernel A: a whole supervision step in one launch, for `D <= 128` and up to 128 tokens. `kernel.py` is its body.
 
-One program owns one trajectory, so its result depends on neither batch nor slot. Rows may differ in puzzle, trajectory,
-step and in whether they are active: an inactive one keeps its state bit for bit, and its heads say NaN.
+One program computes one trajectory, so a result depends on neither batch nor slot. Rows may differ in puzzle,
+trajectory and step. An inactive row keeps its state bit for bit, and its heads are NaN.
 
 Shapes: `B` trajectories, `L` tokens (registers included), `D` channels.
 """
@@ -24,7 +24,7 @@ WARPS = 8
 
 
 def constants(spec: Spec, layout: Layout, injection: Injection, *, has_active: bool) -> dict[str, Any]:
-    """What one model and one kind of noise compile into the kernel, by its parameters' names."""
+    """Constants that one model and one kind of noise compile into the kernel, by parameter."""
     is_token = spec.mixer == "token"
     return {
         "L": spec.length,
@@ -56,7 +56,7 @@ def constants(spec: Spec, layout: Layout, injection: Injection, *, has_active: b
 
 
 def noise_constants(spec: Spec, injection: Injection) -> dict[str, Any]:
-    """What the kind of noise compiles into a kernel; its scales stay numbers of the launch."""
+    """Constants that the kind of noise compiles into a kernel; its scales stay arguments."""
     is_gaussian = injection.injector == "gaussian" and injection.sigma != 0
     return {
         "GUIDANCE": spec.guidance,
@@ -86,7 +86,7 @@ def block_shapes(spec: Spec, layout: Layout) -> dict[str, list[int]]:
 
 
 def to_int32(value: int) -> int:
-    """32 bits as a signed number, which is how a kernel takes them."""
+    """32 bits as the signed number that a kernel takes."""
     return value - (1 << 32) if value >= 1 << 31 else value
 
 
@@ -118,7 +118,7 @@ def arguments(
     active_B: Tensor | None,
     out: tuple[Tensor, Tensor] | None,
 ) -> dict[str, Any]:
-    """What the kernels of this path and of `blocks` are given, by their parameters' names; see `supervision_step`."""
+    """Arguments of the kernels of this path and of `blocks`, by parameter; see `supervision_step`."""
     check_states(packed.matrix.dtype, spec, h, l, e_x)
     h, l = (x if x.stride(-1) == 1 else x.contiguous() for x in (h, l))
     e_x = e_x if e_x[:1].is_contiguous() else e_x.contiguous()
@@ -153,7 +153,7 @@ def arguments(
 
 
 def launch(kernel: Any, given: dict[str, Any], compiled_in: dict[str, Any]) -> None:
-    """Launches a kernel with one program a trajectory: what it names of `given`, and its constants."""
+    """Launches a kernel, one program a trajectory, with those of the arguments `given` that it takes."""
     named = {name: given[name] for name in kernel.arg_names if name not in compiled_in}
     kernel[(given["rows"],)](**named, **compiled_in, num_warps=WARPS, num_stages=1)
 

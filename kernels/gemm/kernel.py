@@ -1,6 +1,6 @@
-"""Bodies of kernel C's pointwise kernels and its attention: what stands between two matrix products.
+"""Bodies of kernel C's pointwise kernels and its attention: all that lies between two matrix products.
 
-`plan.py` says in which order they run and on what. States are rows `[B*L, D]`, one a token; a program of the row
+`plan.py` determines their order and arguments. States are rows `[B*L, D]`, one a token; a program of the row
 kernels holds `R` whole rows, so a norm never leaves it. Functions without annotations are bodies of GPU kernels.
 
 The norm is deferred: `rmsnorm` has no weight, so `rmsnorm(y) W = s (y W)` with `s = 1 / rms(y)`, one number a row. The

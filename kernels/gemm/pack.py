@@ -1,9 +1,9 @@
-"""Weights packed once for kernel C (`path.py`): the matrices as its products read them. Not the products.
+"""Packs weights once for kernel C (`path.py`): the matrices as its products read them.
 
 A model's tensors keep their names and their order `[out, in]`, in the type multiplied in, with these changes:
 
     hidden widths          padded with zeros to whole multiples of `WHOLE` (a SwiGLU of zeros adds nothing)
-    ...mixer.qkv           rotary pairs of every query and key head stand side by side, as in `fused/pack.py`
+    ...mixer.qkv           rotary pairs of every query and key head are adjacent, as in `fused/pack.py`
     ...mixer.tiles         the token mixer for up to `LONGEST` tokens: `[3*Hm, Lp]`, tile by tile as in `fused/pack.py`
     ...mixer.gate_up       the token mixer for more: transposed, `[L, 2*Hm]`, so that no row has an odd length in memory
     heads.gate_up          both heads' SwiGLUs, halt first: `[4*Hh, D]`

@@ -1,7 +1,7 @@
 """A supervision step of kernel C as a list of operations on buffers of its own: matrix products and launches.
 
-The list is fixed by model, launch shape and kind of noise; what a step is given (states, keys, scales) stands in the
-buffers. So it can be captured once (`path.py`), counted without running (`cost.py`) and compiled without a GPU
+Model, launch shape and kind of noise determine the list; the buffers hold what changes from step to step (states, keys,
+scales). So the list can be captured once (`path.py`), counted without running (`cost.py`) and compiled without a GPU
 (`resources.py`); on the meta device nothing is allocated.
 
 Shapes: `B` trajectories of the launch, `L` tokens (registers included), `D` channels, `F` hidden units.

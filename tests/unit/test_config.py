@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gram.config import (
+    PRESETS,
     ModelConfig,
     SamplerConfig,
     config_from_json,
     config_to_json,
+    model_config,
 )
-from gram.presets import PRESETS, model_config
 from gram.training.config import TrainConfig
 
 
