@@ -2,7 +2,7 @@
 
 The folder is `GRAM_CACHE`, or `gram/compiled` in the user's cache directory. A package is named by a digest of all it
 depends on: the caller's key, the sources of the mathematics, PyTorch's version, processor and number of threads.
-Packages are native code, so nobody else may write to the folder. A damaged package (full disk, power cut) is made again.
+Packages are native code, so nobody else may write to the folder. A damaged one (full disk, power cut) is made again.
 """
 
 from __future__ import annotations

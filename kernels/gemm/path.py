@@ -1,9 +1,9 @@
 """Kernel C: a supervision step as matrix products and fused pointwise kernels, for any `D` (made for 512).
 
 At `D = 512` no program can hold a trajectory. So the device's library computes the products, and Triton kernels all
-that lies between them (`kernel.py`). On a GPU a step is one CUDA graph: its operations (`plan.py`) are captured once for a
-launch shape and replayed on the same buffers, so a step costs one launch. Elsewhere the same operations run one by one
-in Triton's interpreter.
+that lies between them (`kernel.py`). On a GPU a step is one CUDA graph. Its operations (`plan.py`) are captured once
+for a launch shape and replayed on the same buffers, so a step costs one launch. Elsewhere the same operations run one
+by one in Triton's interpreter.
 
 A product's rounding may change with the number of rows. So a trajectory's result depends on the launch size, which the
 sampler keeps fixed, but on neither its slot nor the other rows.
