@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gram.evals.api import ablate, evaluate, frontier
     from gram.sampler.result import SampleResult
     from gram.training.config import TrainConfig
+    from gram.training.run import train
 
 _HOMES = {
     "load": "gram.api",
@@ -25,6 +26,7 @@ _HOMES = {
     "ModelConfig": "gram.config",
     "SamplerConfig": "gram.config",
     "TrainConfig": "gram.training.config",
+    "train": "gram.training.run",
     "SampleResult": "gram.sampler.result",
     "evaluate": "gram.evals.api",
     "frontier": "gram.evals.api",
@@ -42,6 +44,7 @@ __all__ = [
     "evaluate",
     "frontier",
     "load",
+    "train",
 ]
 
 

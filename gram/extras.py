@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-EXTRAS = {"ray": "cluster", "transformers": "hub", "huggingface_hub": "hub", "yaml": "import", "matplotlib": "plots"}
+EXTRAS = {
+    "ray": "cluster",
+    "transformers": "hub",
+    "huggingface_hub": "hub",
+    "yaml": "import",
+    "matplotlib": "plots",
+    "tensorboard": "tensorboard",
+}
 """The import name of each optional package: its extra in `pyproject.toml`."""
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from gram.training.data_parallel import joined
-from gram.training.trainer import Trainer, train
+from gram.training.run import train
+from gram.training.trainer import Trainer
 from tests.unit.test_training import recipe
 
 CPU = torch.device("cpu")
@@ -57,7 +58,7 @@ def main() -> None:
             made = recipe(**settings(argument))
             trainer = Trainer(made, folder, device=CPU, dtype=torch.float32, is_compiled=False, ranks=ranks)
             torch.save(gradients(trainer), folder / f"rank{ranks.rank}.pt")
-    ranks.leave()
+    ranks.exit()
 
 
 if __name__ == "__main__":

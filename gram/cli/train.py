@@ -16,6 +16,7 @@ from gram.cli.errors import Interrupted, keeping, stopped_by
 from gram.cli.options import Json, Quiet, TaskModule
 
 if TYPE_CHECKING:
+    from gram.training.config import TrainOverrides
     from gram.training.progress import TrainProgress
 
 PLAIN_EVERY_S = 15.0
@@ -44,19 +45,24 @@ def train(
         typer.Option(metavar="FILE", help="Train on the pairs of this file (question, answer), not the task's own."),
     ] = None,
     task_module: TaskModule = None,
+    is_tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write scalars for TensorBoard into DIR/tensorboard.")
+    ] = False,
     is_dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what the run would cost and stop.")] = False,
     as_json: Json = False,
     is_quiet: Quiet = False,
 ) -> None:
     """Train a checkpoint from a recipe; repeat the command to continue. Several GPUs: `torchrun -m gram train ...`."""
-    from gram import checkpoint
-    from gram.api import choose_device, choose_dtype
+    from gram.api import choose_device
     from gram.training.cost import cost_of
     from gram.training.data_parallel import joined, local_device
     from gram.training.recipe import load_recipe
-    from gram.training.trainer import train as run
+    from gram.training.run import train as run
 
-    loaded = load_recipe(recipe, task_module=task_module, minutes=minutes, steps=steps, seed=seed)
+    overrides: TrainOverrides = {"minutes": minutes, "steps": steps}
+    if seed is not None:
+        overrides["seed"] = seed
+    loaded = load_recipe(recipe, task_module=task_module, **overrides)
     if is_dry_run:
         cost = cost_of(loaded)
         _tell({**asdict(cost), "flops": cost.flops, "gpu_hours": cost.gpu_hours}, cost.sentence(), as_json)
@@ -73,13 +79,14 @@ def train(
                 loaded,
                 out,
                 device=where,
-                dtype=choose_dtype(dtype, where),
+                dtype=dtype,
                 command=_command_line(),
-                start=None if start is None else checkpoint.find(start),
+                start=start,
                 on_progress=view.show,
                 should_stop=stop.is_set,
                 puzzles=puzzles,
                 ranks=ranks,
+                is_tensorboard=is_tensorboard,
             )
         if stop.signum is not None:
             raise Interrupted(stop.signum)
@@ -87,7 +94,7 @@ def train(
         minutes_run = f"{summary['optimiser_steps']} optimiser steps in {summary['minutes']:.1f} minutes"
         diagnosis = f"\n{summary['leak_diagnosis']}" if summary["leak_diagnosis"] else ""
         _tell(summary, f"{loaded.name}: {minutes_run} -> {out}{diagnosis}", as_json)
-    ranks.leave()
+    ranks.exit()
 
 
 def _tell(summary: dict[str, Any], text: str, as_json: bool) -> None:
@@ -138,7 +145,7 @@ def _line(progress: TrainProgress) -> str:
     kl = "" if progress.diagnosis == "undefined" else f"  kl/token {progress.kl_first:.3f} ({progress.diagnosis})"
     return (
         f"step {progress.step}  {100 * progress.fraction:.0f} %  {progress.steps_per_s:.2f} steps/s  "
-        f"{progress.left_s / 60:.1f} min left  loss {progress.cross_entropy:.4f}{kl}  "
+        f"{progress.eta_s / 60:.1f} min left  loss {progress.cross_entropy:.4f}{kl}  "
         f"rollouts right {progress.rollout_right:.2f}{held_out}"
     )
 
@@ -158,12 +165,12 @@ class _Lines(_Silent):
     """Plain lines for a log."""
 
     def __init__(self) -> None:
-        self.told = 0.0
+        self.shown_s = 0.0
 
     def show(self, progress: TrainProgress) -> None:
         """A line every few seconds, and one for every evaluation."""
-        if progress.evaluation or time.monotonic() - self.told >= PLAIN_EVERY_S:
-            self.told = time.monotonic()
+        if progress.evaluation or time.monotonic() - self.shown_s >= PLAIN_EVERY_S:
+            self.shown_s = time.monotonic()
             print(_line(progress), file=sys.stderr, flush=True)
 
 
@@ -188,7 +195,7 @@ class _Terminal(_Silent):
         self.bar.update(
             self.shown,
             completed=progress.fraction,
-            left=f"{progress.left_s / 60:.1f} min left",
+            left=f"{progress.eta_s / 60:.1f} min left",
             description=f"step {progress.step}  {progress.steps_per_s:.1f}/s  loss {progress.cross_entropy:.3f}"
             f"{kl}  rollouts {progress.rollout_right:.2f}",
         )

@@ -6,7 +6,7 @@ Field strings say meaning, unit and range; `__post_init__` refuses what is out o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypedDict, get_args
 
 from gram.setting_values import at_least, make_plain, one_of, within
 
@@ -112,3 +112,34 @@ class TrainConfig:
     def rows(self) -> int:
         """Trajectories of all slots."""
         return self.batch * self.best_of
+
+
+class TrainOverrides(TypedDict, total=False):
+    """Fields of `TrainConfig` that replace a recipe's (`gram.train`)."""
+
+    steps: int | None
+    minutes: float | None
+    batch: int
+    split: str
+    target: Target
+    learning_rate: float
+    warmup_steps: int
+    final_learning_rate: float
+    beta1: float
+    beta2: float
+    weight_decay: float
+    clip: float
+    ema: float
+    kl_beta: tuple[tuple[float, float], ...]
+    kl_balance: float
+    token_weights: tuple[tuple[int, float], ...]
+    empty_probability: float
+    prior_share: float
+    best_of: int
+    gradient_calls: int
+    rollout_slots: int
+    seed: int
+    evaluate_every_steps: int
+    evaluate_puzzles: int
+    evaluate_width: int
+    checkpoint_every_steps: int

@@ -3,7 +3,7 @@
 `torchrun --nproc-per-node 8 -m gram train ...` starts the ranks. All of them draw the same puzzles for all slots and
 keep their own, so that the slots' gradient is the same whatever their number, up to the rounding of sums; the heads
 learn from rollouts that each rank draws anew. A run may be continued with another number. What decides its course (its
-clock, a signal) is settled together after every optimiser step.
+clock, a signal) is agreed by all after every optimiser step.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Ranks:
         torch.distributed.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
 
-    def settle(self, elapsed_s: float, is_stopping: bool, device: torch.device) -> tuple[float, bool]:
+    def all_reduce(self, elapsed_s: float, is_stopping: bool, device: torch.device) -> tuple[float, bool]:
         """The first rank's clock, and whether any rank was asked to stop."""
         if self.size == 1:
             return elapsed_s, is_stopping
@@ -63,12 +63,12 @@ class Ranks:
         everyone = self.gather(said)
         return float(everyone[0, 0]), bool(everyone[:, 1].any())
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all ranks have come here."""
         if self.size > 1:
             torch.distributed.barrier()
 
-    def leave(self) -> None:
+    def exit(self) -> None:
         """Ends this process with exit code 0 where it is one of several.
 
         PyTorch's threads may ask for the interpreter while it is taken down at the end: that would abort a rank whose
@@ -93,7 +93,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     try:
         yield ranks
         # No rank takes its connections away while another is still at work.
-        ranks.wait()
+        ranks.barrier()
     finally:
         torch.distributed.destroy_process_group()
 

@@ -20,7 +20,7 @@ from gram.model import Model
 from gram.tasks.protocol import Tokens
 from gram.tasks.puzzle_sets import puzzle_hash
 from gram.training.config import TrainConfig
-from gram.training.objective import Slots, transition_under_posterior
+from gram.training.objective import SlotBatch, transition_under_posterior
 
 
 @torch.no_grad()
@@ -41,7 +41,7 @@ def elbo(model: Model, training: TrainConfig, puzzles: Tokens, targets: Tokens) 
     h, l = model.initial_state(count)
     no = torch.zeros(count, dtype=torch.bool, device=model.device)
     hashes = [puzzle_hash(config.task, puzzle) for puzzle in puzzles]
-    slots = Slots(
+    slots = SlotBatch(
         h=h,
         l=l,
         puzzles=tensor(puzzles),

@@ -42,7 +42,7 @@ from gram.training.config import TrainConfig
 from gram.training.guidance import Gaussian, balanced_kl, kl, posterior, prior
 
 
-class Slots(NamedTuple):
+class SlotBatch(NamedTuple):
     """Puzzles being thought about in training, each at its own supervision step."""
 
     h: Tensor
@@ -71,9 +71,9 @@ class Slots(NamedTuple):
         """What names the slots' noise."""
         return NoiseKey(seed, self.puzzle_hash, self.trajectory, self.step)
 
-    def take(self, rows: Tensor) -> Slots:
+    def take(self, rows: Tensor) -> SlotBatch:
         """These rows alone."""
-        return Slots(*(field[rows] for field in self))
+        return SlotBatch(*(field[rows] for field in self))
 
 
 class Replay(NamedTuple):
@@ -116,7 +116,7 @@ def step_loss(
     config: ModelConfig,
     training: TrainConfig,
     spec: Spec,
-    slots: Slots,
+    slots: SlotBatch,
     replay: Replay,
     beta: Tensor,
     token_weights_V: Tensor,
@@ -139,13 +139,13 @@ def step_loss(
     entropy, per_puzzle = _entropy(logits, slots.targets, token_weights_V)
     answers = logits.argmax(-1)
     is_exact = _equal(answers, slots.targets, token_weights_V)
-    told = entropy.mean(1)
+    logged = entropy.mean(1)
     if training.target == "set":
         is_listed = slots.solutions[..., 0] > 0
         has_listed = is_listed.any(1)
         per_puzzle = torch.where(has_listed, set_loss(logits, slots.solutions, token_weights_V), per_puzzle)
         is_any = (_equal(answers[:, None], slots.solutions, token_weights_V) & is_listed).any(1)
-        is_exact, told = torch.where(has_listed, is_any, is_exact), per_puzzle.detach()
+        is_exact, logged = torch.where(has_listed, is_any, is_exact), per_puzzle.detach()
     elif training.prior_share:
         nearest = set_loss(logits, slots.solutions, token_weights_V)
         per_puzzle = torch.where(slots.is_prior & (noisy_B | slots.is_empty), nearest, per_puzzle)
@@ -159,7 +159,7 @@ def step_loss(
     per_slot = divergence.mean(1)
     return Loss(
         total=per_puzzle.mean() + beta * balanced_mean + heads,
-        cross_entropy=((told * led).sum() / led.sum()).detach(),
+        cross_entropy=((logged * led).sum() / led.sum()).detach(),
         kl=(per_slot * noisy).sum() / noisy.sum().clamp(min=1),
         kl_first=(per_slot * first).sum() / first.sum() if has_leak else per_slot.sum() * torch.nan,
         exact=(is_exact * led).sum() / led.sum(),
@@ -176,7 +176,7 @@ def rows_ahead(
     config: ModelConfig,
     training: TrainConfig,
     spec: Spec,
-    slots: Slots,
+    slots: SlotBatch,
     token_weights_V: Tensor,
     h: Tensor,
     l: Tensor,
@@ -206,7 +206,7 @@ def _last_transition(
     config: ModelConfig,
     training: TrainConfig,
     spec: Spec,
-    slots: Slots,
+    slots: SlotBatch,
     h: Tensor,
     l: Tensor,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -229,14 +229,14 @@ def _last_transition(
     return h, l, seen
 
 
-def _condition(weights: Weights, config: ModelConfig, slots: Slots) -> Tensor:
+def _condition(weights: Weights, config: ModelConfig, slots: SlotBatch) -> Tensor:
     return embed(weights, config, slots.puzzles, is_empty_P=slots.is_empty if "empty" in weights else None)
 
 
 def _guide(
     weights: Weights,
     spec: Spec,
-    slots: Slots,
+    slots: SlotBatch,
     e_y: Tensor | None,
     index: int,
     seed: int,
@@ -262,7 +262,7 @@ def _guide(
 
 
 def _damping(
-    config: ModelConfig, spec: Spec, slots: Slots, index: int, seed: int, gradient_calls: int = 0
+    config: ModelConfig, spec: Spec, slots: SlotBatch, index: int, seed: int, gradient_calls: int = 0
 ) -> Damping | None:
     """What core calls of transition `index` leave: with EqR's damping and noise, and without a history where no
     gradient shall flow through the call."""
@@ -296,7 +296,7 @@ def set_loss(logits: Tensor, solutions: Tensor, token_weights_V: Tensor) -> Tens
     return torch.where(is_aimless, 0.0, -likelihood.logsumexp(1) / share[:, 0].sum(-1))
 
 
-def _followed(slots: Slots, q: Gaussian, p: Gaussian) -> Gaussian:
+def _followed(slots: SlotBatch, q: Gaussian, p: Gaussian) -> Gaussian:
     """The Gaussian that each slot draws its noise from."""
     is_prior = slots.is_prior[:, None, None]
     return Gaussian(torch.where(is_prior, p.mean, q.mean), torch.where(is_prior, p.log_sigma, q.log_sigma))
@@ -323,7 +323,13 @@ class Earlier(NamedTuple):
 
 @torch.no_grad()
 def earlier_transitions(
-    weights: Weights, config: ModelConfig, training: TrainConfig, spec: Spec, slots: Slots, *, is_watched: bool = False
+    weights: Weights,
+    config: ModelConfig,
+    training: TrainConfig,
+    spec: Spec,
+    slots: SlotBatch,
+    *,
+    is_watched: bool = False,
 ) -> Earlier:
     """State after all but the last transition of a supervision step, without gradients; `is_watched` asks for the KL of
     each, which no loss charges."""
@@ -351,7 +357,7 @@ def transition_under_posterior(
     config: ModelConfig,
     training: TrainConfig,
     spec: Spec,
-    slots: Slots,
+    slots: SlotBatch,
     index: int,
     h: Tensor,
     l: Tensor,
@@ -366,7 +372,7 @@ def transition_under_posterior(
     return h, l, seen[0]
 
 
-def _charged(spec: Spec, slots: Slots) -> tuple[Tensor, Tensor]:
+def _charged(spec: Spec, slots: SlotBatch) -> tuple[Tensor, Tensor]:
     """1 for slots led by the posterior that take noise, and for those of them at their first noisy step: `[B]`."""
     led_B = ~slots.is_prior
     noisy = (slots.step >= spec.noise_free_steps) & led_B
@@ -374,5 +380,5 @@ def _charged(spec: Spec, slots: Slots) -> tuple[Tensor, Tensor]:
     return noisy.to(torch.float32), first.to(torch.float32)
 
 
-def _normals(slots: Slots, spec: Spec, site: Site, transition_B: Tensor, seed: int) -> Tensor:
+def _normals(slots: SlotBatch, spec: Spec, site: Site, transition_B: Tensor, seed: int) -> Tensor:
     return noise((spec.length, spec.dim), slots.key(seed), site, transition_B)

@@ -13,15 +13,15 @@ length of its own, `steps` or `minutes`, replaces the base's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from gram.config import ModelConfig, config_from_json, config_to_json, model_config
 from gram.settings_files import read_toml
 from gram.tasks.protocol import Task
 from gram.tasks.registry import get_task
-from gram.training.config import TrainConfig
+from gram.training.config import TrainConfig, TrainOverrides
 
 FOLDER = Path(__file__).parent.parent / "recipes"
 TABLES = ("model", "training")
@@ -61,19 +61,27 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(
-    name_or_file: str | Path,
-    *,
-    task_module: Path | str | None = None,
-    minutes: float | None = None,
-    steps: int | None = None,
-    seed: int | None = None,
+    recipe: Recipe | str | Path, *, task_module: Path | str | None = None, **overrides: Unpack[TrainOverrides]
 ) -> Recipe:
-    """A recipe by the name of a published one or by a TOML file; `minutes`, `steps` and `seed` replace the recipe's.
+    """A recipe by the name of a published one or by a TOML file, or itself; `overrides` that are not None replace its
+    training settings.
 
     A budget given here stands alone: `minutes` drops the recipe's `steps` and the other way round. Raises `RecipeError`
     in one line.
     """
-    path = _find(name_or_file)
+    given = {name: value for name, value in overrides.items() if value is not None}
+    dropped = LENGTHS if LENGTHS & given.keys() else set()
+    if isinstance(recipe, Recipe):
+        if not given:
+            return recipe
+        kept = {name: value for name, value in config_to_json(recipe.training).items() if name not in dropped}
+        try:
+            training = config_from_json(TrainConfig, kept | given, where=f"recipe {recipe.name}")
+            _check_together(recipe.model, training)
+        except (ValueError, TypeError) as error:
+            raise RecipeError(str(error)) from None
+        return replace(recipe, training=training)
+    path = _find(recipe)
     values = _read(path)
     if not isinstance(values.get("task"), str):
         raise RecipeError(f"{path}: task must name a task, got {values.get('task')!r}")
@@ -88,12 +96,8 @@ def load_recipe(
         }
         model_values = dict(values.get("model", {}))
         model = model_config(model_values.pop("preset", "small"), **shape, **model_values)
-        training_values = dict(values.get("training", {}))
-        if minutes is not None or steps is not None:
-            training_values |= {"minutes": minutes, "steps": steps}
-        if seed is not None:
-            training_values["seed"] = seed
-        training = config_from_json(TrainConfig, training_values, where="[training]")
+        kept = {name: value for name, value in values.get("training", {}).items() if name not in dropped}
+        training = config_from_json(TrainConfig, kept | given, where="[training]")
         _check_together(model, training)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"{path}: {error}") from None

@@ -1,13 +1,12 @@
 """The folder of a training run: whose it is, its log after a kill, the weights it begins with.
 
-Not the loop (`gram/training/trainer.py`). Every refusal is a `RecipeError` in one line.
+Not the loop (`gram/training/run.py`). Every refusal is a `RecipeError` in one line.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ RUN_FILE = "run.json"
 LOCK_FILE = "training.lock"
 
 
-def mend_log(path: Path, step: int) -> None:
+def truncate_log(path: Path, step: int) -> None:
     """Drops from the log what a killed run wrote after the state that is continued, and half a last line."""
     kept = []
     for line in path.read_text().splitlines() if path.is_file() else []:
@@ -54,7 +53,7 @@ def starting_weights(recipe: Recipe, start: Path) -> dict[str, Tensor]:
 
 
 @contextmanager
-def claimed(recipe: Recipe, out: Path, start: Path | None, puzzles: str | None) -> Iterator[None]:
+def open_run(recipe: Recipe, out: Path, start: Path | None, puzzles: str | None) -> Iterator[None]:
     """Marks the folder as this recipe's run, and keeps other processes from training into it meanwhile.
 
     `start`: checkpoint whose weights it begins with; `puzzles`: digest of the file it trains on. The length of a run
@@ -109,12 +108,3 @@ def _identity(recipe: Recipe, out: Path, start: Path | None, puzzles: str | None
     if out.exists() and not out.is_dir():
         raise RecipeError(f"folder must be a directory, got the file {out}")
     return mine
-
-
-def finite(values: Any) -> Any:
-    """`values` with None for numbers that JSON lacks, also within lists and tables."""
-    if isinstance(values, dict):
-        return {key: finite(value) for key, value in values.items()}
-    if isinstance(values, list):
-        return [finite(value) for value in values]
-    return None if isinstance(values, float) and not math.isfinite(values) else values

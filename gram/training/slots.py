@@ -22,7 +22,7 @@ from gram.kernels.spec import Spec
 from gram.tasks.puzzle_sets import puzzle_hash
 from gram.training.config import TrainConfig
 from gram.training.data_parallel import Ranks
-from gram.training.objective import Slots
+from gram.training.objective import SlotBatch
 from gram.training.puzzles import TrainingPuzzles
 
 MOST_SOLUTIONS = 128
@@ -125,13 +125,13 @@ class TrainingSlots:
         near[led] = self.source.task.nearest_boards(answers[torch.from_numpy(led)].to(torch.uint8).cpu().numpy())
         self.solutions[:, 0] = self.ranks.gather(torch.from_numpy(near).to(answers.device)).cpu().numpy()
 
-    def view(self) -> Slots:
+    def view(self) -> SlotBatch:
         """This rank's slots as the loss takes them."""
 
         def tensor(array: np.ndarray) -> Tensor:
             return torch.from_numpy(array[self.own].copy()).to(self.h.device)
 
-        return Slots(
+        return SlotBatch(
             h=self.h,
             l=self.l,
             puzzles=tensor(self.puzzles),

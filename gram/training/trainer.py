@@ -1,8 +1,9 @@
-"""The training loop: one optimiser step per supervision step, in bf16 with an fp32 master.
+"""One optimiser step per supervision step, in bf16 with an fp32 master, and the state of a run.
 
-A run lives in one folder: `run.json` (its recipe), `log.jsonl`, `state.safetensors` (to continue after a kill) and,
-from the first checkpoint on, the checkpoint files themselves with the averaged weights. Files are moved into place
-whole, by the first rank where there are several (`gram/training/data_parallel.py`).
+Not the loop (`gram/training/run.py`). A run lives in one folder: `run.json` (its recipe), `log.jsonl`,
+`state.safetensors` (to continue after a kill) and, from the first checkpoint on, the checkpoint files themselves with
+the averaged weights. Files are moved into place whole, by the first rank where there are several
+(`gram/training/data_parallel.py`).
 """
 
 from __future__ import annotations
@@ -11,12 +12,10 @@ import ctypes
 import json
 import math
 import platform
-import time
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,22 +23,20 @@ from safetensors import safe_open
 from torch import Tensor
 
 from gram import checkpoint
-from gram.atomic_files import naming
 from gram.config import SamplerConfig
 from gram.kernels import reference
 from gram.model import Model
 from gram.sampler.run import sample
 from gram.tasks.protocol import PuzzleSet
 from gram.training.data_parallel import Ranks
-from gram.training.diagnosis import Signs, diagnose, explain, recent_signs
+from gram.training.diagnosis import explain, recent_signs
 from gram.training.elbo import elbo
-from gram.training.objective import Loss, Replay, Slots, earlier_transitions, rows_ahead, step_loss
+from gram.training.objective import Loss, Replay, SlotBatch, earlier_transitions, rows_ahead, step_loss
 from gram.training.optimiser import FlatWeights, kl_beta, learning_rate
-from gram.training.progress import TrainProgress
 from gram.training.puzzles import TrainingPuzzles
-from gram.training.recipe import Recipe, RecipeError
+from gram.training.recipe import Recipe
 from gram.training.rollouts import Rollouts
-from gram.training.run_folder import claimed, finite, mend_log, starting_weights
+from gram.training.run_folder import starting_weights
 from gram.training.slots import TrainingSlots
 
 HEAD_STATES = 128
@@ -104,7 +101,7 @@ class Trainer:
         self._ahead = compiled(self._rows_ahead)
         self._advance = compiled(reference.supervision_step)
 
-    def _loss_of_flat(self, flat: Tensor, slots: Slots, replay: Replay, beta: Tensor, h: Tensor, l: Tensor) -> Loss:
+    def _loss_of_flat(self, flat: Tensor, slots: SlotBatch, replay: Replay, beta: Tensor, h: Tensor, l: Tensor) -> Loss:
         return step_loss(
             self.flat.views(flat),
             self.recipe.model,
@@ -118,7 +115,7 @@ class Trainer:
             l,
         )
 
-    def _rows_ahead(self, flat: Tensor, slots: Slots, h: Tensor, l: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _rows_ahead(self, flat: Tensor, slots: SlotBatch, h: Tensor, l: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return rows_ahead(
             self.flat.views(flat), self.recipe.model, self.training, self.spec, slots, self.token_weights, h, l
         )
@@ -168,8 +165,8 @@ class Trainer:
         self.slots.aim(loss.answers)
         self.step += 1
         names = ("cross_entropy", "kl", "kl_first", "exact", "heads")
-        told = torch.stack([getattr(loss, name).detach().float() for name in names] + [*earlier.kl, earlier.kl_first])
-        *everyone, first = self.ranks.gather(told[None]).nanmean(0).tolist()
+        shown = torch.stack([getattr(loss, name).detach().float() for name in names] + [*earlier.kl, earlier.kl_first])
+        *everyone, first = self.ranks.gather(shown[None]).nanmean(0).tolist()
         figures = dict(zip(names, everyone, strict=False))
         has_kl = self.training.has_posterior and self.spec.guidance != "none"
         is_whole = is_watched or self.spec.transitions == 1
@@ -274,116 +271,3 @@ class Trainer:
             )
             checkpoint.save(self.averaged(), self.out, card=card, dtype=torch.bfloat16)
         return card
-
-
-def train(
-    recipe: Recipe,
-    out: Path | str,
-    *,
-    device: torch.device | None = None,
-    dtype: torch.dtype = torch.bfloat16,
-    command: str = "",
-    is_compiled: bool = True,
-    start: Path | str | None = None,
-    on_progress: Callable[[TrainProgress], None] | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
-    puzzles: Path | str | None = None,
-    ranks: Ranks | None = None,
-) -> dict[str, Any]:
-    """Trains a recipe into a folder; a folder that holds a part of the same run is continued. Returns the run's card.
-
-    Ends when the recipe's steps or minutes are spent, or, with everything saved, soon after `should_stop()` is true.
-    A recipe that counts its length in steps gives the same weights bit for bit, whether it was stopped and continued or
-    not, on one type of machine with one number of threads and ranks.
-
-    `start` is a checkpoint directory whose weights a new run begins with; its depth may differ. `puzzles` is a file of
-    pairs to train on in place of the task's own. With several `ranks` each calls this, and `on_progress` is told on the
-    first. Raises `RecipeError` where the folder holds another run or is being trained into, the checkpoint is one of
-    another model or the recipe's puzzles are missing, `PuzzleError` for a file that cannot be trained on, `ValueError`
-    for a batch that the ranks cannot share.
-    """
-    ranks = ranks or Ranks()
-    out, start = Path(out), None if start is None else Path(start)
-    if recipe.needs_puzzles and puzzles is None:
-        raise RecipeError(f"recipe {recipe.name} must be given --puzzles FILE ({recipe.needs_puzzles}), got none")
-    ranks.share(recipe.training.batch, "batch")
-    source = TrainingPuzzles(recipe.task, recipe.model, recipe.training, puzzles)
-    with claimed(recipe, out, start, source.digest()) if ranks.is_first else nullcontext():
-        ranks.wait()
-        trainer = Trainer(
-            recipe,
-            out,
-            device=device or torch.device("cpu"),
-            dtype=dtype,
-            is_compiled=is_compiled,
-            start=start,
-            puzzles=source,
-            ranks=ranks,
-        )
-        trainer.load_state()
-        if trainer.fraction >= 1:
-            return checkpoint.read_card(out)
-        ranks.wait()
-        if not ranks.is_first:
-            return _run(trainer, command, None, None, should_stop)
-        mend_log(out / "log.jsonl", trainer.step)
-        with (out / "log.jsonl").open("a") as log:
-            return _run(trainer, command, log, on_progress, should_stop)
-
-
-def _run(
-    trainer: Trainer,
-    command: str,
-    log: IO[str] | None,
-    on_progress: Callable[[TrainProgress], None] | None,
-    should_stop: Callable[[], bool],
-) -> dict[str, Any]:
-    """The loop itself. Every decision in it is one that all ranks make alike."""
-    training, ranks = trainer.training, trainer.ranks
-    began = time.monotonic() - trainer.elapsed_s
-
-    def settle(is_stopping: bool = False) -> bool:
-        trainer.elapsed_s, is_over = ranks.settle(time.monotonic() - began, is_stopping, trainer.device)
-        return is_over
-
-    told_s, told_step = trainer.elapsed_s, trainer.step
-    kls: list[float] = []
-    while trainer.fraction < 1 and not settle(should_stop()):
-        values = trainer.advance()
-        if log is not None and math.isfinite(values["kl_first"]):
-            kls.append(values["kl_first"])
-        settle()
-        evaluation: dict[str, float] = {}
-        if trainer.fraction >= 1 or trainer.step % training.evaluate_every_steps == 0:
-            if ranks.is_first:
-                evaluation = trainer.figures = trainer.evaluate()
-            settle()
-        if log is not None and (evaluation or trainer.step % LOG_EVERY_STEPS == 0):
-            elapsed_s = max(trainer.elapsed_s, 1e-9)
-            values["kl_first"] = sum(kls) / len(kls) if kls else math.nan
-            progress = TrainProgress(
-                step=trainer.step,
-                elapsed_s=elapsed_s,
-                fraction=trainer.fraction,
-                steps_per_s=(trainer.step - told_step) / max(elapsed_s - told_s, 1e-9),
-                left_s=elapsed_s * (1 - trainer.fraction) / max(trainer.fraction, 1e-9),
-                diagnosis=diagnose(
-                    Signs(
-                        kl_first=values["kl_first"],
-                        rollout_right=values["rollout_right"],
-                        exact=values["exact"],
-                        fraction=trainer.fraction,
-                    )
-                ),
-                evaluation=evaluation,
-                **values,
-            )
-            told_s, told_step, kls = elapsed_s, trainer.step, []
-            with naming(trainer.out / "log.jsonl"):
-                log.write(json.dumps(finite(asdict(progress))) + "\n")
-                log.flush()
-            if on_progress is not None:
-                on_progress(progress)
-        if trainer.step % training.checkpoint_every_steps == 0:
-            trainer.save(command)
-    return trainer.save(command)

@@ -14,7 +14,7 @@ from gram.evals import baselines
 from gram.evals.baselines import Judged, markdown, method_of, rows
 from gram.tasks.registry import get_task
 from gram.training.recipe import load_recipe
-from gram.training.trainer import train
+from gram.training.run import train
 from tests.unit.test_training import recipe
 
 ROOT = Path(__file__).parents[2]

@@ -50,8 +50,8 @@ def test_a_process_that_torchrun_did_not_start_is_alone(monkeypatch):
         tensor = torch.ones(2)
         assert ranks.average(tensor) is tensor
         assert ranks.gather(tensor) is tensor
-        assert ranks.settle(1.5, True, torch.device("cpu")) == (1.5, True)
-        ranks.wait()
+        assert ranks.all_reduce(1.5, True, torch.device("cpu")) == (1.5, True)
+        ranks.barrier()
 
 
 @pytest.mark.slow

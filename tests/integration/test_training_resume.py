@@ -11,8 +11,9 @@ import torch
 
 from gram import checkpoint
 from gram.training.recipe import RecipeError
-from gram.training.run_folder import LOCK_FILE, RUN_FILE, claimed
-from gram.training.trainer import Trainer, train
+from gram.training.run import train
+from gram.training.run_folder import LOCK_FILE, RUN_FILE, open_run
+from gram.training.trainer import Trainer
 from tests.unit.test_training import recipe, run, trainer
 
 CASES: dict[str, dict[str, object]] = {
@@ -152,7 +153,7 @@ def test_two_runs_into_one_folder_are_refused(tmp_path):
 
 
 def _hold(out: Path, is_held, may_go) -> None:
-    with claimed(recipe(steps=20), out, None, None):
+    with open_run(recipe(steps=20), out, None, None):
         is_held.set()
         may_go.wait()
 
@@ -174,7 +175,7 @@ def test_another_process_holds_the_folder_until_it_ends(tmp_path):
 
 def test_a_run_of_another_recipe_cannot_take_a_folder_that_is_held(tmp_path):
     other = replace(recipe(steps=20), name="other")
-    with claimed(recipe(steps=20), tmp_path, None, None), pytest.raises(RecipeError, match="another name"):
+    with open_run(recipe(steps=20), tmp_path, None, None), pytest.raises(RecipeError, match="another name"):
         run(tmp_path, other)
     assert json.loads((tmp_path / RUN_FILE).read_text())["name"] == "tiny"
 

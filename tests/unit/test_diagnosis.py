@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from gram.json_values import plain
 from gram.kernels.philox import Site
 from gram.kernels.reference import add_noise, core, decode
 from gram.model import embed, embed_target
@@ -15,7 +16,6 @@ from gram.training.diagnosis import RECENT_LINES, Signs, diagnose, explain, rece
 from gram.training.elbo import elbo
 from gram.training.guidance import kl, posterior, prior
 from gram.training.objective import _normals, earlier_transitions
-from gram.training.run_folder import finite
 from gram.training.trainer import LOG_EVERY_STEPS
 from tests.unit.test_training import recipe, run, trainer
 
@@ -225,5 +225,5 @@ def test_the_bound_is_no_better_than_the_number_of_solutions_allows(tmp_path):
 
 
 def test_numbers_that_json_lacks_are_null_at_any_place():
-    told = finite({"a": math.nan, "b": [1.0, math.inf], "c": {"d": -math.inf, "e": 2}, "f": "x"})
+    told = plain({"a": math.nan, "b": [1.0, math.inf], "c": {"d": -math.inf, "e": 2}, "f": "x"})
     assert told == {"a": None, "b": [1.0, None], "c": {"d": None, "e": 2}, "f": "x"}

@@ -10,7 +10,7 @@ import torch
 
 from gram.checkpoint import read_card, read_config
 from gram.evals.model_card import model_card
-from gram.training.trainer import train
+from gram.training.run import train
 from scripts import ship_checkpoint
 from tests.unit.test_training import recipe
 

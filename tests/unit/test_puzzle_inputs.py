@@ -18,7 +18,7 @@ from gram.tasks.inputs import input_tokens
 from gram.tasks.protocol import PuzzleError, PuzzleSet
 from gram.tasks.registry import get_task
 from gram.training.recipe import load_recipe
-from gram.training.trainer import train
+from gram.training.run import train
 from tests.models import tiny_model
 
 TASK = get_task("nqueens4")

@@ -15,7 +15,8 @@ from gram.tasks.registry import get_task
 from gram.training.diagnosis import Signs, diagnose
 from gram.training.objective import Replay, step_loss
 from gram.training.recipe import RecipeError, load_recipe, recipe_names
-from gram.training.trainer import Trainer, train
+from gram.training.run import train
+from gram.training.trainer import Trainer
 
 TASKS = ("nqueens8", "sudoku6")
 BASELINES = (

@@ -17,7 +17,7 @@ from gram.tasks.sudoku import Sudoku
 from gram.training.config import TrainConfig
 from gram.training.puzzles import validation_split
 from gram.training.recipe import Recipe
-from gram.training.trainer import train
+from gram.training.run import train
 from scripts import ship_checkpoint
 from tests.models import tiny_config
 

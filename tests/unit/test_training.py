@@ -20,7 +20,8 @@ from gram.training.diagnosis import Signs, diagnose
 from gram.training.objective import Replay, head_loss, set_loss, step_loss
 from gram.training.optimiser import FlatWeights, kl_beta, learning_rate
 from gram.training.recipe import Recipe, RecipeError, load_recipe, recipe_names
-from gram.training.trainer import Trainer, train
+from gram.training.run import train
+from gram.training.trainer import Trainer
 from tests.models import tiny_config, tiny_model
 
 

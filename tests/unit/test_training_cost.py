@@ -48,7 +48,7 @@ def test_the_cost_is_told_before_the_first_step(tmp_path, capsys, monkeypatch):
         told.append(capsys.readouterr().err)
         raise RecipeError("nothing is trained here")
 
-    monkeypatch.setattr("gram.training.trainer.train", stop)
+    monkeypatch.setattr("gram.training.run.train", stop)
     assert main(("train", "paper-nqueens8", "--out", str(tmp_path / "run"))) == 2
     cost = told[0].splitlines()[0]
     assert cost.startswith("cost: ")

@@ -22,7 +22,8 @@ from gram.tasks.sudoku_hard import hard_puzzle
 from gram.training.config import TrainConfig
 from gram.training.puzzles import TrainingPuzzles
 from gram.training.recipe import Recipe, RecipeError, load_recipe
-from gram.training.trainer import Trainer, train
+from gram.training.run import train
+from gram.training.trainer import Trainer
 from tests.models import tiny_config
 
 ROOT = Path(__file__).parents[2]

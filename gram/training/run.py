@@ -1,0 +1,148 @@
+"""A training run from recipe to card: `gram.train("nqueens8", out="runs/nqueens8")`. The command line is its client."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from importlib import import_module
+from pathlib import Path
+from typing import IO, Any, Unpack
+
+import torch
+
+from gram import checkpoint
+from gram.api import choose_device, choose_dtype
+from gram.atomic_files import naming
+from gram.training.config import TrainOverrides
+from gram.training.data_parallel import Ranks
+from gram.training.diagnosis import Signs, diagnose
+from gram.training.progress import TrainProgress, tensorboard
+from gram.training.puzzles import TrainingPuzzles
+from gram.training.recipe import Recipe, RecipeError, load_recipe
+from gram.training.run_folder import open_run, truncate_log
+from gram.training.trainer import LOG_EVERY_STEPS, Trainer
+
+Observer = Callable[[TrainProgress], None]
+
+
+def train(
+    recipe: Recipe | str | Path,
+    out: Path | str,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    start: Path | str | None = None,
+    puzzles: Path | str | None = None,
+    task_module: Path | str | None = None,
+    is_compiled: bool = True,
+    is_tensorboard: bool = False,
+    on_progress: Observer | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    command: str = "",
+    ranks: Ranks | None = None,
+    **overrides: Unpack[TrainOverrides],
+) -> dict[str, Any]:
+    """Trains a recipe into the folder `out` and returns the run's card. A folder with part of this run is continued.
+
+    `recipe`: the name of a published one, a TOML file or a `Recipe`; `overrides` are fields of `TrainConfig` that
+    replace the recipe's (`steps=`, `seed=` ...). `start`: a checkpoint (shipped name or directory) whose weights a new
+    run begins with; its depth may differ. `puzzles`: a file of pairs to train on in place of the task's own, also
+    `hf://owner/dataset/path/file`. `is_tensorboard` writes scalars into `out/tensorboard`.
+
+    The run ends when the recipe's steps or minutes are spent. It also ends, with everything saved, soon after
+    `should_stop()` is true. A recipe whose length is in steps gives the same weights bit for bit, interrupted or not,
+    on one type of machine with one number of threads and ranks.
+
+    With several `ranks` each of them calls this; the first one calls `on_progress`. Raises `RecipeError` where the
+    folder holds another run or is in use, the checkpoint is one of another model or the recipe's puzzles are missing,
+    `PuzzleError` for a file that cannot be trained on, `ValueError` for a batch that the ranks cannot share.
+    """
+    if is_tensorboard:
+        import_module("torch.utils.tensorboard")  # where it is missing, nothing is written
+    recipe = load_recipe(recipe, task_module=task_module, **overrides)
+    ranks, out = ranks or Ranks(), Path(out)
+    start = None if start is None else checkpoint.find(start)
+    where = device if isinstance(device, torch.device) else choose_device(device)
+    kind = dtype if isinstance(dtype, torch.dtype) else choose_dtype(dtype, where)
+    if recipe.needs_puzzles and puzzles is None:
+        raise RecipeError(f"recipe {recipe.name} must be given --puzzles FILE ({recipe.needs_puzzles}), got none")
+    ranks.share(recipe.training.batch, "batch")
+    source = TrainingPuzzles(recipe.task, recipe.model, recipe.training, puzzles)
+    with ExitStack() as opened:
+        if ranks.is_first:
+            opened.enter_context(open_run(recipe, out, start, source.digest()))
+        ranks.barrier()
+        trainer = Trainer(
+            recipe,
+            out,
+            device=where,
+            dtype=kind,
+            is_compiled=is_compiled,
+            start=start,
+            puzzles=source,
+            ranks=ranks,
+        )
+        trainer.load_state()
+        if trainer.fraction >= 1:
+            return checkpoint.read_card(out)
+        ranks.barrier()
+        if not ranks.is_first:
+            return _run(trainer, command, None, [], should_stop)
+        observers = [] if on_progress is None else [on_progress]
+        if is_tensorboard:
+            observers.append(opened.enter_context(tensorboard(out / "tensorboard", trainer.step)))
+        truncate_log(out / "log.jsonl", trainer.step)
+        log = opened.enter_context((out / "log.jsonl").open("a"))
+        return _run(trainer, command, log, observers, should_stop)
+
+
+def _run(
+    trainer: Trainer, command: str, log: IO[str] | None, observers: list[Observer], should_stop: Callable[[], bool]
+) -> dict[str, Any]:
+    """The loop itself. All ranks make every decision in it alike."""
+    training, ranks = trainer.training, trainer.ranks
+    began = time.monotonic() - trainer.elapsed_s
+
+    def is_over(is_stopping: bool = False) -> bool:
+        elapsed_s = time.monotonic() - began
+        trainer.elapsed_s, is_stopped = ranks.all_reduce(elapsed_s, is_stopping, trainer.device)
+        return is_stopped
+
+    logged_s, logged_step = trainer.elapsed_s, trainer.step
+    kls: list[float] = []
+    while trainer.fraction < 1 and not is_over(should_stop()):
+        values = trainer.advance()
+        if log is not None and math.isfinite(values["kl_first"]):
+            kls.append(values["kl_first"])
+        is_over()
+        evaluation: dict[str, float] = {}
+        if trainer.fraction >= 1 or trainer.step % training.evaluate_every_steps == 0:
+            if ranks.is_first:
+                evaluation = trainer.figures = trainer.evaluate()
+            is_over()
+        if log is not None and (evaluation or trainer.step % LOG_EVERY_STEPS == 0):
+            elapsed_s, fraction = max(trainer.elapsed_s, 1e-9), trainer.fraction
+            values["kl_first"] = sum(kls) / len(kls) if kls else math.nan
+            signs = {name: values[name] for name in ("kl_first", "rollout_right", "exact")}
+            progress = TrainProgress(
+                step=trainer.step,
+                elapsed_s=elapsed_s,
+                fraction=fraction,
+                steps_per_s=(trainer.step - logged_step) / max(elapsed_s - logged_s, 1e-9),
+                eta_s=elapsed_s * (1 - fraction) / max(fraction, 1e-9),
+                diagnosis=diagnose(Signs(**signs, fraction=fraction)),
+                evaluation=evaluation,
+                **values,
+            )
+            logged_s, logged_step, kls = elapsed_s, trainer.step, []
+            with naming(trainer.out / "log.jsonl"):
+                log.write(json.dumps(progress.to_json()) + "\n")
+                log.flush()
+            for observe in observers:
+                observe(progress)
+        if trainer.step % training.checkpoint_every_steps == 0:
+            trainer.save(command)
+    return trainer.save(command)
