@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 """What a reader must be told though it is no error; stderr where nobody listens."""
 
 
-class Row(NamedTuple):
+class PuzzleRow(NamedTuple):
     """One puzzle of a file, unparsed."""
 
     place: str
@@ -68,7 +68,7 @@ def file_format(path: Path) -> str:
     return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
 
 
-def read_rows(path: Path, text: str, *, has_comments: bool = True) -> Iterator[Row]:
+def read_rows(path: Path, text: str, *, has_comments: bool = True) -> Iterator[PuzzleRow]:
     """The puzzles of a file's text in one of the common formats."""
     kind = file_format(path)
     first = next((line for _, line in _lines(text) if not _is_comment(line)), "")
@@ -80,7 +80,7 @@ def read_rows(path: Path, text: str, *, has_comments: bool = True) -> Iterator[R
         is_first = True
         for number, line in _lines(text):
             if not (has_comments and _is_comment(line)):
-                yield Row(f"{path}:{number}", line, None, None, is_unmarked=is_first)
+                yield PuzzleRow(f"{path}:{number}", line, None, None, is_unmarked=is_first)
                 is_first = False
 
 
@@ -108,7 +108,7 @@ def _folded(name: str) -> str:
     return name.strip().lower()
 
 
-def _table_rows(path: Path, text: str, header: str, *, has_comments: bool) -> Iterator[Row]:
+def _table_rows(path: Path, text: str, header: str, *, has_comments: bool) -> Iterator[PuzzleRow]:
     try:
         delimiter = _delimiter(header)
         if delimiter is None:
@@ -137,7 +137,7 @@ def _table_rows(path: Path, text: str, header: str, *, has_comments: bool) -> It
         raise PuzzleError(f"{path}:{reader.line_num}: not CSV ({error})") from None
 
 
-def _json_rows(path: Path, text: str) -> Iterator[Row]:
+def _json_rows(path: Path, text: str) -> Iterator[PuzzleRow]:
     """One array of puzzles, one object, or an object a line."""
     try:
         whole = json.loads(text)
@@ -147,7 +147,7 @@ def _json_rows(path: Path, text: str) -> Iterator[Row]:
         for number, entry in enumerate(whole, 1):
             place = f"{path}: item {number}"
             if isinstance(entry, str):
-                yield Row(place, entry, None, None)
+                yield PuzzleRow(place, entry, None, None)
                 continue
             if not isinstance(entry, dict):
                 raise PuzzleError(f"{place}: must be a JSON object, got {str(entry)[:40]!r}")
@@ -172,7 +172,7 @@ def _json_object(place: str, line: str) -> dict[str, Any]:
     return values
 
 
-def _row(place: str, pairs: Iterable[tuple[str, Any]]) -> Row:
+def _row(place: str, pairs: Iterable[tuple[str, Any]]) -> PuzzleRow:
     values: dict[str, Any] = {}
     for key, value in pairs:
         name = _folded(key)
@@ -197,7 +197,7 @@ def _row(place: str, pairs: Iterable[tuple[str, Any]]) -> Row:
     except (TypeError, ValueError, OverflowError):
         raise PuzzleError(f"{place}: rating must be a number, got {str(rating)[:40]!r}") from None
     others = tuple(name[:40] for name in values if name not in (*COLUMNS, "n", "edges"))
-    return Row(place, question, answer, value, passed_over=others)
+    return PuzzleRow(place, question, answer, value, passed_over=others)
 
 
 def load_puzzles(
@@ -243,7 +243,7 @@ def load_puzzles(
     )
 
 
-def _parsed(row: Row, text: str, parse: Parse) -> Tokens:
+def _parsed(row: PuzzleRow, text: str, parse: Parse) -> Tokens:
     try:
         return parse(text)
     except PuzzleError as error:
