@@ -23,15 +23,15 @@ from gram.api import Sampler
 from gram.config import SamplerConfig
 from gram.distributed.pool import START_TIMEOUT_S, ClusterError, Pool, _Event, _Member
 from gram.distributed.worker import expected_metadata
-from gram.sampler.plan import Plan, Shard, shards_of
-from gram.sampler.record import Sealed
+from gram.sampler.backend import Job, run_elsewhere
+from gram.sampler.record import Serialized
 from gram.sampler.result import ShardResult
-from gram.sampler.run import Job, run_elsewhere
+from gram.sampler.run import Plan, shards_of
+from gram.sampler.scheduler import Shard
 from gram.sampler.store import Store
 
 SHARDS = 320
 WORKERS = 2
-KERNEL = "eager"
 PUZZLES_PER_SHARD, TRAJECTORIES_PER_PUZZLE = 256, 4
 """As the plan's shards are: 1,024 trajectories, in 118 kB with 64 tokens."""
 
@@ -74,9 +74,6 @@ def job_of(sampler: Sampler) -> Job:
         task=sampler.task,
         puzzles=sampler.task.split("test", limit=1).puzzles,
         config=sampler.settings(SamplerConfig()),
-        is_unconditional=False,
-        is_traced=False,
-        kernel=KERNEL,
         device=sampler.model.device,
     )
 
@@ -152,7 +149,7 @@ class TimedPool(Pool):
                 self.stop()
                 raise ClusterError(f"{self._target} workers must be ready, got {self._queue.workers}")
 
-    def run(self, shards: Iterable[Shard]) -> Generator[tuple[Shard, Sealed], None, None]:
+    def run(self, shards: Iterable[Shard]) -> Generator[tuple[Shard, Serialized], None, None]:
         self.stopping_s = 0.0
         self._events = self.answers = _TimedQueue()
         self.clock = Clock.now()
@@ -167,9 +164,9 @@ class TimedPool(Pool):
 class _AtOnce(TimedPool):
     """A pool without Ray: every shard is answered when it is sent, by the one worker that there is."""
 
-    def __init__(self, sealed: bytes) -> None:
+    def __init__(self, serialized: bytes) -> None:
         super().__init__(workers=1)
-        self._answer = sealed, "", 0.0
+        self._answer = serialized, "", 0.0
 
     def start(self, job: Job, shards: int) -> None:
         self._members["worker 1"] = _Member(None, is_ready=True)
@@ -219,7 +216,7 @@ def _cost(pool: TimedPool, job: Job, shards: int) -> DriverCost:
     with tempfile.TemporaryDirectory(prefix="gram-") as folder:
         store = _TimedStore.open(Path(folder), plan.key, len(plan.shards), {})
         with store:
-            run_elsewhere(store, pool, job, plan)
+            run_elsewhere(store, pool, job, plan.shards)
             store.sync()
             ended = Clock.now()
             result_bytes = sum(array.nbytes for array in store.read(0).values())
@@ -236,13 +233,13 @@ def _cost(pool: TimedPool, job: Job, shards: int) -> DriverCost:
     )
 
 
-def made_up(sampler: Sampler) -> Sealed:
+def made_up(sampler: Sampler) -> Serialized:
     """A shard's result of the usual size."""
     model, task, rng = sampler.model, sampler.task, np.random.default_rng(0)
     p, n = PUZZLES_PER_SHARD, TRAJECTORIES_PER_PUZZLE
     scores = rng.standard_normal((4, p, n)).astype(np.float32)
     answers = rng.integers(1, model.config.vocabulary, (p, n, model.config.output_tokens))
-    return Sealed.of(
+    return Serialized.of(
         ShardResult(
             puzzles=rng.integers(1, model.config.vocabulary, (p, task.tokens)).astype(np.uint8),
             candidates=answers.astype(np.uint8),

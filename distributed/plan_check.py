@@ -22,7 +22,7 @@ from gram.distributed.driver_benchmark import Clock, TimedPool, answering, job_o
 from gram.distributed.pool import ClusterError, _Event, room
 from gram.distributed.prediction import Prediction, predict
 from gram.distributed.worker import expected_metadata
-from gram.sampler.run import run_elsewhere
+from gram.sampler.backend import run_elsewhere
 from gram.sampler.store import Store
 
 SPREAD = 0.1
@@ -87,7 +87,7 @@ def check(
                 tempfile.TemporaryDirectory(prefix="gram-") as folder,
                 Store.open(Path(folder), plan.key, len(plan.shards), {}) as store,
             ):
-                run_elsewhere(store, pool, job, plan)
+                run_elsewhere(store, pool, job, plan.shards)
                 elapsed_s = Clock.now().wall_s - pool.clock.wall_s - pool.stopping_s
                 result_bytes = sum(array.nbytes for array in store.read(0).values())
             yield PredictionCheck(

@@ -25,9 +25,9 @@ from gram.distributed.deaths import is_nodes_fault, reason_of
 from gram.distributed.metrics import RunMetrics
 from gram.distributed.pull_queue import ATTEMPTS, Attempt, PullQueue
 from gram.distributed.worker import ShardOutcome, WorkerMetadata, expected_metadata, pack
-from gram.sampler.plan import Shard
-from gram.sampler.record import Sealed
-from gram.sampler.run import Job
+from gram.sampler.backend import Job
+from gram.sampler.record import Serialized
+from gram.sampler.scheduler import Shard
 
 LOOK_EVERY_S = 2.0
 """How often the driver looks for nodes that have come or gone."""
@@ -184,7 +184,7 @@ class Pool:
             self.stop()
             raise
 
-    def run(self, shards: Iterable[Shard]) -> Generator[tuple[Shard, Sealed], None, None]:
+    def run(self, shards: Iterable[Shard]) -> Generator[tuple[Shard, Serialized], None, None]:
         """Yields every shard's result as they come; a shard may come twice. Raises `PoisonError` at the end."""
         self._shards = {shard.index: shard for shard in shards}
         old, self._queue = self._queue, PullQueue(self._shards, attempts=self.attempts)
@@ -262,7 +262,7 @@ class Pool:
         finally:
             self._metrics.works()
 
-    def _take(self, event: _Event | None) -> tuple[Shard, Sealed] | None:
+    def _take(self, event: _Event | None) -> tuple[Shard, Serialized] | None:
         """Tells the queue what has happened; a shard's result where that is what has come."""
         if event is None:
             return None
@@ -280,7 +280,7 @@ class Pool:
             if not outcome.error:
                 self._metrics.took(outcome.elapsed_s)
                 self._queue.finish(worker, index)
-                return self._shards[index], Sealed.from_bytes(outcome.sealed)
+                return self._shards[index], Serialized.from_bytes(outcome.serialized)
             self.report(f"{worker}: shard {index} failed: {outcome.error}")
             self._queue.fail(worker, index, outcome.error)
         return None

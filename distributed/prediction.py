@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from gram.distributed.pull_queue import DEPTH
 from gram.distributed.simulation import DRIVER_S, simulate
-from gram.sampler.plan import Shard
+from gram.sampler.scheduler import Shard
 
 SIMULATED_SHARDS = 100_000
 """A longer run is taken to go on at the pace of so many shards (or twenty a worker)."""

@@ -12,7 +12,6 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -27,11 +26,11 @@ from gram import __version__
 from gram.config import ModelConfig, SamplerConfig, config_from_json, config_to_json
 from gram.distributed import sources
 from gram.model import Model
-from gram.sampler.engine import Engine
-from gram.sampler.plan import Shard
-from gram.sampler.record import Sealed
-from gram.sampler.run import Job, run_shard
-from gram.sampler.settings import resolve
+from gram.sampler.backend import Job
+from gram.sampler.engine import Engine, Observer
+from gram.sampler.record import Serialized
+from gram.sampler.run import resolve
+from gram.sampler.scheduler import Shard
 from gram.tasks.registry import get_task
 
 PUZZLES = "puzzles"
@@ -59,8 +58,8 @@ class WorkerMetadata(NamedTuple):
 class ShardOutcome(NamedTuple):
     """What came of a shard: its result, or why there is none."""
 
-    sealed: bytes
-    """`gram.sampler.record.Sealed`, ready for the driver's store: the driver is one, workers are many."""
+    serialized: bytes
+    """`gram.sampler.record.Serialized`, ready for the driver's store: the driver is one, workers are many."""
     error: str
     elapsed_s: float
 
@@ -75,7 +74,7 @@ def pack(job: Job, *, task_module: Path | None) -> Parcel:
         "task_source": None if task_module is None else task_module.read_text(encoding="utf-8"),
         "device": job.device.type,
         "model": config_to_json(job.model.config),
-        "config": config_to_json(replace(job.config, slots=None) if is_elsewhere else job.config),
+        "config": config_to_json(job.config) | ({"slots": None} if is_elsewhere else {}),
         "is_unconditional": job.is_unconditional,
         "is_traced": job.is_traced,
     }
@@ -84,11 +83,22 @@ def pack(job: Job, *, task_module: Path | None) -> Parcel:
 
 def expected_metadata(job: Job) -> tuple[str, ...]:
     """What a worker must say of itself for its results to belong to the plan: the first of `WorkerMetadata`."""
-    return __version__, sources.digest(), job.device.type, job.kernel, job.model.digest()
+    return __version__, sources.digest(), job.device.type, job.config.kernel, job.model.digest()
 
 
 class _Cancelled(Exception):
     """Ends a shard between two supervision steps."""
+
+
+class _Cancellation(Observer):
+    """Raises `_Cancelled` after a supervision step where the shard is not needed any more."""
+
+    def __init__(self, is_cancelled: Callable[[], bool]) -> None:
+        self.is_cancelled = is_cancelled
+
+    def on_advanced(self, engine: Engine) -> None:
+        if self.is_cancelled():
+            raise _Cancelled
 
 
 class Runner:
@@ -98,21 +108,27 @@ class Runner:
         packed, text = parcel
         request: dict[str, Any] = json.loads(text)
         tensors = load_tensors(packed)
-        self.puzzles: NDArray[np.uint8] = tensors.pop(PUZZLES).numpy()
-        self.task = _task(request["task"], request["task_source"])
+        puzzles: NDArray[np.uint8] = tensors.pop(PUZZLES).numpy()
         device = torch.device(request["device"])
         model = Model(config_from_json(ModelConfig, request["model"], where="model"))
         model.load_state_dict({name.removeprefix(WEIGHT): tensor for name, tensor in tensors.items()}, assign=True)
-        self.model = model.to(device=device).eval().requires_grad_(False)
-        self.config = resolve(config_from_json(SamplerConfig, request["config"], where="config"), self.model)
-        self.is_unconditional, self.is_traced = bool(request["is_unconditional"]), bool(request["is_traced"])
+        model = model.to(device=device).eval().requires_grad_(False)
+        self.job = Job(
+            model=model,
+            task=_task(request["task"], request["task_source"]),
+            puzzles=puzzles,
+            config=resolve(config_from_json(SamplerConfig, request["config"], where="config"), model),
+            device=device,
+            is_unconditional=bool(request["is_unconditional"]),
+            is_traced=bool(request["is_traced"]),
+        )
 
     def metadata(self, node: str) -> WorkerMetadata:
         """What the driver checks before it sends work."""
-        device = self.model.device
-        weights = self.model.digest()
+        job = self.job
+        weights = job.model.digest()
         return WorkerMetadata(
-            __version__, sources.digest(), device.type, self.config.kernel, weights, node, os.getpid()
+            __version__, sources.digest(), job.device.type, job.config.kernel, weights, node, os.getpid()
         )
 
     def run(self, shard: Shard, *, is_cancelled: Callable[[], bool] = lambda: False) -> ShardOutcome:
@@ -120,28 +136,16 @@ class Runner:
         and after each; the shard ends there with the text `CANCELLED` where it says so."""
         started = time.perf_counter()
 
-        def check(_: Engine | None) -> None:
+        try:
             if is_cancelled():
                 raise _Cancelled
-
-        try:
-            check(None)
-            result = run_shard(
-                self.model,
-                self.task,
-                self.puzzles,
-                self.config,
-                shard,
-                is_unconditional=self.is_unconditional,
-                is_traced=self.is_traced,
-                on_advanced=check,
-            )
+            result = self.job.run_shard(shard, _Cancellation(is_cancelled))
         except _Cancelled:
             return ShardOutcome(b"", CANCELLED, time.perf_counter() - started)
         except Exception as error:
             text = " ".join(f"{type(error).__name__}: {error}".split())
             return ShardOutcome(b"", text[:500], time.perf_counter() - started)
-        return ShardOutcome(Sealed.of(result.arrays()).to_bytes(), "", time.perf_counter() - started)
+        return ShardOutcome(Serialized.of(result.arrays()).to_bytes(), "", time.perf_counter() - started)
 
 
 class Worker:
@@ -162,8 +166,8 @@ class Worker:
         import ray
 
         is_cancelled = ray.get_runtime_context().is_canceled
-        sealed, error, elapsed_s = self.runner.run(Shard(*shard), is_cancelled=is_cancelled)
-        return sealed, error, elapsed_s
+        serialized, error, elapsed_s = self.runner.run(Shard(*shard), is_cancelled=is_cancelled)
+        return serialized, error, elapsed_s
 
 
 def _task(name: str, source: str | None) -> Any:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -28,8 +27,9 @@ from gram.evals.progress import ShowProgress, silent
 from gram.evals.puzzle_choice import PuzzleChoice
 from gram.json_values import plain
 from gram.kernels import dispatch
-from gram.sampler.plan import shape_of
-from gram.sampler.run import Backend
+from gram.sampler.backend import Backend
+from gram.sampler.engine import Observer, Progress
+from gram.sampler.run import shape_of
 from gram.tasks.protocol import PuzzleSet
 from gram.versions import versions
 
@@ -86,7 +86,7 @@ class AblationRun:
             done: dict[int, Path] = {}
             if jobs == 1:
                 for number in numbers:
-                    done[number] = self.run_cell(number, on_ended=lambda _: advance(0), backend=backend)
+                    done[number] = self.run_cell(number, observer=Progress(lambda _: advance(0)), backend=backend)
                     advance(1)
                 return [done[number] for number in numbers]
             # Cells that share trajectories share their folder, which one process at a time writes.
@@ -105,9 +105,7 @@ class AblationRun:
         """Some cells, one after another; the folder of each."""
         return {number: self.run_cell(number) for number in numbers}
 
-    def run_cell(
-        self, number: int, *, on_ended: Callable[[int], None] | None = None, backend: Backend | None = None
-    ) -> Path:
+    def run_cell(self, number: int, *, observer: Observer | None = None, backend: Backend | None = None) -> Path:
         """One cell to its folder, unless that holds it already."""
         cell = self.plan.cells[number]
         sampler, puzzles = self.sampler(cell), self.puzzles
@@ -117,7 +115,7 @@ class AblationRun:
         if (folder / RESULTS_FILE).is_file() and (folder / PREDICTIONS_FILE).is_file():
             return folder
         trajectories = self.out / "trajectories" / shared
-        result = sampler.sample(puzzles, settings, out=trajectories, on_ended=on_ended, backend=backend)
+        result = sampler.sample(puzzles, settings, out=trajectories, observer=observer, backend=backend)
         found = evaluate_result(sampler.task, puzzles, result, checkpoint=sampler.name, versions=versions())
         summary = to_json(found) | self.choice.facts(sampler.card)
         write_results(folder, summary, predictions(sampler.task, puzzles, result))

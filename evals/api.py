@@ -26,8 +26,9 @@ from gram.evals.pages import figures, pictures
 from gram.evals.progress import ShowProgress, silent
 from gram.evals.puzzle_choice import PuzzleChoice
 from gram.formatting import difference, percent
+from gram.sampler.backend import Backend
+from gram.sampler.engine import Progress
 from gram.sampler.result import SampleResult
-from gram.sampler.run import Backend
 from gram.tasks.protocol import PuzzleSet, Task
 from gram.versions import versions
 
@@ -203,7 +204,7 @@ def evaluate_chosen(
 ) -> EvaluationReport:
     """`evaluate` of puzzles that are chosen already; it saves trajectories, and no results."""
     with progress(len(chosen) * settings.width, "trajectories") as advance:
-        result = sampler.sample(chosen, settings, out=out, on_ended=advance, backend=backend)
+        result = sampler.sample(chosen, settings, out=out, observer=Progress(advance), backend=backend)
     return EvaluationReport(
         evaluation=evaluate_result(sampler.task, chosen, result, checkpoint=sampler.name, versions=versions()),
         puzzles=chosen,

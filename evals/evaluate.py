@@ -22,7 +22,7 @@ from gram.evals import metrics, statistics
 from gram.formatting import number, percent, span
 from gram.json_values import plain
 from gram.sampler.result import SampleResult
-from gram.sampler.settings import SELECTOR
+from gram.sampler.run import SELECTOR
 from gram.tasks.protocol import PuzzleSet, Task, Tokens
 
 RESULTS_FILE, PREDICTIONS_FILE = "results.json", "predictions.jsonl"

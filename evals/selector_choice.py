@@ -10,9 +10,9 @@ import numpy as np
 from gram.config import SELECTORS
 from gram.evals import statistics
 from gram.evals.paired import paired_difference
-from gram.sampler.result import SampleResult, scores_of
+from gram.sampler.result import SampleResult
+from gram.sampler.run import SELECTOR
 from gram.sampler.selectors import select
-from gram.sampler.settings import SELECTOR
 from gram.tasks.protocol import PuzzleSet, Task
 
 ORDER = (SELECTOR, *(each for each in SELECTORS if each != SELECTOR))
@@ -30,7 +30,7 @@ def compare_selectors(
     Holm's correction counts the others. `alike` names the selectors that pick as this one does. The order is that of
     `ORDER`.
     """
-    scores, lines = scores_of(result, result.votes), np.arange(len(puzzles))
+    scores, lines = result.scores(result.votes), np.arange(len(puzzles))
     picked = {each: result.candidates[lines, select(each, scores)] for each in ORDER if each in (SELECTOR, *selectors)}
     alike = {
         each: [other for other in picked if other != each and np.array_equal(picked[other], answers)]

@@ -1,32 +1,42 @@
-"""The Python interface: `gram.load(name).sample(puzzles, width=20)`. The command line is a thin client of it.
+"""The Python interface: `gram.load(name).sample(puzzles, width=20)`. The command line is its client.
 
 Shapes: `P` puzzles, `N` width, `L` puzzle tokens, `A` answer tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
 
 from gram import checkpoint
-from gram.config import SamplerConfig
+from gram.config import (
+    Injector,
+    Kernel,
+    NoiseSite,
+    Resampler,
+    ResolvedConfig,
+    SamplerConfig,
+    Selector,
+    WidthPolicy,
+)
 from gram.model import Model
-from gram.sampler.engine import Engine, StepView
+from gram.sampler.backend import Backend
+from gram.sampler.engine import Observer
+from gram.sampler.halting import Halting
 from gram.sampler.result import SampleResult
-from gram.sampler.run import Backend, sample
-from gram.sampler.settings import resolve
+from gram.sampler.run import resolve, sample
 from gram.tasks.inputs import input_tokens
 from gram.tasks.protocol import PuzzleSet, Task, Tokens
 from gram.tasks.registry import get_task
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-Puzzles = Sequence[str] | PuzzleSet | Tokens
+Puzzles = str | Sequence[str] | PuzzleSet | Tokens
 
 
 def choose_device(device: str = "auto") -> torch.device:
@@ -60,6 +70,32 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     return any(is_there for name, is_there in torch.cpu.get_capabilities().items() if "bf16" in name)
 
 
+class SamplerOptions(TypedDict, total=False):
+    """Settings by keyword, so that an editor completes them: the fields of `gram.config.SamplerConfig`, which says what
+    they mean."""
+
+    width: int
+    depth: int | None
+    selector: Selector | None
+    injector: Injector | None
+    sigma: float | None
+    noise_site: NoiseSite
+    temperature: float
+    resampler: Resampler
+    resample_threshold: float
+    halting: Halting
+    halt_threshold: float | None
+    width_policy: WidthPolicy
+    width_threshold: float | None
+    transitions: int | None
+    low_level_updates: int | None
+    seed: int
+    slots: int | None
+    launch: int | None
+    is_padded: bool
+    kernel: Kernel
+
+
 class Sampler:
     """A model and its task, ready to sample."""
 
@@ -69,11 +105,12 @@ class Sampler:
         self.name = name
         """Name of the shipped checkpoint, or its directory."""
         self.card = card or {}
-        """What the checkpoint's card tells (recipe, steps, figures); empty where it has none that can be
-        read."""
+        """What the checkpoint's card says (recipe, steps, figures); empty where it has none that can be read."""
 
-    def settings(self, config: SamplerConfig | None = None, *, puzzles: int = 0, **overrides: Any) -> SamplerConfig:
-        """`config` with `overrides` (fields of `SamplerConfig`) applied and depth and launch filled in.
+    def settings(
+        self, config: SamplerConfig | None = None, *, puzzles: int = 0, **overrides: Unpack[SamplerOptions]
+    ) -> ResolvedConfig:
+        """`config` with `overrides` applied and what they leave open filled in.
 
         `puzzles`, their number, lets kernel `auto` compile a long run on a CPU; without it the run counts as short.
         Raises `ValueError` for a value out of range, `TypeError` for an unknown field.
@@ -81,8 +118,8 @@ class Sampler:
         return resolve(replace(config or SamplerConfig(), **overrides), self.model, puzzles)
 
     def tokens(self, puzzles: Puzzles) -> Tokens:
-        """Puzzles as tokens `[P, L]`; text is parsed by the task. Raises `PuzzleError` for what is no puzzle of it."""
-        return input_tokens(self.task, puzzles)
+        """Puzzles as tokens `[P, L]`; the task parses text. Raises `PuzzleError` for what is no puzzle of it."""
+        return input_tokens(self.task, [puzzles] if isinstance(puzzles, str) else puzzles)
 
     def sample(
         self,
@@ -91,33 +128,30 @@ class Sampler:
         *,
         out: Path | str | None = None,
         is_traced: bool = False,
-        on_ended: Callable[[int], None] | None = None,
-        on_step: Callable[[StepView], None] | None = None,
-        on_advanced: Callable[[Engine], None] | None = None,
+        observer: Observer | None = None,
         backend: Backend | None = None,
-        **overrides: Any,
+        **overrides: Unpack[SamplerOptions],
     ) -> SampleResult:
-        """Samples trajectories of every puzzle and selects an answer for each.
+        """Samples trajectories of every puzzle and selects an answer for each: `result[0].text`.
 
-        `puzzles`: texts, tokens `[P, L]` or a `PuzzleSet`. Settings: `config`, or fields of `SamplerConfig` by keyword
-        (`width=`, `depth=`, `selector=`, `seed=` ...). `on_ended(n)` is called when `n` trajectories have come to
-        their end, `on_step(view)` and `on_advanced(engine)` after every supervision step. With `out`, a folder,
-        finished shards are kept and the same call goes on after a kill; `is_traced` keeps every supervision step there
-        (`gram.sampler.trace`). `backend` runs the shards elsewhere (`gram.distributed.pool.Pool`). Raises
-        `PuzzleError`, `StoreError` and `ValueError` for bad input.
+        `puzzles`: a text, texts, tokens `[P, L]` or a `PuzzleSet`. Settings: `config`, or fields of `SamplerConfig` by
+        keyword (`width=`, `depth=`, `selector=`, `seed=` ...). With `out`, a folder, finished shards are kept, and the
+        same call continues after a kill; `is_traced` keeps every supervision step there (`gram.sampler.trace`).
+        `observer` watches the run (`gram.sampler.engine.Observer`). `backend` runs the shards elsewhere
+        (`gram.distributed.pool.Pool`). Raises `PuzzleError`, `StoreError` and `ValueError` for bad input.
         """
         tokens = self.tokens(puzzles)
+        if not isinstance(config, ResolvedConfig) or overrides:
+            config = self.settings(config, puzzles=len(tokens), **overrides)
         return sample(
             self.model,
             self.task,
             tokens,
-            self.settings(config, puzzles=len(tokens), **overrides),
+            config,
             out=out,
             is_traced=is_traced,
-            about={"checkpoint": self.name},
-            on_ended=on_ended,
-            on_step=on_step,
-            on_advanced=on_advanced,
+            metadata={"checkpoint": self.name},
+            observer=observer,
             backend=backend,
         )
 
@@ -141,16 +175,17 @@ class Sampler:
         count: int,
         config: SamplerConfig | None = None,
         *,
-        on_ended: Callable[[int], None] | None = None,
-        **overrides: Any,
+        observer: Observer | None = None,
+        **overrides: Unpack[SamplerOptions],
     ) -> SampleResult:
         """`count` unconditional samples: one empty puzzle of width `count`, so `candidates` is `[1, count, A]`.
 
         Raises `ValueError` where the model was not trained with the empty condition.
         """
-        settings = self.settings(config, **{**overrides, "width": count})
+        overrides["width"] = count
+        settings = self.settings(config, **overrides)
         empty = np.zeros((1, self.model.config.tokens), dtype=np.uint8)
-        return sample(self.model, self.task, empty, settings, is_unconditional=True, on_ended=on_ended)
+        return sample(self.model, self.task, empty, settings, is_unconditional=True, observer=observer)
 
 
 def load(
@@ -178,5 +213,5 @@ def load(
     try:
         card = checkpoint.read_card(directory)
     except (checkpoint.CheckpointError, OSError):
-        card = {}  # sampling needs none; who shows cards says what is wrong with it
+        card = {}  # sampling needs none; commands that show cards say what is wrong with it
     return Sampler(model, task, name=str(name_or_directory), card=card)

@@ -13,19 +13,19 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypeVar, get_args
 
 from gram.kernels.spec import Guidance, HeadReadout, Mixer, MixerNorm, NoiseOrder, Positions, Spec
+from gram.sampler.halting import RULES, Halting, check_threshold
 from gram.setting_values import at_least, at_most, make_plain, one_of, shown, within
 
 Relation = Literal["row", "column", "diagonal", "antidiagonal", "all"]
 Injector = Literal["none", "prior", "gaussian", "path"]
 NoiseSite = Literal["h", "l", "both"]
 Resampler = Literal["none", "lprm", "halt", "lprm-increment", "halt-increment"]
-Halting = Literal["head", "fixed", "residual", "unchanged"]
 Selector = Literal["vote", "lprm", "halt", "residual", "margin", "first", "first-halt"]
 WidthPolicy = Literal["fixed", "staged", "decided", "verified"]
 Kernel = Literal["auto", "eager", "compiled", "fused", "blocks", "gemm"]
 
 SELECTORS: tuple[str, ...] = get_args(Selector)
-HALTINGS: tuple[str, ...] = get_args(Halting)
+HALTINGS: tuple[str, ...] = tuple(RULES)
 INJECTORS: tuple[str, ...] = get_args(Injector)
 NOISE_SITES: tuple[str, ...] = get_args(NoiseSite)
 RESAMPLERS: tuple[str, ...] = get_args(Resampler)
@@ -122,7 +122,7 @@ class ModelConfig(Spec):
             ("head_readout", get_args(HeadReadout)),
         ):
             one_of(name, getattr(self, name), choices)
-        _check_halt_threshold("head", self.halt_threshold)
+        check_threshold("head", self.halt_threshold)
         if self.selector is not None:
             one_of("selector", self.selector, SELECTORS)
         for name in ("path_noise", "initial_std"):
@@ -249,7 +249,7 @@ class SamplerConfig:
             if getattr(self, name) is not None:
                 at_most(name, getattr(self, name), most)
         for name, choices in (
-            ("halting", HALTINGS),
+            ("halting", tuple(RULES)),
             ("noise_site", NOISE_SITES),
             ("resampler", RESAMPLERS),
             ("width_policy", WIDTH_POLICIES),
@@ -266,7 +266,7 @@ class SamplerConfig:
                 raise ValueError(f"sigma must come with injector gaussian or path, got {self.injector}")
         if not 0 < self.resample_threshold <= 1:
             raise ValueError(f"resample_threshold must be above 0 and at most 1, got {self.resample_threshold}")
-        _check_halt_threshold(self.halting, self.halt_threshold)
+        check_threshold(self.halting, self.halt_threshold)
         if self.width_threshold is not None:
             if self.width_policy not in ("staged", "decided"):
                 raise ValueError(f"width_threshold must come with staged or decided, got {self.width_policy}")
@@ -280,18 +280,25 @@ class SamplerConfig:
             at_least("launch", self.launch, 1)
 
 
-def _check_halt_threshold(halting: str, threshold: float | None) -> None:
-    """Raises `ValueError` where the halting rule cannot use the threshold."""
-    if threshold is None:
-        return
-    if halting == "head" and not 0 < threshold < 1:
-        raise ValueError(f"halt_threshold must be between 0 and 1, got {threshold}")
-    if halting == "residual" and not threshold > 0:
-        raise ValueError(f"halt_threshold must be above 0 for residual, got {threshold}")
-    if halting == "unchanged" and not (threshold >= 1 and threshold == int(threshold)):
-        raise ValueError(f"halt_threshold must be a whole number of steps for unchanged, got {threshold}")
-    if halting == "fixed":
-        raise ValueError(f"halt_threshold must come with a way of halting, got {threshold} with fixed")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResolvedConfig(SamplerConfig):
+    """Settings of a run with nothing left open: `gram.sampler.run.resolve` asks the model where the user did not say.
+
+    None is left only where it has no meaning: `sigma` of an injector without, and thresholds of policies without.
+    """
+
+    depth: int
+    selector: Selector
+    injector: Injector
+    transitions: int
+    low_level_updates: int
+    slots: int
+    launch: int
+
+    def __post_init__(self) -> None:
+        SamplerConfig.__post_init__(self)
+        if self.halt_threshold is None and RULES[self.halting].threshold is not None:
+            raise ValueError(f"halt_threshold must be given in resolved settings with halting {self.halting}, got none")
 
 
 PAPER: dict[str, Any] = {

@@ -23,10 +23,11 @@ from transformers.utils.generic import ModelOutput
 
 from gram import checkpoint
 from gram.checkpoint import CheckpointError
-from gram.config import ModelConfig, SamplerConfig, check_stored, config_from_json, config_to_json
+from gram.config import ModelConfig, ResolvedConfig, SamplerConfig, check_stored, config_from_json, config_to_json
 from gram.kernels.philox import NoiseKey
 from gram.model import Model
-from gram.sampler.settings import injection_of, resolve, spec_of
+from gram.sampler.engine import injection_of, spec_of
+from gram.sampler.run import resolve
 from gram.tasks.puzzle_sets import puzzle_hash as hash_of
 
 
@@ -121,7 +122,6 @@ class GramForReasoning(PreTrainedModel):
         """
         given: dict[str, Any] = {name: value for name, value in (("depth", depth), ("seed", seed)) if value is not None}
         config = resolve(replace(sampling or SamplerConfig(), **given), self.model)
-        assert config.launch is not None
         self._check_tokens(input_ids)
         if puzzle_hash is None:
             task = self.model.config.task
@@ -134,10 +134,8 @@ class GramForReasoning(PreTrainedModel):
         logits, halt, lprm = (torch.cat(part) for part in zip(*parts, strict=True))
         return GramOutput(logits=logits, halt=halt, lprm=lprm)
 
-    def _launched(self, input_ids: Tensor, hashes: Tensor, config: SamplerConfig) -> tuple[Tensor, Tensor, Tensor]:
+    def _launched(self, input_ids: Tensor, hashes: Tensor, config: ResolvedConfig) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, halt logits and LPRM of at most a launch of puzzles; the rows after them are copies of the first."""
-        assert config.launch is not None
-        assert config.depth is not None
         count = len(input_ids)
         rows = torch.arange(config.launch, device=input_ids.device)
         rows = torch.where(rows < count, rows, 0)

@@ -29,7 +29,7 @@ class Generated:
 
     def __init__(self, puzzles: int, width: int, depth: int) -> None:
         self.puzzle_count, self.width, self.depth = puzzles, width, depth
-        self.about: dict[str, Any] = {}
+        self.metadata: dict[str, Any] = {}
         self.made_s = 0.0
         index = np.arange(puzzles, dtype=np.uint32)
         self.puzzles = (index[:, None] >> np.arange(0, 32, 4, dtype=np.uint32) & 15).astype(np.uint8) + 1

@@ -19,7 +19,7 @@ from typing import Any
 import gram
 from gram.checkpoint import write_atomically
 from gram.evals.selector_choice import chosen, compare_selectors
-from gram.sampler.settings import supported_selectors
+from gram.sampler.run import supported_selectors
 from gram.tasks.protocol import PuzzleSet, Task
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "gram" / "weights"

@@ -17,7 +17,7 @@ from gram.config import SamplerConfig
 from gram.distributed.prediction import Prediction, predict
 from gram.distributed.simulation import DRIVER_S, Simulated, simulate
 from gram.evals.pages.plots import BusyLine, draw_busy
-from gram.sampler.plan import shards_of
+from gram.sampler.run import shards_of
 
 FOLDER = Path(__file__).parent.parent / "docs"
 PAGE, PICTURE = "scaling.md", "figures/scaling.png"

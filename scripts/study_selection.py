@@ -25,7 +25,7 @@ from gram.evals.evaluate import evaluate_result, judge
 from gram.evals.metrics import within_puzzle_auroc
 from gram.evals.paired import paired_difference
 from gram.evals.statistics import clustered_interval
-from gram.sampler.result import scores_of
+from gram.sampler.engine import Observer, StepView
 from gram.sampler.selectors import select
 
 WIDTH = 20
@@ -45,12 +45,13 @@ def study(name: str, depth: int, settings: dict[str, Any], limit: int, threshold
     common = {"width": WIDTH, "depth": depth, "halting": "fixed", **settings}
     by_step: dict[int, list[tuple[int, int, Any, float, float]]] = defaultdict(list)
 
-    def note(view: Any) -> None:
-        for row, step in enumerate(view.step.tolist()):
-            place = int(view.puzzle[row]), int(view.trajectory[row])
-            by_step[step].append((*place, view.answers[row], float(view.halt[row]), float(view.lprm[row])))
+    class Notes(Observer):
+        def on_step(self, view: StepView) -> None:
+            for row, step in enumerate(view.step.tolist()):
+                place = int(view.puzzle[row]), int(view.trajectory[row])
+                by_step[step].append((*place, view.answers[row], float(view.halt[row]), float(view.lprm[row])))
 
-    plain = sampler.sample(puzzles, on_step=note, **common)
+    plain = sampler.sample(puzzles, observer=Notes(), **common)
     lines = [
         f"## {name}\n",
         f"{len(puzzles)} held-out puzzles x {WIDTH} trajectories, {depth} supervision steps, no halting"
@@ -74,7 +75,7 @@ def study(name: str, depth: int, settings: dict[str, Any], limit: int, threshold
     lines += ["", "| selector | accuracy | 95 % interval | against vote, points |", "|---|---|---|---|"]
     verdicts = {}
     for selector in SELECTORS:
-        picked = replace(plain, selected=select(selector, scores_of(plain, plain.votes)))
+        picked = replace(plain, selected=select(selector, plain.scores(plain.votes)))
         verdicts[selector] = task.verify(puzzles.puzzles, picked.answers).astype(float)
     for selector, right in verdicts.items():
         low, high = clustered_interval(right, puzzles.groups)

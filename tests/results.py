@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from gram.config import SamplerConfig
-from gram.sampler.result import SampleResult
-from gram.sampler.selectors import Scores, count_votes, select
+from gram.config import ResolvedConfig
+from gram.sampler.result import SampleResult, ShardResult
+from gram.sampler.selectors import answer_labels, count_votes, select
 from gram.tasks.protocol import Task, Tokens
 
 
@@ -28,15 +28,14 @@ def hand_made(
     shape = candidates.shape[:2]
     canonical = task.canonical(candidates.reshape(-1, candidates.shape[-1])).reshape(candidates.shape)
     width_of = np.full(shape[0], shape[1]) if widths is None else np.asarray(widths)
-    votes = count_votes(canonical, widths=width_of)
+    votes = count_votes(answer_labels(canonical), widths=width_of)
     taken = np.broadcast_to(np.asarray(steps), shape).astype(np.int64)
     halts, lprms, nothing = (np.broadcast_to(np.float32(value), shape).copy() for value in (halt, lprm, 0.0))
-    is_halted = taken < 8
-    scores = Scores(votes, halts, lprms, nothing, nothing, taken, is_halted)
-    config = SamplerConfig(
-        **{"width": shape[1], "depth": 8, "launch": 64, "kernel": "eager", "selector": "vote", **settings}
+    resolved = {"injector": "prior", "halt_threshold": 0.95, "transitions": 1, "low_level_updates": 2, "slots": 64}
+    config = ResolvedConfig(
+        **{"width": shape[1], "depth": 8, "launch": 64, "kernel": "eager", "selector": "vote", **resolved, **settings}
     )
-    return SampleResult(
+    found = ShardResult(
         puzzles=puzzles,
         candidates=candidates,
         steps=taken,
@@ -44,15 +43,18 @@ def hand_made(
         lprm=lprms,
         residual=nothing,
         margin=nothing,
-        is_halted=is_halted,
+        is_halted=taken < 8,
         lineage=np.broadcast_to(np.arange(shape[1]), shape).copy(),
         widths=width_of,
-        selected=select(config.selector or "vote", scores),
+    )
+    return SampleResult(
+        **found.arrays(),
+        selected=select(config.selector, found.scores(votes)),
         votes=votes,
         config=config,
         elapsed_s=elapsed_s,
         steps_run=int(taken.sum()),
-        kernel="eager",
         device="cpu",
         dtype="float32",
+        task=task,
     )

@@ -23,8 +23,8 @@ from gram.evals.evaluate import judge
 from gram.evals.paired import paired_difference
 from gram.model import Model
 from gram.sampler.engine import Engine
-from gram.sampler.plan import shards_of
 from gram.sampler.result import SampleResult, ShardResult
+from gram.sampler.run import shards_of
 from gram.tasks.protocol import PuzzleSet
 
 MEMORY_RUNS = (1_000, 100_000)
@@ -42,7 +42,7 @@ def refill_rows(sampler: Sampler, puzzles: PuzzleSet, *, width: int, rounds: int
     runs: dict[str, tuple[int, list[ShardResult]]] = {}
 
     def run(is_rectangular: bool) -> None:
-        engine = Engine(sampler.model, sampler.task, puzzles.puzzles, config, is_rectangular=is_rectangular)
+        engine = Engine(sampler.model, sampler.task, puzzles.puzzles, config, is_static=is_rectangular)
         made = [
             result for _, result in sorted(engine.run(shards_of(len(puzzles), config)), key=lambda one: one[0].index)
         ]

@@ -6,7 +6,7 @@ its halting rule or `M` ends it. A cell's selected accuracy is the mean over all
 never one lucky draw; pass@N and the number of distinct solutions are exact expectations over subsets of `N` of the `n`.
 
 Shapes: `P` puzzles, `n` trajectories of the trace, `H` halting rules, `M` depths, `N` widths, `S` selectors; `G`
-groups. Halting `unchanged` compares canonical answers here, raw ones in the sampler.
+groups. Halting, votes and selection are the sampler's own (`gram/sampler/halting.py`, `selectors.py`).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from gram.config import HALTINGS, SELECTORS
 from gram.evals.metrics import pass_at_k
+from gram.sampler.halting import RULES, Readings, count_unchanged, stops
+from gram.sampler.selectors import Scores, count_votes, rank
 
 Floats = NDArray[np.float32]
-THRESHOLDS = {"head": 0.95, "residual": 0.01, "unchanged": 2.0}
-"""Halting thresholds where none is given: those of sampling."""
 _TRAJECTORIES = 1 << 16
 """Trajectories worked on at once: bounds memory, not results."""
 
@@ -55,7 +55,7 @@ class Block(Protocol):
 class Trace(Protocol):
     """A folder of traces of one seed, read block by block."""
 
-    about: dict[str, Any]
+    metadata: dict[str, Any]
     width: int
     depth: int
     puzzle_count: int
@@ -102,7 +102,8 @@ class Grid:
     def threshold(self, halting: str) -> float:
         """The threshold of a halting rule."""
         given = dict(zip(self.haltings, self.thresholds, strict=False)).get(halting)
-        return given if given is not None else THRESHOLDS.get(halting, math.nan)
+        default = RULES[halting].threshold
+        return given if given is not None else math.nan if default is None else default
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,31 +130,18 @@ class Outcomes:
 
 def stop_steps(block: Block, halting: str, threshold: float, first_halt: int, rows: slice) -> NDArray[np.int32]:
     """Step at which a rule ends each trajectory, `[p, n]`; one more than the trace's depth where it never does."""
-    steps = block.halt.shape[2]
-    if halting == "fixed":
-        return np.full(block.halt[rows].shape[:2], steps + 1, dtype=np.int32)
-    if halting == "head":
-        stops = block.halt[rows] > math.log(threshold / (1 - threshold))
-    elif halting == "residual":
-        stops = block.residual[rows] < threshold
-    else:
+    halt = block.halt[rows]
+    steps = halt.shape[2]
+    unchanged = np.zeros(halt.shape, np.int32)
+    if RULES[halting].needs_answers:
         answer = block.answer[rows]
-        stops = np.ones(answer.shape, dtype=bool)
-        for back in range(1, int(threshold) + 1):
-            stops[..., :back] = False
-            stops[..., back:] &= answer[..., back:] == answer[..., :-back]
-    stops[..., : first_halt - 1] = False
-    step: NDArray[np.int32] = np.where(stops.any(-1), stops.argmax(-1) + 1, steps + 1).astype(np.int32)
-    return step
-
-
-def group_votes(answer: NDArray[np.int32], width: int) -> NDArray[np.int32]:
-    """For each of a group's trajectories `[p, G * width]`, how many of the group gave its answer: `[p, G, width]`."""
-    members = np.ascontiguousarray(answer.reshape(len(answer), -1, width).transpose(2, 0, 1))
-    votes = np.zeros(members.shape, dtype=np.uint16)
-    for one in members:
-        votes += members == one
-    return np.ascontiguousarray(votes.transpose(1, 2, 0)).astype(np.int32)
+        for step in range(1, steps):
+            is_same = answer[..., step] == answer[..., step - 1]
+            unchanged[..., step] = count_unchanged(is_same, unchanged[..., step - 1])
+    now = Readings(step=np.arange(1, steps + 1), halt=halt, residual=block.residual[rows], unchanged=unchanged)
+    stopping = np.broadcast_to(stops(halting, threshold, first_halt, now), halt.shape)
+    step_of: NDArray[np.int32] = np.where(stopping.any(-1), stopping.argmax(-1) + 1, steps + 1).astype(np.int32)
+    return step_of
 
 
 def tabulate(
@@ -235,7 +223,10 @@ class _Tally:
                 last["is_right"] = last["is_right"] & real[:, None]
                 self.steps[index, h, m] += taken.mean(axis=1) * real
                 self._expectations(index, h, m, last)
-                ranks = _ranks(grid.selectors, last, taken, stop <= depth)
+                scores = Scores(
+                    last["answer"], last["halt"], last["lprm"], last["residual"], last["margin"], taken, stop <= depth
+                )
+                ranks = {each: rank(each, scores) for each in grid.selectors if each != "vote"}
                 for w, width in enumerate(grid.widths):
                     self._selections(seed, index, (h, m, w), width, last, ranks, violated)
 
@@ -271,10 +262,10 @@ class _Tally:
         right = last["is_right"][:, :used].reshape(count * groups, width)
         line = np.arange(count * groups)
         for s, selector in enumerate(self.grid.selectors):
-            if width == 1 or selector == "first":
+            if width == 1:
                 picked = np.zeros(count * groups, dtype=np.int64)
             elif selector == "vote":
-                picked = group_votes(last["answer"][:, :used], width).reshape(-1, width).argmax(axis=1)
+                picked = count_votes(last["answer"][:, :used].reshape(-1, width)).argmax(axis=1)
             else:
                 picked = ranks[selector][:, :used].reshape(-1, width).argmax(axis=1)
             verdict = right[line, picked].reshape(count, groups)
@@ -302,26 +293,6 @@ class _Tally:
             self.is_real,
             puzzles,
         )
-
-
-def _ranks(
-    selectors: Sequence[str], last: dict[str, NDArray[Any]], taken: NDArray[np.int32], is_halted: NDArray[np.bool_]
-) -> dict[str, NDArray[Any]]:
-    """What each selector but `vote` and `first` looks for the largest of, `[p, n]`; as `gram/sampler/selectors.py`.
-
-    Ties go to the lowest trajectory. An undefined score (NaN) ranks below every defined one, so where all are undefined
-    trajectory 0 is selected.
-    """
-    ranks: dict[str, NDArray[Any]] = {}
-    for selector in selectors:
-        if selector == "first-halt":
-            ranks[selector] = np.where(is_halted, -taken, -np.iinfo(np.int32).max)
-        elif selector not in ("vote", "first"):
-            score = -last["residual"] if selector == "residual" else last[selector]
-            ranks[selector] = (
-                score if np.isfinite(score).all() else np.nan_to_num(score.astype(float), nan=-1e301, neginf=-1e300)
-            )
-    return ranks
 
 
 def _violations(

@@ -13,8 +13,8 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from gram.api import Sampler
-from gram.config import SamplerConfig
-from gram.sampler.engine import Engine
+from gram.config import ResolvedConfig
+from gram.sampler.engine import Engine, Observer
 from gram.tasks.protocol import Tokens
 
 TIMED_STEPS = 6
@@ -41,10 +41,9 @@ class Laps(NamedTuple):
     """Tokens in and selected answers out."""
 
 
-def timed(config: SamplerConfig, course: Course, puzzles: int) -> SamplerConfig:
-    """Settings of a timed run of a few steps over so many puzzles, in which nobody halts; `config` is resolved. One
+def timed(config: ResolvedConfig, course: Course, puzzles: int) -> ResolvedConfig:
+    """Settings of a timed run of a few steps over so many puzzles, in which nobody halts. One
     puzzle at a time launches the rows that run: padding would make width free up to a launch."""
-    assert config.launch is not None
     rule: dict[str, Any] = {"halting": "fixed", "halt_threshold": None}
     if course.reads_every_step:
         rule = {"halting": "unchanged", "halt_threshold": TIMED_STEPS}
@@ -58,28 +57,33 @@ def timed(config: SamplerConfig, course: Course, puzzles: int) -> SamplerConfig:
     )
 
 
-def alone(config: SamplerConfig, width: int, depth: int) -> SamplerConfig:
-    """Settings of a real run of one puzzle at a time, as it is timed; `config` is resolved."""
-    assert config.launch is not None
+def alone(config: ResolvedConfig, width: int, depth: int) -> ResolvedConfig:
+    """Settings of a real run of one puzzle at a time, as it is timed."""
     return replace(config, width=width, depth=depth, is_padded=False, slots=max(width, config.launch))
 
 
-def time_laps(sampler: Sampler, puzzles: Tokens, config: SamplerConfig) -> Laps:
+class _Clock(Observer):
+    """Notes when each supervision step ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_advanced(self, engine: Engine) -> None:
+        self.ends.append(time.perf_counter())
+
+
+def time_laps(sampler: Sampler, puzzles: Tokens, config: ResolvedConfig) -> Laps:
     """Laps of a run over `puzzles [P, L]` that never halts. Raises `ValueError` where a slot would be filled twice, or
     where there are less than 3 supervision steps."""
     trajectories = len(puzzles) * config.width
-    if config.slots is not None and config.slots < trajectories:
+    if config.slots < trajectories:
         raise ValueError(f"slots must hold all {trajectories} trajectories of a timed run, got {config.slots}")
-    if config.depth is None or config.depth < 3:
+    if config.depth < 3:
         raise ValueError(f"depth must be at least 3 in a timed run, got {config.depth}")
-    ends: list[float] = []
-
-    def advanced(engine: Engine) -> None:
-        ends.append(time.perf_counter())
-
+    clock = _Clock()
     started = time.perf_counter()
-    sampler.sample(puzzles, config, on_advanced=advanced)
-    finished = time.perf_counter()
+    sampler.sample(puzzles, config, observer=clock)
+    finished, ends = time.perf_counter(), clock.ends
     step = (ends[-2] - ends[0]) / (len(ends) - 2)
     ending = ends[-1] - ends[-2] - step
     overhead = finished - started - len(ends) * step - ending

@@ -27,8 +27,9 @@ from gram.evals.frontier.outcomes import Arrays
 from gram.evals.frontier.prices import READING
 from gram.evals.progress import ShowProgress, silent
 from gram.kernels import dispatch
-from gram.sampler.run import Backend
-from gram.sampler.settings import first_halt, supported_selectors
+from gram.sampler.backend import Backend
+from gram.sampler.engine import Progress, first_halt
+from gram.sampler.run import supported_selectors
 from gram.sampler.trace import Traces
 from gram.tasks.protocol import PuzzleSet, Tokens
 from gram.versions import versions
@@ -133,9 +134,10 @@ class FrontierStudy:
         """Samples all trajectories, to the largest depth."""
         started = time.perf_counter()
         with progress(self.seeds * len(self.chosen) * self.grid.widths[-1], "trajectories") as advance:
+            observer = Progress(advance)
             for seed, folder in enumerate(self.trace_folders):
                 self.sampler.sample(
-                    self.chosen, self.traced, seed=seed, out=folder, is_traced=True, on_ended=advance, backend=backend
+                    self.chosen, self.traced, seed=seed, out=folder, is_traced=True, observer=observer, backend=backend
                 )
         self.times["traced_s"] = round(time.perf_counter() - started, 1)
 

@@ -12,8 +12,7 @@ from gram.config import SamplerConfig
 
 if TYPE_CHECKING:
     from gram.api import Sampler
-    from gram.sampler.result import SampleResult
-    from gram.tasks.protocol import Task, Tokens
+    from gram.sampler.result import PuzzleResult, SampleResult
 
 SHOWN_BOARDS = 4
 
@@ -29,7 +28,7 @@ def generate(
     """Sample boards from nothing; needs a checkpoint trained with the empty condition."""
     at_least_one("count", count)
     family = sampling.task(task)
-    blank = family.blank_puzzle()
+    family.blank_puzzle()
     sampler = sampling.sampler(family, is_conditional=False)
     # The heads never saw the empty condition: they have no say in when to stop.
     config = replace(sampling.config, halting="fixed")
@@ -38,80 +37,72 @@ def generate(
             f"checkpoint {sampler.name!r} must be trained with the empty condition to generate, got one without"
         )
     from gram.cli.terminal import print_json, progress
+    from gram.sampler.engine import Progress
 
     with progress(count, "boards") as advance:
-        result = sampler.generate(count, config, on_ended=advance)
+        result = sampler.generate(count, config, observer=Progress(advance))
+    summary = _to_json(sampler, result)
     if as_json:
-        print_json(_to_json(sampler, blank, result))
+        print_json(summary)
     else:
-        _show(sampler, blank, result)
+        _show(sampler, result, summary)
 
 
-def _to_json(sampler: Sampler, blank: Tokens, result: SampleResult) -> dict[str, Any]:
+def _to_json(sampler: Sampler, result: SampleResult) -> dict[str, Any]:
     from gram.versions import versions
 
-    boards = result.candidates[0]
-    is_valid = _verdicts(sampler.task, blank, boards)
+    found, count = result[0], result.config.width
     return {
         "task": sampler.task.name,
         "checkpoint": sampler.name,
-        "count": len(boards),
-        "valid": int(is_valid.sum()),
-        "distinct": _distinct(sampler.task, boards),
-        "distinct_valid": _distinct(sampler.task, boards[is_valid]),
-        "never_shown": _never_shown(sampler.task, boards[is_valid]),
+        "count": count,
+        "valid": found.valid_trajectories,
+        "distinct": len(found.answers),
+        "distinct_valid": len(found.solutions),
+        "never_shown": _never_shown(found),
         "depth": result.config.depth,
         "halting": result.config.halting,
         "temperature": result.config.temperature,
         "launch": result.config.launch,
         "seed": result.config.seed,
         "elapsed_s": result.elapsed_s,
-        "trajectories_per_s": len(boards) / result.elapsed_s,
+        "trajectories_per_s": count / result.elapsed_s,
         "trajectories_sha256": result.trajectories_sha256,
         "device": result.device,
         "dtype": result.dtype,
         "kernel": result.kernel,
         "versions": versions(),
         "boards": [
-            {"board": sampler.task.format(blank, board), "is_valid": bool(valid), "steps": int(steps)}
-            for board, valid, steps in zip(boards, is_valid, result.steps[0], strict=True)
+            {
+                "board": sampler.task.format(found.puzzle, board),
+                "is_valid": found.answer_of(index).is_valid,
+                "steps": int(result.steps[0, index]),
+            }
+            for index, board in enumerate(result.candidates[0])
         ],
     }
 
 
-def _verdicts(task: Task, blank: Tokens, boards: Tokens) -> Any:
-    """The verifier's verdict on every board, `[K]`."""
+def _never_shown(found: PuzzleResult) -> int | None:
+    """Valid boards of grids that training holds out; None where the task does not say which these are."""
     import numpy as np
 
-    return task.verify(np.repeat(blank[None], len(boards), axis=0), boards)
+    boards = np.array([each.tokens for each in found.solutions], np.uint8).reshape(-1, found.task.output_tokens)
+    unseen = found.task.is_test_grid(boards)
+    return None if unseen is None else int(unseen @ np.array([each.votes for each in found.solutions], np.int64))
 
 
-def _distinct(task: Task, boards: Tokens) -> int:
-    """Different boards, up to the task's symmetry."""
-    import numpy as np
-
-    return len(np.unique(task.canonical(boards), axis=0)) if len(boards) else 0
-
-
-def _never_shown(task: Task, boards: Tokens) -> int | None:
-    """Boards `[K, A]` of grids that training holds out; None where the task tells nothing of them."""
-    unseen = task.is_test_grid(boards)
-    return None if unseen is None else int(unseen.sum())
-
-
-def _show(sampler: Sampler, blank: Tokens, result: SampleResult) -> None:
+def _show(sampler: Sampler, result: SampleResult, summary: dict[str, Any]) -> None:
     from rich.text import Text
 
     from gram.cli import terminal
 
-    console, count = terminal.output(), result.candidates.shape[1]
-    summary = _to_json(sampler, blank, result)
-    boards, is_valid = result.candidates[0], [board["is_valid"] for board in summary["boards"]]
+    console, count, found = terminal.output(), summary["count"], result[0]
     marks = terminal.is_plain(console)
     panels = []
-    for index, board in enumerate(boards[:SHOWN_BOARDS]):
-        title, style = ("valid", "green") if is_valid[index] else ("not valid", "red")
-        panels.append(terminal.framed(sampler.task.board(blank, board), title, marks=marks, style=style))
+    for index, board in enumerate(result.candidates[0, :SHOWN_BOARDS]):
+        title, style = ("valid", "green") if found.answer_of(index).is_valid else ("not valid", "red")
+        panels.append(terminal.framed(sampler.task.board(found.puzzle, board), title, marks=marks, style=style))
     across = max((console.width + 1) // ((panels[0].width or 0) + 1), 1)
     console.print(terminal.side_by_side(panels, across=across))
     if count > SHOWN_BOARDS:

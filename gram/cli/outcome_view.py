@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.console import Console, Group
 from rich.measure import Measurement
 from rich.panel import Panel
@@ -12,12 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from gram.api import Sampler
-from gram.cli.outcome import Answer, Outcome
 from gram.cli.terminal import framed, is_plain, legend, number, plural, side_by_side, table
-from gram.config import SamplerConfig
+from gram.config import ResolvedConfig
 from gram.kernels import dispatch
-from gram.sampler.result import SampleResult
-from gram.tasks.protocol import Task
+from gram.sampler.result import Answer, PuzzleResult, SampleResult
 
 SPACE = 3
 """Columns between boards and figures."""
@@ -25,29 +21,29 @@ TABLE_ROWS = 6
 """Distinct answers listed; the others are counted."""
 
 
-def show_run(console: Console, sampler: Sampler, settings: SamplerConfig) -> None:
+def show_run(console: Console, sampler: Sampler, settings: ResolvedConfig) -> None:
     """Task, checkpoint, how it samples, and the legend of the boards."""
-    how = f"{plural(settings.width, 'trajectory', 'trajectories')}, at most {plural(settings.depth or 0, 'step')}"
+    how = f"{plural(settings.width, 'trajectory', 'trajectories')}, at most {plural(settings.depth, 'step')}"
     console.print(Text.assemble((sampler.task.name, "bold"), f"  checkpoint {sampler.name}"))
     console.print(Text(f"{how}, selector {settings.selector}, seed {settings.seed}", "dim"))
     console.print(legend(marks=is_plain(console)))
     console.print()
 
 
-def show_timings(console: Console, timings: dict[str, Any], sampler: Sampler, result: SampleResult) -> None:
+def show_timings(console: Console, sampler: Sampler, result: SampleResult) -> None:
     """How long it took and on what."""
-    model = sampler.model
+    model, timings = sampler.model, result.timings
     path = dispatch.choose(model.device, model.spec, model.dtype, "auto" if result.kernel == "eager" else result.kernel)
     speed = f", {number(timings['trajectories_per_s'], 0)} trajectories/s"
     console.print(Text.assemble((f"{number(timings['ms_per_puzzle'], 1)} ms per puzzle", "bold"), speed))
     console.print(Text(f"{result.device}, {result.dtype}, kernel {path.kernel}: {path.reason}", "dim"))
 
 
-def show_outcome(console: Console, task: Task, found: Outcome, title: str) -> None:
+def show_puzzle(console: Console, found: PuzzleResult, title: str) -> None:
     """Draws one puzzle: its board, the selected answer, other solutions that fit, verdict and distinct answers."""
     figures = Group(_verdict(found), _answers(found))
     figures_width = Measurement.get(console, console.options, figures).maximum
-    puzzle, answer, *others = _boards(task, found, marks=is_plain(console))
+    puzzle, answer, *others = _boards(found, marks=is_plain(console))
     boards_width = _width(puzzle) + _width(answer)
     is_wide = boards_width + SPACE + figures_width <= console.width
     room = console.width - boards_width - (SPACE + figures_width if is_wide else 0)
@@ -73,41 +69,43 @@ def _width(panel: Panel) -> int:
     return (panel.width or 0) + 1
 
 
-def _boards(task: Task, found: Outcome, *, marks: bool) -> list[Panel]:
+def _boards(found: PuzzleResult, *, marks: bool) -> list[Panel]:
     """Puzzle, selected answer, then the other distinct valid solutions."""
-    selected = found.selected
+    selected, board = found.answers[0], found.task.board
     style = "green" if selected.is_valid else "red"
     drawn = [
-        framed(task.board(found.puzzle), "puzzle", marks=marks),
-        framed(task.board(found.puzzle, selected.tokens), f"answer, {_votes(selected)}", marks=marks, style=style),
+        framed(board(found.puzzle), "puzzle", marks=marks),
+        framed(board(found.puzzle, selected.tokens), f"answer, {_votes(selected)}", marks=marks, style=style),
     ]
     others = [answer for answer in found.answers[1:] if answer.is_valid]
-    drawn += [framed(task.board(found.puzzle, other.tokens), f"also, {_votes(other)}", marks=marks) for other in others]
-    return drawn
+    return drawn + [framed(board(found.puzzle, each.tokens), f"also, {_votes(each)}", marks=marks) for each in others]
 
 
 def _votes(answer: Answer) -> str:
     return plural(answer.votes, "vote")
 
 
-def _verdict(found: Outcome) -> Text:
-    selected = found.selected
-    width = sum(answer.votes for answer in found.answers)
-    every = "very many solutions" if found.solutions is None else plural(found.solutions, "solution")
+def _verdict(found: PuzzleResult) -> Text:
+    selected = found.answers[0]
+    every = "very many solutions" if found.solution_count is None else plural(found.solution_count, "solution")
     return Text.assemble(
-        (selected.verdict, "bold green" if selected.is_valid else "bold red"),
-        f", {found.distinct_valid} of {every} found\n",
-        (f"{found.valid_trajectories} of {plural(width, 'trajectory', 'trajectories')} valid", "dim"),
+        (_judgement(selected), "bold green" if selected.is_valid else "bold red"),
+        f", {len(found.solutions)} of {every} found\n",
+        (f"{found.valid_trajectories} of {plural(found.width, 'trajectory', 'trajectories')} valid", "dim"),
     )
 
 
-def _answers(found: Outcome) -> Group:
+def _judgement(answer: Answer) -> str:
+    return "valid" if answer.is_valid else plural(answer.conflicts, "conflict")
+
+
+def _answers(found: PuzzleResult) -> Group:
     """The distinct answers with votes, verdict and what the heads said."""
     made = table("", "distinct answers", "votes", "LPRM", "halt", "steps", left=2)
     for answer in found.answers[:TABLE_ROWS]:
         made.add_row(
             ">" if answer.is_selected else "",
-            Text(answer.verdict, style="green" if answer.is_valid else "red"),
+            Text(_judgement(answer), style="green" if answer.is_valid else "red"),
             str(answer.votes),
             number(answer.lprm),
             number(answer.halt_probability),

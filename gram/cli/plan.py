@@ -48,7 +48,7 @@ def plan(
     from gram.config import SamplerConfig
     from gram.distributed.prediction import predict
     from gram.distributed.simulation import DRIVER_S
-    from gram.sampler.plan import shards_of
+    from gram.sampler.run import shards_of
     from gram.tasks.registry import get_task
 
     family = get_task(task)

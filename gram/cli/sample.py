@@ -52,6 +52,7 @@ def sample(
     """Sample trajectories of a split or of your own puzzles into a folder."""
     from gram.cli import terminal
     from gram.evals.puzzle_choice import PuzzleChoice
+    from gram.sampler.engine import Progress
 
     at_least_one("limit", limit)
     if (out is None) == (trace is None):
@@ -71,7 +72,7 @@ def sample(
         terminal.progress(total, "trajectories", is_quiet=is_quiet, cluster=backend) as advance,
     ):
         result = sampler.sample(
-            chosen, settings, out=folder, is_traced=trace is not None, on_ended=advance, backend=backend
+            chosen, settings, out=folder, is_traced=trace is not None, observer=Progress(advance), backend=backend
         )
     summary = _summary(sampler, result, folder) | choice.facts(sampler.card)
     summary |= backend.account() if backend is not None else {}

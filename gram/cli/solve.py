@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,7 +21,7 @@ from gram.cli.options import (
 
 if TYPE_CHECKING:
     from gram.api import Sampler
-    from gram.config import SamplerConfig
+    from gram.config import ResolvedConfig
     from gram.sampler.result import SampleResult
     from gram.tasks.protocol import Task, Tokens
 
@@ -73,9 +73,10 @@ def solve(
         _watch(sampler, tokens, settings, pause)
         return
     from gram.cli.terminal import progress
+    from gram.sampler.engine import Progress
 
     with progress(len(tokens) * settings.width, "trajectories") as advance:
-        result = sampler.sample(tokens, settings, on_ended=advance)
+        result = sampler.sample(tokens, settings, observer=Progress(advance))
     if as_json:
         _print_json(sampler, result)
     else:
@@ -96,19 +97,17 @@ def _tokens(task: Task, puzzle: str | None, file: Path | None, rows: str | None,
 
 
 def _print_json(sampler: Sampler, result: SampleResult) -> None:
-    from gram.cli.outcome import outcome
     from gram.cli.terminal import print_json
     from gram.config import config_to_json
     from gram.versions import versions
 
-    count = len(result.puzzles)
     print_json(
         {
             "task": sampler.task.name,
             "checkpoint": sampler.name,
             **config_to_json(result.config),
-            "puzzles": [outcome(sampler.task, result, index).to_json(sampler.task) for index in range(count)],
-            **timings(result),
+            "puzzles": [found.to_json() for found in result],
+            **result.timings,
             "trajectories_sha256": result.trajectories_sha256,
             "device": result.device,
             "dtype": result.dtype,
@@ -118,39 +117,27 @@ def _print_json(sampler: Sampler, result: SampleResult) -> None:
     )
 
 
-def timings(result: SampleResult) -> dict[str, Any]:
-    """Seconds, milliseconds per puzzle and trajectories per second of a sampling run."""
-    count, width = result.candidates.shape[:2]
-    return {
-        "elapsed_s": result.elapsed_s,
-        "ms_per_puzzle": 1000 * result.elapsed_s / count,
-        "trajectories_per_s": count * width / result.elapsed_s,
-    }
-
-
 def _show(sampler: Sampler, result: SampleResult) -> None:
     from gram.cli import terminal
-    from gram.cli.outcome import outcome
-    from gram.cli.outcome_view import show_outcome, show_run, show_timings
+    from gram.cli.outcome_view import show_puzzle, show_run, show_timings
 
-    console, count = terminal.output(), len(result.puzzles)
+    console = terminal.output()
     show_run(console, sampler, result.config)
-    for index in range(count):
-        show_outcome(console, sampler.task, outcome(sampler.task, result, index), f"puzzle {index + 1} of {count}")
-    show_timings(console, timings(result), sampler, result)
+    for index, found in enumerate(result):
+        show_puzzle(console, found, f"puzzle {index + 1} of {len(result)}")
+    show_timings(console, sampler, result)
 
 
-def _watch(sampler: Sampler, tokens: Tokens, settings: SamplerConfig, pause: float) -> None:
+def _watch(sampler: Sampler, tokens: Tokens, settings: ResolvedConfig, pause: float) -> None:
     """One puzzle after another: the trajectories of a puzzle do not depend on which others are in its batch."""
     from gram.cli import terminal
-    from gram.cli.outcome import outcome
-    from gram.cli.outcome_view import show_outcome, show_run
+    from gram.cli.outcome_view import show_puzzle, show_run
     from gram.cli.watch import watching
 
     console = terminal.output()
     show_run(console, sampler, settings)
     for index, puzzle in enumerate(tokens):
         title = f"puzzle {index + 1} of {len(tokens)}"
-        with watching(console, sampler.task, puzzle, settings, title=title, pause_s=pause) as on_step:
-            result = sampler.sample(puzzle[None], settings, on_step=on_step)
-        show_outcome(console, sampler.task, outcome(sampler.task, result, 0), title)
+        with watching(console, sampler.task, puzzle, settings, title=title, pause_s=pause) as observer:
+            result = sampler.sample(puzzle[None], settings, observer=observer)
+        show_puzzle(console, result[0], title)

@@ -1,12 +1,12 @@
 """`gram solve --watch`: the boards of one puzzle's trajectories, redrawn after every supervision step.
 
-A live grid on a terminal; elsewhere one line a step. It only looks: the sampler calls it through `on_step`.
+A live grid on a terminal; elsewhere one line a step. It only looks: it is an observer of the sampler.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -17,8 +17,8 @@ from rich.text import Text
 
 from gram.cli.errors import raise_if_stopped
 from gram.cli.terminal import board_size, board_text, is_plain, legend, plural, side_by_side
-from gram.config import SamplerConfig
-from gram.sampler.engine import StepView
+from gram.config import ResolvedConfig
+from gram.sampler.engine import Observer, StepView
 from gram.tasks.protocol import Board, Task, Tokens
 
 MOST_BOARDS = 12
@@ -34,28 +34,16 @@ LAST_FRAME_PAUSES = 4
 
 @contextmanager
 def watching(
-    console: Console, task: Task, puzzle: Tokens, settings: SamplerConfig, *, title: str, pause_s: float
-) -> Iterator[Callable[[StepView], None]]:
-    """Yields the `on_step` that draws one puzzle `[L]`; all of a launch's trajectories must be of that puzzle."""
+    console: Console, task: Task, puzzle: Tokens, settings: ResolvedConfig, *, title: str, pause_s: float
+) -> Iterator[Observer]:
+    """Yields the observer that draws one puzzle `[L]`; all of a launch's trajectories must be of that puzzle."""
     watcher = Watcher(console, task, puzzle, settings, title=title)
     if not console.is_terminal:
-
-        def print_line(view: StepView) -> None:
-            raise_if_stopped()
-            watcher.take(view)
-            console.print(watcher.line())
-
-        yield print_line
+        yield watcher
         return
     with Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as live:
-
-        def on_step(view: StepView) -> None:
-            raise_if_stopped()
-            watcher.take(view)
-            live.update(watcher.frame(), refresh=True)
-            time.sleep(pause_s)
-
-        yield on_step
+        watcher.live, watcher.pause_s = live, pause_s
+        yield watcher
         time.sleep(LAST_FRAME_PAUSES * pause_s)
 
 
@@ -67,17 +55,28 @@ class Seen(NamedTuple):
     step: int
 
 
-class Watcher:
-    """Turns what the sampler shows into frames."""
+class Watcher(Observer):
+    """Turns what the sampler shows into frames, or into lines where nothing is live."""
 
-    def __init__(self, console: Console, task: Task, puzzle: Tokens, settings: SamplerConfig, *, title: str) -> None:
+    def __init__(self, console: Console, task: Task, puzzle: Tokens, settings: ResolvedConfig, *, title: str) -> None:
         self.console, self.task, self.puzzle, self.settings, self.title = console, task, puzzle, settings, title
+        self.live: Live | None = None
+        self.pause_s = 0.0
         self.before: dict[int, Board] = {}
         """Each trajectory's board of the step before."""
         self.halted_at: dict[int, int] = {}
         """Step at which a trajectory halted."""
         self.last: dict[int, Seen] = {}
         """What each trajectory showed last: those that have ended stay."""
+
+    def on_step(self, view: StepView) -> None:
+        raise_if_stopped()
+        self.take(view)
+        if self.live is None:
+            self.console.print(self.line())
+        else:
+            self.live.update(self.frame(), refresh=True)
+            time.sleep(self.pause_s)
 
     def take(self, view: StepView) -> None:
         """Notes a step of some of the trajectories."""

@@ -1,167 +1,229 @@
-"""The sampler's engine: slots that are refilled as soon as their trajectory ends.
+"""The sampler's engine: continuous batching of trajectories in slots.
 
-Every supervision step it advances all slots, reads the heads, retires what halts, and fills the free slots from the
-queue, all puzzles' first trajectories first. Launches have one fixed number of rows (`slots.py`), and noise is keyed by
-puzzle and trajectory (`kernels/philox.py`), so a trajectory is the same bit for bit in any company: the number of
-slots, the order of puzzles and what was cancelled beside it change nothing (but rounding, where `is_padded` is off).
+After every supervision step the engine reads the heads, ends the trajectories that halt, and gives their slots to
+waiting ones at once. Launches have one fixed number of rows, and noise is keyed by puzzle and trajectory
+(`kernels/philox.py`). So a trajectory is the same bit for bit in any company: the number of slots, the order of puzzles
+and what was cancelled beside it change nothing (but rounding, where `is_padded` is off).
 
-Shapes: `P` puzzles, `N` width, `M` depth, `B` rows of a launch, `L` puzzle tokens, `A` answer tokens.
+The first `n` slots are the occupied ones, so the number of launches follows the number of trajectories. The last launch
+is padded with rows that nobody reads, or cut where a run is not padded.
+
+Shapes: `S` slots (a whole number of launches), `B` rows of a launch, `L` tokens (registers included), `D` model, `A`
+answer tokens, `M` depth, `k` some slots.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from gram.config import SamplerConfig
+from gram.config import ResolvedConfig
+from gram.kernels.dispatch import Injection, Spec
+from gram.kernels.philox import NoiseKey
 from gram.model import Model
-from gram.sampler.halting import Readings, halting_of
-from gram.sampler.particles import Particles
-from gram.sampler.plan import Shard
-from gram.sampler.resamplers import resampler_of
+from gram.sampler import halting
+from gram.sampler.halting import Readings
+from gram.sampler.particle_filter import ParticleFilter, resampler_of
 from gram.sampler.result import ShardResult
-from gram.sampler.settings import first_halt
-from gram.sampler.slots import Readout, Rows, Slots
-from gram.sampler.tracker import Ended, Tracker
+from gram.sampler.scheduler import Final, Scheduler, Shard, ShardState, Trajectory
 from gram.sampler.width import width_policy_of
-from gram.sampler.work import Queue, Work
 from gram.tasks.protocol import Task, Tokens
+
+Rows = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+
+class Readout(NamedTuple):
+    """What a state says, `[k]` each."""
+
+    answers: Tokens
+    """Decoded answers `[k, A]`."""
+    margin: NDArray[np.float32]
+    residual: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class StepView:
-    """What `on_step` is shown: the trajectories that have just taken a supervision step."""
+    """What an observer sees of a supervision step: the trajectories that have just taken it."""
 
-    step: np.ndarray
+    step: Rows
     """Supervision steps each has taken, from 1, `[B]`."""
-    puzzle: np.ndarray
+    puzzle: Rows
     """Index of each trajectory's puzzle, `[B]`."""
-    trajectory: np.ndarray
+    trajectory: Rows
     """Trajectory ids `[B]`."""
     answers: Tokens
     """Decoded answers `[B, A]`."""
-    is_halted: np.ndarray
+    is_halted: Bools
     """Whether it stops here, `[B]`."""
-    halt: np.ndarray
+    halt: NDArray[np.float32]
     """Halt logits `[B]`."""
-    lprm: np.ndarray
+    lprm: NDArray[np.float32]
     """Predicted final accuracies `[B]`."""
 
 
+class Observer:
+    """Watches a run and changes nothing in it. Override what you need; an exception ends the run."""
+
+    def on_ended(self, count: int) -> None:
+        """`count` trajectories have just come to their end."""
+
+    def on_step(self, view: StepView) -> None:
+        """Some trajectories have taken a supervision step. Overriding this decodes every step, which costs time."""
+
+    def on_advanced(self, engine: Engine) -> None:
+        """The slots have taken a supervision step and are not filled again yet. Costs no decoding."""
+
+
+class Progress(Observer):
+    """Reports to a function how many more trajectories have ended."""
+
+    def __init__(self, report: Callable[[int], object]) -> None:
+        self.report = report
+
+    def on_ended(self, count: int) -> None:
+        self.report(count)
+
+
+def injection_of(config: ResolvedConfig) -> Injection:
+    """Where noise enters."""
+    return Injection(
+        injector=config.injector,
+        temperature=config.temperature,
+        sigma=config.sigma or 0.0,
+        site=config.noise_site,
+    )
+
+
+def spec_of(config: ResolvedConfig, model: Model) -> Spec:
+    """The model's spec with the run's own `T` and `K`."""
+    return replace(model.spec, transitions=config.transitions, low_level_updates=config.low_level_updates)
+
+
+def first_halt(config: ResolvedConfig, model: Model) -> int:
+    """First supervision step after which a trajectory may halt.
+
+    Before the prior's first noise all trajectories of a puzzle are one: halting there would make width worthless.
+    """
+    is_random_later = config.injector == "prior" and model.config.guidance in ("full", "noise")
+    return 1 + (model.config.noise_free_steps if is_random_later else 0)
+
+
 class Engine:
-    """One run's slots and queue. Single use: iterate `run` once."""
+    """One run's slots and scheduler. Single use: iterate `run` once."""
 
     def __init__(
         self,
         model: Model,
         task: Task,
         puzzles: Tokens,
-        config: SamplerConfig,
+        config: ResolvedConfig,
         *,
         is_unconditional: bool = False,
         is_traced: bool = False,
-        is_rectangular: bool = False,
-        on_ended: Callable[[int], None] | None = None,
-        on_step: Callable[[StepView], None] | None = None,
-        on_advanced: Callable[[Engine], None] | None = None,
+        is_static: bool = False,
+        observer: Observer | None = None,
     ) -> None:
-        """`config` is resolved (`settings.py`). `is_rectangular` never refills before a whole launch has ended: the
-        sampler that everybody else has, for comparison. `on_ended` is told how many trajectories have just ended;
-        `on_advanced` is shown the engine after every supervision step of its slots, before they are filled again."""
-        assert config.depth is not None
+        """`is_static` is static batching: no slot is filled again before all have ended. Other samplers batch so; it
+        is here for comparison."""
         self.config, self.depth = config, config.depth
-        self.on_ended, self.on_step, self.on_advanced = on_ended, on_step, on_advanced
-        self.is_traced, self.is_rectangular = is_traced, is_rectangular
+        self.observer = observer or Observer()
+        self.is_traced, self.is_static = is_traced, is_static
         self.slots = Slots(model, config, is_unconditional=is_unconditional)
-        self.halting, self.first_halt = halting_of(config), first_halt(config, model)
-        policy, resampler = width_policy_of(config), resampler_of(config)
-        is_trust_halt = not bool(model.lprm.weight.any())
+        self.rule, self.first_halt = halting.RULES[config.halting], first_halt(config, model)
+        is_adaptive, is_filtered = config.width_policy != "fixed", config.resampler != "none"
+        policy = width_policy_of(config) if is_adaptive else None
+        trusts_halt_head = not bool(model.lprm.weight.any())
 
-        def track(shard: Shard) -> Tracker:
-            return Tracker(
+        def open_shard(shard: Shard) -> ShardState:
+            return ShardState(
                 task,
                 puzzles,
                 shard,
                 config,
                 policy,
                 answer_tokens=model.config.output_tokens,
-                is_trust_halt=is_trust_halt,
+                trusts_halt_head=trusts_halt_head,
                 is_traced=is_traced,
             )
 
-        self.queue = Queue(track, is_by_puzzle=resampler is not None)
-        self.particles = None if resampler is None else Particles(resampler, config.seed)
-        self.seats: list[Work | None] = [None] * self.slots.count
-        """Whose trajectory sits in each slot."""
-        self.over = np.zeros(self.slots.count, bool)
-        """Slots whose trajectory has ended but cannot leave yet (rectangular only)."""
+        self.task = task
+        self.scheduler = Scheduler(open_shard, is_by_puzzle=is_filtered)
+        self.filter = ParticleFilter(resampler_of(config), config.seed) if is_filtered else None
+        self.occupants: list[Trajectory | None] = [None] * self.slots.count
+        """The trajectory in each slot."""
+        self.has_ended = np.zeros(self.slots.count, bool)
+        """Slots whose trajectory has ended but cannot leave yet (static batching only)."""
         self.occupied = 0
         """The first so many slots are taken."""
         rows = self.slots.count
         self.last_answers = np.zeros((rows, model.config.output_tokens), np.uint8)
+        """Canonical ones, of a halting rule that compares them."""
         self.unchanged = np.zeros(rows, np.int64)
         self.steps_run = 0
         """Supervision steps of trajectories advanced so far; padding not counted."""
-        is_shown = is_traced or on_step is not None
-        self.reads_every_step = is_shown or self.halting.needs_answers or self.halting.needs_residual
+        self.is_watched = type(self.observer).on_step is not Observer.on_step
+        self.reads_every_step = is_traced or self.is_watched or self.rule.needs_answers or self.rule.needs_residual
         """Whether answers are decoded at every step, not only where a trajectory ends."""
 
     @torch.inference_mode()
     def run(self, shards: Iterable[Shard]) -> Iterator[tuple[Shard, ShardResult]]:
-        """Runs shards, refilling across their borders, and yields each when all its puzzles are decided."""
-        self.queue.feed(shards)
+        """Runs shards, filling slots across their borders. Yields each when all its puzzles are decided."""
+        self.scheduler.add(shards)
         self._fill()
         while self.occupied:
             finished = self._step()
-            if self.on_advanced is not None:
-                self.on_advanced(self)
-            for tracker in finished:
-                self.queue.close(tracker)
-                yield tracker.shard, tracker.result()
+            self.observer.on_advanced(self)
+            for state in finished:
+                self.scheduler.close(state)
+                yield state.shard, state.result()
             self._compact()
             self._fill()
 
-    def _step(self) -> list[Tracker]:
-        """One supervision step of every slot; the shards that it finished."""
+    def _step(self) -> list[ShardState]:
+        """One supervision step of every slot. Returns the shards that it finished."""
         count = self.occupied
         halt, lprm = self.slots.advance(count)
         self.steps_run += count
-        rows = np.flatnonzero(~self.over[:count])
+        rows = np.flatnonzero(~self.has_ended[:count])
         seen = self.slots.read(rows) if self.reads_every_step else None
-        if seen is not None:
-            is_same = (seen.answers == self.last_answers[rows]).all(1) & (self.slots.step[rows] > 1)
-            self.unchanged[rows] = np.where(is_same, self.unchanged[rows] + 1, 0)
-            self.last_answers[rows] = seen.answers
         taken = self.slots.step[rows]
+        if seen is not None and self.rule.needs_answers:
+            answers = self.task.canonical(seen.answers)
+            is_same = (answers == self.last_answers[rows]).all(1) & (taken > 1)
+            self.unchanged[rows] = halting.count_unchanged(is_same, self.unchanged[rows])
+            self.last_answers[rows] = answers
         now = Readings(
             step=taken,
             halt=halt[rows],
             residual=np.full(len(rows), np.nan, np.float32) if seen is None else seen.residual,
             unchanged=self.unchanged[rows],
         )
-        stops = self.halting.stops(now) & (taken >= self.first_halt)
+        stops = halting.stops(self.config.halting, self.config.halt_threshold, self.first_halt, now)
         if seen is not None:
             self._show(rows, seen, stops, halt, lprm)
         leaving = stops | (taken >= self.depth)
-        finished = self._retire(rows[leaving], stops[leaving], seen, leaving, halt, lprm)
-        if self.particles is not None:
-            self._wait(rows[~leaving], halt, lprm)
+        finished = self._end(rows[leaving], stops[leaving], seen, leaving, halt, lprm)
+        if self.filter is not None:
+            self._wait_at_barrier(self.filter, rows[~leaving], halt, lprm)
         return finished
 
     def running(self) -> Rows:
         """Slots whose trajectory goes on."""
-        is_seated = np.array([work is not None for work in self.seats[: self.occupied]], bool)
-        return np.flatnonzero(is_seated & ~self.over[: self.occupied])
+        is_taken = np.array([each is not None for each in self.occupants[: self.occupied]], bool)
+        return np.flatnonzero(is_taken & ~self.has_ended[: self.occupied])
 
-    def _show(self, rows: Rows, seen: Readout, stops: np.ndarray, halt: np.ndarray, lprm: np.ndarray) -> None:
-        """Notes the step for a trace and tells whoever watches."""
-        works = [self._seated(row) for row in rows]
+    def _show(self, rows: Rows, seen: Readout, stops: Bools, halt: np.ndarray, lprm: np.ndarray) -> None:
+        """Records the step for a trace and shows it to the observer."""
+        shown = [self._occupant(row) for row in rows]
         if self.is_traced:
-            for place, (row, work) in enumerate(zip(rows, works, strict=True)):
+            for place, (row, each) in enumerate(zip(rows, shown, strict=True)):
                 values = {
                     "halt": halt[row],
                     "lprm": lprm[row],
@@ -169,12 +231,12 @@ class Engine:
                     "margin": seen.margin[place],
                 }
                 step = int(self.slots.step[row])
-                work.tracker.note(work.puzzle, work.column, step, seen.answers[place], values)
-        if self.on_step is not None:
-            self.on_step(
+                each.shard.record_step(each.puzzle, each.column, step, seen.answers[place], values)
+        if self.is_watched:
+            self.observer.on_step(
                 StepView(
                     step=self.slots.step[rows].copy(),
-                    puzzle=np.array([work.tracker.shard.first_puzzle + work.puzzle for work in works]),
+                    puzzle=np.array([each.shard.shard.first_puzzle + each.puzzle for each in shown]),
                     trajectory=self.slots.trajectory[rows].copy(),
                     answers=seen.answers.copy(),
                     is_halted=stops.copy(),
@@ -183,27 +245,24 @@ class Engine:
                 )
             )
 
-    def _retire(
-        self,
-        rows: Rows,
-        stops: np.ndarray,
-        seen: Readout | None,
-        leaving: np.ndarray,
-        halt: np.ndarray,
-        lprm: np.ndarray,
-    ) -> list[Tracker]:
-        """Ends the trajectories in `rows`; the shards that are finished by it."""
+    def _end(
+        self, rows: Rows, stops: Bools, seen: Readout | None, leaving: Bools, halt: np.ndarray, lprm: np.ndarray
+    ) -> list[ShardState]:
+        """Ends the trajectories in `rows`. Returns the shards that this finishes."""
         if not len(rows):
             return []
-        read = self.slots.read(rows) if seen is None else Readout(*(part[leaving] for part in seen))
-        finished, done = [], 0
+        if seen is None:
+            read = self.slots.read(rows)
+        else:
+            read = Readout(seen.answers[leaving], seen.margin[leaving], seen.residual[leaving])
+        finished, ended = [], 0
         for place, row in enumerate(rows):
-            work = self.seats[int(row)]
-            if work is None:
+            each = self.occupants[int(row)]
+            if each is None:
                 continue  # its puzzle was decided by another of these rows
-            tracker, puzzle = work.tracker, work.puzzle
+            state, puzzle = each.shard, each.puzzle
             self._leave(row)
-            ended = Ended(
+            final = Final(
                 answer=read.answers[place],
                 steps=int(self.slots.step[row]),
                 halt=float(halt[row]),
@@ -211,102 +270,210 @@ class Engine:
                 residual=float(read.residual[place]),
                 margin=float(read.margin[place]),
                 is_halted=bool(stops[place]),
-                lineage=work.lineage,
+                lineage=each.lineage,
             )
-            if self.particles is not None:
-                self.particles.leave(work)
-            is_decided = tracker.end(puzzle, work.column, ended)
-            done += 1 if tracker.policy is None else is_decided * tracker.shard.trajectories
+            if self.filter is not None:
+                self.filter.end(each)
+            is_decided = state.end(puzzle, each.column, final)
+            ended += 1 if state.policy is None else is_decided * state.shard.trajectories
             if is_decided:
-                self._cancel(tracker, puzzle)
-                if not tracker.undecided:
-                    finished.append(tracker)
+                self._cancel(state, puzzle)
+                if not state.undecided:
+                    finished.append(state)
             else:
-                self.queue.reopen(tracker, puzzle)
-        if self.on_ended is not None and done:
-            self.on_ended(done)
+                self.scheduler.requeue(state, puzzle)
+        if ended:
+            self.observer.on_ended(ended)
         return finished
 
-    def _wait(self, rows: Rows, halt: np.ndarray, lprm: np.ndarray) -> None:
-        """Takes running particles out until all of their puzzle have come this far; sends complete puzzles back."""
-        assert self.particles is not None
+    def _wait_at_barrier(self, particles: ParticleFilter, rows: Rows, halt: np.ndarray, lprm: np.ndarray) -> None:
+        """Takes running trajectories out until all of their puzzle have come this far, and resumes complete puzzles."""
         for row in rows:
-            work = self._seated(row)
+            each = self._occupant(row)
             memory = self.last_answers[row].copy(), int(self.unchanged[row])
             state, step = self.slots.take_out(int(row)), int(self.slots.step[row])
-            self.particles.park(work, state, step, float(halt[row]), float(lprm[row]), memory)
+            waiting = replace(each, state=state, step=step, memory=memory)
+            particles.wait(waiting, float(halt[row]), float(lprm[row]))
             self._leave(row)
-        self.queue.put_back(self.particles.ready())
+        self.scheduler.resume(particles.released())
 
-    def _cancel(self, tracker: Tracker, puzzle: int) -> None:
+    def _cancel(self, state: ShardState, puzzle: int) -> None:
         """Frees the slots of a decided puzzle's other trajectories."""
-        if tracker.policy is None:
+        if state.policy is None:
             return  # none is left
-        for row, work in enumerate(self.seats[: self.occupied]):
-            if work is not None and work.tracker is tracker and work.puzzle == puzzle and not self.over[row]:
+        for row, each in enumerate(self.occupants[: self.occupied]):
+            if each is not None and each.shard is state and each.puzzle == puzzle and not self.has_ended[row]:
                 self._leave(row)
 
-    def _seated(self, row: int | np.integer) -> Work:
-        work = self.seats[int(row)]
-        assert work is not None
-        return work
+    def _occupant(self, row: int | np.integer) -> Trajectory:
+        found = self.occupants[int(row)]
+        assert found is not None
+        return found
 
     def _leave(self, row: int | np.integer) -> None:
-        if self.is_rectangular:
-            self.over[row] = True
+        if self.is_static:
+            self.has_ended[row] = True
         else:
-            self.seats[int(row)] = None
+            self.occupants[int(row)] = None
 
     def _fill(self) -> None:
-        """Seats waiting trajectories in the free slots, which are the last ones."""
-        if self.is_rectangular and self.occupied:
+        """Puts waiting trajectories into the free slots, which are the last ones."""
+        if self.is_static and self.occupied:
             return
         free = self.slots.count - self.occupied
-        works = self.queue.take(free)
-        if not self.is_rectangular:
-            # Rows that would be padding may run ahead of what is certainly needed: they cost nothing.
-            padding = -(self.occupied + len(works)) % self.slots.launch if self.slots.is_padded else 0
-            works += self.queue.take_spare(min(padding, free - len(works)))
-        if not works:
+        coming = self.scheduler.next_needed(free)
+        if not self.is_static:
+            # Rows that would be padding cost nothing, so they may run what is not certainly needed.
+            padding = -(self.occupied + len(coming)) % self.slots.launch if self.slots.is_padded else 0
+            coming += self.scheduler.next_speculative(min(padding, free - len(coming)))
+        if not coming:
             return
-        rows = np.arange(self.occupied, self.occupied + len(works))
-        for row, work in zip(rows, works, strict=True):
-            self.seats[row] = work
+        rows = np.arange(self.occupied, self.occupied + len(coming))
+        for row, each in zip(rows, coming, strict=True):
+            self.occupants[row] = each
             self.unchanged[row] = 0
-            if work.memory is not None:
-                self.last_answers[row], self.unchanged[row] = work.memory
-        self.occupied += len(works)
-        is_new = np.array([work.state is None for work in works])
+            if each.memory is not None:
+                self.last_answers[row], self.unchanged[row] = each.memory
+        self.occupied += len(coming)
+        is_new = np.array([each.state is None for each in coming])
         if is_new.any():
-            self.slots.start(rows[is_new], *_who([work for work in works if work.state is None]))
+            self.slots.start(rows[is_new], *_keys([each for each in coming if each.state is None]))
         if not is_new.all():
-            back = [work for work in works if work.state is not None]
-            states: list[Tensor] = [work.state for work in back if work.state is not None]
-            self.slots.resume(rows[~is_new], *_who(back), np.array([work.step for work in back]), states)
+            back = [each for each in coming if each.state is not None]
+            states: list[Tensor] = [each.state for each in back if each.state is not None]
+            self.slots.resume(rows[~is_new], *_keys(back), np.array([each.step for each in back]), states)
 
     def _compact(self) -> None:
         """Moves the last trajectories into the holes, so that the occupied slots are the first ones."""
-        if self.is_rectangular:
-            if self.over[: self.occupied].all():
-                self.seats[: self.occupied] = [None] * self.occupied
-                self.over[:], self.occupied = False, 0
+        if self.is_static:
+            if self.has_ended[: self.occupied].all():
+                self.occupants[: self.occupied] = [None] * self.occupied
+                self.has_ended[:], self.occupied = False, 0
             return
-        taken = [row for row in range(self.occupied) if self.seats[row] is not None]
-        holes = [row for row in range(len(taken)) if self.seats[row] is None]
+        taken = [row for row in range(self.occupied) if self.occupants[row] is not None]
+        holes = [row for row in range(len(taken)) if self.occupants[row] is None]
         movers = [row for row in taken if row >= len(taken)]
         if holes:
             source, target = np.array(movers), np.array(holes)
             self.slots.move(source, target)
             self.last_answers[target], self.unchanged[target] = self.last_answers[source], self.unchanged[source]
             for mover, hole in zip(movers, holes, strict=True):
-                self.seats[hole], self.seats[mover] = self.seats[mover], None
+                self.occupants[hole], self.occupants[mover] = self.occupants[mover], None
         self.occupied = len(taken)
 
 
-def _who(works: list[Work]) -> tuple[Tokens, Rows, Rows]:
+def _keys(trajectories: list[Trajectory]) -> tuple[Tokens, Rows, Rows]:
     """Puzzles `[k, L]`, their hashes and trajectory ids `[k]` of waiting trajectories."""
     return (
-        np.stack([work.tracker.puzzles[work.puzzle] for work in works]),
-        np.array([work.tracker.hashes[work.puzzle] for work in works], dtype=np.int64),
-        np.array([work.trajectory for work in works], dtype=np.int64),
+        np.stack([each.shard.puzzles[each.puzzle] for each in trajectories]),
+        np.array([each.shard.hashes[each.puzzle] for each in trajectories], dtype=np.int64),
+        np.array([each.id for each in trajectories], dtype=np.int64),
     )
+
+
+class Slots:
+    """Latent states, their puzzles and the counters that key their noise."""
+
+    def __init__(self, model: Model, config: ResolvedConfig, *, is_unconditional: bool) -> None:
+        self.model, self.config, self.is_unconditional = model, config, is_unconditional
+        self.injection, self.spec = injection_of(config), spec_of(config, model)
+        self.is_random_start = config.injector == "path" and model.config.initial_std > 0
+        self.launch, self.count, self.is_padded = config.launch, config.slots, config.is_padded
+        rows = -(-self.count // self.launch) * self.launch
+        shape = (rows, self.spec.length, self.spec.dim)
+        self.h, self.l, self.e_x = (torch.zeros(shape, dtype=model.dtype, device=model.device) for _ in range(3))
+        self.h_before = torch.zeros_like(self.h)
+        """`h` before the last supervision step."""
+        self.hash, self.trajectory, self.step = (np.zeros(rows, dtype=np.int64) for _ in range(3))
+        """Puzzle hash, trajectory id and supervision steps taken of each slot."""
+
+    def start(self, rows: Rows, puzzles: Tokens, hashes: Rows, trajectories: Rows) -> None:
+        """Puts new trajectories at their initial state into slots `rows`; `puzzles [k, L]`."""
+        index = torch.from_numpy(rows).to(self.h.device)
+        self._place(index, rows, puzzles, hashes, trajectories)
+        self.step[rows] = 0
+        if self.is_random_start:
+            h, l = self.model.random_state(self._key(rows))
+        else:
+            h, l = self.model.initial_state(len(rows))
+        self.h[index], self.l[index] = h.to(self.h.dtype), l.to(self.l.dtype)
+
+    def resume(
+        self, rows: Rows, puzzles: Tokens, hashes: Rows, trajectories: Rows, steps: Rows, states: list[Tensor]
+    ) -> None:
+        """Puts trajectories back that were taken out: `states` are what `take_out` gave, one each."""
+        index = torch.from_numpy(rows).to(self.h.device)
+        self._place(index, rows, puzzles, hashes, trajectories)
+        self.step[rows] = steps
+        both = torch.stack(states)
+        self.h[index], self.l[index] = both[:, 0], both[:, 1]
+
+    def _place(self, index: Tensor, rows: Rows, puzzles: Tokens, hashes: Rows, trajectories: Rows) -> None:
+        if self.is_unconditional:
+            self.e_x[index] = self.model.embed_empty(len(rows))
+        else:
+            tokens = torch.from_numpy(puzzles.astype(np.int64)).to(self.h.device)
+            self.e_x[index] = self.model.embed(tokens)
+        self.hash[rows], self.trajectory[rows] = hashes, trajectories
+
+    def _key(self, rows: Rows | slice) -> NoiseKey:
+        arrays = self.hash[rows], self.trajectory[rows], self.step[rows]
+        return NoiseKey.of_arrays(self.config.seed, *arrays, self.h.device)
+
+    def take_out(self, row: int) -> Tensor:
+        """A copy of one slot's state, `[2, L, D]`."""
+        return torch.stack([self.h[row], self.l[row]])
+
+    def move(self, source: Rows, target: Rows) -> None:
+        """Copies slots `source` over slots `target`."""
+        take, put = (torch.from_numpy(rows).to(self.h.device) for rows in (source, target))
+        for tensor in (self.h, self.h_before, self.l, self.e_x):
+            tensor[put] = tensor[take]
+        for array in (self.hash, self.trajectory, self.step):
+            array[target] = array[source]
+
+    def advance(self, occupied: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """One supervision step of the first `occupied` slots; their halt logits and LPRM, `[occupied]` each."""
+        halts, lprms = [], []
+        for first in range(0, occupied, self.launch):
+            rows = slice(first, first + self.launch if self.is_padded else min(first + self.launch, occupied))
+            state = self.model.step(
+                self.h[rows],
+                self.l[rows],
+                self.e_x[rows],
+                self._key(rows),
+                injection=self.injection,
+                spec=self.spec,
+                kernel=self.config.kernel,
+            )
+            self.h_before[rows], self.l[rows] = state.h, state.l
+            halts.append(state.halt)
+            lprms.append(state.lprm)
+        self.h, self.h_before = self.h_before, self.h
+        self.step[:occupied] += 1
+        halt, lprm = (torch.cat(parts)[:occupied].cpu().numpy() for parts in (halts, lprms))
+        return halt, lprm
+
+    def read(self, rows: Rows) -> Readout:
+        """Answers, margins and residuals of slots `rows`, computed in launches as `advance` makes them."""
+        answers = np.empty((len(rows), self.spec.output_tokens), dtype=np.uint8)
+        margin, residual = np.empty(len(rows), np.float32), np.empty(len(rows), np.float32)
+        for first in range(0, len(rows), self.launch):
+            part = rows[first : first + self.launch]
+            missing = self.launch - len(part) if self.is_padded else 0
+            index = torch.from_numpy(np.concatenate([part, np.repeat(part[:1], missing)])).to(self.h.device)
+            h, before = self.h[index], self.h_before[index]
+            logits = self.model.decode(h)
+            likeliest = logits.softmax(-1).topk(2, dim=-1).values
+            here = slice(first, first + len(part))
+            answers[here] = logits.argmax(-1).to(torch.uint8).cpu().numpy()[: len(part)]
+            margin[here] = (likeliest[..., 0] - likeliest[..., 1]).mean(1).cpu().numpy()[: len(part)]
+            residual[here] = relative_movement(h, before).cpu().numpy()[: len(part)]
+        return Readout(answers, margin, residual)
+
+
+def relative_movement(h: Tensor, before: Tensor) -> Tensor:
+    """Length of `h - before` over that of `h`, each over a trajectory's whole state: `[B]`, fp32."""
+    wide = h.to(torch.float32)
+    moved = (wide - before.to(torch.float32)).square().sum((1, 2))
+    return (moved / wide.square().sum((1, 2))).sqrt()

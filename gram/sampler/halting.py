@@ -1,19 +1,25 @@
-"""Halting rules: when a trajectory stops before its depth is used up. One small class each.
+"""Halting rules: when a trajectory stops before its depth is used up. A new rule is added in this file alone.
 
-Shapes: `n` trajectories that have just taken a supervision step.
+The sampler halts by these functions, and so does a frontier that reads traces (`gram/evals/frontier/cells.py`). The
+command line's choices and the checks of settings follow from `RULES`.
+
+Shapes: `n` trajectories that have just taken a supervision step, or any other shape, such as `[p, n, M]` of a trace.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    # Settings import this module, and numpy would slow every `--help` down.
+    import numpy as np
+    from numpy.typing import NDArray
 
-from gram.config import SamplerConfig
+    Bools = NDArray[np.bool_]
 
-Bools = NDArray[np.bool_]
+Halting = Literal["head", "fixed", "residual", "unchanged"]
 
 
 class Readings(NamedTuple):
@@ -25,76 +31,107 @@ class Readings(NamedTuple):
     """Halt logit."""
     residual: NDArray[np.float32]
     """Relative movement of `h` in this step; NaN unless a rule needs it."""
-    unchanged: NDArray[np.int64]
-    """Steps since the decoded answer last changed, 0 where it just did or no rule needs it."""
+    unchanged: NDArray[np.integer]
+    """Steps for which the decoded answer, in its canonical form, has stayed the same; 0 unless a rule needs it."""
 
 
-class Halting(Protocol):
-    """A halting rule."""
+class Rule(NamedTuple):
+    """A way of halting."""
 
+    stops: Callable[[Readings, float], Bools]
+    """Which trajectories stop now, at a threshold."""
+    threshold: float | None
+    """Where nobody names one; None for a rule without. A checkpoint has its own for `head`."""
+    meaning: str
+    """What the threshold is."""
+    accepts: Callable[[float], bool]
+    """Whether a threshold means anything."""
+    expected: str
+    """What a threshold must be."""
     needs_residual: bool
     needs_answers: bool
 
-    def stops(self, now: Readings) -> Bools:
-        """Which trajectories stop now, `[n]`."""
-        ...
+
+RULES: dict[str, Rule] = {}
+"""Every rule by name; the first is the default."""
 
 
-class FixedDepth:
-    """None stops early."""
+def rule(
+    name: str,
+    threshold: float | None,
+    meaning: str,
+    *,
+    accepts: Callable[[float], bool],
+    expected: str,
+    needs_residual: bool = False,
+    needs_answers: bool = False,
+) -> Callable[[Callable[[Readings, float], Bools]], Callable[[Readings, float], Bools]]:
+    """Registers a function as a halting rule; the arguments are `Rule`'s fields."""
 
-    needs_residual = needs_answers = False
+    def register(stops: Callable[[Readings, float], Bools]) -> Callable[[Readings, float], Bools]:
+        RULES[name] = Rule(stops, threshold, meaning, accepts, expected, needs_residual, needs_answers)
+        return stops
 
-    def stops(self, now: Readings) -> Bools:
-        return np.zeros(now.step.shape, dtype=bool)
-
-
-class HaltHead:
-    """Stops where the halt head's probability is above a threshold (ACT; 2506.21734, 2605.19376)."""
-
-    needs_residual = needs_answers = False
-
-    def __init__(self, probability: float) -> None:
-        self.gate = math.log(probability / (1 - probability))
-
-    def stops(self, now: Readings) -> Bools:
-        stopping: Bools = now.halt > self.gate
-        return stopping
+    return register
 
 
-class Residual:
+@rule("head", 0.95, "probability", accepts=lambda value: 0 < value < 1, expected="between 0 and 1")
+def head(now: Readings, probability: float) -> Bools:
+    """Stops where the halt head's probability is above the threshold (ACT; 2506.21734, 2605.19376)."""
+    stopping: Bools = now.halt > math.log(probability / (1 - probability))
+    return stopping
+
+
+@rule("fixed", None, "none", accepts=lambda value: False, expected="left out for fixed")
+def fixed(now: Readings, _: float) -> Bools:
+    """No trajectory stops early."""
+    stopping: Bools = now.step < 0
+    return stopping
+
+
+@rule(
+    "residual",
+    0.01,
+    "share of the state's length",
+    accepts=lambda value: value > 0,
+    expected="above 0 for residual",
+    needs_residual=True,
+)
+def residual(now: Readings, share: float) -> Bools:
     """Stops where the high-level state has come to rest: it moved by less than a share of its length."""
-
-    needs_residual, needs_answers = True, False
-
-    def __init__(self, share: float) -> None:
-        self.share = share
-
-    def stops(self, now: Readings) -> Bools:
-        stopping: Bools = now.residual < self.share
-        return stopping
+    stopping: Bools = now.residual < share
+    return stopping
 
 
-class Unchanged:
+@rule(
+    "unchanged",
+    2.0,
+    "steps",
+    accepts=lambda value: value >= 1 and value == int(value),
+    expected="a whole number of steps for unchanged",
+    needs_answers=True,
+)
+def unchanged(now: Readings, steps: float) -> Bools:
     """Stops where the decoded answer has stayed the same for some steps."""
-
-    needs_residual, needs_answers = False, True
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-
-    def stops(self, now: Readings) -> Bools:
-        stopping: Bools = now.unchanged >= self.steps
-        return stopping
+    stopping: Bools = now.unchanged >= steps
+    return stopping
 
 
-def halting_of(config: SamplerConfig) -> Halting:
-    """The rule of resolved settings."""
-    if config.halting == "fixed":
-        return FixedDepth()
-    assert config.halt_threshold is not None
-    if config.halting == "head":
-        return HaltHead(config.halt_threshold)
-    if config.halting == "residual":
-        return Residual(config.halt_threshold)
-    return Unchanged(int(config.halt_threshold))
+def check_threshold(name: str, threshold: float | None) -> None:
+    """Raises `ValueError` where a threshold means nothing for a rule."""
+    if threshold is not None and not RULES[name].accepts(threshold):
+        raise ValueError(f"halt_threshold must be {RULES[name].expected}, got {threshold}")
+
+
+def stops(name: str, threshold: float | None, first: int, now: Readings) -> Bools:
+    """Which trajectories a rule stops: those that have taken `first` supervision steps and whose readings say so.
+
+    `threshold` is None for a rule without.
+    """
+    stopping: Bools = RULES[name].stops(now, math.nan if threshold is None else threshold) & (now.step >= first)
+    return stopping
+
+
+def count_unchanged(is_same: Bools, before: NDArray[np.integer]) -> NDArray[np.integer]:
+    """Steps for which answers have stayed the same: given whether this step kept them, and the count `before` it."""
+    return (before + 1) * is_same

@@ -54,7 +54,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Sealed:
+class Serialized:
     """A shard's result as it is stored: made where the arrays are, so that whoever passes it on need not look inside.
 
     A payload that was damaged on the way no longer has its digest: reading the store tells.
@@ -64,16 +64,16 @@ class Sealed:
     digest: bytes
 
     @classmethod
-    def of(cls, arrays: Mapping[str, NDArray[Any]]) -> Sealed:
+    def of(cls, arrays: Mapping[str, NDArray[Any]]) -> Serialized:
         """Raises `StoreError` for what cannot be kept."""
         payload = payload_of(arrays)
         return cls(payload, digest_of(payload))
 
     @classmethod
-    def from_bytes(cls, content: bytes) -> Sealed:
+    def from_bytes(cls, content: bytes) -> Serialized:
         """The inverse of `to_bytes`, without a copy. Raises `StoreError` for too few bytes."""
         if len(content) <= DIGEST_BYTES:
-            raise StoreError(f"a sealed result must be longer than its digest of {DIGEST_BYTES}, got {len(content)}")
+            raise StoreError(f"serialized result must be longer than its digest of {DIGEST_BYTES}, got {len(content)}")
         return cls(memoryview(content)[DIGEST_BYTES:], content[:DIGEST_BYTES])
 
     def to_bytes(self) -> bytes:

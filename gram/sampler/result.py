@@ -1,4 +1,7 @@
-"""What sampling returns: every candidate, what the heads said of it, and the selected answers. Plain numpy.
+"""What sampling returns: every candidate, what the heads said of it, and the selected answers. No torch.
+
+`result[0]` is what was found for one puzzle: its selected answer as text, and the distinct answers with votes and the
+verifier's verdicts.
 
 Shapes: `P` puzzles, `N` width, `A` answer tokens, `L` puzzle tokens; `p`, `n` those of a shard.
 """
@@ -6,16 +9,24 @@ Shapes: `P` puzzles, `N` width, `A` answer tokens, `L` puzzle tokens; `p`, `n` t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from functools import cached_property
+from html import escape
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gram.config import SamplerConfig
+from gram.config import ResolvedConfig
+from gram.sampler.board_html import board_html, verdict_html
 from gram.sampler.selectors import Scores
-from gram.tasks.protocol import Tokens
+from gram.tasks.protocol import PuzzleError, Task, Tokens
+
+BY_TRAJECTORY = ("candidates", "steps", "halt", "lprm", "residual", "margin", "is_halted", "lineage")
+"""Arrays of a result whose first axes are puzzles and trajectories."""
+SHOWN_PUZZLES, SHOWN_OTHERS = 6, 2
+"""Puzzles of a run, and solutions of a puzzle beside the selected answer, that a notebook shows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +36,7 @@ class ShardResult:
     puzzles: Tokens
     """`[p, L]`."""
     candidates: Tokens
-    """Decoded answers `[p, n, A]`; zeros where a trajectory does not count."""
+    """Decoded answer of each trajectory, `[p, n, A]`; zeros where a trajectory does not count."""
     steps: NDArray[np.int64]
     """Supervision steps taken, `[p, n]`; 0 where a trajectory does not count."""
     halt: NDArray[np.float32]
@@ -41,61 +52,75 @@ class ShardResult:
     lineage: NDArray[np.int64]
     """Trajectory that its state descends from, `[p, n]`: itself unless resampling copied another over it."""
     widths: NDArray[np.int64]
-    """Trajectories that count, `[p]`: the first so many of `n`."""
+    """Trajectories that count, `[p]`: the first so many of `n`; of the others nothing is known (adaptive width)."""
     trace: dict[str, NDArray[Any]] = field(default_factory=dict)
     """Arrays of a traced run, named `trace_...` (`gram/sampler/trace.py`)."""
 
+    @classmethod
+    def blank(cls, puzzles: Tokens, width: int, answer_tokens: int) -> ShardResult:
+        """The result of puzzles `[p, L]` whose trajectories have not run yet: zeros, to be filled."""
+        shape = len(puzzles), width
+        return cls(
+            puzzles=puzzles,
+            candidates=np.zeros((*shape, answer_tokens), np.uint8),
+            steps=np.zeros(shape, np.int64),
+            halt=np.zeros(shape, np.float32),
+            lprm=np.zeros(shape, np.float32),
+            residual=np.zeros(shape, np.float32),
+            margin=np.zeros(shape, np.float32),
+            is_halted=np.zeros(shape, bool),
+            lineage=np.zeros(shape, np.int64),
+            widths=np.zeros(len(puzzles), np.int64),
+        )
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Everything by name, for a store."""
-        own = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "trace"}
+        own = {item.name: getattr(self, item.name) for item in fields(ShardResult) if item.name != "trace"}
         return own | self.trace
+
+    def by_trajectory(self) -> dict[str, NDArray[Any]]:
+        """The arrays whose first axes are `[p, n]`, by name."""
+        return {name: getattr(self, name) for name in BY_TRAJECTORY}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> ShardResult:
         """The inverse of `arrays`."""
-        own = {item.name: arrays[item.name] for item in fields(cls) if item.name != "trace"}
-        return cls(**own, trace={name: value for name, value in arrays.items() if name.startswith("trace_")})
+        own = {item.name: arrays[item.name] for item in fields(ShardResult) if item.name != "trace"}
+        return ShardResult(**own, trace={name: value for name, value in arrays.items() if name.startswith("trace_")})
+
+    def scores(self, votes: NDArray[np.int64]) -> Scores:
+        """What selectors read."""
+        return Scores(votes, self.halt, self.lprm, self.residual, self.margin, self.steps, self.is_halted)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SampleResult:
-    """All trajectories of a run, in the puzzles' order; trajectory ids are the second axis."""
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class SampleResult(ShardResult):
+    """A whole run, which is one shard of `P` puzzles and `N` trajectories, with the selected answers.
 
-    puzzles: Tokens
-    """`[P, L]`."""
-    candidates: Tokens
-    """Decoded answer of each trajectory, `[P, N, A]`."""
-    steps: NDArray[np.int64]
-    """Supervision steps each trajectory took, `[P, N]`."""
-    halt: NDArray[np.float32]
-    """Halt logit at the last step, `[P, N]`."""
-    lprm: NDArray[np.float32]
-    """Predicted final accuracy at the last step, `[P, N]`."""
-    residual: NDArray[np.float32]
-    """Movement of `h` in the last step, relative to its length, `[P, N]`."""
-    margin: NDArray[np.float32]
-    """Probability of the likeliest token less that of the next, mean over answer tokens, `[P, N]`."""
-    is_halted: NDArray[np.bool_]
-    """Whether a halting rule ended it, rather than its depth, `[P, N]`."""
-    lineage: NDArray[np.int64]
-    """Trajectory that its state descends from, `[P, N]`."""
-    widths: NDArray[np.int64]
-    """Trajectories that count, `[P]`: the first so many; of the others nothing is known (adaptive width)."""
+    Puzzles stand in the order in which they were given; trajectory ids are the second axis.
+    """
+
     selected: NDArray[np.int64]
     """Index of the selected trajectory, `[P]`."""
     votes: NDArray[np.int64]
     """Lineages that gave the same answer as each candidate, itself included, `[P, N]`; 0 where it does not count."""
-    config: SamplerConfig
-    """The sampling run's settings, nothing left open."""
+    config: ResolvedConfig
+    """The run's settings."""
     elapsed_s: float
     """Seconds of sampling, from tokens in to answers out."""
     steps_run: int
-    """Supervision steps of trajectories that were run, discarded ones included, padding not; those of an earlier part
-    of a resumed run are taken to be the ones that count."""
-    kernel: str
-    """Kernel path."""
+    """Supervision steps of trajectories that ran, discarded ones included, padding not; those of an earlier part of a
+    resumed run are taken to be the ones that count."""
     device: str
     dtype: str
+    task: Task
+    is_unconditional: bool = False
+    """Whether the model saw the empty condition in place of the puzzles."""
+
+    @property
+    def kernel(self) -> str:
+        """Kernel path."""
+        return self.config.kernel
 
     @property
     def answers(self) -> Tokens:
@@ -128,15 +153,184 @@ class SampleResult:
                 digest.update(np.ascontiguousarray(answer, dtype=np.uint8).tobytes())
         return digest.hexdigest()
 
+    @property
+    def timings(self) -> dict[str, float]:
+        """Seconds, milliseconds per puzzle and trajectories per second, by JSON key."""
+        count, width = self.candidates.shape[:2]
+        return {
+            "elapsed_s": self.elapsed_s,
+            "ms_per_puzzle": 1000 * self.elapsed_s / count,
+            "trajectories_per_s": count * width / self.elapsed_s,
+        }
 
-def scores_of(result: ShardResult | SampleResult, votes: NDArray[np.int64]) -> Scores:
-    """What selectors read."""
-    return Scores(
-        votes=votes,
-        halt=result.halt,
-        lprm=result.lprm,
-        residual=result.residual,
-        margin=result.margin,
-        steps=result.steps,
-        is_halted=result.is_halted,
-    )
+    def __len__(self) -> int:
+        return len(self.puzzles)
+
+    @overload
+    def __getitem__(self, index: int) -> PuzzleResult: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[PuzzleResult]: ...
+    def __getitem__(self, index: int | slice) -> PuzzleResult | list[PuzzleResult]:
+        """What was found for one puzzle, or for some."""
+        places = range(len(self))[index]
+        return PuzzleResult(self, places) if isinstance(places, int) else [PuzzleResult(self, each) for each in places]
+
+    def __iter__(self) -> Iterator[PuzzleResult]:
+        return iter(self[:])
+
+    def __repr__(self) -> str:
+        config, count = self.config, len(self)
+        return (
+            f"<SampleResult of {self.task.name}: {count} puzzle{'s' * (count != 1)}, width {config.width}, "
+            f"depth {config.depth}, selector {config.selector}, {self.elapsed_s:.2f} s>"
+        )
+
+    def _repr_html_(self) -> str:
+        """The first puzzles, for a notebook."""
+        head = f"<div>{escape(repr(self)[1:-1])}</div>"
+        shown = [f'<div style="margin:.6em 0">{found._repr_html_()}</div>' for found in self[:SHOWN_PUZZLES]]
+        more = [f"<div>and {len(self) - SHOWN_PUZZLES} more</div>"] if len(self) > SHOWN_PUZZLES else []
+        return "".join([head, *shown, *more])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """One distinct answer of a puzzle. Answers that are equal up to the task's symmetry count as one."""
+
+    text: str
+    """As the task writes it."""
+    tokens: Tokens
+    """As the first trajectory that gave it wrote it, `[A]`."""
+    votes: int
+    """Trajectories that gave it."""
+    is_selected: bool
+    conflicts: int
+    """Violated constraints; 0 exactly where the verifier accepts it."""
+    lprm: float
+    """Predicted accuracy, mean over its trajectories."""
+    halt_probability: float
+    """Of the halt head at the last step, mean over its trajectories, in [0, 1]."""
+    steps: float
+    """Supervision steps taken, mean over its trajectories."""
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether the verifier accepts it."""
+        return self.conflicts == 0
+
+
+class PuzzleResult:
+    """What a run found for one puzzle. Made by `result[index]`; answers are judged when they are first asked for."""
+
+    def __init__(self, result: SampleResult, index: int) -> None:
+        self.task, self.index, self.width = result.task, index, int(result.widths[index])
+        self.puzzle: Tokens = result.task.blank_puzzle() if result.is_unconditional else result.puzzles[index]
+        """`[L]`; every cell empty where the model saw the empty condition."""
+        self.tokens: Tokens = result.answers[index]
+        """The selected answer, `[A]`."""
+        self.votes = int(result.votes[index, result.selected[index]])
+        """Votes of the selected answer: lineages that gave it."""
+        self._result = result
+
+    @property
+    def text(self) -> str:
+        """The selected answer, as the task writes it."""
+        return self.task.format(self.puzzle, self.tokens)
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether the verifier accepts the selected answer. Raises `PuzzleError` where the task cannot judge it."""
+        return self.answers[0].is_valid
+
+    @property
+    def solutions(self) -> list[Answer]:
+        """The distinct valid answers. Raises `PuzzleError` where the task cannot judge them."""
+        return [answer for answer in self.answers if answer.is_valid]
+
+    @cached_property
+    def solution_count(self) -> int | None:
+        """Valid solutions that exist; None where the task does not count that many."""
+        try:
+            return self.task.count_solutions(self.puzzle)
+        except PuzzleError:
+            return None
+
+    @property
+    def answers(self) -> list[Answer]:
+        """The distinct answers, the selected one first, then by votes. Raises `PuzzleError` as `solutions` does."""
+        return self._judged[0]
+
+    @property
+    def valid_trajectories(self) -> int:
+        """Trajectories whose answer is valid."""
+        return sum(answer.votes for answer in self.solutions)
+
+    def answer_of(self, trajectory: int) -> Answer:
+        """The distinct answer that a trajectory gave."""
+        return self.answers[self._judged[1][trajectory]]
+
+    @cached_property
+    def _judged(self) -> tuple[list[Answer], NDArray[np.int64]]:
+        """The distinct answers, and the place of each trajectory's among them, `[n]`."""
+        result, index, width = self._result, self.index, self.width
+        candidates = result.candidates[index, :width]
+        _, first, group = np.unique(self.task.canonical(candidates), axis=0, return_index=True, return_inverse=True)
+        group = group.reshape(-1)
+        conflicts = self.task.conflicts(np.repeat(self.puzzle[None], len(first), axis=0), candidates[first])
+        halt = 1 / (1 + np.exp(-result.halt[index, :width].astype(np.float64)))
+        chosen = group[result.selected[index]]
+        order = sorted(range(len(first)), key=lambda each: (each != chosen, -(group == each).sum(), first[each]))
+        answers = []
+        for label in order:
+            members, tokens = group == label, candidates[first[label]]
+            answers.append(
+                Answer(
+                    text=self.task.format(self.puzzle, tokens),
+                    tokens=tokens,
+                    votes=int(members.sum()),
+                    is_selected=bool(label == chosen),
+                    conflicts=int(conflicts[label]),
+                    lprm=float(result.lprm[index, :width][members].mean()),
+                    halt_probability=float(halt[members].mean()),
+                    steps=float(result.steps[index, :width][members].mean()),
+                )
+            )
+        return answers, np.argsort(order)[group]
+
+    def to_json(self) -> dict[str, Any]:
+        """As `gram solve --json` prints it."""
+        selected = self.answers[0]
+        names = ("votes", "is_valid", "conflicts", "lprm", "halt_probability", "steps")
+        return {
+            "puzzle": self.task.format(self.puzzle),
+            "answer": selected.text,
+            "is_valid": selected.is_valid,
+            "conflicts": selected.conflicts,
+            "votes": selected.votes,
+            "distinct": len(self.answers),
+            "distinct_valid": len(self.solutions),
+            "solutions": self.solution_count,
+            "valid_trajectories": self.valid_trajectories,
+            "answers": [
+                {"answer": each.text, **{name: getattr(each, name) for name in names}} for each in self.answers
+            ],
+        }
+
+    def __repr__(self) -> str:
+        return f"<PuzzleResult {self.text!r}: {self.votes} of {self.width} votes>"
+
+    def _repr_html_(self) -> str:
+        """Board, selected answer and other solutions, for a notebook; without verdicts where the task cannot judge."""
+        board = self.task.board
+        boards = [board_html(board(self.puzzle), "puzzle")]
+        boards.append(board_html(board(self.puzzle, self.tokens), f"answer, votes {self.votes}"))
+        figures = f"{self.votes} of {self.width} votes"
+        try:
+            answers, solutions = self.answers, self.solutions
+        except PuzzleError:
+            return f"<div>{''.join(boards)}</div><div>{figures}</div>"
+        others = [each for each in solutions if not each.is_selected][:SHOWN_OTHERS]
+        boards += [board_html(board(self.puzzle, each.tokens), f"also, votes {each.votes}") for each in others]
+        every = "" if self.solution_count is None else f" of {self.solution_count}"
+        figures += f", distinct answers: {len(answers)}, solutions found: {len(solutions)}{every}"
+        return f"<div>{''.join(boards)}</div><div>{verdict_html(answers[0].conflicts)} {figures}</div>"

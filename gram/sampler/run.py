@@ -1,66 +1,242 @@
-"""A whole run: its plan, its store where it has one, and the result put together from the shards.
+"""A whole run: its settings resolved, its plan of shards, its store where it has one, and the result of all shards.
 
-Shapes: `P` puzzles, `N` width, `L` puzzle tokens, `A` answer tokens.
+A plan is a fixed list of shards, the one unit of work of local runs, Ray, resume and traces. Which shards a run has
+follows from its settings and the number of puzzles alone, never from slots, workers or what has been done before. The
+plan's key hashes everything that decides its results, so that a stored result belongs to exactly one plan.
+
+Shapes: `P` puzzles of the run, `N` width, `L` puzzle tokens, `A` answer tokens.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack, closing
-from dataclasses import astuple, dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any, get_args
 
-import numpy as np
 import torch
 
-from gram.config import SamplerConfig, config_to_json
+from gram.config import ResolvedConfig, SamplerConfig, Selector, config_to_json
+from gram.kernels import dispatch
+from gram.kernels.dispatch import Spec
 from gram.model import Model
-from gram.sampler.engine import Engine, StepView
-from gram.sampler.memory import check_fits
-from gram.sampler.plan import Plan, Shard, make_plan
-from gram.sampler.record import Sealed
-from gram.sampler.result import SampleResult, ShardResult, scores_of
-from gram.sampler.selectors import count_votes, select
-from gram.sampler.settings import SELECTOR, resolve, spec_of
+from gram.sampler.backend import Backend, Job, run_elsewhere, run_into
+from gram.sampler.engine import Observer, spec_of
+from gram.sampler.halting import RULES
+from gram.sampler.result import SampleResult, ShardResult
+from gram.sampler.scheduler import Shard
+from gram.sampler.selectors import answer_labels, count_votes, select
 from gram.sampler.store import Store
+from gram.sampler.width import THRESHOLDS
 from gram.tasks.inputs import input_tokens
 from gram.tasks.protocol import Task, Tokens
 
+SELECTOR: Selector = "vote"
+"""Of a checkpoint that names none."""
+GAUSSIAN_SIGMA = 0.3
+"""PTRM's scale on Sudoku (2605.19943)."""
+TRAJECTORIES_PER_SHARD = 1024
+"""About how many trajectories a shard has: seconds to minutes of work."""
+TRAJECTORY_BLOCK = 4
+"""Trajectories of one puzzle in a shard where they do not depend on each other: a run then serves all puzzles' first
+trajectories first, and a killed one keeps whole widths."""
+NO_IDENTITY = ("slots", "selector", "is_padded")
+"""Settings that change no trajectory: where they run, and which of them is picked afterwards; and padding, which every
+run that is kept has."""
+LIMIT_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Where Linux says a container's memory limit, version 2 and 1."""
+TRAJECTORY_BYTES = 8 + 8 + 8 + 4 * 4 + 1
+"""Steps, lineage, votes, four scores and whether it halted, beside the answer and its canonical form."""
+STATES = 4
+"""Tensors of the size of a state that every slot has (`engine.py`)."""
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
-    """What others need to run a plan's shards elsewhere."""
 
-    model: Model
-    task: Task
-    puzzles: Tokens
-    """`[P, L]`."""
-    config: SamplerConfig
-    """Resolved."""
-    is_unconditional: bool
-    is_traced: bool
-    kernel: str
-    """Kernel path that the plan counts on."""
-    device: torch.device
-    """Where the plan counts on running."""
+def resolve(config: SamplerConfig, model: Model, puzzles: int = 0) -> ResolvedConfig:
+    """`config` with what it leaves open filled in.
+
+    `puzzles`, their number, lets kernel `auto` compile a long run on a CPU; without it the run counts as short. Raises
+    `ValueError` where the model cannot do what it asks.
+    """
+    own, spec = model.config, model.spec
+    injector = config.injector or own.injector
+    if injector == "prior" and own.guidance == "none":
+        raise ValueError("injector must be none, gaussian or path for a model without a prior, got prior")
+    sigma = config.sigma
+    if sigma is None and injector == "gaussian":
+        sigma = GAUSSIAN_SIGMA
+    if sigma is None and injector == "path":
+        sigma = own.path_noise
+        if not (sigma or own.initial_std):
+            raise ValueError("sigma must be given for injector path with a model trained without, got none")
+    selector = config.selector or own.selector or SELECTOR
+    if selector not in supported_selectors(model):
+        raise ValueError(f"selector must be of a head that was trained, got {selector} and an LPRM of zeros")
+    threshold = config.halt_threshold
+    if threshold is None:
+        threshold = own.halt_threshold if config.halting == "head" else RULES[config.halting].threshold
+    launch = config.launch if config.launch is not None else dispatch.launch_size(spec)
+    depth = config.depth if config.depth is not None else own.depth
+    transitions = config.transitions if config.transitions is not None else spec.transitions
+    updates = config.low_level_updates if config.low_level_updates is not None else spec.low_level_updates
+    asked = replace(spec, transitions=transitions, low_level_updates=updates)
+    flops = puzzles * config.width * depth * dispatch.step_flops(model.weights(), asked)
+    filled = {
+        "depth": depth,
+        "selector": selector,
+        "injector": injector,
+        "sigma": sigma,
+        "halt_threshold": threshold,
+        "width_threshold": THRESHOLDS.get(config.width_policy)
+        if config.width_threshold is None
+        else config.width_threshold,
+        "transitions": transitions,
+        "low_level_updates": updates,
+        "launch": launch,
+        "kernel": dispatch.choose(model.device, spec, model.dtype, config.kernel, flops).kernel,
+        "slots": config.slots if config.slots is not None else dispatch.slot_count(model.device, launch),
+    }
+    return ResolvedConfig(**{**asdict(config), **filled})
 
 
-class Backend(Protocol):
-    """Runs shards somewhere else than here."""
+def supported_selectors(model: Model) -> tuple[Selector, ...]:
+    """Selectors that the model has a trained head for. An imported model keeps zeros where the LPRM would be: all its
+    trajectories would tie."""
+    has_lprm = bool(model.lprm.weight.any())
+    return tuple(each for each in get_args(Selector) if each != "lprm" or has_lprm)
 
-    @property
-    def device(self) -> torch.device | None:
-        """Where its workers compute; None: as the model here."""
 
-    def start(self, job: Job, shards: int) -> None:
-        """Waits until there is somebody to run `shards` shards. Raises `ValueError`."""
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A run's shards and its key."""
 
-    def run(self, shards: Iterable[Shard]) -> Generator[tuple[Shard, Sealed], None, None]:
-        """Runs each of `shards` and yields its result; a shard may come twice. Raises `ValueError` at the end where
-        shards are left that cannot be run. Closing it stops everything."""
+    key: str
+    """Hex digest of settings, weights, task, puzzles, kernel path, device and type."""
+    shards: tuple[Shard, ...]
+
+
+def shards_of(puzzles: int, config: SamplerConfig) -> tuple[Shard, ...]:
+    """The shards of a run over `puzzles`, in the order in which they are to run.
+
+    Adaptive width and resampling look at all trajectories of a puzzle, so these stay in one shard.
+    """
+    is_independent = config.width_policy == "fixed" and config.resampler == "none"
+    block = min(config.width, TRAJECTORY_BLOCK) if is_independent else config.width
+    together = max(1, TRAJECTORIES_PER_SHARD // block)
+    shards: list[Shard] = []
+    for first_trajectory in range(0, config.width, block):
+        for first in range(0, puzzles, together):
+            shards.append(
+                Shard(
+                    index=len(shards),
+                    first_puzzle=first,
+                    puzzles=min(together, puzzles - first),
+                    first_trajectory=first_trajectory,
+                    trajectories=min(block, config.width - first_trajectory),
+                )
+            )
+    return tuple(shards)
+
+
+def shape_of(model: Model) -> dict[str, Any]:
+    """What of a model's configuration decides its trajectories, as JSON: all but which of them is picked."""
+    return {name: value for name, value in config_to_json(model.config).items() if name != "selector"}
+
+
+def make_plan(
+    model: Model,
+    task: Task,
+    puzzles: Tokens,
+    config: ResolvedConfig,
+    *,
+    is_unconditional: bool,
+    is_traced: bool,
+    device: torch.device | None = None,
+) -> Plan:
+    """The plan of a run over puzzles `[P, L]`; `device` is where it runs, if not where the model is."""
+    settings = {name: value for name, value in config_to_json(config).items() if name not in NO_IDENTITY}
+    digest = hashlib.sha256()
+    for part in (
+        json.dumps(settings, sort_keys=True),
+        json.dumps(shape_of(model), sort_keys=True),
+        model.digest(),
+        task.name,
+        hashlib.sha256(puzzles.tobytes()).hexdigest(),
+        f"{(device or model.device).type} {model.dtype} {config.kernel} {is_unconditional} {is_traced} {puzzles.shape}",
+    ):
+        digest.update(part.encode() + b"\0")
+    return Plan(digest.hexdigest(), shards_of(len(puzzles), config))
+
+
+def machine_bytes() -> int | None:
+    """Memory of this machine, or of the container where that is less; None where the system does not say."""
+    found = []
+    with suppress(ValueError, OSError):
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for path in LIMIT_FILES:
+        try:
+            found.append(int(path.read_text()))
+        except (OSError, ValueError):
+            # No such file, or `max`.
+            continue
+    return min((count for count in found if count > 0), default=None)
+
+
+def device_bytes(device: torch.device) -> int | None:
+    """Memory of the device that slots live on."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return machine_bytes()
+
+
+def result_bytes(config: ResolvedConfig, puzzles: int, answer_tokens: int, *, is_traced: bool = False) -> int:
+    """Bytes of a run's result, every trajectory of it, and of the one shard that a trace holds at once."""
+    each = 2 * answer_tokens + TRAJECTORY_BYTES
+    traced = config.depth * (answer_tokens + 16) if is_traced else 0
+    shard = min(puzzles * config.width, max(TRAJECTORIES_PER_SHARD, config.width if puzzles else 0))
+    return puzzles * config.width * each + shard * traced
+
+
+def slot_bytes(config: ResolvedConfig, spec: Spec, item_bytes: int) -> int:
+    """Bytes of the states of all slots."""
+    rows = -(-config.slots // config.launch) * config.launch
+    return rows * spec.length * spec.dim * item_bytes * STATES
+
+
+def check_fits(
+    config: ResolvedConfig,
+    spec: Spec,
+    puzzles: int,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    is_traced: bool = False,
+    has_slots: bool = True,
+) -> None:
+    """Refuses a run that cannot fit in memory, before anything is sampled. `has_slots`: its slots are on this machine.
+
+    The estimate is a lower one: what it refuses cannot run. Raises `ValueError` in one line with the estimate.
+    """
+    results = result_bytes(config, puzzles, spec.output_tokens, is_traced=is_traced)
+    slots = slot_bytes(config, spec, dtype.itemsize) if has_slots else 0
+    _check(slots, device_bytes(device), device, f"{config.slots:,} slots in launches of {config.launch:,}")
+    if device.type == "cpu":
+        results += slots
+    _check(results, machine_bytes(), torch.device("cpu"), f"{puzzles:,} puzzles at width {config.width:,}")
+
+
+def _check(needed: int, there: int | None, device: torch.device, what: str) -> None:
+    if there is not None and needed > there:
+        raise ValueError(f"run must fit in {_size(there)} of memory of {device}, got {what}: at least {_size(needed)}")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
 def sample(
@@ -72,36 +248,35 @@ def sample(
     is_unconditional: bool = False,
     is_traced: bool = False,
     out: Path | str | None = None,
-    about: dict[str, Any] | None = None,
-    on_ended: Callable[[int], None] | None = None,
-    on_step: Callable[[StepView], None] | None = None,
-    on_advanced: Callable[[Engine], None] | None = None,
+    metadata: dict[str, Any] | None = None,
+    observer: Observer | None = None,
     backend: Backend | None = None,
 ) -> SampleResult:
     """Samples up to `config.width` trajectories of each puzzle `[P, L]` and selects an answer.
 
     `is_unconditional` shows the model the empty condition in place of the puzzles. With `out`, finished shards are kept
-    in that folder and a run that was killed goes on from there; `is_traced` also keeps every supervision step, and
-    `about` is written beside. `on_ended` is told how many trajectories have just come to their end; `on_step` sees
-    every step, `on_advanced` the engine after it. With `backend` the shards run there and both see nothing. Same seed,
-    puzzles and launch size: the same trajectories, whatever the batch, where launches are padded. Raises `PuzzleError`
-    for what is no puzzle of the task, `ValueError` for settings that the model does not fit, an untrained empty
-    condition or a run that cannot fit in memory, `StoreError` for a folder that holds another run.
+    in that folder, and a run that was killed continues from there; `is_traced` also keeps every supervision step, and
+    `metadata` is written beside. With `backend` the shards run there, and `observer` sees no supervision steps. Same
+    seed, puzzles and launch size: the same trajectories, whatever the batch, where launches are padded.
+
+    Raises `PuzzleError` for what is no puzzle of the task, `ValueError` for settings that the model does not fit, an
+    untrained empty condition or a run that cannot fit in memory, `StoreError` for a folder that holds another run.
     """
-    config = resolve(config, model)
+    resolved = config if isinstance(config, ResolvedConfig) else resolve(config, model)
+    observer = observer or Observer()
     out = None if out is None else Path(out)
     if not is_unconditional:
         puzzles = input_tokens(task, puzzles)
     if is_traced and out is None:
         raise ValueError("out must name a folder for a traced run, got none")
-    if not config.is_padded and (out is not None or backend is not None):
+    if not resolved.is_padded and (out is not None or backend is not None):
         where = f"the folder {out}" if out is not None else "a cluster"
         raise ValueError(f"is_padded must be on for a run in {where}, got off: its rounding may follow its company")
     if is_unconditional:
         model.embed_empty(1)
     check_fits(
-        config,
-        spec_of(config, model),
+        resolved,
+        spec_of(resolved, model),
         len(puzzles),
         device=model.device,
         dtype=model.dtype,
@@ -110,148 +285,59 @@ def sample(
     )
     started = time.perf_counter()
     device = (backend and backend.device) or model.device
-    kernel = config.kernel
     plan = make_plan(
-        model,
-        task,
-        puzzles,
-        config,
-        kernel=kernel,
+        model, task, puzzles, resolved, device=device, is_unconditional=is_unconditional, is_traced=is_traced
+    )
+    written = {
+        "task": task.name,
+        "puzzles": len(puzzles),
+        "config": config_to_json(resolved),
+        "is_traced": is_traced,
+        "device": str(device),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "kernel": resolved.kernel,
+        "shards": [list(astuple(shard)) for shard in plan.shards],
+        **(metadata or {}),
+    }
+    job = Job(
+        model=model,
+        task=task,
+        puzzles=puzzles,
+        config=resolved,
         device=device,
         is_unconditional=is_unconditional,
         is_traced=is_traced,
     )
-    facts = {
-        "task": task.name,
-        "puzzles": len(puzzles),
-        "config": config_to_json(config),
-        "is_traced": is_traced,
-        "device": str(device),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "kernel": kernel,
-        "shards": [list(astuple(shard)) for shard in plan.shards],
-        **(about or {}),
-    }
-    size = len(puzzles), config.width, model.config.output_tokens
-    if backend is not None:
-        job = Job(
-            model=model,
-            task=task,
-            puzzles=puzzles,
-            config=config,
-            is_unconditional=is_unconditional,
-            is_traced=is_traced,
-            kernel=kernel,
-            device=device,
-        )
-        with ExitStack() as stack:
-            folder = out or Path(stack.enter_context(TemporaryDirectory(prefix="gram-")))
-            store = stack.enter_context(Store.open(folder, plan.key, len(plan.shards), facts))
-            run_elsewhere(store, backend, job, plan, on_ended)
-            merged = _together(puzzles, size, _stored(store, plan))
-            elapsed_s, steps_run = store.elapsed_s, int(merged.steps.sum())
-    else:
-        engine = Engine(
-            model,
-            task,
-            puzzles,
-            config,
-            is_unconditional=is_unconditional,
-            is_traced=is_traced,
-            on_ended=on_ended,
-            on_step=on_step,
-            on_advanced=on_advanced,
-        )
-        if out is None:
-            merged = _together(puzzles, size, engine.run(plan.shards))
+    with ExitStack() as stack:
+        if out is None and backend is None:
+            engine = job.engine(observer)
+            merged = _merged(job, engine.run(plan.shards))
             elapsed_s, steps_run = time.perf_counter() - started, engine.steps_run
         else:
-            with Store.open(out, plan.key, len(plan.shards), facts) as store:
-                before = store.done()
-                _run_into(store, engine, plan, started, on_ended)
-                merged = _together(puzzles, size, _stored(store, plan))
-                elapsed_s = store.elapsed_s
+            folder = out or Path(stack.enter_context(TemporaryDirectory(prefix="gram-")))
+            store = stack.enter_context(Store.open(folder, plan.key, len(plan.shards), written))
+            before = store.done()
+            if backend is None:
+                engine = job.engine(observer)
+                run_into(store, engine, plan.shards, observer, started)
                 steps_run = engine.steps_run + sum(int(store.read(index)["steps"].sum()) for index in before)
-    votes = count_votes(task.canonical(merged.candidates), lineage=merged.lineage, widths=merged.widths)
+            else:
+                run_elsewhere(store, backend, job, plan.shards, observer)
+            merged = _merged(job, _stored(store, plan))
+            elapsed_s, steps_run = store.elapsed_s, steps_run if backend is None else int(merged.steps.sum())
+    votes = count_votes(answer_labels(task.canonical(merged.candidates)), lineage=merged.lineage, widths=merged.widths)
     return SampleResult(
-        **{name: value for name, value in merged.arrays().items() if not name.startswith("trace_")},
-        selected=select(config.selector or SELECTOR, scores_of(merged, votes)),
+        **merged.arrays(),
+        selected=select(resolved.selector, merged.scores(votes)),
         votes=votes,
-        config=config,
+        config=resolved,
         elapsed_s=elapsed_s,
         steps_run=steps_run,
-        kernel=kernel,
-        device=facts["device"],
-        dtype=facts["dtype"],
-    )
-
-
-def run_shard(
-    model: Model,
-    task: Task,
-    puzzles: Tokens,
-    config: SamplerConfig,
-    shard: Shard,
-    *,
-    is_unconditional: bool = False,
-    is_traced: bool = False,
-    on_step: Callable[[StepView], None] | None = None,
-    on_advanced: Callable[[Engine], None] | None = None,
-) -> ShardResult:
-    """One shard of a plan over `puzzles`, with resolved settings: what a worker runs. Same arguments, same arrays,
-    whatever the number of slots. An exception that `on_step` or `on_advanced` raises ends it between two supervision
-    steps; the latter costs no decoding."""
-    engine = Engine(
-        model,
-        task,
-        puzzles,
-        config,
+        device=written["device"],
+        dtype=written["dtype"],
+        task=task,
         is_unconditional=is_unconditional,
-        is_traced=is_traced,
-        on_step=on_step,
-        on_advanced=on_advanced,
     )
-    ((_, result),) = engine.run([shard])
-    return result
-
-
-def _run_into(store: Store, engine: Engine, plan: Plan, started: float, on_ended: Callable[[int], None] | None) -> None:
-    """Runs the shards that the store lacks and keeps each as soon as it is finished."""
-    done = _tell_done(store, plan, on_ended)
-    told = started
-    for shard, result in engine.run(shard for shard in plan.shards if shard.index not in done):
-        now = time.perf_counter()
-        store.append(shard.index, result.arrays(), now - told)
-        told = now
-
-
-def run_elsewhere(
-    store: Store, backend: Backend, job: Job, plan: Plan, on_ended: Callable[[int], None] | None = None
-) -> None:
-    """Has a backend run the shards that the store lacks and keeps each as it comes; the time until it is ready is not
-    counted. `on_ended` is told how many trajectories have just come to their end."""
-    done = _tell_done(store, plan, on_ended)
-    missing = [shard for shard in plan.shards if shard.index not in done]
-    if not missing:
-        return
-    backend.start(job, len(missing))
-    told = time.perf_counter()
-    with closing(backend.run(missing)) as results:
-        for shard, sealed in results:
-            now = time.perf_counter()
-            if not store.append_sealed(shard.index, sealed, now - told):
-                continue
-            told = now
-            if on_ended is not None:
-                on_ended(shard.puzzles * shard.trajectories)
-
-
-def _tell_done(store: Store, plan: Plan, on_ended: Callable[[int], None] | None) -> frozenset[int]:
-    """The shards that the store has already; their trajectories are told at once."""
-    done = frozenset(store.done())
-    if on_ended is not None and done:
-        on_ended(sum(shard.puzzles * shard.trajectories for shard in plan.shards if shard.index in done))
-    return done
 
 
 def _stored(store: Store, plan: Plan) -> Iterator[tuple[Shard, ShardResult]]:
@@ -261,25 +347,13 @@ def _stored(store: Store, plan: Plan) -> Iterator[tuple[Shard, ShardResult]]:
         yield shard, ShardResult.from_arrays({name: arrays[name] for name in arrays if not name.startswith("trace_")})
 
 
-def _together(puzzles: Tokens, size: tuple[int, int, int], shards: Iterable[tuple[Shard, ShardResult]]) -> ShardResult:
+def _merged(job: Job, shards: Iterable[tuple[Shard, ShardResult]]) -> ShardResult:
     """All shards as one, `[P, N]`."""
-    count, width, answer_tokens = size
-    whole = ShardResult(
-        puzzles=puzzles,
-        candidates=np.zeros((count, width, answer_tokens), np.uint8),
-        steps=np.zeros((count, width), np.int64),
-        halt=np.zeros((count, width), np.float32),
-        lprm=np.zeros((count, width), np.float32),
-        residual=np.zeros((count, width), np.float32),
-        margin=np.zeros((count, width), np.float32),
-        is_halted=np.zeros((count, width), bool),
-        lineage=np.zeros((count, width), np.int64),
-        widths=np.zeros(count, np.int64),
-    )
+    whole = ShardResult.blank(job.puzzles, job.config.width, job.model.config.output_tokens)
     for shard, part in shards:
         rows = slice(shard.first_puzzle, shard.first_puzzle + shard.puzzles)
         columns = slice(shard.first_trajectory, shard.first_trajectory + shard.trajectories)
-        for name in ("candidates", "steps", "halt", "lprm", "residual", "margin", "is_halted", "lineage"):
-            getattr(whole, name)[rows, columns] = getattr(part, name)
+        for name, values in part.by_trajectory().items():
+            getattr(whole, name)[rows, columns] = values
         whole.widths[rows] += part.widths
     return whole

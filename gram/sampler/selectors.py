@@ -1,4 +1,6 @@
-"""Selectors: which of a puzzle's candidates is the answer. None of them sees the verifier.
+"""Votes and selectors: which of a puzzle's candidates is the answer. None of them sees the verifier.
+
+The sampler selects with these functions, and so does a frontier (`gram/evals/frontier/cells.py`).
 
 Shapes: `P` puzzles, `N` width, `A` answer tokens.
 """
@@ -12,6 +14,9 @@ from numpy.typing import NDArray
 
 from gram.config import SELECTORS
 from gram.tasks.protocol import Tokens
+
+MOST_BINS_A_VOTE = 8
+"""Votes are counted in one bin for each possible answer, unless these outnumber the votes so many times."""
 
 
 class Scores(NamedTuple):
@@ -27,49 +32,71 @@ class Scores(NamedTuple):
     is_halted: NDArray[np.bool_]
 
 
+def answer_labels(canonical: Tokens) -> NDArray[np.int64]:
+    """Numbers that are equal exactly where candidates `[P, N, A]` of one puzzle are: `[P, N]`."""
+    labels = np.zeros(canonical.shape[:2], dtype=np.int64)
+    for row, candidates in zip(labels, canonical, strict=True):
+        row[:] = np.unique(candidates, axis=0, return_inverse=True)[1].reshape(-1) if len(candidates) else 0
+    return labels
+
+
 def count_votes(
-    canonical: Tokens, *, lineage: NDArray[np.int64] | None = None, widths: NDArray[np.int64] | None = None
+    labels: NDArray[np.integer[Any]],
+    *,
+    lineage: NDArray[np.int64] | None = None,
+    widths: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
-    """For each candidate `[P, N, A]`, how many lineages of its puzzle gave the same answer: `[P, N]`.
+    """For each trajectory `[P, N]`, how many lineages of its puzzle gave the same answer: `[P, N]`.
 
-    `lineage [P, N]`: the trajectory that each descends from (None: itself), so that copies made by resampling count
-    once. `widths [P]`: trajectories that count (None: all); the others get 0 votes.
+    The count behind the majority vote (self-consistency, 2203.11171). `labels [P, N]` name the answers, at least 0
+    (`answer_labels`). `lineage [P, N]` is the trajectory that each descends from (None: itself), so that copies made by
+    resampling count once. `widths [P]` are the trajectories that count (None: all); the others get 0 votes.
     """
-    votes = np.zeros(canonical.shape[:2], dtype=np.int64)
-    for index, (row, candidates) in enumerate(zip(votes, canonical, strict=True)):
-        count = len(row) if widths is None else int(widths[index])
-        if not count:
-            continue
-        _, group = np.unique(candidates[:count], axis=0, return_inverse=True)
-        group = group.reshape(-1)
-        line = np.arange(count) if lineage is None else lineage[index, :count]
-        pairs = np.unique(np.stack([group, line]), axis=1)
-        row[:count] = np.bincount(pairs[0])[group]
-    return votes
+    count, width = labels.shape
+    span = int(labels.max(initial=0)) + 1
+    group = labels + np.arange(count)[:, None] * span
+    if count * span > MOST_BINS_A_VOTE * labels.size:
+        group = np.unique(group, return_inverse=True)[1].reshape(labels.shape)
+    counts = np.ones(labels.shape, bool) if widths is None else np.arange(width) < widths[:, None]
+    is_voter = counts
+    if lineage is not None:
+        # A lineage votes once for an answer: by the first of its trajectories that gave it.
+        ballots = np.where(counts, group * width + lineage, -1)
+        is_voter = np.zeros(labels.size, bool)
+        is_voter[np.unique(ballots, return_index=True)[1]] = True
+        is_voter = is_voter.reshape(labels.shape) & counts
+    votes = np.bincount(group[is_voter], minlength=int(group.max(initial=0)) + 1)[group]
+    return np.where(counts, votes, 0)
 
 
-def select(selector: str, scores: Scores) -> NDArray[np.int64]:
-    """Index of the selected trajectory of each puzzle, `[P]`.
+def rank(selector: str, scores: Scores) -> NDArray[Any]:
+    """What a selector looks for the largest of, for each trajectory `[P, N]`. It does not ask which ones count.
 
-    `vote`: an answer given most often. `lprm`: highest predicted final accuracy. `halt`: highest halt logit.
-    `residual`: least movement in its last step (EqR). `margin`: largest mean distance between the two likeliest tokens.
-    `first`: trajectory 0. `first-halt`: fewest steps to its halt (2601.19085). Ties go to the lowest trajectory, so a
-    vote's pick is the first trajectory that gave one of the tied answers. An undefined score (NaN) ranks below every
-    defined one; where all are undefined, trajectory 0 is picked. Raises `ValueError` for an unknown selector.
+    `vote`: answers given most often (majority vote, self-consistency). `lprm`: highest predicted final accuracy.
+    `halt`: highest halt logit. `residual`: least movement in its last step (EqR). `margin`: largest mean distance
+    between the two likeliest tokens. `first`: trajectory 0. `first-halt`: fewest steps to its halt (2601.19085).
+    An undefined score (NaN) ranks below every defined one. Raises `ValueError` for an unknown selector.
     """
     if selector not in SELECTORS:
         raise ValueError(f"selector must be one of {', '.join(SELECTORS)}, got {selector!r}")
-    values: dict[str, NDArray[Any]] = {
-        "vote": scores.votes,
-        "lprm": scores.lprm,
-        "halt": scores.halt,
-        "residual": -scores.residual,
-        "margin": scores.margin,
-        "first": np.zeros(scores.votes.shape),
-        "first-halt": np.where(scores.is_halted, -scores.steps.astype(np.float64), -np.inf),
-    }
-    value = values[selector]
-    # -inf is also a real value of first-halt: one step below it for NaN, and one more for those that do not count.
-    defined = np.nan_to_num(value.astype(np.float64), nan=-1e301, neginf=-1e300)
-    rank = np.where(scores.votes > 0, defined, -np.inf)
-    return np.asarray(rank.argmax(axis=1) if rank.shape[1] else np.zeros(len(rank)), dtype=np.int64)
+    if selector == "vote":
+        return scores.votes
+    if selector == "first":
+        return np.zeros(scores.steps.shape)
+    if selector == "first-halt":
+        value: NDArray[Any] = np.where(scores.is_halted, -scores.steps.astype(np.float64), -np.inf)
+    else:
+        value = -scores.residual if selector == "residual" else getattr(scores, selector)
+    # -inf is also a real value of first-halt: one step below it for NaN.
+    is_plain = np.isfinite(value).all()
+    return value if is_plain else np.nan_to_num(value.astype(np.float64), nan=-1e301, neginf=-1e300)
+
+
+def select(selector: str, scores: Scores) -> NDArray[np.int64]:
+    """Index of the selected trajectory of each puzzle, `[P]`: the one of highest `rank` among those that count.
+
+    Ties go to the lowest trajectory, so the majority vote picks the first that gave one of the tied answers. Where all
+    scores are undefined, trajectory 0 is picked. Raises `ValueError` for an unknown selector.
+    """
+    ranks = np.where(scores.votes > 0, rank(selector, scores).astype(np.float64), -np.inf)
+    return np.asarray(ranks.argmax(axis=1) if ranks.shape[1] else np.zeros(len(ranks)), dtype=np.int64)

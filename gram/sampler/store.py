@@ -5,7 +5,7 @@ Not the plan (`gram/sampler/plan.py`) and not what the arrays mean (`gram/sample
 A store is a folder with two files.
 
 `plan.json`, written atomically before the first record: `version` (1), `plan_key`, `shards` (their number) and `about`
-(what the caller wants a reader to know).
+(the run's metadata: what the caller wants a reader to know).
 
 `shards.bin`, a log of records (`gram/sampler/record.py` has their bytes).
 
@@ -40,7 +40,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 
 from gram.atomic_files import lock, replacing, sync
-from gram.sampler.record import HEADER_BYTES, Record, Sealed, StoreError, header_of, read_payload, scan
+from gram.sampler.record import HEADER_BYTES, Record, Serialized, StoreError, header_of, read_payload, scan
 
 __all__ = ["Store", "StoreError"]
 
@@ -75,18 +75,18 @@ class Store:
         self._synced_at_s = time.monotonic()
 
     @classmethod
-    def open(cls, folder: Path | str, plan_key: str, shards: int, about: dict[str, Any]) -> Self:
+    def open(cls, folder: Path | str, plan_key: str, shards: int, metadata: dict[str, Any]) -> Self:
         """A writer: creates the store in `folder`, or continues the one that is there.
 
-        The `about` of an existing store stays. Raises `StoreError` where the folder holds another plan, another process
-        writes, or nothing can be written.
+        The `metadata` of an existing store stays. Raises `StoreError` where the folder holds another plan, another
+        process writes, or nothing can be written.
         """
         folder = Path(folder)
-        plan = {"version": VERSION, "plan_key": plan_key, "shards": shards, "about": about}
+        plan = {"version": VERSION, "plan_key": plan_key, "shards": shards, "about": metadata}
         try:
             plan = json.loads(json.dumps(plan, allow_nan=False))
         except (TypeError, ValueError) as error:
-            raise StoreError(f"about must be JSON, got {error}") from None
+            raise StoreError(f"metadata must be JSON, got {error}") from None
         if folder.exists() and not folder.is_dir():
             raise StoreError(f"{folder} must be a folder, got a file")
         if (folder / PLAN_FILE).exists():
@@ -195,10 +195,10 @@ class Store:
         return int(self._plan["shards"])
 
     @property
-    def about(self) -> dict[str, Any]:
-        """What the run said about itself when it began."""
-        about: dict[str, Any] = self._plan["about"]
-        return about
+    def metadata(self) -> dict[str, Any]:
+        """What the run wrote about itself when it began."""
+        metadata: dict[str, Any] = self._plan["about"]
+        return metadata
 
     @property
     def elapsed_s(self) -> float:
@@ -219,15 +219,15 @@ class Store:
         Raises `StoreError` for another result than the stored one, an index outside the plan, or a failed write: then
         the record is cut off again and the store can go on once there is room.
         """
-        return self.append_sealed(index, Sealed.of(arrays), elapsed_s)
+        return self.append_serialized(index, Serialized.of(arrays), elapsed_s)
 
-    def append_sealed(self, index: int, sealed: Sealed, elapsed_s: float = 0.0) -> bool:
-        """As `append`, for a result that was sealed elsewhere. Its digest is taken on trust here and checked whenever
-        it is read: one that was damaged on the way is missing from then on, as if the disk had done it."""
+    def append_serialized(self, index: int, serialized: Serialized, elapsed_s: float = 0.0) -> bool:
+        """As `append`, for a result that was serialized elsewhere. Its digest is trusted here and checked when it is
+        read: a result that was damaged on the way is missing from then on, as if the disk had done it."""
         self._must_be_writable()
         if not 0 <= index < self.shard_count:
             raise StoreError(f"shard index must be in [0, {self.shard_count}), got {index}")
-        payload, digest = sealed.payload, sealed.digest
+        payload, digest = serialized.payload, serialized.digest
         if (stored := self._records.get(index)) is not None:
             if stored.digest != digest:
                 raise StoreError(f"{self._path}: shard {index} is stored already with another result")

@@ -140,17 +140,17 @@ class Traces:
         """For `open` alone."""
         self._store = store
         try:
-            self.about = store.about
-            """What the run said about itself."""
-            self.width, self.depth = int(self.about["config"]["width"]), int(self.about["config"]["depth"])
+            self.metadata = store.metadata
+            """What the run wrote about itself."""
+            self.width, self.depth = int(self.metadata["config"]["width"]), int(self.metadata["config"]["depth"])
             """`N` and `M`."""
-            self.puzzle_count = int(self.about["puzzles"])
-            shards = [tuple(map(int, shard)) for shard in self.about["shards"]]
+            self.puzzle_count = int(self.metadata["puzzles"])
+            shards = [tuple(map(int, shard)) for shard in self.metadata["shards"]]
             self._groups: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
             for index, first, puzzles, first_trajectory, trajectories in shards:
                 self._groups.setdefault((first, puzzles), []).append((first_trajectory, trajectories, index))
         except (KeyError, TypeError, ValueError) as error:
-            raise StoreError(f"about must hold config, puzzles and shards of a run, got {error!r}") from None
+            raise StoreError(f"metadata must hold config, puzzles and shards of a run, got {error!r}") from None
         if missing := store.missing():
             raise StoreError(f"the run is not finished: {len(missing)} of {store.shard_count} shards are missing")
         self._check_cover()

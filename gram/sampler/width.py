@@ -1,8 +1,8 @@
-"""Width policies: how many trajectories of a puzzle are enough. One small class each.
+"""Width policies: how many trajectories of a puzzle are enough. Each is a sequential test, one small class.
 
-A policy looks at the trajectories in the order of their ids, never in that of their arrival: the decision is the
-smallest `n` at which trajectories `0 .. n-1` decide, so it is the same for any number of slots or workers. It also
-names the next `n` at which a decision is possible; trajectories beyond are not needed yet.
+A policy looks at the trajectories in the order of their ids, never in that of their arrival. It decides at the smallest
+`n` at which trajectories `0 .. n-1` are enough, so the decision is the same for any number of slots or workers. It also
+names the next `n` at which a decision is possible: trajectories beyond are not needed yet.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import math
 from collections import Counter
 from typing import Protocol
 
-from gram.config import SamplerConfig
+from gram.config import ResolvedConfig
 
 FIRST_STAGE, STAGE_FACTOR = 1, 4
+THRESHOLDS = {"staged": 0.9, "decided": 0.95}
+"""Where nobody names one."""
 
 
-class Prefix:
-    """The first trajectories of one puzzle, in order."""
+class SequentialTest:
+    """One puzzle's test so far: what its first trajectories answered, in order."""
 
     def __init__(self) -> None:
         self.votes: Counter[bytes] = Counter()
@@ -54,11 +56,11 @@ class WidthPolicy(Protocol):
 
     needs_verifier: bool
 
-    def decides(self, prefix: Prefix) -> bool:
-        """Whether these trajectories decide; asked at every width that `next_stop` names."""
+    def decides(self, test: SequentialTest) -> bool:
+        """Whether these trajectories decide; asked at every width that `next_look` names."""
         ...
 
-    def next_stop(self, prefix: Prefix) -> int:
+    def next_look(self, test: SequentialTest) -> int:
         """The smallest greater width at which a decision is possible."""
         ...
 
@@ -71,22 +73,22 @@ class Staged:
     def __init__(self, trusted: float) -> None:
         self.trusted = trusted
 
-    def decides(self, prefix: Prefix) -> bool:
-        return prefix.trust[prefix.leader] >= self.trusted
+    def decides(self, test: SequentialTest) -> bool:
+        return test.trust[test.leader] >= self.trusted
 
-    def next_stop(self, prefix: Prefix) -> int:
+    def next_look(self, test: SequentialTest) -> int:
         stage = FIRST_STAGE
-        while stage <= prefix.width:
+        while stage <= test.width:
             stage *= STAGE_FACTOR
         return stage
 
 
 class Decided:
-    """Until the vote is decided: the leading answer's share is the larger of the first two with some probability.
+    """Until the majority vote is decided: the leading answer probably has the larger share of the first two.
 
     With votes `a >= b` and a uniform prior on the leader's share of the two, that probability is
-    `P(Binomial(a + b + 1, 1/2) <= a)` (adaptive consistency, 2305.11860). It is looked at after every trajectory, so
-    its error is larger than at one look: `error_rate` is exact for two answers of given shares.
+    `P(Binomial(a + b + 1, 1/2) <= a)` (adaptive consistency, 2305.11860). The test looks after every trajectory, so its
+    error is larger than that of a single look: `error_rate` is exact for two answers of given shares.
     """
 
     needs_verifier = False
@@ -94,15 +96,15 @@ class Decided:
     def __init__(self, probability: float) -> None:
         self.probability = probability
 
-    def decides(self, prefix: Prefix) -> bool:
-        return ahead_probability(*prefix.lead) >= self.probability
+    def decides(self, test: SequentialTest) -> bool:
+        return ahead_probability(*test.lead) >= self.probability
 
-    def next_stop(self, prefix: Prefix) -> int:
-        first, second = prefix.lead
+    def next_look(self, test: SequentialTest) -> int:
+        first, second = test.lead
         more = 1
         while ahead_probability(first + more, second) < self.probability:
             more += 1
-        return prefix.width + more
+        return test.width + more
 
 
 class Verified:
@@ -110,11 +112,11 @@ class Verified:
 
     needs_verifier = True
 
-    def decides(self, prefix: Prefix) -> bool:
-        return prefix.is_any_valid
+    def decides(self, test: SequentialTest) -> bool:
+        return test.is_any_valid
 
-    def next_stop(self, prefix: Prefix) -> int:
-        return prefix.width + 1
+    def next_look(self, test: SequentialTest) -> int:
+        return test.width + 1
 
 
 def ahead_probability(first: int, second: int) -> float:
@@ -139,11 +141,12 @@ def error_rate(probability: float, larger_share: float, width: int) -> float:
     return wrong
 
 
-def width_policy_of(config: SamplerConfig) -> WidthPolicy | None:
+def width_policy_of(config: ResolvedConfig) -> WidthPolicy | None:
     """The policy of resolved settings; None is the fixed width."""
-    if config.width_policy == "fixed":
-        return None
-    if config.width_policy == "verified":
-        return Verified()
-    assert config.width_threshold is not None
-    return Staged(config.width_threshold) if config.width_policy == "staged" else Decided(config.width_threshold)
+    threshold = config.width_threshold or 0.0
+    policies: dict[str, WidthPolicy] = {
+        "staged": Staged(threshold),
+        "decided": Decided(threshold),
+        "verified": Verified(),
+    }
+    return policies.get(config.width_policy)

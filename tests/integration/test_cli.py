@@ -313,7 +313,7 @@ def test_a_trace_holds_every_step(gram: Command, tmp_path: Path) -> None:
     summary = gram.json("sample", "--trace", str(tmp_path), "--halting", "fixed")
     with Traces.open(tmp_path) as traces:
         blocks = list(traces.blocks())
-        assert (traces.width, traces.depth, traces.about["checkpoint"]) == (4, 3, gram.directory)
+        assert (traces.width, traces.depth, traces.metadata["checkpoint"]) == (4, 3, gram.directory)
     steps = sum(int(block.steps.sum()) for block in blocks)
     assert steps == summary["supervision_steps"] == summary["trajectories"] * 3
     evaluated = gram.json("eval", "--halting", "fixed")

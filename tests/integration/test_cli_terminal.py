@@ -12,7 +12,6 @@ import pytest
 from rich.console import Console
 
 from gram.cli import outcome_view, terminal, watch
-from gram.cli.outcome import outcome
 from gram.distributed.pool import ClusterStatus
 from gram.json_values import plain
 from gram.sampler.engine import StepView
@@ -103,9 +102,9 @@ def test_an_outcome_fits_the_terminal(name: str, width: int) -> None:
     task, sampled = get_task(name), result(name, 20)
     screen = console(width)
     outcome_view.show_run(screen, SimpleNamespace(task=task, name=name), sampled.config)  # type: ignore[arg-type]
-    outcome_view.show_outcome(screen, task, outcome(task, sampled, 0), "puzzle 1 of 1")
+    outcome_view.show_puzzle(screen, sampled[0], "puzzle 1 of 1")
     plain = console(width, color_system=None)
-    outcome_view.show_outcome(plain, task, outcome(task, sampled, 0), "puzzle 1 of 1")
+    outcome_view.show_puzzle(plain, sampled[0], "puzzle 1 of 1")
     text = "\n".join(lines(plain))
     assert max(map(len, lines(plain))) <= width
     assert "answer, " in text
@@ -147,11 +146,11 @@ def test_a_live_frame_fits_the_terminal(name: str, width: int, height: int) -> N
 
 def test_answers_are_counted_up_to_the_tasks_symmetry() -> None:
     task, sampled = get_task("nqueens8"), result("nqueens8", 20)
-    found = outcome(task, sampled, 1)
+    found = sampled[1]
     assert sum(answer.votes for answer in found.answers) == 20
-    assert found.selected.is_selected
-    assert found.selected.votes == max(answer.votes for answer in found.answers)
-    assert found.distinct_valid <= found.solutions == task.count_solutions(sampled.puzzles[1])
+    assert found.answers[0].is_selected
+    assert found.answers[0].votes == found.votes == max(answer.votes for answer in found.answers)
+    assert len(found.solutions) <= found.solution_count == task.count_solutions(sampled.puzzles[1])
     assert [answer.votes for answer in found.answers[1:]] == sorted((a.votes for a in found.answers[1:]), reverse=True)
 
 

@@ -18,11 +18,10 @@ from gram.cli.main import main
 from gram.config import SamplerConfig
 from gram.distributed import access, cluster, processes
 from gram.distributed.worker import CANCELLED, Runner, ShardOutcome, expected_metadata, pack
-from gram.sampler.plan import shards_of
-from gram.sampler.record import Sealed, digest_of, payload_of
-from gram.sampler.run import Job, run_shard
-from gram.sampler.settings import resolve
-from gram.sampler.slots import Slots
+from gram.sampler.backend import Job
+from gram.sampler.engine import Slots
+from gram.sampler.record import Serialized, digest_of, payload_of
+from gram.sampler.run import resolve, shards_of
 from gram.tasks.registry import get_task
 from tests.integration.test_cli import TASK, tiny
 from tests.models import tiny_model
@@ -133,9 +132,8 @@ def job(**flags: bool) -> Job:
         task=get_task(TASK),
         puzzles=PUZZLES,
         config=resolve(SamplerConfig(width=6, launch=8, seed=3), model),
-        kernel="eager",
         device=model.device,
-        **{"is_unconditional": False, "is_traced": False, **flags},
+        **flags,
     )
 
 
@@ -147,11 +145,11 @@ def test_a_worker_gives_what_a_local_run_gives(is_traced):
     assert runner.metadata("node")[:-2] == expected_metadata(given)
     for shard in shards_of(len(PUZZLES), given.config):
         outcome = ShardOutcome(*runner.run(shard))
-        mine = run_shard(given.model, given.task, PUZZLES, given.config, shard, is_traced=is_traced).arrays()
+        mine = given.run_shard(shard).arrays()
         assert outcome.error == ""
-        sealed = Sealed.from_bytes(outcome.sealed)
-        assert bytes(sealed.payload) == payload_of(mine), "what a local run's store would hold, byte for byte"
-        assert sealed.digest == digest_of(payload_of(mine))
+        serialized = Serialized.from_bytes(outcome.serialized)
+        assert bytes(serialized.payload) == payload_of(mine), "what a local run's store would hold, byte for byte"
+        assert serialized.digest == digest_of(payload_of(mine))
 
 
 @pytest.mark.parametrize("policy", ["fixed", "decided"])
@@ -184,7 +182,7 @@ def test_a_worker_tells_why_a_shard_failed(monkeypatch):
     def fail(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("no\nroom")
 
-    monkeypatch.setattr("gram.distributed.worker.run_shard", fail)
+    monkeypatch.setattr(Job, "run_shard", fail)
     assert runner.run(shards_of(4, SamplerConfig())[0])[:2] == (b"", "OutOfMemoryError: no room")
 
 
@@ -195,4 +193,4 @@ def test_a_users_task_travels_with_the_job(tmp_path):
     )
     runner = Runner(pack(job(), task_module=file))
     file.unlink()
-    assert runner.task.name == TASK
+    assert runner.job.task.name == TASK

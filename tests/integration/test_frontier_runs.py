@@ -19,8 +19,8 @@ from gram.config import SELECTORS
 from gram.evals.frontier.analysis import stable
 from gram.evals.frontier.cells import Grid, tabulate
 from gram.evals.frontier.outcomes import read
+from gram.sampler.engine import first_halt
 from gram.sampler.selectors import Scores, select
-from gram.sampler.settings import first_halt
 from gram.sampler.trace import Traces
 from gram.tasks.registry import get_task
 from tests.models import tiny_model

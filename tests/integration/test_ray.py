@@ -21,10 +21,11 @@ from gram import __version__
 from gram.api import Sampler
 from gram.config import SamplerConfig
 from gram.distributed import access, cluster, sources
-from gram.sampler.plan import shards_of
-from gram.sampler.record import Sealed
+from gram.sampler.backend import Job
+from gram.sampler.engine import Progress
+from gram.sampler.record import Serialized
 from gram.sampler.result import SampleResult
-from gram.sampler.run import Job, run_shard
+from gram.sampler.run import shards_of
 from gram.sampler.store import Store, StoreError
 from gram.tasks.registry import get_task
 from tests import ill_workers
@@ -80,9 +81,10 @@ def records(sampler: Sampler, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every shard's result, as a worker sends it."""
     folder = tmp_path_factory.mktemp("records")
     settings = sampler.settings(CONFIG)
+    job = Job(model=sampler.model, task=TASK, puzzles=PUZZLES, config=settings, device=sampler.model.device)
     for shard in shards_of(len(PUZZLES), settings):
-        arrays = run_shard(sampler.model, TASK, PUZZLES, settings, shard).arrays()
-        (folder / str(shard.index)).write_bytes(Sealed.of(arrays).to_bytes())
+        arrays = job.run_shard(shard).arrays()
+        (folder / str(shard.index)).write_bytes(Serialized.of(arrays).to_bytes())
     return folder
 
 
@@ -165,7 +167,7 @@ def test_results_that_come_twice_count_once(nodes, sampler, local, ill):
 
     pool = Twice(workers=1, worker_class=ill(ill_workers.dawdles(0.0)))
     told: list[int] = []
-    assert_same(sampler.sample(PUZZLES, CONFIG, backend=pool, on_ended=told.append), local)
+    assert_same(sampler.sample(PUZZLES, CONFIG, backend=pool, observer=Progress(told.append)), local)
     assert sum(told) == local.trajectories
 
 
@@ -224,9 +226,6 @@ def test_a_worker_is_free_within_a_step_of_its_cancellation(nodes, sampler, tmp_
         task=TASK,
         puzzles=PUZZLES,
         config=settings,
-        is_unconditional=False,
-        is_traced=False,
-        kernel=settings.kernel,
         device=sampler.model.device,
     )
     actor = ray.remote(num_cpus=1)(Marked).remote(pack(job, task_module=None))
@@ -299,7 +298,7 @@ def test_nodes_come_and_go(nodes, sampler, local, ill, tmp_path):
 
     watching = threading.Thread(target=watch)
     watching.start()
-    result = sampler.sample(PUZZLES, CONFIG, backend=pool, on_ended=change)
+    result = sampler.sample(PUZZLES, CONFIG, backend=pool, observer=Progress(change))
     watching.join()
     assert_same(result, local)
     assert pool.account()["nodes"] == 3, "the first node, the removed one and the added one"

@@ -21,6 +21,7 @@ import pytest
 
 from gram.config import SamplerConfig
 from gram.evals.frontier.analysis import stable
+from gram.sampler.engine import Progress
 from gram.sampler.record import payload_of
 from gram.sampler.store import Store
 from tests import ill_workers
@@ -84,7 +85,7 @@ def test_workers_killed_at_random(nodes, sampler, local, ill):
 
     killer = threading.Thread(target=kill)
     killer.start()
-    result = sampler.sample(PUZZLES, CONFIG, backend=pool, on_ended=told.append)
+    result = sampler.sample(PUZZLES, CONFIG, backend=pool, observer=Progress(told.append))
     is_over.set()
     killer.join()
     assert_same(result, local)
@@ -108,7 +109,7 @@ def test_a_node_is_lost_with_room_elsewhere(nodes, sampler, local, ill, tmp_path
 
     removing = threading.Thread(target=remove)
     removing.start()
-    assert_same(sampler.sample(PUZZLES, CONFIG, backend=pool, on_ended=ended.append), local)
+    assert_same(sampler.sample(PUZZLES, CONFIG, backend=pool, observer=Progress(ended.append)), local)
     removing.join()
     assert sum(ended) == local.trajectories
 
@@ -147,11 +148,11 @@ def test_the_only_node_is_lost(nodes, sampler, local, ill, tmp_path, is_replaced
         ended.append(count)
 
     if is_replaced:
-        result = sampler.sample(PUZZLES, CONFIG, backend=pool, on_ended=remove, out=tmp_path)
+        result = sampler.sample(PUZZLES, CONFIG, backend=pool, observer=Progress(remove), out=tmp_path)
         assert any("no worker is left" in line for line in told)
     else:
         with pytest.raises(ClusterError, match=r"a worker must come within 3 s of the loss .* \d+ of \d+ shards are"):
-            sampler.sample(PUZZLES, CONFIG, backend=pool, on_ended=remove, out=tmp_path)
+            sampler.sample(PUZZLES, CONFIG, backend=pool, observer=Progress(remove), out=tmp_path)
         with Store.read_only(tmp_path) as store:
             assert 0 < len(store.done()) < SHARDS, "what was finished is kept"
         nodes.add_node(num_cpus=2, **HERE)

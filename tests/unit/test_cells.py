@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from gram.config import SELECTORS
-from gram.evals.frontier.cells import Grid, group_votes, stop_steps, tabulate
+from gram.evals.frontier.cells import Grid, stop_steps, tabulate
 from gram.evals.frontier.heads import HeadTally
+from gram.sampler.selectors import count_votes
 from tests.traces import random_traces
 
 
@@ -123,9 +124,10 @@ def test_padding_is_no_puzzle():
 
 def test_votes_of_a_group():
     answer = np.array([[0, 1, 1, 0, 2, 2, 2, 3]], dtype=np.int32)
-    assert group_votes(answer, 4).tolist() == [[[2, 2, 2, 2], [3, 3, 3, 1]]]
-    assert group_votes(answer, 1).tolist() == [[[1]] * 8]
-    assert group_votes(answer, 8).max() == 3
+    assert count_votes(answer.reshape(-1, 4)).tolist() == [[2, 2, 2, 2], [3, 3, 3, 1]]
+    assert count_votes(answer.reshape(-1, 1)).tolist() == [[1]] * 8
+    assert count_votes(answer).max() == 3
+    assert np.array_equal(count_votes(10_000 * answer), count_votes(answer))
 
 
 def test_a_rule_that_never_stops_says_so():

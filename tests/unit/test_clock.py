@@ -10,7 +10,7 @@ from gram.evals.frontier import laps, timing_file
 from gram.evals.frontier.laps import Course
 from gram.evals.frontier.latency import courses_of, measure, row_counts
 from gram.evals.frontier.prices import StepTimes
-from gram.sampler.slots import Slots
+from gram.sampler.engine import Slots
 from gram.tasks.registry import get_task
 from tests.models import tiny_model
 

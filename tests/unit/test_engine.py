@@ -10,17 +10,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gram.config import SELECTORS, SamplerConfig
-from gram.sampler.engine import Engine
-from gram.sampler.plan import shards_of
-from gram.sampler.run import sample
-from gram.sampler.selectors import Scores, count_votes, select
-from gram.sampler.settings import resolve
-from gram.sampler.width import Decided, Prefix
+from gram.sampler.engine import Engine, Observer, Progress
+from gram.sampler.run import resolve, sample, shards_of
+from gram.sampler.selectors import Scores, answer_labels, count_votes, select
+from gram.sampler.width import Decided, SequentialTest
 from gram.tasks.registry import get_task
 from tests.models import tiny_model
 
 TASK = get_task("nqueens4")
 PUZZLES = np.concatenate([TASK.split(name).puzzles for name in ("train", "validation", "test")])
+
+
+class Views(Observer):
+    """Keeps what it is shown."""
+
+    def __init__(self, views):
+        self.views = views
+
+    def on_step(self, view):
+        self.views.append(view)
 
 
 def run(model=None, puzzles=PUZZLES[:5], **settings):
@@ -69,11 +77,11 @@ def test_depth_one_is_a_prefix_of_depth_three():
         TASK,
         PUZZLES[:1],
         SamplerConfig(width=8, depth=3, launch=8, halting="fixed"),
-        on_step=lambda view: seen.append(view.answers.copy()),
+        observer=Views(seen),
     )
     assert len(seen) == 3
     for depth in (1, 2, 3):
-        assert np.array_equal(run(puzzles=PUZZLES[:1], width=8, depth=depth).candidates[0], seen[depth - 1])
+        assert np.array_equal(run(puzzles=PUZZLES[:1], width=8, depth=depth).candidates[0], seen[depth - 1].answers)
 
 
 def halting_model(bias: float, **overrides):
@@ -118,14 +126,14 @@ def test_progress_counts_every_trajectory_once():
     for policy in ("fixed", "decided", "staged"):
         ended = []
         config = SamplerConfig(width=7, launch=8, width_policy=policy)
-        sample(tiny_model(), TASK, PUZZLES[:5], config, on_ended=ended.append)
+        sample(tiny_model(), TASK, PUZZLES[:5], config, observer=Progress(ended.append))
         assert sum(ended) == 35
 
 
 def test_watching_does_not_change_what_is_seen():
     config = SamplerConfig(width=6, launch=8)
     views = []
-    watched = sample(tiny_model(), TASK, PUZZLES[:2], config, on_step=views.append)
+    watched = sample(tiny_model(), TASK, PUZZLES[:2], config, observer=Views(views))
     assert watched.trajectories_sha256 == sample(tiny_model(), TASK, PUZZLES[:2], config).trajectories_sha256
     last = {}
     for view in views:
@@ -159,8 +167,7 @@ def test_no_puzzles_give_an_empty_result():
 @settings(max_examples=30)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=9))
 def test_votes_count_equal_answers(answers):
-    canonical = np.array(answers, np.uint8).reshape(1, -1, 1)
-    votes = count_votes(canonical)[0]
+    votes = count_votes(answer_labels(np.array(answers, np.uint8).reshape(1, -1, 1)))[0]
     assert votes.tolist() == [answers.count(answer) for answer in answers]
     nothing = np.zeros((1, len(answers)), np.float32)
     best = select("vote", Scores(votes[None], *[nothing] * 4, votes[None], nothing > 0))[0]
@@ -265,10 +272,10 @@ def test_an_adaptive_run_is_a_prefix_of_a_fixed_one():
     rule = Decided(0.95)
     for index, width in enumerate(adaptive.widths):
         assert np.array_equal(adaptive.candidates[index, :width], fixed.candidates[index, :width])
-        prefix, first = Prefix(), None
+        test, first = SequentialTest(), None
         for count, answer in enumerate(fixed.candidates[index], start=1):
-            prefix.add(answer.tobytes(), 0.0, False)
-            if first is None and rule.decides(prefix):
+            test.add(answer.tobytes(), 0.0, False)
+            if first is None and rule.decides(test):
                 first = count
         assert width == (first or 9)
 
@@ -276,7 +283,7 @@ def test_an_adaptive_run_is_a_prefix_of_a_fixed_one():
 def test_every_way_of_halting_stops_where_it_says():
     model, seen = stochastic_halting_model(), []
     config = SamplerConfig(width=6, depth=8, launch=8, halting="unchanged", halt_threshold=2)
-    result = sample(model, TASK, PUZZLES[:6], config, on_step=seen.append)
+    result = sample(model, TASK, PUZZLES[:6], config, observer=Views(seen))
     history = {}
     for view in seen:
         for row in range(len(view.puzzle)):
@@ -302,10 +309,10 @@ def test_the_rectangular_sampler_gives_the_same_and_runs_more():
     model = stochastic_halting_model()
     config = resolve(SamplerConfig(width=8, depth=6, launch=8, slots=8, halt_threshold=0.5), model)
     results, steps = {}, {}
-    for is_rectangular in (False, True):
-        engine = Engine(model, TASK, PUZZLES[:8], config, is_rectangular=is_rectangular)
-        results[is_rectangular] = dict(engine.run(shards_of(8, config)))
-        steps[is_rectangular] = engine.steps_run
+    for is_static in (False, True):
+        engine = Engine(model, TASK, PUZZLES[:8], config, is_static=is_static)
+        results[is_static] = dict(engine.run(shards_of(8, config)))
+        steps[is_static] = engine.steps_run
     for shard, result in results[False].items():
         assert np.array_equal(result.candidates, results[True][shard].candidates)
         assert np.array_equal(result.steps, results[True][shard].steps)

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gram.config import SamplerConfig
-from gram.sampler.plan import make_plan, shards_of
-from gram.sampler.run import run_shard, sample
-from gram.sampler.settings import resolve
+from gram.sampler.backend import Job
+from gram.sampler.engine import Observer
+from gram.sampler.run import make_plan, resolve, sample, shards_of
 from gram.tasks.registry import get_task
 from tests.models import tiny_model
 
@@ -41,10 +41,10 @@ def test_every_trajectory_is_in_exactly_one_shard(puzzles, width, policy, resamp
     assert firsts == sorted(firsts)  # all puzzles' first trajectories first
 
 
-def key(config=None, model=None, puzzles=PUZZLES, **facts):
+def key(config=None, model=None, puzzles=PUZZLES, kernel="eager", **facts):
     model = model or tiny_model()
-    settings = resolve(config or SamplerConfig(), model)
-    facts = {"kernel": "eager", "is_unconditional": False, "is_traced": False, **facts}
+    settings = replace(resolve(config or SamplerConfig(), model), kernel=kernel)
+    facts = {"is_unconditional": False, "is_traced": False, **facts}
     return make_plan(model, TASK, puzzles, settings, **facts).key
 
 
@@ -74,7 +74,9 @@ def test_shards_run_alone_give_what_they_give_together(settings):
     whole = sample(model, TASK, PUZZLES[:5], config)
     for shard in shards_of(5, config):
         for slots in (3, 64):
-            alone = run_shard(model, TASK, PUZZLES[:5], replace(config, slots=slots), shard)
+            settings_ = replace(config, slots=slots)
+            job = Job(model=model, task=TASK, puzzles=PUZZLES[:5], config=settings_, device=model.device)
+            alone = job.run_shard(shard)
             rows = slice(shard.first_puzzle, shard.first_puzzle + shard.puzzles)
             columns = slice(shard.first_trajectory, shard.first_trajectory + shard.trajectories)
             for name in ("candidates", "steps", "halt", "lineage"):
@@ -86,11 +88,13 @@ def test_a_shard_ends_between_two_steps_where_its_watcher_says_so():
     model, steps = tiny_model(), []
     config = resolve(SamplerConfig(width=4, launch=8, halting="fixed"), model)
 
-    def stop(view):
-        steps.append(int(view.step.max()))
-        if len(steps) == 2:
-            raise KeyboardInterrupt
+    class Stop(Observer):
+        def on_step(self, view):
+            steps.append(int(view.step.max()))
+            if len(steps) == 2:
+                raise KeyboardInterrupt
 
+    job = Job(model=model, task=TASK, puzzles=PUZZLES[:2], config=config, device=model.device)
     with pytest.raises(KeyboardInterrupt):
-        run_shard(model, TASK, PUZZLES[:2], config, shards_of(2, config)[0], on_step=stop)
+        job.run_shard(shards_of(2, config)[0], Stop())
     assert steps == [1, 2]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gram import checkpoint
 from gram.api import Sampler, load
 from gram.importers import import_checkpoint
+from gram.sampler.engine import Progress
 from gram.sampler.store import Store
 from gram.sampler.trace import Traces
 from gram.tasks.inputs import input_tokens
@@ -122,7 +123,7 @@ def test_shifted_tokens_are_refused(name, shift):
 )
 def test_whatever_is_no_puzzle_is_one_line_before_anything_runs(puzzles):
     with pytest.raises(PuzzleError) as error:
-        SAMPLER.sample(puzzles, width=2, launch=8, on_step=lambda view: pytest.fail("sampled"))
+        SAMPLER.sample(puzzles, width=2, launch=8, observer=Progress(lambda count: pytest.fail("sampled")))
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 250
 

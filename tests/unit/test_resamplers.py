@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gram.config import SamplerConfig
-from gram.sampler.resamplers import Resampler, in_place, systematic
+from gram.sampler.particle_filter import Resampler, in_place, systematic
 from gram.sampler.run import sample
-from gram.sampler.selectors import count_votes
+from gram.sampler.selectors import answer_labels, count_votes
 from gram.tasks.registry import get_task
 from tests.models import tiny_model
 
@@ -88,7 +88,7 @@ def test_copies_share_a_lineage_and_a_vote():
     lines = [len(set(line)) for line in result.lineage.tolist()]
     assert min(lines) < 6  # something was copied
     canonical = get_task("nqueens4").canonical(result.candidates.reshape(-1, 16)).reshape(result.candidates.shape)
-    plain = count_votes(canonical)
+    plain = count_votes(answer_labels(canonical))
     assert (result.votes <= plain).all()
     assert (result.votes < plain).any()
     assert result.votes.max(axis=1).tolist() <= lines

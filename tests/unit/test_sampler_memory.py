@@ -7,7 +7,7 @@ import torch
 from gram.api import Sampler
 from gram.config import MOST, SamplerConfig
 from gram.kernels.dispatch import slot_count
-from gram.sampler import engine, memory
+from gram.sampler import engine, run
 from gram.tasks.registry import get_task
 from tests.integration.test_cli import Command, tiny
 from tests.models import tiny_model
@@ -41,7 +41,7 @@ def test_supervision_steps_fit_their_noise_counter():
     ],
 )
 def test_what_cannot_fit_is_refused_before_sampling(monkeypatch, settings, words):
-    monkeypatch.setattr(memory, "machine_bytes", lambda: 1000 * MEGABYTE)
+    monkeypatch.setattr(run, "machine_bytes", lambda: 1000 * MEGABYTE)
     monkeypatch.setattr(engine.Engine, "__init__", lambda *_, **__: pytest.fail("sampled"))
     with pytest.raises(ValueError, match=r"run must fit in 1\.0 GB of memory of cpu") as error:
         SAMPLER.sample(PUZZLES, **settings)
@@ -50,7 +50,7 @@ def test_what_cannot_fit_is_refused_before_sampling(monkeypatch, settings, words
 
 
 def test_more_puzzles_and_traces_need_more(monkeypatch, tmp_path):
-    monkeypatch.setattr(memory, "machine_bytes", lambda: 2 * MEGABYTE)
+    monkeypatch.setattr(run, "machine_bytes", lambda: 2 * MEGABYTE)
     SAMPLER.sample(PUZZLES[:20], width=2, launch=8, slots=8)
     with pytest.raises(ValueError, match=r"got 1,000 puzzles at width 50: at least 3\.7 MB"):
         SAMPLER.sample(PUZZLES, width=50, launch=8, slots=8)
@@ -64,19 +64,19 @@ def test_the_estimate_is_below_what_is_taken():
     arrays = (result.candidates, result.steps, result.halt, result.lprm, result.residual, result.margin)
     taken = sum(array.nbytes for array in (*arrays, result.is_halted, result.lineage, result.votes))
     taken += TASK.canonical(result.candidates.copy()).nbytes
-    assert memory.result_bytes(result.config, 50, TASK.output_tokens) == taken
+    assert run.result_bytes(result.config, 50, TASK.output_tokens) == taken
     slots = engine.Slots(SAMPLER.model, result.config, is_unconditional=False)
     taken = sum(state.nbytes for state in (slots.h, slots.h_before, slots.l, slots.e_x))
-    assert memory.slot_bytes(result.config, SAMPLER.model.spec, 4) == taken
+    assert run.slot_bytes(result.config, SAMPLER.model.spec, 4) == taken
 
 
 @pytest.mark.parametrize(("content", "limit"), [("max\n", None), ("1000000\n", 10**6), ("", None), ("x", None)])
 def test_a_container_may_have_less(monkeypatch, tmp_path, content, limit):
-    monkeypatch.setattr(memory, "LIMIT_FILES", (tmp_path / "memory.max", tmp_path / "none"))
+    monkeypatch.setattr(run, "LIMIT_FILES", (tmp_path / "memory.max", tmp_path / "none"))
     (tmp_path / "memory.max").write_text(content)
-    whole = memory.machine_bytes()
+    whole = run.machine_bytes()
     assert whole == limit if limit else whole > 10**8
-    assert memory.device_bytes(torch.device("cpu")) == whole
+    assert run.device_bytes(torch.device("cpu")) == whole
     assert slot_count(torch.device("cpu"), 64) == 64
 
 

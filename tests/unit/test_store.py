@@ -98,7 +98,7 @@ def test_round_trip(results: list[Arrays], order: random.Random) -> None:
                 assert store.done() == frozenset(indices)
                 assert store.missing() == [len(results)]
                 assert store.elapsed_s == 1.5 * len(results)
-                assert (store.about, store.plan_key, store.shard_count) == ({"task": "x"}, "key", len(results) + 1)
+                assert (store.metadata, store.plan_key, store.shard_count) == ({"task": "x"}, "key", len(results) + 1)
                 for index in indices:
                     assert_same(store.read(index), results[index])
 
@@ -248,7 +248,7 @@ def test_another_plan_is_refused_and_leaves_the_store_alone(tmp_path: Path) -> N
         opened(tmp_path, shards=5, about=about)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     with opened(tmp_path, about={"config": "now otherwise"}) as store:
-        assert store.about == about
+        assert store.metadata == about
 
 
 def test_folders_that_are_no_store_are_refused(tmp_path: Path) -> None:

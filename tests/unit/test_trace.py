@@ -95,7 +95,7 @@ def test_a_run_reads_back_as_plain_loops_say(
         floats = store_run(Path(name), run, block, together)
         with Traces.open(Path(name)) as traces:
             assert (traces.puzzle_count, traces.width, traces.depth) == sizes[:3]
-            assert traces.about["task"] == "t"
+            assert traces.metadata["task"] == "t"
             blocks = list(traces.blocks())
     assert np.concatenate([b.puzzle for b in blocks]).tolist() == list(range(len(puzzles)))
     for b in blocks:

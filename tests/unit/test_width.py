@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gram.sampler.width import Decided, Prefix, Staged, Verified, ahead_probability, error_rate
+from gram.sampler.width import Decided, SequentialTest, Staged, Verified, ahead_probability, error_rate
 
 
-def prefix_of(answers, trust=0.0):
-    prefix = Prefix()
+def looks_at(answers, trust=0.0):
+    test = SequentialTest()
     for answer in answers:
-        prefix.add(bytes([answer]), trust, False)
-    return prefix
+        test.add(bytes([answer]), trust, False)
+    return test
 
 
 def test_the_probability_of_the_lead_is_the_beta_posterior():
@@ -28,25 +28,25 @@ def test_the_probability_of_the_lead_is_the_beta_posterior():
 
 def test_unanimous_votes_decide_as_soon_as_the_probability_allows():
     rule = Decided(0.95)
-    assert rule.next_stop(Prefix()) == 4
-    assert [rule.decides(prefix_of([1] * n)) for n in (3, 4)] == [False, True]
-    assert not rule.decides(prefix_of([1, 1, 1, 1, 2, 2, 2]))
+    assert rule.next_look(SequentialTest()) == 4
+    assert [rule.decides(looks_at([1] * n)) for n in (3, 4)] == [False, True]
+    assert not rule.decides(looks_at([1, 1, 1, 1, 2, 2, 2]))
 
 
 @settings(max_examples=60)
 @given(st.lists(st.integers(0, 3), max_size=14), st.sampled_from([0.8, 0.9, 0.95, 0.99]))
-def test_no_decision_is_possible_before_the_next_stop(answers, probability):
-    """However the next votes fall, fewer trajectories than `next_stop` names cannot decide."""
-    rule, prefix = Decided(probability), prefix_of(answers)
-    if rule.decides(prefix) if answers else False:
+def test_no_decision_is_possible_before_the_next_look(answers, probability):
+    """However the next votes fall, fewer trajectories than `next_look` names cannot decide."""
+    rule, test = Decided(probability), looks_at(answers)
+    if rule.decides(test) if answers else False:
         return
-    stop = rule.next_stop(prefix)
+    stop = rule.next_look(test)
     for answer in range(5):
-        ahead = prefix_of(answers)
+        ahead = looks_at(answers)
         for _ in range(stop - len(answers) - 1):
             ahead.add(bytes([answer]), 0.0, False)
             assert not rule.decides(ahead)
-    best = prefix_of([*answers, *[int(prefix.leader[0]) if answers else 0] * (stop - len(answers))])
+    best = looks_at([*answers, *[int(test.leader[0]) if answers else 0] * (stop - len(answers))])
     assert rule.decides(best)
 
 
@@ -74,18 +74,18 @@ def test_a_stricter_rule_errs_less_and_equal_shares_are_a_coin():
 
 def test_stages_grow_fourfold_until_the_leader_is_trusted():
     rule = Staged(0.9)
-    assert [rule.next_stop(prefix_of([1] * n)) for n in (0, 1, 3, 4, 15, 16)] == [1, 4, 4, 16, 16, 64]
-    prefix = prefix_of([1, 1], trust=0.2)
-    prefix.add(bytes([2]), 0.99, False)
-    assert not rule.decides(prefix)  # the trusted answer does not lead
-    prefix.add(bytes([1]), 0.95, False)
-    assert rule.decides(prefix)
+    assert [rule.next_look(looks_at([1] * n)) for n in (0, 1, 3, 4, 15, 16)] == [1, 4, 4, 16, 16, 64]
+    test = looks_at([1, 1], trust=0.2)
+    test.add(bytes([2]), 0.99, False)
+    assert not rule.decides(test)  # the trusted answer does not lead
+    test.add(bytes([1]), 0.95, False)
+    assert rule.decides(test)
 
 
 def test_the_verifier_decides_at_its_first_valid_answer():
-    prefix = Prefix()
-    prefix.add(b"x", 0.0, False)
-    assert not Verified().decides(prefix)
-    assert Verified().next_stop(prefix) == 2
-    prefix.add(b"y", 0.0, True)
-    assert Verified().decides(prefix)
+    test = SequentialTest()
+    test.add(b"x", 0.0, False)
+    assert not Verified().decides(test)
+    assert Verified().next_look(test) == 2
+    test.add(b"y", 0.0, True)
+    assert Verified().decides(test)
