@@ -6,7 +6,7 @@ Shapes: `P` puzzles, `N` width, `L` puzzle tokens, `A` answer tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypedDict, Unpack
@@ -115,7 +115,8 @@ class Sampler:
         `puzzles`, their number, lets kernel `auto` compile a long run on a CPU; without it the run counts as short.
         Raises `ValueError` for a value out of range, `TypeError` for an unknown field.
         """
-        return resolve(replace(config or SamplerConfig(), **overrides), self.model, puzzles)
+        given = SamplerConfig(**{**asdict(config or SamplerConfig()), **overrides})
+        return resolve(given, self.model, puzzles)
 
     def tokens(self, puzzles: Puzzles) -> Tokens:
         """Puzzles as tokens `[P, L]`; the task parses text. Raises `PuzzleError` for what is no puzzle of it."""

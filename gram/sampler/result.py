@@ -267,7 +267,8 @@ class PuzzleResult:
 
     def answer_of(self, trajectory: int) -> Answer:
         """The distinct answer that a trajectory gave."""
-        return self.answers[self._judged[1][trajectory]]
+        answers, given = self._judged
+        return answers[int(given[trajectory])]
 
     @cached_property
     def _judged(self) -> tuple[list[Answer], NDArray[np.int64]]:

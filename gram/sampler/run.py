@@ -326,8 +326,9 @@ def sample(
             merged = _merged(job, _stored(store, plan))
             elapsed_s, steps_run = store.elapsed_s, steps_run if backend is None else int(merged.steps.sum())
     votes = count_votes(answer_labels(task.canonical(merged.candidates)), lineage=merged.lineage, widths=merged.widths)
+    found: dict[str, Any] = merged.arrays()
     return SampleResult(
-        **merged.arrays(),
+        **found,
         selected=select(resolved.selector, merged.scores(votes)),
         votes=votes,
         config=resolved,

@@ -86,7 +86,7 @@ class Store:
         try:
             plan = json.loads(json.dumps(plan, allow_nan=False))
         except (TypeError, ValueError) as error:
-            raise StoreError(f"metadata must be JSON, got {error}") from None
+            raise StoreError(f"about must be JSON, got {error}") from None
         if folder.exists() and not folder.is_dir():
             raise StoreError(f"{folder} must be a folder, got a file")
         if (folder / PLAN_FILE).exists():

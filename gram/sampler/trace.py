@@ -150,7 +150,7 @@ class Traces:
             for index, first, puzzles, first_trajectory, trajectories in shards:
                 self._groups.setdefault((first, puzzles), []).append((first_trajectory, trajectories, index))
         except (KeyError, TypeError, ValueError) as error:
-            raise StoreError(f"metadata must hold config, puzzles and shards of a run, got {error!r}") from None
+            raise StoreError(f"about must hold config, puzzles and shards of a run, got {error!r}") from None
         if missing := store.missing():
             raise StoreError(f"the run is not finished: {len(missing)} of {store.shard_count} shards are missing")
         self._check_cover()

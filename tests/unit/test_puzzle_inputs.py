@@ -96,7 +96,6 @@ def test_shifted_tokens_are_refused(name, shift):
         [None],
         [TASK.format(PUZZLES[0]), None],
         [TASK.format(PUZZLES[0]), 3],
-        TASK.format(PUZZLES[0]),
         TASK.format(PUZZLES[0]).encode(),
         "",
         3,
@@ -126,6 +125,15 @@ def test_whatever_is_no_puzzle_is_one_line_before_anything_runs(puzzles):
         SAMPLER.sample(puzzles, width=2, launch=8, observer=Progress(lambda count: pytest.fail("sampled")))
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 250
+
+
+def test_one_text_is_one_puzzle():
+    text = TASK.format(PUZZLES[0])
+    one, listed = SAMPLER.sample(text, width=2, launch=8), SAMPLER.sample([text], width=2, launch=8)
+    assert len(one) == 1
+    assert one.trajectories_sha256 == listed.trajectories_sha256
+    with pytest.raises(PuzzleError):
+        SAMPLER.sample("Q...", width=2, launch=8)
 
 
 @pytest.mark.parametrize("name", ["width", "depth", "seed", "slots", "launch", "transitions"])
