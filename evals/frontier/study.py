@@ -177,7 +177,7 @@ class FrontierStudy:
         started = time.perf_counter()
         traces = [Traces.open(folder) for folder in self.trace_folders]
         timings["launch_check"] = compare_launches(self.sampler.task, traces[0], self.grid, self.answers)
-        facts = traces[0].about
+        facts = traces[0].metadata
         about = {
             "task": self.sampler.task.name,
             "checkpoint": self.sampler.name,

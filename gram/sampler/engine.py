@@ -135,7 +135,7 @@ class Engine:
         self.config, self.depth = config, config.depth
         self.observer = observer or Observer()
         self.is_traced, self.is_static = is_traced, is_static
-        self.slots = Slots(model, config, is_unconditional=is_unconditional)
+        self.slots = SlotStates(model, config, is_unconditional=is_unconditional)
         self.rule, self.first_halt = halting.RULES[config.halting], first_halt(config, model)
         is_adaptive, is_filtered = config.width_policy != "fixed", config.resampler != "none"
         policy = width_policy_of(config) if is_adaptive else None
@@ -371,7 +371,7 @@ def _keys(trajectories: list[Trajectory]) -> tuple[Tokens, Rows, Rows]:
     )
 
 
-class Slots:
+class SlotStates:
     """Latent states, their puzzles and the counters that key their noise."""
 
     def __init__(self, model: Model, config: ResolvedConfig, *, is_unconditional: bool) -> None:

@@ -19,7 +19,7 @@ from gram.config import SamplerConfig
 from gram.distributed import access, cluster, processes
 from gram.distributed.worker import CANCELLED, Runner, ShardOutcome, expected_metadata, pack
 from gram.sampler.backend import Job
-from gram.sampler.engine import Slots
+from gram.sampler.engine import SlotStates
 from gram.sampler.record import Serialized, digest_of, payload_of
 from gram.sampler.run import resolve, shards_of
 from gram.tasks.registry import get_task
@@ -159,15 +159,15 @@ def test_a_cancelled_shard_ends_within_one_supervision_step_and_leaves_nothing_b
     """Whenever it is cancelled, no further step is taken, and the next run of the shard gives what it always gives."""
     given_job = replace(job(), config=replace(job().config, width=12, width_policy=policy))
     runner, shard = Runner(pack(given_job, task_module=None)), shards_of(len(PUZZLES), given_job.config)[0]
-    advance, steps, last = Slots.advance, 0, 0
+    advance, steps, last = SlotStates.advance, 0, 0
 
-    def counted(self: Slots, count: int) -> object:
+    def counted(self: SlotStates, count: int) -> object:
         nonlocal steps
         steps += 1
         return advance(self, count)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Slots, "advance", counted)
+        patch.setattr(SlotStates, "advance", counted)
         wanted = runner.run(shard)
         assert (wanted.error, steps > 2) == ("", True)
         last, steps = data.draw(st.integers(0, steps)), 0

@@ -10,7 +10,7 @@ from gram.evals.frontier import laps, timing_file
 from gram.evals.frontier.laps import Course
 from gram.evals.frontier.latency import courses_of, measure, row_counts
 from gram.evals.frontier.prices import StepTimes
-from gram.sampler.engine import Slots
+from gram.sampler.engine import SlotStates
 from gram.tasks.registry import get_task
 from tests.models import tiny_model
 
@@ -144,13 +144,13 @@ class Ticks:
         self.slow(monkeypatch, "start", lambda rows: 16.0)
 
     def slow(self, monkeypatch, method, seconds):
-        real = getattr(Slots, method)
+        real = getattr(SlotStates, method)
 
         def slowed(slots, *arguments):
             self.now += seconds(arguments[0])
             return real(slots, *arguments)
 
-        monkeypatch.setattr(Slots, method, slowed)
+        monkeypatch.setattr(SlotStates, method, slowed)
 
 
 @pytest.mark.parametrize(("width", "reading"), [(1, False), (3, False), (4, True)])
