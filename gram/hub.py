@@ -118,7 +118,8 @@ class GramForReasoning(PreTrainedModel):
 
         `sampling` names other noise, `T`, `K`, launch or kernel; `depth` and `seed` come before its own. `puzzle_hash
         [P]` keys the noise; by default it is the sampler's own. Rows are advanced in the sampler's launches, so that
-        values agree with trajectory 0 of `halting="fixed"` bit for bit. Raises `ValueError` for what are no tokens.
+        values agree with trajectory 0 of `halting="fixed"` bit for bit. A model without condition sees the empty one,
+        whatever the puzzles. Raises `ValueError` for what are no tokens.
         """
         given: dict[str, Any] = {name: value for name, value in (("depth", depth), ("seed", seed)) if value is not None}
         config = resolve(replace(sampling or SamplerConfig(), **given), self.model)
@@ -139,7 +140,9 @@ class GramForReasoning(PreTrainedModel):
         count = len(input_ids)
         rows = torch.arange(config.launch, device=input_ids.device)
         rows = torch.where(rows < count, rows, 0)
-        e_x, hashes, trajectory = self.model.embed(input_ids[rows]), hashes[rows], torch.zeros_like(rows)
+        is_empty = not self.model.config.is_conditional
+        e_x = self.model.embed_empty(len(rows)) if is_empty else self.model.embed(input_ids[rows])
+        hashes, trajectory = hashes[rows], torch.zeros_like(rows)
         if config.injector == "path" and self.model.config.initial_std > 0:
             h, l = self.model.random_state(NoiseKey(config.seed, hashes, trajectory, torch.zeros_like(rows)))
         else:

@@ -9,10 +9,10 @@ from safetensors.torch import load_file, save_file
 
 from gram import checkpoint
 from gram.checkpoint import CheckpointError
-from gram.config import SamplerConfig
+from gram.config import INJECTORS, SamplerConfig
 from gram.sampler.run import sample
 from gram.tasks.registry import get_task
-from tests.models import tiny_model
+from tests.models import tiny_config, tiny_model
 
 NOISES = {
     "prior": ({}, {}),
@@ -22,10 +22,21 @@ NOISES = {
     "path noise": ({"guidance": "none", "path_noise": 0.3, "path_keep": 0.1}, {}),
     "random start": ({"guidance": "none", "initial_std": 1.0}, {}),
     "both": ({"guidance": "none", "initial_std": 0.5, "path_noise": 0.1, "transitions": 2}, {}),
+    "path noise off": ({"guidance": "none", "path_noise": 0.3, "initial_std": 1.0}, {"injector": "none"}),
+    "path noise of a guided model": ({}, {"injector": "path", "sigma": 0.2}),
+    "random start, gaussian": ({"guidance": "none", "initial_std": 1.0}, {"injector": "gaussian", "sigma": 0.5}),
     "gaussian": ({}, {"injector": "gaussian", "noise_site": "both"}),
+    "prior named": ({"guidance": "mean"}, {"injector": "prior"}),
     "temperature": ({}, {"temperature": 0.5, "seed": 7, "transitions": 2}),
     "attention and registers": ({"mixer": "attention", "registers": 2}, {"launch": 16}),
 }
+
+
+def test_every_injector_is_among_the_noises():
+    named = {settings.get("injector") for _, settings in NOISES.values()}
+    own = {tiny_config(**model).injector for model, _ in NOISES.values()}
+    assert set(INJECTORS) == named - {None}
+    assert {"prior", "path", "none"} <= own
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -45,6 +56,18 @@ def test_auto_model_is_trajectory_0_bit_for_bit(tmp_path, model, settings, dtype
         output = loaded(torch.from_numpy(puzzles.astype(np.int64)), sampling=sampling if settings else None)
     assert np.array_equal(output.halt.numpy(), sampled.halt[:, 0])
     assert np.array_equal(output.lprm.numpy(), sampled.lprm[:, 0])
+    assert np.array_equal(output.logits.argmax(-1).numpy(), sampled.candidates[:, 0])
+
+
+def test_a_model_without_condition_generates_as_the_sampler_does(tmp_path):
+    from gram.api import Sampler
+    from gram.hub import GramForReasoning
+
+    checkpoint.save(tiny_model(is_conditional=False), tmp_path)
+    sampler = Sampler(checkpoint.load(tmp_path), get_task("nqueens4"), name="tiny")
+    sampled = sampler.generate(2, halting="fixed")
+    output = GramForReasoning.from_pretrained(tmp_path)(torch.zeros(1, 16, dtype=torch.long))
+    assert np.array_equal(output.halt.detach().numpy(), sampled.halt[:, 0])
     assert np.array_equal(output.logits.argmax(-1).numpy(), sampled.candidates[:, 0])
 
 
