@@ -86,8 +86,8 @@ def given_token(where: str, host: str) -> str:
 def ask_for_token() -> None:
     """Switches tokens on for this process and its children."""
     os.environ[MODE] = "token"
-    if "ray" in sys.modules:
-        raylet: Any = sys.modules["ray._raylet"]
+    raylet: Any = sys.modules.get("ray._raylet")
+    if raylet is not None:
         raylet.Config.initialize("")
         raylet.AuthenticationTokenLoader.instance().reset_cache()
 

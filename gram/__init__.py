@@ -1,9 +1,9 @@
 """gram: samples many latent trajectories of a small recurrent reasoning model at once.
 
 import gram
-sampler = gram.load("nqueens8")
-result = sampler.sample(["Q......./......../......../......../......../......../......../........"], width=20)
-print(result.answers, result.votes)
+puzzle = "......../......../......../.....Q../..Q...../......../......../........"
+result = gram.load("nqueens8").sample(puzzle, width=20)
+print(result[0].text, result[0].votes, result[0].is_valid)
 """
 
 from __future__ import annotations
