@@ -30,7 +30,7 @@ def elbo(model: Model, training: TrainConfig, puzzles: Tokens, targets: Tokens) 
 
     Raises `ValueError` for a model without guidance, which has no posterior.
     """
-    config, spec, weights = model.config, model.spec, model.weights()
+    config, weights = model.config, model.weights()
     if config.guidance == "none":
         raise ValueError("the model must have guidance to have a bound, got guidance 'none'")
     count = len(puzzles)
@@ -56,9 +56,9 @@ def elbo(model: Model, training: TrainConfig, puzzles: Tokens, targets: Tokens) 
     total = torch.zeros(count, device=model.device)
     for step in range(config.depth):
         slots = slots._replace(step=torch.full_like(slots.step, step))
-        for index in range(spec.transitions):
-            h, l, divergence = transition_under_posterior(weights, config, training, spec, slots, index, h, l)
-            if step >= spec.noise_free_steps:
+        for index in range(config.transitions):
+            h, l, divergence = transition_under_posterior(weights, config, training, slots, index, h, l)
+            if step >= config.noise_free_steps:
                 total += divergence.sum(1)
     logits = model.decode(h).float()
     entropy = cross_entropy(logits.flatten(0, 1), slots.targets.flatten(), reduction="none").view(count, -1).sum(1)

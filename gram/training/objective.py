@@ -36,7 +36,6 @@ from gram.kernels.reference import (
     read_head,
     transition,
 )
-from gram.kernels.spec import Spec
 from gram.model import embed, embed_target
 from gram.training.config import TrainConfig
 from gram.training.guidance import Gaussian, balanced_kl, kl, posterior, prior
@@ -115,7 +114,6 @@ def step_loss(
     weights: Weights,
     config: ModelConfig,
     training: TrainConfig,
-    spec: Spec,
     slots: SlotBatch,
     replay: Replay,
     beta: Tensor,
@@ -128,14 +126,14 @@ def step_loss(
     `weights` require gradients; `beta` and `token_weights_V` are tensors so that a compiled step serves all of
     training.
     """
-    noisy_B = slots.step >= spec.noise_free_steps
-    h, l, seen = _last_transition(weights, config, training, spec, slots, h, l)
+    noisy_B = slots.step >= config.noise_free_steps
+    h, l, seen = _last_transition(weights, config, training, slots, h, l)
     if seen:
         balanced, divergence = seen
     else:
-        balanced = divergence = torch.zeros(noisy_B.shape[0], spec.length, device=h.device)
+        balanced = divergence = torch.zeros(noisy_B.shape[0], config.length, device=h.device)
 
-    logits = decode(weights, spec, h)
+    logits = decode(weights, config, h)
     entropy, per_puzzle = _entropy(logits, slots.targets, token_weights_V)
     answers = logits.argmax(-1)
     is_exact = _equal(answers, slots.targets, token_weights_V)
@@ -152,10 +150,10 @@ def step_loss(
     led_B = ~slots.is_prior
     # Without a condition the noise decides everything: there the KL is no leak.
     has_leak = bool(seen) and config.is_conditional
-    noisy, first = _charged(spec, slots)
+    noisy, first = _charged(config, slots)
     led = led_B.to(torch.float32)
     balanced_mean = (balanced.mean(1) * noisy).mean()
-    heads = head_loss(weights, spec, replay)
+    heads = head_loss(weights, config, replay)
     per_slot = divergence.mean(1)
     return Loss(
         total=per_puzzle.mean() + beta * balanced_mean + heads,
@@ -175,7 +173,6 @@ def rows_ahead(
     weights: Weights,
     config: ModelConfig,
     training: TrainConfig,
-    spec: Spec,
     slots: SlotBatch,
     token_weights_V: Tensor,
     h: Tensor,
@@ -183,8 +180,8 @@ def rows_ahead(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Best-of-many: every row's state after the step's last transition under the prior, and the rows `[B / best_of]`
     nearest to their targets, one of each slot. `h, l` are the state after the earlier transitions."""
-    h, l, _ = _last_transition(weights, config, training, spec, slots, h, l)
-    _, per_row = _entropy(decode(weights, spec, h), slots.targets, token_weights_V)
+    h, l, _ = _last_transition(weights, config, training, slots, h, l)
+    _, per_row = _entropy(decode(weights, config, h), slots.targets, token_weights_V)
     nearest = per_row.view(-1, training.best_of).argmin(1)
     return h, l, nearest + training.best_of * torch.arange(len(nearest), device=h.device)
 
@@ -205,27 +202,26 @@ def _last_transition(
     weights: Weights,
     config: ModelConfig,
     training: TrainConfig,
-    spec: Spec,
     slots: SlotBatch,
     h: Tensor,
     l: Tensor,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """State after the last transition, and where there is a KL, `[B, L]`: with balanced gradient, and as a figure."""
     e_x = _condition(weights, config, slots)
-    e_y = embed_target(weights, config, slots.targets) if training.has_posterior and spec.guidance != "none" else None
+    e_y = embed_target(weights, config, slots.targets) if training.has_posterior and config.guidance != "none" else None
     seen: list[Tensor] = []
 
     def charge(u: Tensor, q: Gaussian, p: Gaussian) -> None:
         assert e_y is not None
         if u.requires_grad:
             # The KL must not pull on the state: it reads both Gaussians at the detached one.
-            q, p = posterior(weights, spec, u.detach(), e_y), prior(weights, spec, u.detach())
+            q, p = posterior(weights, config, u.detach(), e_y), prior(weights, config, u.detach())
         seen.extend((balanced_kl(q, p, training.kl_balance), kl(q, p).detach()))
 
-    index = spec.transitions - 1
-    guide = _guide(weights, spec, slots, e_y, index, training.seed, charge)
-    damping = _damping(config, spec, slots, index, training.seed, training.gradient_calls)
-    h, l = transition(weights, spec, h, l, e_x, guide, damping)
+    index = config.transitions - 1
+    guide = _guide(weights, config, slots, e_y, index, training.seed, charge)
+    damping = _damping(config, slots, index, training.seed, training.gradient_calls)
+    h, l = transition(weights, config, h, l, e_x, guide, damping)
     return h, l, seen
 
 
@@ -235,7 +231,7 @@ def _condition(weights: Weights, config: ModelConfig, slots: SlotBatch) -> Tenso
 
 def _guide(
     weights: Weights,
-    spec: Spec,
+    config: ModelConfig,
     slots: SlotBatch,
     e_y: Tensor | None,
     index: int,
@@ -244,29 +240,27 @@ def _guide(
 ) -> Guide | None:
     """Adds the learned noise of transition `index`: the posterior's, or the prior's in rows that follow it and where
     there is no target `e_y`."""
-    if spec.guidance == "none":
+    if config.guidance == "none":
         return None
-    noisy_B = slots.step >= spec.noise_free_steps
+    noisy_B = slots.step >= config.noise_free_steps
 
     def guide(u: Tensor) -> Tensor:
-        normal = _normals(slots, spec, Site.POSTERIOR, slots.step * spec.transitions + index, seed)
-        p = prior(weights, spec, u)
+        normal = _normals(slots, config, Site.POSTERIOR, slots.step * config.transitions + index, seed)
+        p = prior(weights, config, u)
         if e_y is None:
-            return add_noise(u, *p, normal, noisy_B, spec, 1.0)
-        q = posterior(weights, spec, u, e_y)
+            return add_noise(u, *p, normal, noisy_B, config, 1.0)
+        q = posterior(weights, config, u, e_y)
         if charge is not None:
             charge(u, q, p)
-        return add_noise(u, *_followed(slots, q, p), normal, noisy_B, spec, 1.0)
+        return add_noise(u, *_followed(slots, q, p), normal, noisy_B, config, 1.0)
 
     return guide
 
 
-def _damping(
-    config: ModelConfig, spec: Spec, slots: SlotBatch, index: int, seed: int, gradient_calls: int = 0
-) -> Damping | None:
+def _damping(config: ModelConfig, slots: SlotBatch, index: int, seed: int, gradient_calls: int = 0) -> Damping | None:
     """What core calls of transition `index` leave: with EqR's damping and noise, and without a history where no
     gradient shall flow through the call."""
-    calls = spec.low_level_updates + 1
+    calls = config.low_level_updates + 1
     first = calls - gradient_calls if gradient_calls else 0
     if not (config.path_keep or config.path_noise or first > 0):
         return None
@@ -274,8 +268,8 @@ def _damping(
     def damping(old: Tensor, new: Tensor, call: int) -> Tensor:
         eps = None
         if config.path_noise:
-            call_B = (slots.step * spec.transitions + index) * calls + call
-            eps = config.path_noise * _normals(slots, spec, Site.PATH, call_B, seed)
+            call_B = (slots.step * config.transitions + index) * calls + call
+            eps = config.path_noise * _normals(slots, config, Site.PATH, call_B, seed)
         new = damp(old, new, config.path_keep, eps)
         return new.detach() if call < first else new
 
@@ -302,10 +296,10 @@ def _followed(slots: SlotBatch, q: Gaussian, p: Gaussian) -> Gaussian:
     return Gaussian(torch.where(is_prior, p.mean, q.mean), torch.where(is_prior, p.log_sigma, q.log_sigma))
 
 
-def head_loss(weights: Weights, spec: Spec, replay: Replay) -> Tensor:
+def head_loss(weights: Weights, config: ModelConfig, replay: Replay) -> Tensor:
     """Binary cross-entropy of the halt head plus squared error of LPRM on replayed states; no gradient to the core."""
-    halt = read_head(weights, "halt", replay.h, spec)
-    lprm = read_head(weights, "lprm", replay.h, spec)
+    halt = read_head(weights, "halt", replay.h, config)
+    lprm = read_head(weights, "lprm", replay.h, config)
     errors = binary_cross_entropy_with_logits(halt, replay.is_right, reduction="none") + (lprm - replay.final).square()
     return (errors * replay.share).sum() / replay.share.sum().clamp(min=1)
 
@@ -326,7 +320,6 @@ def earlier_transitions(
     weights: Weights,
     config: ModelConfig,
     training: TrainConfig,
-    spec: Spec,
     slots: SlotBatch,
     *,
     is_watched: bool = False,
@@ -336,19 +329,19 @@ def earlier_transitions(
     h, l = slots.h, slots.l
     first = torch.zeros((), device=h.device)
     kls: list[Tensor] = []
-    has_posterior = training.has_posterior and spec.guidance != "none"
-    for index in range(spec.transitions - 1):
+    has_posterior = training.has_posterior and config.guidance != "none"
+    for index in range(config.transitions - 1):
         if has_posterior and is_watched:
-            h, l, divergence = transition_under_posterior(weights, config, training, spec, slots, index, h, l)
-            noisy, at_first = _charged(spec, slots)
+            h, l, divergence = transition_under_posterior(weights, config, training, slots, index, h, l)
+            noisy, at_first = _charged(config, slots)
             per_slot = divergence.mean(1)
             kls.append((per_slot * noisy).sum() / noisy.sum().clamp(min=1))
             first = first + (per_slot * at_first).sum() / at_first.sum()
             continue
         e_y = embed_target(weights, config, slots.targets) if has_posterior else None
-        guide = _guide(weights, spec, slots, e_y, index, training.seed)
-        damping = _damping(config, spec, slots, index, training.seed)
-        h, l = transition(weights, spec, h, l, _condition(weights, config, slots), guide, damping)
+        guide = _guide(weights, config, slots, e_y, index, training.seed)
+        damping = _damping(config, slots, index, training.seed)
+        h, l = transition(weights, config, h, l, _condition(weights, config, slots), guide, damping)
     return Earlier(h, l, kls, first)
 
 
@@ -356,7 +349,6 @@ def transition_under_posterior(
     weights: Weights,
     config: ModelConfig,
     training: TrainConfig,
-    spec: Spec,
     slots: SlotBatch,
     index: int,
     h: Tensor,
@@ -366,19 +358,19 @@ def transition_under_posterior(
     `[B, L]`; also where a slot takes no noise or follows the prior."""
     seen: list[Tensor] = []
     e_y = embed_target(weights, config, slots.targets)
-    guide = _guide(weights, spec, slots, e_y, index, training.seed, lambda u, q, p: seen.append(kl(q, p)))
-    damping = _damping(config, spec, slots, index, training.seed)
-    h, l = transition(weights, spec, h, l, _condition(weights, config, slots), guide, damping)
+    guide = _guide(weights, config, slots, e_y, index, training.seed, lambda u, q, p: seen.append(kl(q, p)))
+    damping = _damping(config, slots, index, training.seed)
+    h, l = transition(weights, config, h, l, _condition(weights, config, slots), guide, damping)
     return h, l, seen[0]
 
 
-def _charged(spec: Spec, slots: SlotBatch) -> tuple[Tensor, Tensor]:
+def _charged(config: ModelConfig, slots: SlotBatch) -> tuple[Tensor, Tensor]:
     """1 for slots led by the posterior that take noise, and for those of them at their first noisy step: `[B]`."""
     led_B = ~slots.is_prior
-    noisy = (slots.step >= spec.noise_free_steps) & led_B
-    first = (slots.step == spec.noise_free_steps) & led_B
+    noisy = (slots.step >= config.noise_free_steps) & led_B
+    first = (slots.step == config.noise_free_steps) & led_B
     return noisy.to(torch.float32), first.to(torch.float32)
 
 
-def _normals(slots: SlotBatch, spec: Spec, site: Site, transition_B: Tensor, seed: int) -> Tensor:
-    return noise((spec.length, spec.dim), slots.key(seed), site, transition_B)
+def _normals(slots: SlotBatch, config: ModelConfig, site: Site, transition_B: Tensor, seed: int) -> Tensor:
+    return noise((config.length, config.dim), slots.key(seed), site, transition_B)

@@ -19,9 +19,10 @@ from torch import Tensor
 from gram.config import ModelConfig
 from gram.kernels.philox import NoiseKey
 from gram.kernels.reference import Step, Weights, decode
-from gram.kernels.spec import LEARNED, Injection, Spec
+from gram.kernels.spec import LEARNED, Injection
 from gram.model import embed
 from gram.tasks.puzzle_sets import puzzle_hash
+from gram.training.config import TrainConfig
 from gram.training.data_parallel import Ranks
 from gram.training.objective import Replay
 from gram.training.puzzles import TrainingPuzzles
@@ -46,19 +47,17 @@ class Rollouts:
         self,
         puzzles: TrainingPuzzles,
         config: ModelConfig,
-        spec: Spec,
-        slots: int,
-        seed: int,
+        training: TrainConfig,
         dtype: torch.dtype,
         device: torch.device,
         ranks: Ranks,
     ) -> None:
-        self.source, self.config, self.spec, self.seed, self.ranks = puzzles, config, spec, seed, ranks
-        self.slots = slots = max(1, slots // ranks.size)
+        self.source, self.config, self.spec, self.seed, self.ranks = puzzles, config, config.spec, training.seed, ranks
+        self.slots = slots = max(1, training.rollout_slots // ranks.size)
         # As sampling would: a model that was trained with fixed noise meets it here too.
         is_path = config.injector == "path"
         self.injection = Injection(injector="path", sigma=config.path_noise) if is_path else LEARNED
-        state = (slots, spec.length, spec.dim)
+        state = (slots, config.length, config.dim)
         self.h = torch.zeros(state, dtype=dtype, device=device)
         self.l = torch.zeros(state, dtype=dtype, device=device)
         self.puzzles = np.zeros((slots, config.tokens), np.uint8)
@@ -96,7 +95,6 @@ class Rollouts:
         index = torch.from_numpy(free).to(device)
         h, l = initial_state(
             self.config,
-            self.spec,
             weights["z0_h"],
             weights["z0_l"],
             self._key(free),

@@ -18,7 +18,6 @@ from torch import Tensor
 from gram.config import ModelConfig
 from gram.kernels.philox import NoiseKey
 from gram.kernels.reference import initial_noise
-from gram.kernels.spec import Spec
 from gram.tasks.puzzle_sets import puzzle_hash
 from gram.training.config import TrainConfig
 from gram.training.data_parallel import Ranks
@@ -37,12 +36,11 @@ class TrainingSlots:
         puzzles: TrainingPuzzles,
         config: ModelConfig,
         training: TrainConfig,
-        spec: Spec,
         dtype: torch.dtype,
         device: torch.device,
         ranks: Ranks,
     ) -> None:
-        self.source, self.config, self.training, self.spec, self.ranks = puzzles, config, training, spec, ranks
+        self.source, self.config, self.training, self.ranks = puzzles, config, training, ranks
         count, length = training.rows, config.registers + config.tokens
         own = ranks.share(training.batch, "batch")
         self.own = slice(own.start * training.best_of, own.stop * training.best_of)
@@ -98,7 +96,6 @@ class TrainingSlots:
         index = torch.from_numpy(rows - self.own.start).to(device)
         h, l = initial_state(
             self.config,
-            self.spec,
             z0_h,
             z0_l,
             NoiseKey.of_arrays(self.training.seed, self.hashes[rows], self.trajectory[rows], self.taken[rows], device),
@@ -170,7 +167,6 @@ _ARRAYS = ("puzzles", "targets", "solutions", "is_empty", "is_prior", "hashes", 
 
 def initial_state(
     config: ModelConfig,
-    spec: Spec,
     z0_h: Tensor,
     z0_l: Tensor,
     key: NoiseKey,
@@ -178,4 +174,4 @@ def initial_state(
     """Initial `h` and `l` of training sequences, `[B, L, D]` or what broadcasts to it: stored, or random (EqR)."""
     if not config.initial_std:
         return z0_h, z0_l
-    return initial_noise(spec, key, config.initial_std)
+    return initial_noise(config, key, config.initial_std)

@@ -79,17 +79,8 @@ class Trainer:
             self.model.load_state_dict(starting_weights(recipe, start))
         self.spec = self.model.spec
         self.flat = FlatWeights(self.model, self.training, self.dtype, self.ranks)
-        self.slots = TrainingSlots(self.puzzles, recipe.model, self.training, self.spec, dtype, device, self.ranks)
-        self.rollouts = Rollouts(
-            self.puzzles,
-            recipe.model,
-            self.spec,
-            self.training.rollout_slots,
-            self.training.seed,
-            dtype,
-            device,
-            self.ranks,
-        )
+        self.slots = TrainingSlots(self.puzzles, recipe.model, self.training, dtype, device, self.ranks)
+        self.rollouts = Rollouts(self.puzzles, recipe.model, self.training, dtype, device, self.ranks)
         weights = torch.ones(recipe.model.vocabulary)
         for token, weight in self.training.token_weights:
             weights[int(token)] = weight
@@ -103,22 +94,11 @@ class Trainer:
 
     def _loss_of_flat(self, flat: Tensor, slots: SlotBatch, replay: Replay, beta: Tensor, h: Tensor, l: Tensor) -> Loss:
         return step_loss(
-            self.flat.views(flat),
-            self.recipe.model,
-            self.training,
-            self.spec,
-            slots,
-            replay,
-            beta,
-            self.token_weights,
-            h,
-            l,
+            self.flat.views(flat), self.recipe.model, self.training, slots, replay, beta, self.token_weights, h, l
         )
 
     def _rows_ahead(self, flat: Tensor, slots: SlotBatch, h: Tensor, l: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return rows_ahead(
-            self.flat.views(flat), self.recipe.model, self.training, self.spec, slots, self.token_weights, h, l
-        )
+        return rows_ahead(self.flat.views(flat), self.recipe.model, self.training, slots, self.token_weights, h, l)
 
     @property
     def fraction(self) -> float:
@@ -145,9 +125,7 @@ class Trainer:
         rollout_right = self.rollouts.advance(self._advance, weights, rng)
         slots = self.slots.view()
         is_watched = self.is_watched
-        earlier = earlier_transitions(
-            weights, self.recipe.model, self.training, self.spec, slots, is_watched=is_watched
-        )
+        earlier = earlier_transitions(weights, self.recipe.model, self.training, slots, is_watched=is_watched)
         h, l = earlier.h, earlier.l
         carried = None
         if not self.training.has_posterior:

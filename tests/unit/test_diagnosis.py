@@ -149,7 +149,7 @@ def test_slots_that_follow_the_prior_count_in_no_kl(tmp_path):
     made.slots.refill(made.model.z0_h, made.model.z0_l, np.random.default_rng(0))
     slots = made.slots.view()
     weights = made.model.weights()
-    args = (weights, made.recipe.model, made.training, made.spec)
+    args = (weights, made.recipe.model, made.training)
     mixed = earlier_transitions(*args, slots, is_watched=True)
     led = (~slots.is_prior).nonzero()[:, 0]
     alone = earlier_transitions(*args, slots.take(led), is_watched=True)

@@ -135,7 +135,7 @@ def noisy_loss(path: Path, name: str, *, step: int = 2, **training):
         slots = slots.take(nearest)
     replay = Replay(torch.randn(2, made.spec.length, 16), torch.ones(2), torch.ones(2), torch.zeros(2))
     loss = step_loss(
-        weights, made.recipe.model, made.training, made.spec, slots, replay, torch.tensor(1.0), made.token_weights,
+        weights, made.recipe.model, made.training, slots, replay, torch.tensor(1.0), made.token_weights,
         slots.h, slots.l,
     )  # fmt: skip
     loss.total.backward()
@@ -201,14 +201,14 @@ def test_eqr_starts_anywhere_and_meets_noise_as_in_sampling(tmp_path):
     sampled = made.model.step(h0, l0, made.model.embed(slots.puzzles), key, injection=made.rollouts.injection)
     replay = Replay(torch.randn(2, made.spec.length, 16), torch.ones(2), torch.ones(2), torch.zeros(2))
     trained = step_loss(
-        made.model.weights(), made.recipe.model, made.training, made.spec, slots, replay, torch.tensor(1.0),
+        made.model.weights(), made.recipe.model, made.training, slots, replay, torch.tensor(1.0),
         made.token_weights, slots.h, slots.l,
     )  # fmt: skip
     assert torch.allclose(trained.h, sampled.h, atol=1e-5)
     calm = replace(made.recipe.model, path_noise=0.0)
     assert not torch.allclose(
         step_loss(
-            made.model.weights(), calm, made.training, made.spec, slots, replay, torch.tensor(1.0),
+            made.model.weights(), calm, made.training, slots, replay, torch.tensor(1.0),
             made.token_weights, slots.h, slots.l,
         ).h,
         trained.h, atol=1e-5,

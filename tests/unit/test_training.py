@@ -53,7 +53,7 @@ def loss_and_gradients(path: Path, **model):
     replay = Replay(torch.randn(5, made.spec.length, 16), torch.ones(5), torch.ones(5), torch.ones(5))
     slots = made.slots.view()
     loss = step_loss(
-        weights, made.recipe.model, made.training, made.spec, slots, replay, torch.tensor(2.0), made.token_weights,
+        weights, made.recipe.model, made.training, slots, replay, torch.tensor(2.0), made.token_weights,
         slots.h, slots.l,
     )  # fmt: skip
     loss.total.backward()
@@ -307,7 +307,7 @@ def test_slots_that_follow_the_prior_never_see_the_target(tmp_path):
         made.slots.targets = targets
         slots = made.slots.view()
         loss = step_loss(
-            weights, made.recipe.model, made.training, made.spec, slots, replay, torch.tensor(2.0),
+            weights, made.recipe.model, made.training, slots, replay, torch.tensor(2.0),
             made.token_weights, slots.h, slots.l,
         )  # fmt: skip
         states.append(loss.h)

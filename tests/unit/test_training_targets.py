@@ -30,7 +30,7 @@ def loss_of(made: Trainer, slots):
     replay = Replay(torch.randn(2, tokens, dim), torch.ones(2), torch.ones(2), torch.zeros(2))
     weights = {name: value.detach().requires_grad_() for name, value in made.model.weights().items()}
     loss = step_loss(
-        weights, made.recipe.model, made.training, made.spec, slots, replay, torch.tensor(1.0), made.token_weights,
+        weights, made.recipe.model, made.training, slots, replay, torch.tensor(1.0), made.token_weights,
         slots.h, slots.l,
     )  # fmt: skip
     return loss, weights
