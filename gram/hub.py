@@ -32,7 +32,7 @@ from gram.tasks.puzzle_sets import puzzle_hash as hash_of
 
 
 class GramConfig(PretrainedConfig):
-    """`gram.config.ModelConfig` in transformers' clothes: the same field names in `config.json`."""
+    """`gram.config.ModelConfig` as transformers stores it: the same field names in `config.json`."""
 
     model_type = "gram"
 
@@ -88,21 +88,21 @@ class GramForReasoning(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
-        """As transformers', but whole or not at all. Raises `CheckpointError` for weights that are missing, surplus, of
-        another shape or type, or not finite: nothing here would give them a start."""
+        """As transformers', but the whole model or an error. Raises `CheckpointError` for weights that are missing,
+        surplus, of another shape or type, or not finite: nothing would initialise them."""
         source = args[0] if args else kwargs.get("pretrained_model_name_or_path")
         if source is not None and not kwargs.get("subfolder") and (Path(source) / checkpoint.CONFIG_FILE).is_file():
             checkpoint.load(Path(source))
         both: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        model, told = both
+        model, info = both
         for what in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-            if found := told.get(what):
+            if found := info.get(what):
                 name = min(str(one[0] if isinstance(one, tuple) else one) for one in found)
                 raise CheckpointError(f"{source}: tensor {name} must be that of this model, got {what.split('_')[0]}")
         for name, tensor in model.model.weights().items():
             if not bool(tensor.isfinite().all()):
                 raise CheckpointError(f"{source}: model.{name} must be finite in {tensor.dtype}, got NaN or infinity")
-        return (model, told) if output_loading_info else model
+        return (model, info) if output_loading_info else model
 
     def forward(
         self,

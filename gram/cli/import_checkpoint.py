@@ -11,14 +11,16 @@ from gram.cli.options import Json
 
 
 def import_foreign(
-    family: Annotated[str, typer.Argument(metavar="trm|eqr|hrm", help="Project that trained it.")],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What its torch.save wrote.")],
+    family: Annotated[str, typer.Argument(metavar="trm|eqr|hrm", help="Project that trained the checkpoint.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Its file, as torch.save wrote it.")],
     config: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Settings of its run (all_config.yaml). [default: as published]"),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="New checkpoint directory.")] = None,
-    task: Annotated[str | None, typer.Option(metavar="NAME", help="Its task. [default: by its shapes]")] = None,
+    task: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Task of the checkpoint. [default: by its shapes]")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Convert a checkpoint of another project; the model computes the same logits."""
@@ -31,24 +33,24 @@ def import_foreign(
     report(imported.model, imported.card["imported"], out, as_json)
 
 
-def report(model: Any, told: dict[str, Any], out: Path, as_json: bool) -> None:
+def report(model: Any, facts: dict[str, Any], out: Path, as_json: bool) -> None:
     """What was converted, and which settings were assumed."""
     from gram.checkpoint import config_json
     from gram.cli import terminal
 
     parameters = sum(tensor.numel() for tensor in model.weights().values())
     if as_json:
-        terminal.print_json({"out": str(out), "parameters": parameters, "config": config_json(model.config), **told})
+        terminal.print_json({"out": str(out), "parameters": parameters, "config": config_json(model.config), **facts})
         return
     config = model.config
     console = terminal.output()
-    console.print(f"{told['family']}: {parameters:,} parameters, task {config.task}, written to {out}")
+    console.print(f"{facts['family']}: {parameters:,} parameters, task {config.task}, written to {out}")
     console.print(
         f"{config.transitions} transitions of {config.low_level_updates} low-level updates, depth {config.depth}, "
         f"{config.blocks} blocks, {config.mixer} mixer, positions {config.positions}"
     )
-    if told["assumed"]:
-        given = ", ".join(f"{name} {value}" for name, value in told["assumed"].items())
+    if facts["assumed"]:
+        given = ", ".join(f"{name} {value}" for name, value in facts["assumed"].items())
         console.print(f"assumed, as published: {given} (give --config to say otherwise)")
-    for note in told["notes"]:
+    for note in facts["notes"]:
         console.print(note)

@@ -48,7 +48,7 @@ def train(
     is_tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write scalars for TensorBoard into DIR/tensorboard.")
     ] = False,
-    is_dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what the run would cost and stop.")] = False,
+    is_dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what the run would cost, and stop.")] = False,
     as_json: Json = False,
     is_quiet: Quiet = False,
 ) -> None:
@@ -65,7 +65,7 @@ def train(
     loaded = load_recipe(recipe, task_module=task_module, **overrides)
     if is_dry_run:
         cost = cost_of(loaded)
-        _tell({**asdict(cost), "flops": cost.flops, "gpu_hours": cost.gpu_hours}, cost.sentence(), as_json)
+        _print_result({**asdict(cost), "flops": cost.flops, "gpu_hours": cost.gpu_hours}, cost.sentence(), as_json)
         return
     where = local_device(choose_device(device))
     stop = _StopSignal()
@@ -93,11 +93,11 @@ def train(
     if ranks.is_first:
         minutes_run = f"{summary['optimiser_steps']} optimiser steps in {summary['minutes']:.1f} minutes"
         diagnosis = f"\n{summary['leak_diagnosis']}" if summary["leak_diagnosis"] else ""
-        _tell(summary, f"{loaded.name}: {minutes_run} -> {out}{diagnosis}", as_json)
+        _print_result(summary, f"{loaded.name}: {minutes_run} -> {out}{diagnosis}", as_json)
     ranks.exit()
 
 
-def _tell(summary: dict[str, Any], text: str, as_json: bool) -> None:
+def _print_result(summary: dict[str, Any], text: str, as_json: bool) -> None:
     """The command's result on stdout."""
     if as_json:
         from gram.cli.terminal import print_json
@@ -130,7 +130,7 @@ class _StopSignal:
         if self.signum is not None:
             raise Interrupted(signum)
         self.signum = signum
-        print("stopping after this step; the run is saved and the same command continues it", file=sys.stderr)
+        print("stopping after this step; the run is saved, and the same command continues it", file=sys.stderr)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         for signum, handler in self._before.items():

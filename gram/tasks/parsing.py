@@ -32,7 +32,7 @@ DELIMITERS = ",\t;|"
 JSON_NAMES = (".jsonl", ".json", ".ndjson")
 TABLE_NAMES = (".csv", ".tsv")
 log = logging.getLogger(__name__)
-"""What a reader must be told though it is no error; stderr where nobody listens."""
+"""Warnings about files: what is not an error, but changes what is read."""
 
 
 class PuzzleRow(NamedTuple):
@@ -213,9 +213,9 @@ def load_puzzles(
 ) -> PuzzleSet:
     """The puzzles of a file; every stored answer must solve its puzzle. Raises `PuzzleError` with file and line.
 
-    Where some puzzles have no answer (or no rating), how many is told and the set has none. `text` is what the file
-    holds, where it has been read already; `parse_solved` reads puzzles whose stored answer shows that they have a
-    solution (default: `parse`); `has_comments`: whether a line that starts with `#` is none of the task's puzzles.
+    Where some puzzles have no answer (or no rating), a warning says how many, and the set has none. `text` is the
+    file's content where it has been read already. `parse_solved` reads puzzles that have a stored answer.
+    `has_comments`: whether a line that starts with `#` is a comment.
     """
     rows = list(read_rows(path, read_text(path) if text is None else text, has_comments=has_comments))
     if not rows:

@@ -21,22 +21,22 @@ class TrainConfig:
     """Optimiser steps of the whole run; the schedules follow whichever of `steps` and `minutes` is nearer its end."""
     minutes: float | None = None
     """Wall-clock minutes of the whole run, resumed parts included. The weights then depend on the clock; with `steps`
-    alone nothing of them does."""
+    alone they do not."""
     batch: int = 256
-    """Slots: puzzles thought about at once, on all processes together; one optimiser step advances all by one
+    """Slots (puzzles in training at once) of all processes together. One optimiser step advances each by one
     supervision step."""
     split: str = "train"
     """Split of the task that training draws from."""
     target: Target = "drawn"
-    """What a puzzle with several solutions is trained towards: one of them, drawn anew each time the puzzle is
-    (`drawn`); whichever the model is nearest to, `-log sum_s p(s)` over all (`set`, for models without guidance); or
-    one fixed solution, which the puzzle alone decides (`stored`)."""
+    """The target of a puzzle with several solutions. `drawn`: a random one each time. `set`: all of them,
+    `-log sum_s p(s)`, which favours the nearest (for models without guidance). `stored`: one fixed solution, chosen by
+    the puzzle's hash."""
     learning_rate: float = 1e-3
     """Peak rate of AdamW."""
     warmup_steps: int = 100
     """Optimiser steps of linear warm-up."""
     final_learning_rate: float = 0.1
-    """Fraction of the peak that the cosine ends at."""
+    """Final rate of the cosine, as a fraction of the peak."""
     beta1: float = 0.9
     """AdamW's first-moment decay."""
     beta2: float = 0.95
@@ -50,21 +50,21 @@ class TrainConfig:
     kl_beta: tuple[tuple[float, float], ...] = ((0.0, 1.5), (0.15, 1.5), (0.25, 6.0))
     """Piecewise linear weight of the KL: (fraction of training, value)."""
     kl_balance: float = 0.8
-    """Share of the KL that moves the prior; the rest moves the posterior."""
+    """Share of the KL's gradient that moves the prior; the rest moves the posterior."""
     token_weights: tuple[tuple[int, float], ...] = ()
     """Weight of a target token in the cross-entropy where it is not 1: (token, weight)."""
     empty_probability: float = 0.0
     """Share of training puzzles shown as the empty condition (unconditional generation)."""
     prior_share: float = 0.0
-    """Share of slots that follow the prior and aim at whichever solutions they are nearest to (ours): they meet the
-    states that sampling meets, which posterior-led slots never do. Without a condition such slots aim at a board near
-    to their last answer."""
+    """On-policy fraction (ours): the share of slots whose trajectories follow the prior, as in sampling, and not the
+    posterior. Their target is the nearest solution. They train the states that sampling visits, which off-policy slots
+    never reach. Without a condition their target is a board near to their last answer."""
     best_of: int = 1
-    """Trajectories of each puzzle under the prior, of which the one nearest to the target takes the loss of a
-    supervision step: best-of-many, without posterior and KL (ours). 1 trains by the posterior."""
+    """Best-of-many (ours): trajectories of each puzzle under the prior. The one nearest to the target takes the loss of
+    a supervision step; there is no posterior and no KL. 1 trains by the posterior."""
     gradient_calls: int = 0
-    """Core calls at the end of the last transition that gradients flow through, its high-level update counted: 2 is
-    HRM's one-step gradient (2506.21734), 0 the whole transition (TRM, GRAM)."""
+    """Gradients flow through this many core calls at the end of the last transition, its high-level update included.
+    2 is HRM's one-step gradient (2506.21734), 0 the whole transition (TRM, GRAM)."""
     rollout_slots: int = 48
     """Prior rollouts advanced beside each optimiser step; halt head and LPRM learn from them."""
     seed: int = 0

@@ -1,9 +1,9 @@
 """Training on several devices: every process (rank) advances its share of the slots, and gradients are averaged.
 
-`torchrun --nproc-per-node 8 -m gram train ...` starts the ranks. All of them draw the same puzzles for all slots and
-keep their own, so that the slots' gradient is the same whatever their number, up to the rounding of sums; the heads
-learn from rollouts that each rank draws anew. A run may be continued with another number. What decides its course (its
-clock, a signal) is agreed by all after every optimiser step.
+`torchrun --nproc-per-node 8 -m gram train ...` starts the ranks. Each rank draws the same puzzles for all slots and
+keeps its own share. So the gradient of the slots does not depend on the number of ranks, up to the rounding of sums.
+The heads learn from rollouts that each rank draws for itself. A run may be continued with another number of ranks. All
+ranks agree on what decides its course (the clock, a signal) after every optimiser step.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes files and speaks."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def share(self, count: int, name: str) -> slice:
@@ -64,15 +64,15 @@ class Ranks:
         return float(everyone[0, 0]), bool(everyone[:, 1].any())
 
     def barrier(self) -> None:
-        """Until all ranks have come here."""
+        """Waits until all ranks have reached this point."""
         if self.size > 1:
             torch.distributed.barrier()
 
     def exit(self) -> None:
         """Ends this process with exit code 0 where it is one of several.
 
-        PyTorch's threads may ask for the interpreter while it is taken down at the end: that would abort a rank whose
-        work is done (one in thirteen runs on busy cores).
+        PyTorch's threads may use the interpreter while it shuts down. That aborted a rank whose work was done in one of
+        thirteen runs on busy cores.
         """
         if self.size > 1:
             sys.stdout.flush()
@@ -92,7 +92,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     ranks = Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size())
     try:
         yield ranks
-        # No rank takes its connections away while another is still at work.
+        # No rank closes its connections while another still works.
         ranks.barrier()
     finally:
         torch.distributed.destroy_process_group()

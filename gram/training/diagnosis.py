@@ -1,8 +1,8 @@
 """The leak diagnosis: does the noise carry a choice that the prior can make, or the target itself?
 
-Training follows a posterior that sees the target, so its loss can look perfect while nothing was learned. Two figures
-tell: the KL per token at the first noisy step, over all transitions of it, also those whose KL no loss charges; and the
-accuracy of rollouts of the prior, which sees no target. The second decides.
+Training follows a posterior that sees the target, so its loss can look perfect while the model has learned nothing. Two
+figures show it. The first is the KL per token at the first noisy step, over all its transitions, also those whose KL is
+not in the loss. The second is the accuracy of rollouts of the prior, which sees no target. The second decides.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def explain(signs: Signs, *, guidance: Guidance = "full", is_multi_solution: boo
         meaning = f"collapsed: the {carrier} carries nothing, as it may where every puzzle has one solution"
     elif word == "collapsed" and guidance != "full":
         meaning = f"collapsed: the {carrier}, all that guides here, carries nothing of the target"
-    told = f"KL per token at the first noisy step {signs.kl_first:.3f} nats, {meaning}"
+    text = f"KL per token at the first noisy step {signs.kl_first:.3f} nats, {meaning}"
     if math.isnan(signs.rollout_right):
-        return told
-    rollouts = f"{told}. Prior rollouts right {signs.rollout_right:.1%}"
+        return text
+    rollouts = f"{text}. Prior rollouts right {signs.rollout_right:.1%}"
     return rollouts if math.isnan(signs.exact) else f"{rollouts}, slots led by the posterior {signs.exact:.1%}"

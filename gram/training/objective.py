@@ -2,14 +2,14 @@
 
     CE(dec(h_T), y) + beta * KL_balanced(q || p) at the last transition + head losses on prior rollouts
 
-Gradients flow through the last transition only; the state is carried, detached. What to watch is the KL at the first
-noisy step: every draw of the posterior that the KL does not charge leaks the target into the state.
+Gradients flow through the last transition only; the state is carried, detached. Watch the KL at the first noisy step:
+every draw of the posterior that the KL does not penalise leaks the target into the state.
 
-Slots may instead follow the prior (`TrainConfig.prior_share`); these maximise the likelihood of any valid answer,
-`log sum_s p(s)`, which pulls a state towards the solution it is nearest to; with target `set` all slots do.
+On-policy slots (`TrainConfig.prior_share`) follow the prior. They maximise the likelihood of any valid answer,
+`log sum_s p(s)`, which pulls a state towards the nearest solution; with target `set` all slots do.
 Best-of-many (`TrainConfig.best_of`) has no posterior: of several trajectories of a puzzle under the prior, `rows_ahead`
-finds the one nearest to the target, and that one takes the loss. Models with fixed noise (EqR, 2605.21488) meet it here
-as in sampling.
+finds the one nearest to the target, and that one takes the loss. Models with fixed noise (EqR, 2605.21488) train with
+the noise that they sample with.
 
 Shapes: `B` rows (slots, or trajectories of slots), `L` tokens (registers included), `D` columns, `A` answer tokens, `S`
 solutions, `H` replayed rollout states.
@@ -42,7 +42,7 @@ from gram.training.guidance import Gaussian, balanced_kl, kl, posterior, prior
 
 
 class SlotBatch(NamedTuple):
-    """Puzzles being thought about in training, each at its own supervision step."""
+    """Puzzles in training, each at its own supervision step."""
 
     h: Tensor
     """`[B, L, D]`."""
@@ -53,12 +53,12 @@ class SlotBatch(NamedTuple):
     targets: Tensor
     """`[B, A]` int64."""
     solutions: Tensor
-    """Some or all valid answers of each puzzle that a slot may aim at, `[B, S, A]` int64; padding tokens where there
-    are fewer, and everywhere where it aims at its target."""
+    """Valid answers of each puzzle that count as targets, `[B, S, A]` int64; padding where there are fewer, and
+    everywhere for a slot whose target alone counts."""
     is_empty: Tensor
     """Shown as the empty condition, `[B]`."""
     is_prior: Tensor
-    """Follows the prior and aims at the nearest solutions, `[B]`."""
+    """On-policy: follows the prior, and the nearest solution is its target, `[B]`."""
     puzzle_hash: Tensor
     """`[B]` int64."""
     trajectory: Tensor
@@ -89,7 +89,7 @@ class Replay(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """The loss and what to log of it; all scalars unless said otherwise."""
+    """The loss and the figures to log; scalars unless a shape stands there."""
 
     total: Tensor
     cross_entropy: Tensor

@@ -1,8 +1,9 @@
 """Prior rollouts beside training: what the halt head and LPRM learn from.
 
 Every optimiser step advances a few trajectories under the prior, on training puzzles, without gradients. Each ends at a
-depth of its own, mostly a small one, so that early answers, which often fail, are final ones too. A finished rollout's
-states go to a replay with two targets: whether each state's own answer is right, and whether the last one was.
+random depth, mostly a small one: early answers often fail, and the heads must see such final answers too. The states of
+a finished rollout go to a replay buffer with two targets: whether the state's own answer is right, and whether the last
+one was.
 
 Shapes: `S` rollout slots, `M` depth, `L` tokens (registers included), `D` columns.
 """

@@ -1,4 +1,4 @@
-"""The folder of a training run: whose it is, its log after a kill, the weights it begins with.
+"""The folder of a training run: which run it holds, its log after a kill, the weights that the run begins with.
 
 Not the loop (`gram/training/run.py`). Every refusal is a `RecipeError` in one line.
 """
@@ -27,7 +27,7 @@ LOCK_FILE = "training.lock"
 
 
 def truncate_log(path: Path, step: int) -> None:
-    """Drops from the log what a killed run wrote after the state that is continued, and half a last line."""
+    """Drops the lines that a killed run wrote after its last saved state, and an incomplete last line."""
     kept = []
     for line in path.read_text().splitlines() if path.is_file() else []:
         try:
@@ -54,10 +54,10 @@ def starting_weights(recipe: Recipe, start: Path) -> dict[str, Tensor]:
 
 @contextmanager
 def open_run(recipe: Recipe, out: Path, start: Path | None, puzzles: str | None) -> Iterator[None]:
-    """Marks the folder as this recipe's run, and keeps other processes from training into it meanwhile.
+    """Marks the folder as this recipe's run and locks it against other processes.
 
-    `start`: checkpoint whose weights it begins with; `puzzles`: digest of the file it trains on. The length of a run
-    may change. Raises `RecipeError` for a folder that holds another run or is being trained into.
+    `start`: checkpoint whose weights the run begins with; `puzzles`: digest of the file that it trains on. The length
+    of a run may change. Raises `RecipeError` for a folder that holds another run or is locked.
     """
     mine = _identity(recipe, out, start, puzzles)
     try:
@@ -77,7 +77,8 @@ def open_run(recipe: Recipe, out: Path, start: Path | None, puzzles: str | None)
 
 
 def _identity(recipe: Recipe, out: Path, start: Path | None, puzzles: str | None) -> dict[str, Any]:
-    """What `run.json` says of this run. Raises `RecipeError` where the folder holds another, or anything else."""
+    """The content of `run.json` for this run. Raises `RecipeError` where the folder holds another run or other
+    files."""
     path = out / RUN_FILE
     mine: dict[str, Any] = json.loads(json.dumps(recipe.to_json()))
     if start is not None:

@@ -1,8 +1,8 @@
-"""Slots of training: puzzles being thought about, each at its own supervision step (as HRM and TRM train).
+"""Slots of training: puzzles in progress, each at its own supervision step (as HRM and TRM train).
 
-One optimiser step advances every slot by one supervision step; a sequence leaves after `depth` steps (HRM's and TRM's
-leave early when they halt; led by the posterior nearly all would, at once) and a new puzzle takes its place. The first
-sequences are cut short so that the slots are spread over all steps. With best-of-many a slot holds several
+One optimiser step advances every slot by one supervision step. A sequence ends after `depth` steps, and a new puzzle
+takes its slot. (HRM's and TRM's sequences end early when they halt; under the posterior nearly all would, at once.) The
+first sequences are shorter, so that the slots are spread over all steps. With best-of-many a slot holds several
 trajectories of its puzzle, one row each.
 
 Shapes: `B` rows of all ranks, of which this one holds the states of its share.
@@ -103,7 +103,7 @@ class TrainingSlots:
         self.h[index], self.l[index] = h.to(self.h.dtype), l.to(self.l.dtype)
 
     def _list_solutions(self, slot: int, rng: np.random.Generator) -> None:
-        """Writes down the slot's valid answers, a random part of them where there are many."""
+        """Lists the slot's valid answers, a random part of them where there are many."""
         if not self.source.task.is_multi_solution:
             self.solutions[slot, 0] = self.targets[slot]
             return
@@ -113,8 +113,8 @@ class TrainingSlots:
         self.solutions[slot, : len(valid)] = valid
 
     def aim(self, answers: Tensor) -> None:
-        """Without a condition there are too many boards to list: slots that follow the prior aim at one near to what
-        they have just answered (`answers [B, A]`, this rank's)."""
+        """Sets the targets of on-policy slots without a condition: boards near to their last answers (`answers [B, A]`,
+        this rank's), since there are too many boards to list."""
         if self.config.is_conditional or not self.training.prior_share:
             return
         near = np.zeros(answers.shape, np.int64)
