@@ -11,7 +11,6 @@ Shapes: `P` puzzles, `B` trajectories, `L` puzzle tokens, `R` registers, `D` cha
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +18,10 @@ from torch.nn.functional import pad
 
 from gram.config import ModelConfig
 from gram.kernels import dispatch
-from gram.kernels.dispatch import LEARNED, Injection, NoiseKey, Spec, Step
+from gram.kernels.philox import NoiseKey
+from gram.kernels.reference import Step, Weights
+from gram.kernels.spec import LEARNED, Injection, Spec
 from gram.layers import Attention, CoreBlock, Embedding, Head, SwiGLU, has_no_values, init_parameter
-
-Weights = Mapping[str, Tensor]
 
 
 class Model(nn.Module):

@@ -122,7 +122,7 @@ def gemm_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> C
 
     meta = {name: tensor.detach().to("meta") for name, tensor in weights.items()}
     matrices = gemm_pack.pack(meta, spec, dtype)
-    plan = gemm_plan.lay_out(matrices, spec, count, LEARNED, has_active=False, device=torch.device("meta"))
+    plan = gemm_plan.StepPlan(matrices, spec, count, LEARNED, has_active=False, device=torch.device("meta"))
     moved = [tensor for operation in plan.operations for tensor in operation.moved()]
     copied = [*plan.given(), plan.state, plan.score]
     return Count(sum(map(_bytes, moved)) + 2 * sum(map(_bytes, copied)), len(plan.operations) + len(copied))

@@ -29,22 +29,6 @@ from gram.kernels.philox import NoiseKey
 from gram.kernels.reference import Step, Weights
 from gram.kernels.spec import LEARNED, Injection, Spec
 
-__all__ = [
-    "LEARNED",
-    "Injection",
-    "NoiseKey",
-    "Spec",
-    "Step",
-    "Weights",
-    "choose",
-    "decode",
-    "initial_noise",
-    "launch_size",
-    "slot_count",
-    "step_flops",
-    "supervision_step",
-]
-
 KERNELS = ("eager", "compiled", "fused", "blocks", "gemm")
 """Names of the kernel paths; part of a result's identity."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}

@@ -16,7 +16,7 @@ from gram.kernels.fused import path as fused
 from gram.kernels.fused.kernel import supervision_step_kernel
 from gram.kernels.fused.pack import layout_of
 from gram.kernels.gemm import pack as gemm_pack
-from gram.kernels.gemm.plan import KernelLaunch, lay_out
+from gram.kernels.gemm.plan import KernelLaunch, StepPlan
 from gram.kernels.spec import Injection, Spec
 
 META = torch.device("meta")
@@ -45,7 +45,7 @@ def sources(path: str, spec: Spec, shapes: Mapping[str, list[int]], injection: I
     """The kernels of a path. Raises `ValueError` for a spec that the path cannot take."""
     weights = {name: torch.empty(shape, device=META) for name, shape in shapes.items()}
     if path == "gemm":
-        plan = lay_out(gemm_pack.pack(weights, spec, torch.bfloat16), spec, 8, injection, has_active=True, device=META)
+        plan = StepPlan(gemm_pack.pack(weights, spec, torch.bfloat16), spec, 8, injection, has_active=True, device=META)
         launches = [each for each in plan.operations if isinstance(each, KernelLaunch)]
         for name, launch in {gemm_name(launch): launch for launch in launches}.items():
             signature = {each: _gemm_type(launch, each) for each in launch.kernel.arg_names}

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gram.config import ResolvedConfig
-from gram.kernels.dispatch import Injection, Spec
 from gram.kernels.philox import NoiseKey
+from gram.kernels.spec import Injection, Spec
 from gram.model import Model
 from gram.sampler import halting
 from gram.sampler.halting import Readings

@@ -24,7 +24,7 @@ import torch
 
 from gram.config import ResolvedConfig, SamplerConfig, Selector, config_to_json
 from gram.kernels import dispatch
-from gram.kernels.dispatch import Spec
+from gram.kernels.spec import Spec
 from gram.model import Model
 from gram.sampler.backend import Backend, Job, run_elsewhere, run_into
 from gram.sampler.engine import Observer, spec_of

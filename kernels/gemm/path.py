@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gram.kernels.fused import path as fused
 from gram.kernels.gemm.pack import Matrices
-from gram.kernels.gemm.plan import StepPlan, lay_out
+from gram.kernels.gemm.plan import StepPlan
 from gram.kernels.philox import NoiseKey
 from gram.kernels.reference import Step
 from gram.kernels.spec import LEARNED, Injection, Spec
@@ -76,7 +76,7 @@ def captured(
     known: Captured | None = matrices.captured
     if known is None or known.shape != shape:
         known = matrices.captured = None  # frees its buffers before new ones are made
-        plan = lay_out(matrices, spec, count, injection, has_active=has_active, device=device)
+        plan = StepPlan(matrices, spec, count, injection, has_active=has_active, device=device)
         for given in plan.given():
             given.zero_()  # capturing runs the plan once
         known = Captured(shape, plan, _capture(plan, device) if device.type == "cuda" else None)

@@ -10,7 +10,6 @@ Shapes: `B` trajectories of the launch, `L` tokens (registers included), `D` cha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Any, NamedTuple
 
@@ -81,48 +80,25 @@ class KernelLaunch(NamedTuple):
         return [*self.touched, *self.weights]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class StepPlan:
-    """Operations of a supervision step, and the buffers it is given and leaves its results in."""
-
-    state: Tensor
-    """`h` and `l`, `[2, B, L, D]`: given, then made in place."""
-    e_x: Tensor
-    puzzle_hash: Tensor
-    trajectory: Tensor
-    step: Tensor
-    active: Tensor | None
-    """int8 `[B]`: rows to advance; None is all."""
-    key: Tensor
-    """Both halves of the seed, int64 `[2]`."""
-    scale: Tensor
-    """Temperature and sigma, fp32 `[2]`."""
-    score: Tensor
-    """Halt logit and LPRM, fp32 `[2, B]`."""
-    operations: Sequence[Product | KernelLaunch]
-
-    def given(self) -> list[Tensor]:
-        """What a step is given, in the order `h, l, e_x`, hashes, trajectories, steps, key, scale and active rows."""
-        rows = [self.puzzle_hash, self.trajectory, self.step, self.key, self.scale]
-        return [*self.state, self.e_x, *rows, *([] if self.active is None else [self.active])]
-
-    def run(self) -> None:
-        """Runs every operation in order."""
-        for operation in self.operations:
-            operation.run()
-
-
-class _Builder:
-    """Lays out one plan."""
+    """Operations of a supervision step of `count` trajectories, and its buffers, which start unfilled."""
 
     def __init__(
-        self, matrices: Matrices, spec: Spec, count: int, injection: Injection, has_active: bool, device: torch.device
+        self,
+        matrices: Matrices,
+        spec: Spec,
+        count: int,
+        injection: Injection,
+        *,
+        has_active: bool,
+        device: torch.device,
     ) -> None:
-        self.matrices, self.spec, self.count = matrices, spec, count
+        # The matrices hold the plan, so the plan holds their layers alone: a cycle would keep a GPU's memory.
+        self.layers, self.spec, self.count = matrices.layers, spec, count
         self.rows = count * spec.length
         self.kind = noise_constants(spec, injection)
         self.operations: list[Product | KernelLaunch] = []
-        layers, dim, dtype = matrices.layers, spec.dim, matrices.dtype
+        layers, dim, dtype = self.layers, spec.dim, matrices.dtype
         self.hidden = layers["low.0.channel.down"].shape[1]
         self.has_tiles = "low.0.mixer.tiles" in layers
         self.mixer_hidden = layers["low.0.mixer.down"].shape[1] if "low.0.mixer.down" in layers else 0
@@ -140,18 +116,22 @@ class _Builder:
             return torch.empty(shape, dtype=dtype, device=device)
 
         self.state, self.e_x = empty(2, count, spec.length, dim), empty(count, spec.length, dim)
+        """`h` and `l`, given, then made in place; the embedding."""
         self.x, self.norm = empty(self.rows, dim), empty(self.rows, dtype=torch.float32)
         self.wide, self.narrow = empty(self.rows * wide), empty(self.rows * narrow)
-        self.hash, self.trajectory, self.step = (empty(count, dtype=torch.int64) for _ in range(3))
+        self.puzzle_hash, self.trajectory, self.step = (empty(count, dtype=torch.int64) for _ in range(3))
         self.active = empty(count, dtype=torch.int8) if has_active else None
+        """Rows to advance; None is all."""
         self.key, self.scale = empty(2, dtype=torch.int64), empty(2, dtype=torch.float32)
+        """Both halves of the seed; temperature and sigma."""
         self.score = empty(2, count, dtype=torch.float32)
-        self.given = {
+        """Halt logit and LPRM."""
+        self.buffers = {
             "x_ptr": self.x,
             "norm_ptr": self.norm,
             "state_ptr": self.state,
             "e_ptr": self.e_x,
-            "hash_ptr": self.hash,
+            "hash_ptr": self.puzzle_hash,
             "trajectory_ptr": self.trajectory,
             "step_ptr": self.step,
             "active_ptr": self.active,
@@ -178,6 +158,17 @@ class _Builder:
             "HAS_ACTIVE": has_active,
             "W": head_width(spec),
         }
+        self._lay_out()
+
+    def given(self) -> list[Tensor]:
+        """What a step is given, in the order `h, l, e_x`, hashes, trajectories, steps, key, scale and active rows."""
+        rows = [self.puzzle_hash, self.trajectory, self.step, self.key, self.scale]
+        return [*self.state, self.e_x, *rows, *([] if self.active is None else [self.active])]
+
+    def run(self) -> None:
+        """Runs every operation in order."""
+        for operation in self.operations:
+            operation.run()
 
     @property
     def h_rows(self) -> Tensor:
@@ -202,7 +193,7 @@ class _Builder:
         **own: Any,
     ) -> None:
         """Takes what the kernel names from `own`, the buffers and the constants; those are its upper-case names."""
-        everything = self.given | self.fixed | own
+        everything = self.buffers | self.fixed | own
         values = {name: everything[name] for name in kernel.arg_names}
         constants = {name: value for name, value in values.items() if name.isupper()}
         arguments = {name: value for name, value in values.items() if not name.isupper()}
@@ -219,7 +210,7 @@ class _Builder:
 
     def mix(self, name: str) -> None:
         """`x += mixer(x)`, normed where the norm runs over tokens."""
-        spec, layers = self.spec, self.matrices.layers
+        spec, layers = self.spec, self.layers
         if self.has_tiles:
             self.mix_tiles(layers[name + "tiles"])
             return
@@ -255,7 +246,7 @@ class _Builder:
 
     def swiglu(self, name: str) -> None:
         """`x += swiglu(norm(x)) / s`, with `s` kept in `norm`; under a norm over tokens `x += swiglu(x)`."""
-        layers = self.matrices.layers
+        layers = self.layers
         wide, act = self.in_wide(self.rows, 2 * self.hidden), self.in_narrow(self.rows, self.hidden)
         self.product(self.x, layers[name + "gate_up"].T, wide)
         if self.fixed["IS_SCALED"]:
@@ -290,7 +281,7 @@ class _Builder:
 
     def guide(self, index: int, sums: int, *, has_mean: bool, has_normal: bool) -> None:
         """The prior's noise on `h`, and the sum for the next core call."""
-        layers, dim = self.matrices.layers, self.spec.dim
+        layers, dim = self.layers, self.spec.dim
         wide, act = self.in_wide(self.rows, 2 * self.guidance_hidden), self.in_narrow(self.rows, self.guidance_hidden)
         self.product(self.h_rows, layers["prior.gate_up"].T, wide)
         self.gate(wide, act, self.rows)
@@ -307,7 +298,7 @@ class _Builder:
         tokens = spec.length if spec.head_readout == "mean" else 1
         read, size, stride = self.state[0], self.head_hidden or spec.dim, spec.length * spec.dim
         if self.head_hidden:
-            heads = self.matrices.layers["heads.gate_up"]
+            heads = self.layers["heads.gate_up"]
             states = self.h_rows if tokens == spec.length else self.state[0][:, 0]
             read, stride = self.in_wide(len(states), len(heads)), tokens * len(heads)
             self.product(states, heads.T, read)
@@ -317,8 +308,8 @@ class _Builder:
         own |= {"read_ptr": read, "read_stride": stride, "HAS_HIDDEN": self.head_hidden > 0}
         self.launch(bodies.readout_kernel, (self.count,), touched, **own)
 
-    def lay_out(self) -> StepPlan:
-        """The whole step."""
+    def _lay_out(self) -> None:
+        """Appends the operations of the whole step."""
         spec, updates = self.spec, self.spec.low_level_updates
         has_mean = spec.guidance in ("full", "mean")
         has_normal = self.kind["IS_WARM"] and spec.guidance in ("full", "noise")
@@ -343,22 +334,3 @@ class _Builder:
             if is_after:
                 self.guide(index, NO_SUM if is_last else first, has_mean=has_mean, has_normal=has_normal)
         self.read_out()
-        return StepPlan(
-            state=self.state,
-            e_x=self.e_x,
-            puzzle_hash=self.hash,
-            trajectory=self.trajectory,
-            step=self.step,
-            active=self.active,
-            key=self.key,
-            scale=self.scale,
-            score=self.score,
-            operations=self.operations,
-        )
-
-
-def lay_out(
-    matrices: Matrices, spec: Spec, count: int, injection: Injection, *, has_active: bool, device: torch.device
-) -> StepPlan:
-    """The plan of `count` trajectories. Its buffers are not filled."""
-    return _Builder(matrices, spec, count, injection, has_active, device).lay_out()

@@ -231,7 +231,7 @@ def test_the_plan_says_what_its_kernels_move(case):
     model = tiny_model(**{**(CASES | OWN_CASES)[case], "noise_free_steps": 0})
     matrices = gemm_pack.pack(model.weights(), model.spec, torch.bfloat16)
     cpu = torch.device("cpu")
-    plan = gemm_plan.lay_out(matrices, model.spec, 3, LEARNED, has_active=False, device=cpu)
+    plan = gemm_plan.StepPlan(matrices, model.spec, 3, LEARNED, has_active=False, device=cpu)
     for tensor in plan.given():
         tensor.zero_()
     for operation in plan.operations:
