@@ -135,7 +135,7 @@ def test_auto_compiles_long_runs_on_a_cpu_alone():
     assert dispatch.choose(cpu, spec, flops=1e9).kernel == "eager"
     long = dispatch.choose(cpu, spec, flops=1e15)
     assert long.kernel == "compiled"
-    assert "pays" in long.reason
+    assert "1e+15" in long.reason
     assert dispatch.choose(cpu, spec, wanted="compiled") == ("compiled", "asked for")
     with pytest.raises(ValueError, match="for a CPU"):
         dispatch.choose(torch.device("cuda"), spec, wanted="compiled")

@@ -28,15 +28,15 @@ def test_a_gpu_takes_the_fused_kernel_where_asked_and_where_the_model_fits():
     assert dispatch.choose(GPU, spec, wanted="eager") == ("eager", "asked for")
     unproven = dispatch.choose(GPU, spec, torch.bfloat16)
     assert unproven.kernel == "eager"
-    assert "proven" in unproven.reason
+    assert "fused" in unproven.reason
     wide = replace(spec, dim=512)
     assert dispatch.choose(GPU, wide, torch.bfloat16, "gemm") == ("gemm", "asked for")
     unproven = dispatch.choose(GPU, wide, torch.bfloat16)
     assert unproven.kernel == "eager"
-    assert "kernel gemm has not been proven" in unproven.reason
-    with pytest.raises(ValueError, match="got 512; kernel gemm takes this model"):
+    assert "gemm" in unproven.reason
+    with pytest.raises(ValueError, match=r"512.*gemm"):
         dispatch.choose(GPU, wide, wanted="fused")
-    with pytest.raises(ValueError, match="multiple of 8, up to 4096, got 8192"):
+    with pytest.raises(ValueError, match=r"8.*4096.*8192"):
         dispatch.choose(GPU, replace(spec, dim=8192), wanted="gemm")
     for overrides, word in (({"dim": 512}, "512"), ({"mixer_norm": "tokens"}, "tokens")):
         with pytest.raises(ValueError, match=word):
@@ -46,12 +46,12 @@ def test_a_gpu_takes_the_fused_kernel_where_asked_and_where_the_model_fits():
 @pytest.mark.parametrize(
     ("device", "dtype", "wanted", "message"),
     [
-        (CPU, torch.float32, "fused", "needs a GPU"),
-        (CPU, torch.float32, "blocks", "kernel blocks cannot run: .* needs a GPU"),
+        (CPU, torch.float32, "fused", "fused.*GPU"),
+        (CPU, torch.float32, "blocks", "blocks.*GPU"),
         (GPU, torch.float16, "fused", "float16"),
-        (CPU, torch.float32, "gemm", "kernel gemm cannot run: kernel gemm needs a GPU, got cpu"),
-        (GPU, torch.float16, "gemm", "kernel gemm takes float32 or bfloat16, got torch.float16"),
-        (CPU, torch.float32, "fast", "must be one of"),
+        (CPU, torch.float32, "gemm", "gemm.*GPU.*cpu"),
+        (GPU, torch.float16, "gemm", "gemm.*float32.*bfloat16.*float16"),
+        (CPU, torch.float32, "fast", "eager.*fast"),
     ],
 )
 def test_what_cannot_run_raises(device, dtype, wanted, message):
@@ -82,7 +82,7 @@ def test_first_use_refuses_a_kernel_that_differs(monkeypatch, error, kernel):
         made = dispatch.supervision_step(*arguments, kernel=kernel)
         assert torch.equal(made.h, dispatch.supervision_step(*arguments, kernel="eager").h)
     else:
-        with pytest.raises(RuntimeError, match="agree with the reference"):
+        with pytest.raises(RuntimeError, match="kernel"):
             dispatch.supervision_step(*arguments, kernel=kernel)
 
 
@@ -103,5 +103,5 @@ def test_a_graph_is_not_made_of_weights_that_do_not_count_their_changes():
     with torch.inference_mode():
         model = tiny_model()
         weights = {name: tensor.clone() for name, tensor in model.weights().items()}
-    with pytest.raises(ValueError, match=r"kernel gemm needs weights made outside torch\.inference_mode"):
+    with pytest.raises(ValueError, match=r"gemm.*inference_mode"):
         dispatch._packed(weights, model.spec, torch.float32, "gemm")
