@@ -1,6 +1,7 @@
 """Settings refuse what is out of range in one line, and survive JSON."""
 
 import json
+from dataclasses import fields
 from fractions import Fraction
 
 import numpy as np
@@ -8,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gram import checkpoint
 from gram.config import (
+    MODEL_FIELDS,
     PRESETS,
     ModelConfig,
     SamplerConfig,
@@ -77,6 +80,13 @@ def test_bad_json_names_where(values, words):
 def test_json_round_trip(config):
     text = json.dumps(config_to_json(config))
     assert config_from_json(type(config), json.loads(text), where="here") == config
+
+
+def test_a_model_is_stored_in_one_order_as_its_shipped_file():
+    assert sorted(MODEL_FIELDS) == sorted(field.name for field in fields(ModelConfig))
+    folder = checkpoint.find("nqueens8")
+    stored = json.loads((folder / "config.json").read_text())
+    assert list(checkpoint.config_json(checkpoint.read_config(folder)).items()) == list(stored.items())
 
 
 def test_presets_are_valid_and_overridable():
