@@ -237,7 +237,7 @@ def test_the_plan_says_what_its_kernels_move(case):
     for operation in plan.operations:
         with mended_interpreter.bfloat16(), mended_interpreter.traffic() as counted:
             operation.run()
-        if isinstance(operation, gemm_plan.Launch):
+        if isinstance(operation, gemm_plan.KernelLaunch):
             states = [tensor for tensor in operation.touched if tensor.dtype == torch.bfloat16]
             moved = counted.loaded.get("bf16", 0) + counted.stored.get("bf16", 0)
             assert moved == sum(2 * tensor.numel() for tensor in states), operation.kernel
