@@ -25,14 +25,14 @@ Estimate = tuple[float, float, float]
 """A value and its 95 % interval."""
 MAIN = "gram"
 """The method that the others are compared with: the recipe `TASK-gram`, as long as they are."""
-TWIN = "trm-set"
-"""The other one that they are compared with, where it is there: the deterministic model at its best target."""
+BASELINE = "trm-set"
+"""The deterministic baseline, with which the others are compared where it is there: the model at its best target."""
 PTRM = "ptrm"
-"""`TWIN` sampled with Gaussian noise (PTRM, 2605.19943)."""
+"""The baseline sampled with Gaussian noise (PTRM, 2605.19943)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Judged:
+class JudgedRun:
     """One trained run on the held-out puzzles, per puzzle."""
 
     method: str
@@ -46,7 +46,7 @@ class Judged:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class MethodRow:
     """One method."""
 
     method: str
@@ -59,10 +59,10 @@ class Row:
     `coverage`: means over puzzles; `pooled`: `coverage` weighted by each puzzle's number of solutions."""
     ranges: dict[str, tuple[float, float]]
     """Least and largest of a run of each figure; empty where there is one run."""
-    less_main: dict[str, Estimate]
-    """Each figure less the main method's, paired by puzzle; empty for the main method."""
-    less_twin: dict[str, Estimate]
-    """The same less the deterministic twin's; empty for the twin, and where there is none."""
+    minus_main: dict[str, Estimate]
+    """Each figure minus the main method's, paired by puzzle; empty for the main method."""
+    minus_baseline: dict[str, Estimate]
+    """The same minus the deterministic baseline's; empty for the baseline, and where there is none."""
 
 
 def method_of(task: str, recipe: str) -> str:
@@ -77,7 +77,7 @@ def judge_run(
     card: dict[str, Any],
     *,
     method: str | None = None,
-) -> Judged:
+) -> JudgedRun:
     """A run's values from its samples, one result for each sampling seed; `method` where it is not the recipe's. Raises
     `ValueError` for none."""
     if not results:
@@ -91,7 +91,7 @@ def judge_run(
         if every is not None:
             counts = solution_counts(task, result.candidates, right)
             covered.append(metrics.coverage_at_k(counts, result.widths, every, result.widths))
-    return Judged(
+    return JudgedRun(
         method=method or method_of(card["task"], card["recipe"]["name"]),
         card=card,
         single=np.mean(singles, axis=0),
@@ -100,10 +100,10 @@ def judge_run(
     )
 
 
-def rows(task: Task, puzzles: PuzzleSet, runs: Sequence[Judged]) -> list[Row]:
+def rows(task: Task, puzzles: PuzzleSet, runs: Sequence[JudgedRun]) -> list[MethodRow]:
     """The main method first, the others by accuracy of one trajectory. Raises `ValueError` without the main one, and
     where runs of one method are not of one length."""
-    methods: dict[str, list[Judged]] = {}
+    methods: dict[str, list[JudgedRun]] = {}
     for run in runs:
         methods.setdefault(run.method, []).append(run)
     if MAIN not in methods:
@@ -120,7 +120,7 @@ def rows(task: Task, puzzles: PuzzleSet, runs: Sequence[Judged]) -> list[Row]:
                 f"runs of {method} must be of one length, got {' and '.join(map(str, sorted(steps)))} optimiser steps"
             )
         made.append(
-            Row(
+            MethodRow(
                 method=method,
                 runs=len(group),
                 optimiser_steps=steps.pop(),
@@ -128,8 +128,8 @@ def rows(task: Task, puzzles: PuzzleSet, runs: Sequence[Judged]) -> list[Row]:
                 parameters=int(group[0].card["parameters"]),
                 figures={name: _estimate(each, puzzles) for name, each in values[method].items()},
                 ranges=_ranges(values[method]) if len(group) > 1 else {},
-                less_main=_less(values, method, MAIN, puzzles),
-                less_twin=_less(values, method, TWIN, puzzles),
+                minus_main=_minus(values, method, MAIN, puzzles),
+                minus_baseline=_minus(values, method, BASELINE, puzzles),
             )
         )
     return sorted(made, key=lambda row: (row.method != MAIN, -row.figures["single"][0]))
@@ -141,7 +141,7 @@ def one_answer(task: Task, puzzles: PuzzleSet) -> tuple[float, float]:
     return float((1 / every).mean()), len(every) / float(every.sum())
 
 
-def joined(parts: Sequence[tuple[PuzzleSet, Sequence[Judged]]]) -> tuple[PuzzleSet, list[Judged]]:
+def joined(parts: Sequence[tuple[PuzzleSet, Sequence[JudgedRun]]]) -> tuple[PuzzleSet, list[JudgedRun]]:
     """Folds as one: their test puzzles one after another, and as many runs as each fold has. Groups of different folds
     are different. Raises `ValueError` where folds differ in runs."""
     counts = sorted({len(runs) for _, runs in parts})
@@ -164,7 +164,7 @@ def joined(parts: Sequence[tuple[PuzzleSet, Sequence[Judged]]]) -> tuple[PuzzleS
         own_runs = [runs[number] for _, runs in parts]
         covered = [run.coverage for run in own_runs if run.coverage is not None]
         made.append(
-            Judged(
+            JudgedRun(
                 method=MAIN,
                 card=own_runs[0].card,
                 single=np.concatenate([run.single for run in own_runs]),
@@ -188,7 +188,7 @@ class _Runs(NamedTuple):
         return [metrics.pooled(run, self.weights) for run in self.values]
 
 
-def _of_runs(runs: Sequence[Judged], every: Floats | None) -> dict[str, _Runs]:
+def _of_runs(runs: Sequence[JudgedRun], every: Floats | None) -> dict[str, _Runs]:
     own = {
         "single": _Runs(np.stack([run.single for run in runs])),
         "accuracy": _Runs(np.stack([run.accuracy for run in runs])),
@@ -210,7 +210,7 @@ def _ranges(values: dict[str, _Runs]) -> dict[str, tuple[float, float]]:
     return {name: (min(runs.each()), max(runs.each())) for name, runs in values.items()}
 
 
-def _less(values: dict[str, dict[str, _Runs]], method: str, other: str, puzzles: PuzzleSet) -> dict[str, Estimate]:
+def _minus(values: dict[str, dict[str, _Runs]], method: str, other: str, puzzles: PuzzleSet) -> dict[str, Estimate]:
     if method == other or other not in values:
         return {}
     made = {}
@@ -222,7 +222,7 @@ def _less(values: dict[str, dict[str, _Runs]], method: str, other: str, puzzles:
     return made
 
 
-def markdown(task: Task, table: Sequence[Row], *, width: int) -> str:
+def markdown(task: Task, table: Sequence[MethodRow], *, width: int) -> str:
     """The rows as Markdown tables: figures, differences in points, and the range over training seeds."""
     names = {"single": "one trajectory (precision)", "accuracy": f"vote of {width}"}
     main = next(row.parameters for row in table if row.method == MAIN)
@@ -234,14 +234,17 @@ def markdown(task: Task, table: Sequence[Row], *, width: int) -> str:
         cells = [f"`{row.method}`", str(row.runs), size, f"{row.optimiser_steps:,}"]
         figures.append([*cells, f"{row.minutes:.1f}", *(_share(row.figures[name]) for name in names)])
     parts = [_table(figures)]
-    for other, every_less in ((MAIN, [row.less_main for row in table]), (TWIN, [row.less_twin for row in table])):
+    for other, every_difference in (
+        (MAIN, [row.minus_main for row in table]),
+        (BASELINE, [row.minus_baseline for row in table]),
+    ):
         differences = [
             [f"`{row.method}`", *(_points(less[name]) for name in names)]
-            for row, less in zip(table, every_less, strict=True)
+            for row, less in zip(table, every_difference, strict=True)
             if less
         ]
         if differences:
-            parts.append(_table([[f"points less `{other}`", *names.values()], *differences]))
+            parts.append(_table([[f"points minus `{other}`", *names.values()], *differences]))
     ranges = [
         [f"`{row.method}`", str(row.runs), *(f"{100 * low:.1f} to {100 * high:.1f} %" for low, high in ends)]
         for row in table
@@ -264,5 +267,5 @@ def _share(figure: Estimate) -> str:
 
 def _points(figure: Estimate) -> str:
     value, low, high = (100 * part for part in figure)
-    verdict = "" if low > 0 or high < 0 else ", not told apart"
+    verdict = "" if low > 0 or high < 0 else ", not significant"
     return f"{value:+.1f} ({low:+.1f} to {high:+.1f}){verdict}"

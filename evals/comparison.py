@@ -92,8 +92,8 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         yield values
 
 
-def compare(a: StoredEvaluation, b: StoredEvaluation, groups: NDArray[np.int64] | None = None) -> dict[str, Any]:
-    """`a` less `b` on the puzzles of both, as JSON values. `groups`: base of each puzzle of `a`; None: equal puzzles.
+def compare(a: StoredEvaluation, b: StoredEvaluation, clusters: NDArray[np.int64] | None = None) -> dict[str, Any]:
+    """`a` minus `b` on the puzzles of both, as JSON values. `clusters`: of each puzzle of `a`; None: equal puzzles.
 
     Raises `ValueError` where they are not of the same puzzles.
     """
@@ -102,11 +102,11 @@ def compare(a: StoredEvaluation, b: StoredEvaluation, groups: NDArray[np.int64] 
             f"runs must be of the same puzzles in the same order, got {len(a.puzzles)} of {a.name} "
             f"and {len(b.puzzles)} others of {b.name}"
         )
-    if groups is None:
+    if clusters is None:
         known: dict[str, int] = {}
-        groups = np.array([known.setdefault(puzzle, len(known)) for puzzle in a.puzzles], dtype=np.int64)
+        clusters = np.array([known.setdefault(puzzle, len(known)) for puzzle in a.puzzles], dtype=np.int64)
     pairs = np.stack([a.is_right, a.single], axis=1), np.stack([b.is_right, b.single], axis=1)
-    found = paired_differences(*pairs, groups=groups)
+    found = paired_differences(*pairs, clusters=clusters)
     names = ("accuracy", "single_accuracy")
     means = {
         name: (float(side_a.mean()), float(side_b.mean())) if len(a.puzzles) else (float("nan"), float("nan"))
@@ -116,7 +116,7 @@ def compare(a: StoredEvaluation, b: StoredEvaluation, groups: NDArray[np.int64] 
         "a": a.name,
         "b": b.name,
         "puzzles": len(a.puzzles),
-        "bases": len(np.unique(groups)),
+        "bases": len(np.unique(clusters)),
         "differences": [
             {
                 "measure": name,
@@ -152,5 +152,5 @@ def known_clusters(stored: StoredEvaluation) -> NDArray[np.int64] | None:
             return task.classes(np.stack([task.parse(puzzle) for puzzle in stored.puzzles]))
         except PuzzleError:
             return None
-    groups = task.split(split, limit=int(stored.index.max()) + 1).groups
-    return None if groups is None else groups[stored.index]
+    clusters = task.split(split, limit=int(stored.index.max()) + 1).groups
+    return None if clusters is None else clusters[stored.index]

@@ -1,7 +1,7 @@
 """What a run costs before it is run: multiply-accumulates counted from the model's shape, time, memory, puzzles needed.
 
 MACs are those of matrix products; normalisation, activations and noise are left out. Shapes: `L` tokens with registers,
-`D` columns, `A` answer tokens, `V` vocabulary.
+`D` channels, `A` answer tokens, `V` vocabulary.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any
 
 from gram.config import ModelConfig
 from gram.evals import statistics
-from gram.evals.frontier.cells import Grid
+from gram.evals.frontier.grid import Grid
 
 TRACE_BYTES = 21
 """Of one supervision step in a trace: answer, verdict and four scores."""
 ANALYSIS_BYTES = 256 << 20
 """Of blocks of a trace and random draws, whatever the number of puzzles."""
 POWER_DIFFERENCES = (0.01, 0.02, 0.05, 0.1)
-"""Differences for which the pre-flight says how many puzzles tell them apart."""
+"""Differences for which the pre-flight says how many puzzles make them significant."""
 DISCORDANCE = 2.0
 """Share of puzzles that only one of two cells has right, as a multiple of the difference: as in cells of one model."""
 
@@ -94,7 +94,7 @@ def preflight(
 
 
 def power_table(differences: Sequence[float]) -> list[dict[str, float]]:
-    """Independent puzzles needed to tell a difference apart with 80 % power, at one budget."""
+    """Independent puzzles for which a difference is significant with 80 % power, at one budget."""
     return [
         {"difference": each, "puzzles": statistics.puzzles_for_power(each, min(1.0, DISCORDANCE * each))}
         for each in differences

@@ -32,7 +32,8 @@ _ROWS = 16_384
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
-    """Figures of one run; the fields' order is that of the JSON. Intervals are 95 %, puzzles of one base together."""
+    """Figures of one run; the fields' order is that of the JSON. Intervals are 95 %, puzzles of one cluster
+    together."""
 
     task: str
     checkpoint: str
@@ -121,7 +122,7 @@ def judge(
 def solution_counts(task: Task, candidates: Tokens, right: NDArray[np.bool_]) -> NDArray[np.int64]:
     """How many candidates `[P, N, A]` gave each distinct valid solution of a puzzle: `[P, N]`, zeros behind.
 
-    `right` `[P, N]` are the verdicts; solutions are told apart by `task.canonical`. For `metrics.coverage_at_k`.
+    `right` `[P, N]` are the verdicts; `task.canonical` decides which solutions are equal. For `metrics.coverage_at_k`.
     """
     puzzle, trajectory = np.nonzero(right)
     valid = np.ascontiguousarray(candidates[puzzle, trajectory])
@@ -160,11 +161,11 @@ def evaluate_result(
     chosen = np.arange(len(real)), selected
     accepted = right[chosen].astype(np.float64)
     single = right.sum(axis=1) / widths
-    groups = _groups(known)
-    accuracy_low, accuracy_high = statistics.clustered_interval(accepted, groups)
-    single_low, single_high = statistics.clustered_interval(single, groups)
+    clusters = _groups(known)
+    accuracy_low, accuracy_high = statistics.clustered_interval(accepted, clusters)
+    single_low, single_high = statistics.clustered_interval(single, clusters)
     passed = metrics.pass_at_k(widths, right.sum(axis=1), widths)
-    pass_low, pass_high = statistics.clustered_interval(passed, groups)
+    pass_low, pass_high = statistics.clustered_interval(passed, clusters)
     lprm, halt = (
         metrics.within_puzzle_auroc(np.where(counted, score[real], np.nan), right)
         for score in (result.lprm, result.halt)
@@ -186,7 +187,7 @@ def evaluate_result(
         pass_at_width=metrics.mean_defined(passed),
         pass_at_width_low=pass_low,
         pass_at_width_high=pass_high,
-        **_coverage(task, puzzles, counts, widths, groups),
+        **_coverage(task, puzzles, counts, widths, clusters),
         conflicts=metrics.mean_defined(task.conflicts(puzzles, candidates[chosen]) if len(real) else []),
         mean_steps=metrics.mean_defined(result.steps[real][counted]),
         mean_width=metrics.mean_defined(widths),
@@ -293,7 +294,7 @@ def _real(puzzle_set: PuzzleSet, result: SampleResult) -> NDArray[np.int64]:
 
 
 def _groups(known: PuzzleSet) -> NDArray[np.int64] | None:
-    """Base of each puzzle; equal puzzles share one (they share their noise and so their trajectories)."""
+    """Cluster of each puzzle; equal puzzles share one (they share their noise and so their trajectories)."""
     if known.groups is not None:
         return known.groups
     labels: dict[bytes, int] = {}
@@ -305,7 +306,7 @@ def _coverage(
     puzzles: Tokens,
     counts: NDArray[np.int64],
     widths: NDArray[np.int64],
-    groups: NDArray[np.int64] | None,
+    clusters: NDArray[np.int64] | None,
 ) -> dict[str, Any]:
     """The fields on distinct solutions; undefined for a task of one solution per puzzle."""
     names = ("coverage", "coverage_pooled", "coverage_multi")
@@ -324,8 +325,8 @@ def _coverage(
         figures[several] = metrics.mean_defined(share[every > 1])
     found = shares[0]
     intervals = (
-        statistics.clustered_interval(found, groups),
-        statistics.clustered_interval(found, groups, weights=every),
+        statistics.clustered_interval(found, clusters),
+        statistics.clustered_interval(found, clusters, weights=every),
     )
     figures |= zip(ends, (*intervals[0], *intervals[1]), strict=True)
     return {**figures, "solutions_found": int((counts > 0).sum()), "solutions_all": sum(exact)}

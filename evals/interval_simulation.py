@@ -27,7 +27,7 @@ _WIDTH = 16
 """Trajectories behind a simulated share of right ones."""
 
 
-class Cell(NamedTuple):
+class IntervalCheck(NamedTuple):
     """Outcome of the studies of one setting."""
 
     held: float
@@ -55,7 +55,7 @@ def draws(rng: np.random.Generator, labels: NDArray[np.int64], studies: int) -> 
 
 def paired_cell(
     bases: int, size: str, accuracy: float, difference: float, shared: float, *, studies: int, seed: int = 0
-) -> Cell:
+) -> IntervalCheck:
     """Studies of two systems, the second worse by `difference`."""
     rng, labels = np.random.default_rng(seed), bases_of(bases, size)
     difficulty = draws(rng, labels, studies)
@@ -71,10 +71,10 @@ def paired_cell(
     is_held = (found.low - 1e-9 <= difference) & (difference <= found.high + 1e-9)
     disagree = (found.p_value < 0.05) != ((found.low > 0) | (found.high < 0))
     fewer = min((sums > 0).sum(), (sums < 0).sum()) / studies
-    return Cell(float(is_held.mean()), float(fewer), int(disagree.sum()))
+    return IntervalCheck(float(is_held.mean()), float(fewer), int(disagree.sum()))
 
 
-def mean_cell(bases: int, size: str, accuracy: float, *, is_share: bool, studies: int, seed: int = 0) -> Cell:
+def mean_cell(bases: int, size: str, accuracy: float, *, is_share: bool, studies: int, seed: int = 0) -> IntervalCheck:
     """Studies of one system: verdicts, or shares of right trajectories where bases differ much."""
     rng, labels = np.random.default_rng(seed), bases_of(bases, size)
     if is_share:
@@ -85,7 +85,7 @@ def mean_cell(bases: int, size: str, accuracy: float, *, is_share: bool, studies
     low, high = clustered_intervals(values, labels).T
     is_held = (low - 1e-9 <= accuracy) & (accuracy <= high + 1e-9)
     fewer = round(len(labels) * min(accuracy, 1 - accuracy), 6)
-    return Cell(float(is_held.mean()), fewer, 0)
+    return IntervalCheck(float(is_held.mean()), fewer, 0)
 
 
 def paired_settings(accuracy: float) -> Iterator[tuple[float, float]]:

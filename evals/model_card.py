@@ -134,7 +134,7 @@ def _lookup(figures: dict[str, Any]) -> str:
     if not known:
         return ""
     twins, right = 100 * known["twins"], 100 * known["accuracy"]
-    return f"""Of these puzzles {twins:.1f} % have a twin in training under the task's symmetries.
+    return f"""Of these puzzles {twins:.1f} % stand in training too, turned or renamed by the task's symmetries.
 A table that answers with {known["rule"]} ({known["training"]:,} training puzzles) has {right:.1f} % right.
 
 """
@@ -153,7 +153,7 @@ def selection_words(found: dict[str, Any]) -> str:
     if own is vote:
         best = max(rows.values(), key=lambda row: float(row["accuracy"]))
         told = (
-            f"`vote`, {100 * vote['accuracy']:.1f} % right: none is ahead of it and told apart after Holm's correction"
+            f"`vote`, {100 * vote['accuracy']:.1f} % right: none is significantly ahead of it after Holm's correction"
         )
         if best["accuracy"] > vote["accuracy"]:
             told += f" (`{best['selector']}` {100 * best['accuracy']:.1f} %)"

@@ -1,10 +1,10 @@
 """Paired comparisons of two systems: one score test for differences by puzzle, and the interval that is its inversion.
 
-The mean `x` of the differences `d` in [-1, 1] is tested against any value `t` in (-1, 1). A group of puzzles that share
-a base is the unit of chance; the test looks at the sums of groups, so `G` groups give `G - 1` degrees of freedom. Two
-departures are weighed, and `t` is refused only where both refuse it:
+The mean `x` of the differences `d` in [-1, 1] is tested against any value `t` in (-1, 1). A cluster of puzzles that are
+alike is the unit of chance; the test looks at the sums of clusters, so `G` clusters give `G - 1` degrees of freedom.
+Two departures are weighed, and `t` is refused only where both refuse it:
 
-- Student's, `(x - t) / s`, where `s` counts one more group that differs as the others do on average. For verdicts of
+- Student's, `(x - t) / s`, where `s` counts one more cluster that differs as the others do on average. For verdicts of
   separate puzzles and `t = 0` that is McNemar's score with one more discordant pair, `(b - c)^2 / (b + c + 1)`: as
   Agresti and Min (2005) advise, it refuses where the mid-p test does (5 to 0, 7 to 1, 9 to 2);
 - Wilson's, for `t` on the side of `x`: a system ahead by `t` differs on at least a share `t` of the puzzles, so the
@@ -14,7 +14,7 @@ departures are weighed, and `t` is refused only where both refuse it:
 The interval is every `t` that is not refused, so it leaves out zero exactly where the p-value is below .05. The choice
 was made by simulation: `scripts/simulate_statistics.py`.
 
-Shapes: `P` puzzles, `C` columns (pairs of systems), `G` groups, `R` draws of something else than puzzles.
+Shapes: `P` puzzles, `C` vectorised tests (pairs of systems), `G` clusters, `R` draws of something else than puzzles.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from gram.evals.statistics import ALPHA, Floats, Groups, defined, few_degrees, grouped
+from gram.evals.statistics import ALPHA, ClusterSums, Floats, cluster_sums, defined, few_degrees
 
 _ZERO = 1e-7
-"""Differences of a group's mean up to this are none: single precision gives no better."""
+"""Differences of a cluster's mean up to this are none: single precision gives no better."""
 _TOGETHER = 64
 """Columns whose differences are held in double precision at once."""
 _HALVINGS = 44
 """Of [-1, 1], to find the end of a mixture's interval."""
 _INDEPENDENT = 0.5
-"""Share of the variance of independent puzzles that a group's variance is never below: differences of one group that
-happen to cancel are no knowledge."""
+"""Share of the variance of independent puzzles that a cluster's variance is never below: differences of one cluster
+that happen to cancel are no knowledge."""
 
 
 class Difference(NamedTuple):
@@ -50,7 +50,7 @@ class Difference(NamedTuple):
     """Two-sided, that the mean is 0; 1 where nothing differs."""
 
     @property
-    def is_told_apart(self) -> bool:
+    def is_significant(self) -> bool:
         """Whether the interval leaves out zero; the same as a p-value below .05."""
         return self.low > 0 or self.high < 0
 
@@ -120,12 +120,12 @@ class _Score(NamedTuple):
 
 
 def paired_difference(
-    a: ArrayLike, b: ArrayLike, groups: ArrayLike | None = None, *, weights: ArrayLike | None = None
+    a: ArrayLike, b: ArrayLike, clusters: ArrayLike | None = None, *, weights: ArrayLike | None = None
 ) -> Difference:
-    """Mean of `a - b` over puzzles `[P]` (values in [0, 1]), its interval and test, puzzles of one group kept together;
-    a weighted mean where there are `weights` `[P]`.
+    """Mean of `a - b` over puzzles `[P]` (values in [0, 1]), its interval and test, puzzles of one cluster kept
+    together; a weighted mean where there are `weights` `[P]`.
 
-    Puzzles where either is NaN are left out. Raises `ValueError` for values, weights or groups out of range or shape.
+    Puzzles where either is NaN are left out. Raises `ValueError` for values, weights or clusters out of range or shape.
     """
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if first.shape != second.shape:
@@ -133,7 +133,7 @@ def paired_difference(
     for name, values in (("a", first), ("b", second)):
         if values.size and not (np.nanmin(values, initial=0) >= 0 and np.nanmax(values, initial=0) <= 1):
             raise ValueError(f"{name} must be within 0 and 1, got {np.nanmin(values):g} to {np.nanmax(values):g}")
-    kept, labels, weight = defined(first - second, groups, weights)
+    kept, labels, weight = defined(first - second, clusters, weights)
     if not kept.size:
         return Difference(*[math.nan] * 4)
     # In an order of their own, so that the puzzles' order moves no digit.
@@ -146,12 +146,12 @@ def paired_difference(
 def paired_differences(
     a: ArrayLike,
     b: ArrayLike,
-    groups: ArrayLike | None = None,
+    clusters: ArrayLike | None = None,
     *,
     wanted: Sequence[int] | None = None,
     drawn: Sequence[NDArray[np.int64]] | None = None,
 ) -> Differences:
-    """`paired_difference` of each column of `a` less the same one of `b`, `[P, C]`, without NaN.
+    """`paired_difference` of each column of `a` and the same one of `b`, `[P, C]`, without NaN.
 
     `wanted`: columns to tell, and for each of them `drawn [R]`: the column that draw `r` of something else (timings,
     which choose cells) has instead; empty for none. A value is then refused only where the test refuses it, and the
@@ -165,7 +165,7 @@ def paired_differences(
     if not len(first):
         nothing = np.full(len(told), np.nan)
         return Differences(nothing, nothing, nothing, nothing)
-    score = _scored_pairs(first, second, groups)
+    score = _scored_pairs(first, second, clusters)
     own = score.take(told)
     low, high = own.interval()
     below, above = own.below(0.0), own.above(0.0)
@@ -219,9 +219,11 @@ def _two_sided(below: Floats, above: Floats) -> Floats:
     return found
 
 
-def _scored_pairs(a: NDArray[Any], b: NDArray[Any], groups: ArrayLike | None) -> _Score:
+def _scored_pairs(a: NDArray[Any], b: NDArray[Any], clusters: ArrayLike | None) -> _Score:
     """`_scored` of `a - b`, some columns at a time."""
-    labels = np.arange(len(a)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1)
+    labels = (
+        np.arange(len(a)) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1].reshape(-1)
+    )
     weight = np.ones(len(a))
     parts = []
     for start in range(0, max(a.shape[1], 1), _TOGETHER):
@@ -231,10 +233,10 @@ def _scored_pairs(a: NDArray[Any], b: NDArray[Any], groups: ArrayLike | None) ->
 
 
 def _scored(differences: Floats, labels: NDArray[np.int64], weight: Floats) -> _Score:
-    """The test of columns `[P, C]`; `labels [P]` count groups from 0, weights `[P]` are 1 on average."""
-    clusters: Groups = grouped(differences, labels, weight)
-    sizes, count, total = clusters.sizes, clusters.sizes.size, float(clusters.sizes.sum())
-    sums = np.where(np.abs(clusters.sums) > _ZERO * sizes[:, None], clusters.sums, 0.0)
+    """The test of columns `[P, C]`; `labels [P]` count clusters from 0, weights `[P]` are 1 on average."""
+    by_cluster: ClusterSums = cluster_sums(differences, labels, weight)
+    sizes, count, total = by_cluster.sizes, by_cluster.sizes.size, float(by_cluster.sizes.sum())
+    sums = np.where(np.abs(by_cluster.sums) > _ZERO * sizes[:, None], by_cluster.sums, 0.0)
     estimate = sums.sum(axis=0) / total
     squares, differing = (sums**2).sum(axis=0), (sums != 0).sum(axis=0)
     between = ((sums - estimate * sizes[:, None]) ** 2).sum(axis=0)
@@ -244,7 +246,7 @@ def _scored(differences: Floats, labels: NDArray[np.int64], weight: Floats) -> _
     one_more = np.where(differing == 0, sizes.max() ** 2, squares / np.maximum(differing, 1))
     variance = np.maximum(between, _INDEPENDENT * independent) + one_more
     error = np.sqrt(variance * count / (count - 1)) / total if count > 1 else np.full(estimate.shape, np.inf)
-    # What a unit of the mean brings of variance: by puzzle its square over its size, by group the design effect.
+    # What a unit of the mean brings of variance: by puzzle its square over its size, by cluster the design effect.
     size = weight @ np.abs(differences)
     is_known = (differing > 0) & (independent > 1e-12 * total) & (size > 0)
     effect = np.maximum(between, independent) / np.where(is_known, independent, 1.0)

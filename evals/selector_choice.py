@@ -44,16 +44,16 @@ def compare_selectors(
     rows = []
     for each, values in right.items():
         low, high = statistics.clustered_interval(values, puzzles.groups)
-        less = found[each]
+        minus = found[each]
         rows.append(
             {
                 "selector": each,
                 "accuracy": float(values.mean()),
                 "low": low,
                 "high": high,
-                "less_vote": less.estimate,
-                "less_low": less.low,
-                "less_high": less.high,
+                "less_vote": minus.estimate,
+                "less_low": minus.low,
+                "less_high": minus.high,
                 "p_holm": float(corrected.get(first[each], 1.0)),
                 "alike": alike[each],
             }
@@ -62,7 +62,7 @@ def compare_selectors(
 
 
 def chosen(rows: Sequence[dict[str, Any]]) -> str:
-    """The most accurate selector that is told apart from `vote` and ahead of it; `vote` where there is none. Of equally
+    """The most accurate selector that is significantly ahead of `vote`; `vote` where there is none. Of equally
     accurate ones the first of `ORDER`."""
     ahead = [row for row in rows if row["less_low"] > 0 and row["p_holm"] < statistics.ALPHA]
     best = max(ahead, key=lambda row: (float(row["accuracy"]), -ORDER.index(row["selector"])), default=None)

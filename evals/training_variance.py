@@ -1,16 +1,16 @@
-"""Intervals that hold the chance of training: a bootstrap over training seeds, then over groups of puzzles.
+"""Intervals that hold the chance of training: a bootstrap over training seeds, then over clusters of puzzles.
 
 Every resample draws training seeds of a method with replacement, independently for each method, averages their values,
-and draws groups of puzzles with replacement, the same for all methods; below that nothing is drawn. A few drawn seeds
+and draws clusters of puzzles with replacement, the same for all methods; below that nothing is drawn. A few drawn seeds
 vary less than new ones do, and their spread is itself known badly: their deviations from their mean are widened by
 `sqrt(R / (R - 1))` and by the ratio of Student's t to the normal quantile at the seeds' degrees of freedom, 2.7 times
 in all for three seeds and 1.7 times in a difference of three and three. Without the second factor equal methods of
-three seeds were told apart in 17 % of 200 made-up cases (`tests/unit/test_training_variance.py`).
+three seeds were significantly different in 17 % of 200 made-up cases (`tests/unit/test_training_variance.py`).
 
 What such an interval cannot do: hold a rare failure that none of the seeds met. With one seed it has only the chance
 among puzzles.
 
-Shapes: `R` training seeds, `P` puzzles, `G` groups.
+Shapes: `R` training seeds, `P` puzzles, `G` clusters.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gram.evals import statistics
 Floats = NDArray[np.float64]
 RESAMPLES = 10_000
 CHUNK = 500
-"""Resamples made at once: many groups would not fit otherwise."""
+"""Resamples made at once: many clusters would not fit otherwise."""
 
 
 class Spread(NamedTuple):
@@ -39,7 +39,7 @@ class Spread(NamedTuple):
 
 def mean_of_runs(
     runs: ArrayLike,
-    groups: ArrayLike | None = None,
+    clusters: ArrayLike | None = None,
     *,
     minus: ArrayLike | None = None,
     weights: ArrayLike | None = None,
@@ -57,7 +57,7 @@ def mean_of_runs(
     if methods[-1].shape[1] != methods[0].shape[1]:
         counts = " and ".join(str(values.shape[1]) for values in methods)
         raise ValueError(f"runs must be of the same puzzles, got {counts}")
-    drawn, estimate = _resampled(methods, groups, weights, seed, resamples, level)
+    drawn, estimate = _resampled(methods, clusters, weights, seed, resamples, level)
     if minus is None:
         return _ends(drawn[0], estimate[0], level, 0.0)
     return _ends(drawn[0] - drawn[1], estimate[0] - estimate[1], level, -1.0)
@@ -74,7 +74,7 @@ def _values(runs: ArrayLike) -> Floats:
 
 def _resampled(
     methods: list[Floats],
-    groups: ArrayLike | None,
+    clusters: ArrayLike | None,
     weights: ArrayLike | None,
     seed: int,
     resamples: int,
@@ -83,7 +83,7 @@ def _resampled(
     """Means of each resample and of the whole, for every method."""
     count = methods[0].shape[1]
     weight = np.ones(count) if weights is None else np.asarray(weights, dtype=np.float64)
-    labels = np.arange(count) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    labels = np.arange(count) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
     if len(weight) != count or len(labels) != count:
         raise ValueError(f"groups and weights must be of {count} puzzles, got {len(labels)} and {len(weight)}")
     number = int(labels.max()) + 1
@@ -106,7 +106,7 @@ def _resampled(
 
 
 def _of_seeds(sums_RG: Floats, taken_BG: Floats, student: float, rng: np.random.Generator) -> Floats:
-    """Sums of drawn groups, averaged over drawn seeds, whose deviations are widened: `[B]`."""
+    """Sums of drawn clusters, averaged over drawn seeds, whose deviations are widened: `[B]`."""
     seeds = len(sums_RG)
     centre = sums_RG.mean(0)
     whole = taken_BG @ centre

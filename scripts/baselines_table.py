@@ -45,7 +45,7 @@ def draw(run: Path, puzzles: PuzzleSet, name: str, width: int, seed: int, **sett
     return gram.load(run).sample(puzzles, out=out, width=width, seed=seed, halting="fixed", **settings)
 
 
-def judge(run: Path, task: Task, puzzles: PuzzleSet, split: str, width: int, seeds: int) -> baselines.Judged:
+def judge(run: Path, task: Task, puzzles: PuzzleSet, split: str, width: int, seeds: int) -> baselines.JudgedRun:
     """One run's values, sampled where that has not been done."""
     sampler = gram.load(run)
     own_width = width if sampler.model.config.is_stochastic else 1
@@ -101,17 +101,19 @@ def section(name: str, runs: list[tuple[Path, dict[str, Any]]], limit: int | Non
         signs, guidance = recent_signs(folder / "log.jsonl"), card["recipe"]["model"]["guidance"]
         told = explain(signs, guidance=guidance, is_multi_solution=task.is_multi_solution)
         about.setdefault(run.method, [run.card["description"]]).append(told)
-    twins = [folder for (folder, _), run in zip(main_runs, judged, strict=True) if run.method == baselines.TWIN]
-    if twins:
-        sigma = choose_sigma(twins, task, width)
-        for folder in twins:
+    baseline_runs = [
+        folder for (folder, _), run in zip(main_runs, judged, strict=True) if run.method == baselines.BASELINE
+    ]
+    if baseline_runs:
+        sigma = choose_sigma(baseline_runs, task, width)
+        for folder in baseline_runs:
             results = [
                 draw(folder, puzzles, f"test-sigma{sigma}", width, seed, **noise(sigma)) for seed in range(seeds)
             ]
             judged.append(baselines.judge_run(task, puzzles, results, read_card(folder), method=baselines.PTRM))
         tried = ", ".join(map(str, SIGMAS))
         told = (
-            f"`{baselines.TWIN}` sampled with Gaussian noise of scale {sigma} before every supervision step (PTRM, "
+            f"`{baselines.BASELINE}` sampled with Gaussian noise of scale {sigma} before every supervision step (PTRM, "
             f"2605.19943), the best of {tried} on {VALIDATION_PUZZLES} validation puzzles"
         )
         about[baselines.PTRM] = [told]
@@ -130,7 +132,7 @@ def section(name: str, runs: list[tuple[Path, dict[str, Any]]], limit: int | Non
 def folds(
     task: Task,
     runs: list[tuple[Path, dict[str, Any]]],
-    judged: list[baselines.Judged],
+    judged: list[baselines.JudgedRun],
     limit: int | None,
     width: int,
     seeds: int,

@@ -18,7 +18,7 @@ import numpy as np
 
 from gram.config import ModelConfig
 from gram.evals.frontier.analysis import analyse
-from gram.evals.frontier.cells import Grid
+from gram.evals.frontier.grid import Grid
 from gram.tasks.protocol import PuzzleSet
 
 TOGETHER = 250

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 import gram
 from gram.api import Sampler
 from gram.config import SamplerConfig
-from gram.evals.frontier.cells import Grid
-from gram.evals.frontier.laps import alone, time_laps, timed
+from gram.evals.frontier.grid import Grid
 from gram.evals.frontier.latency import courses_of, measure
+from gram.evals.frontier.prefix_timing import alone, time_prefix, timed
 from gram.evals.frontier.prices import StepTimes, expected_prices
 from gram.tasks.protocol import Tokens
 
@@ -54,7 +54,7 @@ def check(
     for first in range(0, runs, RUNS_A_ROUND):
         timing = measure(
             courses,
-            lambda course, index: time_laps(sampler, puzzles[index], timed(config, course, len(index))),
+            lambda course, index: time_prefix(sampler, puzzles[index], timed(config, course, len(index))),
             puzzles=len(puzzles),
             rounds=1,
             seed=first,

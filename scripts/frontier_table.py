@@ -21,11 +21,11 @@ ACCURACY = (
     "budget",
     "one trajectory, deeper",
     "width, at once",
-    "width less depth, points (95 % interval)",
+    "width minus depth, points (95 % interval)",
     "halting `fixed`",
     "equal MACs",
     "restarts, one by one",
-    "width less restarts",
+    "width minus restarts",
     "noise",
 )
 COVERAGE = (
@@ -33,10 +33,10 @@ COVERAGE = (
     "one answer at most",
     "one trajectory, deeper",
     "width, at once",
-    "width less depth, points (95 % interval)",
+    "width minus depth, points (95 % interval)",
     "by construction",
     "restarts, one by one",
-    "width less restarts",
+    "width minus restarts",
 )
 
 

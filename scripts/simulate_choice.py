@@ -2,9 +2,9 @@
 
 Each study has 300 puzzles that all cells of a frontier solve equally well, and times its steps in 20 rounds as noisy as
 a machine may be before it is called so. The widest cell costs what the headline's budget just pays for, so that noise
-decides whether it is looked at. Cells are then priced, chosen and compared as `gram frontier` does. Prints the
-share of studies whose interval of width less depth, and of width less restarts, leaves out zero, and how often draws of
-the timings change the choice. A minute on one core.
+decides whether it is looked at. Cells are then priced, chosen and compared as `gram frontier` does. Prints the share of
+studies whose interval of width minus depth, and of width minus restarts, leaves out zero, and how often draws of the
+timings change the choice. A minute on one core.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from gram.evals.frontier.budgets import Question, budgets_of, matched_together
-from gram.evals.frontier.cells import Grid
 from gram.evals.frontier.choice import Judge, Price, Slice
+from gram.evals.frontier.grid import Grid
 from gram.evals.frontier.latency import NOISY
 from gram.evals.frontier.prices import StepTimes, expected_prices
 from gram.evals.frontier.verdict import headline

@@ -15,7 +15,7 @@ from gram.evals.interval_simulation import (
     BASES,
     ENOUGH,
     SIZES,
-    Cell,
+    IntervalCheck,
     mean_cell,
     paired_cell,
     paired_settings,
@@ -23,14 +23,14 @@ from gram.evals.interval_simulation import (
 
 SINGLE = 4
 """Times as many studies of one system as of two."""
-Row = Callable[[int, str, float], Sequence[Cell]]
+Row = Callable[[int, str, float], Sequence[IntervalCheck]]
 
 
 def table(title: str, sides: str, cells_of: Row) -> None:
     """One table and a line of its ends; `sides`: what must be expected on both before a share can be too high."""
     print(f"## {title}\n\n| bases | puzzles of a base | " + " | ".join(map(str, ACCURACIES)) + " |")
     print("|---|---|" + "---|" * len(ACCURACIES))
-    every: list[Cell] = []
+    every: list[IntervalCheck] = []
     for bases in BASES:
         for size in SIZES:
             shown = []
@@ -62,7 +62,7 @@ def main() -> None:
     )
     for is_share, title in ((False, "Accuracy of one system"), (True, "Share of right trajectories of one system")):
 
-        def one(bases: int, size: str, accuracy: float, is_share: bool = is_share) -> list[Cell]:
+        def one(bases: int, size: str, accuracy: float, is_share: bool = is_share) -> list[IntervalCheck]:
             return [mean_cell(bases, size, accuracy, is_share=is_share, studies=SINGLE * studies)]
 
         table(title, "errors and as many hits", one)

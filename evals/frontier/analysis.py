@@ -22,12 +22,12 @@ from gram.config import ModelConfig
 from gram.evals import cost
 from gram.evals.evaluate import count_solutions
 from gram.evals.frontier.budgets import Question, budgets_of, matched_together
-from gram.evals.frontier.cell_rows import cell_rows, difficulty_rows, selector_gaps
-from gram.evals.frontier.cells import Block, Grid, Trace, tabulate
+from gram.evals.frontier.calibration import CalibrationTally
 from gram.evals.frontier.choice import FAMILIES, Judge, Price
-from gram.evals.frontier.heads import HeadTally
+from gram.evals.frontier.grid import Block, Grid, Trace, tabulate
+from gram.evals.frontier.grid_rows import cell_rows, difficulty_rows, selector_gaps
 from gram.evals.frontier.latency import MODES
-from gram.evals.frontier.measures import Table, bases
+from gram.evals.frontier.measures import OutcomeTable, clusters_of
 from gram.evals.frontier.prices import Prices, prices_of_clock
 from gram.evals.frontier.verdict import exchange_rates, saturation_width, verdict, warnings
 from gram.json_values import plain
@@ -69,7 +69,7 @@ def analyse(
 
     Raises `ValueError` where traces and puzzles do not fit.
     """
-    heads = HeadTally(grid.depths[-1], grid)
+    heads = CalibrationTally(grid.depths[-1], grid)
 
     def tell(seed: int, count: int, block: Block) -> None:
         heads.add(block)
@@ -79,9 +79,9 @@ def analyse(
         raise ValueError(f"traces must be of the {len(puzzle_set)} puzzles given, got {len(outcomes.puzzles)} others")
     real = np.flatnonzero(outcomes.is_real)
     known = puzzle_set.take(real)
-    groups = bases(known)
+    clusters = clusters_of(known)
     solutions = np.array(count_solutions(task, known.puzzles), dtype=np.float64) if task.is_multi_solution else None
-    table = Table(outcomes, real, grid, groups, solutions)
+    table = OutcomeTable(outcomes, real, grid, clusters, solutions)
     if on_outcomes is not None:
         on_outcomes(table.arrays(known.puzzles))
     prices = prices_of(traces, table, model, timings)
@@ -108,7 +108,7 @@ def analyse(
     made: dict[str, Any] = plain(
         {
             "version": VERSION,
-            "about": {**about, "puzzles": len(real), "bases": len(np.unique(groups)), "seeds": len(traces)},
+            "about": {**about, "puzzles": len(real), "bases": len(np.unique(clusters)), "seeds": len(traces)},
             "grid": asdict(grid) | {"measures": list(table.measures), "threshold": grid.threshold("head")},
             "verdict": main,
             "coverage": covered,
@@ -125,7 +125,7 @@ def analyse(
 
 
 def prices_of(
-    traces: Sequence[Trace], table: Table, model: ModelConfig, timings: Mapping[str, Any]
+    traces: Sequence[Trace], table: OutcomeTable, model: ModelConfig, timings: Mapping[str, Any]
 ) -> dict[str, Prices]:
     """Prices by way of matching, in the order of `UNITS`."""
     macs = price_in_macs(table, model)
@@ -144,7 +144,7 @@ def _fields(prices: Mapping[str, Prices]) -> dict[str, Floats]:
     return {**times, "energy_j": prices["energy"].mean, "macs": prices["macs"].mean}
 
 
-def price_in_macs(table: Table, model: ModelConfig) -> Floats:
+def price_in_macs(table: OutcomeTable, model: ModelConfig) -> Floats:
     """MACs of one puzzle in each cell, `[H, M, N]`."""
     per_step = cost.step_macs(model)["total"]
     steps = table.steps.mean(axis=0, dtype=np.float64) if len(table.steps) else np.full(table.steps.shape[1:], np.nan)
@@ -182,7 +182,7 @@ def cells_csv(frontier: Mapping[str, Any]) -> str:
 
 
 def _matched(
-    table: Table, prices: Mapping[str, Prices], wanted: list[float] | None
+    table: OutcomeTable, prices: Mapping[str, Prices], wanted: list[float] | None
 ) -> tuple[list[dict[str, Any]], dict[tuple[str, str, str, str | None], dict[str, Any]]]:
     """Matched budgets of every measure, halting rule and price under the first selector, and the verdicts on these and
     on all other selectors, by (measure, halting, way of matching, selector)."""
@@ -211,7 +211,7 @@ def _matched(
     return rows, verdicts
 
 
-def _add_precision(table: Table, halting: int, rows: Sequence[dict[str, Any]]) -> None:
+def _add_precision(table: OutcomeTable, halting: int, rows: Sequence[dict[str, Any]]) -> None:
     """Puts the single accuracy of its trajectories beside every chosen cell."""
     for row in rows:
         for family in FAMILIES:

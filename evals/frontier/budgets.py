@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gram.evals import statistics
-from gram.evals.frontier.cells import Grid
 from gram.evals.frontier.choice import FAMILIES, TOLERANCE, Choice, Floats, Judge, Pick, Price
+from gram.evals.frontier.grid import Grid
 from gram.evals.paired import paired_differences
 
 CONTRASTS = (("width", "depth"), ("mixed", "depth"), ("mixed", "width"), ("width", "restarts"))
-"""Families compared at each budget, the first less the second."""
+"""Families compared at each budget, the first minus the second."""
 HEADLINE = 4.0
 """The verdict speaks of this many times the price of one trajectory at the trained depth: fixed beforehand, so that no
 budget is picked for its result."""
@@ -61,7 +61,7 @@ def score(scored: Sequence[Scored]) -> list[dict[str, float]]:
     if not new:
         return []
     columns = np.stack([judge.scores(pick) for judge, pick in new], axis=1)
-    intervals = statistics.clustered_intervals(columns, new[0][0].part.groups)
+    intervals = statistics.clustered_intervals(columns, new[0][0].part.clusters)
     found = {}
     for place, (each, (low, high)) in enumerate(zip(new, intervals.tolist(), strict=True)):
         mean = float(columns[:, place].mean(dtype=np.float64)) if len(columns) else math.nan
@@ -70,7 +70,7 @@ def score(scored: Sequence[Scored]) -> list[dict[str, float]]:
 
 
 def contrast(pairs: Sequence[tuple[Scored, Scored]]) -> list[dict[str, Any]]:
-    """For each pair of choices, the first less the second: difference, interval, p-value, and who alone is right.
+    """For each pair of choices, the first minus the second: difference, interval, p-value, and who alone is right.
 
     All judges are of the same puzzles: equal pairs are compared once, and all share their draws. `comparison` is the
     same number for pairs of the same cells.
@@ -84,7 +84,7 @@ def contrast(pairs: Sequence[tuple[Scored, Scored]]) -> list[dict[str, Any]]:
     judge = new[0][0][0]
     first = np.stack([one.scores(pick) for one, pick, _, _ in columns], axis=1)
     second = np.stack([two.scores(pick) for _, _, two, pick in columns], axis=1)
-    found = paired_differences(first, second, judge.part.groups, wanted=of, drawn=drawn)
+    found = paired_differences(first, second, judge.part.clusters, wanted=of, drawn=drawn)
     compared = {}
     for place, pair in enumerate(new):
         (one, a), (two, b) = pair
@@ -93,7 +93,7 @@ def contrast(pairs: Sequence[tuple[Scored, Scored]]) -> list[dict[str, Any]]:
             "low": float(found.low[place]),
             "high": float(found.high[place]),
             "p_value": float(found.p_value[place]),
-            "bases": len(np.unique(judge.part.groups)),
+            "bases": len(np.unique(judge.part.clusters)),
             "is_same_cell": one is two and a.pick == b.pick,
             "comparison": of[place],
             "choice_changes": float((drawn[place] != of[place]).mean()) if drawn[place].size else 0.0,
@@ -147,7 +147,7 @@ def matched_together(questions: Sequence[Question]) -> list[list[dict[str, Any]]
     """For each question one row per budget: the best cell of each family, scored, and the contrasts with Holm's
     correction over the question's comparisons.
 
-    All judges must be of the same puzzles, groups and seed: their cells then share one set of random draws, which is
+    All judges must be of the same puzzles, clusters and seed: their cells then share one set of random draws, which is
     what scoring and comparing take the time for. A contrast's `verdict` names the family that is ahead, or says
     `not told apart` (the interval holds zero, or the corrected p-value is no smaller than .05), `same cell`, or
     `nothing to compare` where one family has no cell that fits.
@@ -200,12 +200,12 @@ def corrected(found: Sequence[dict[str, Any] | None]) -> list[dict[str, Any] | N
     Contrasts of the same cells are one comparison: they get the widest interval of theirs and the largest p-value
     (their draws of the timings may differ), and a number of their own, from 0.
     """
-    groups: dict[int, list[dict[str, Any]]] = {}
+    clusters: dict[int, list[dict[str, Any]]] = {}
     for each in found:
         if each is not None:
-            groups.setdefault(each["comparison"], []).append(each)
+            clusters.setdefault(each["comparison"], []).append(each)
     p_values = [
-        math.nan if some[0]["is_same_cell"] else max(each["p_value"] for each in some) for some in groups.values()
+        math.nan if some[0]["is_same_cell"] else max(each["p_value"] for each in some) for some in clusters.values()
     ]
     adjusted = statistics.holm(p_values)
     shared = {
@@ -216,7 +216,7 @@ def corrected(found: Sequence[dict[str, Any] | None]) -> list[dict[str, Any] | N
             "p_holm": float(p),
             "comparison": number,
         }
-        for number, ((comparison, some), p) in enumerate(zip(groups.items(), adjusted, strict=True))
+        for number, ((comparison, some), p) in enumerate(zip(clusters.items(), adjusted, strict=True))
     }
     return [None if each is None else each | shared[each["comparison"]] for each in found]
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gram.evals.frontier.cells import Grid
+from gram.evals.frontier.grid import Grid
 
 FAMILIES = ("depth", "width", "mixed", "restarts")
 TOLERANCE = 1.05
@@ -37,8 +37,8 @@ class Slice:
     """The measure, `[P, M, N, S]`; `S` is 1 where no selector takes part (coverage)."""
     direct: NDArray[np.bool_] | None
     """Verdicts of a direct run in the same shape; None where the measure is no verdict."""
-    groups: NDArray[np.int64]
-    """Base of each puzzle `[P]`."""
+    clusters: NDArray[np.int64]
+    """Cluster of each puzzle `[P]`."""
     selectors: tuple[str | None, ...]
     halting: str
 
@@ -89,7 +89,7 @@ class Judge:
 
     def __init__(self, grid: Grid, part: Slice, *, seed: int = 0) -> None:
         self.grid, self.part = grid, part
-        self.is_first = halves(part.groups, seed)
+        self.is_first = halves(part.clusters, seed)
         """Whether each puzzle `[P]` is of the first half."""
         self.means: list[Floats] = []
         """Mean of every cell on each half, `[M, N, S]`."""
@@ -190,13 +190,13 @@ def _choice(
     return Choice(family, tuple(picks), tuple(drawn.tolist()))
 
 
-def halves(groups: NDArray[np.int64], seed: int = 0) -> NDArray[np.bool_]:
-    """Whether each puzzle `[P]` is of the first half. A base is never split; the halves differ by one base at most
-    in number of bases."""
-    bases, of_base = np.unique(groups, return_inverse=True)
-    is_first = np.zeros(bases.size, dtype=bool)
-    is_first[np.random.default_rng(seed).permutation(bases.size)[: bases.size // 2]] = True
-    halved: NDArray[np.bool_] = is_first[of_base.reshape(-1)]
+def halves(clusters: NDArray[np.int64], seed: int = 0) -> NDArray[np.bool_]:
+    """Whether each puzzle `[P]` is of the first half. A cluster is never split; the halves differ by one cluster at
+    most in number of clusters."""
+    labels, of_puzzle = np.unique(clusters, return_inverse=True)
+    is_first = np.zeros(labels.size, dtype=bool)
+    is_first[np.random.default_rng(seed).permutation(labels.size)[: labels.size // 2]] = True
+    halved: NDArray[np.bool_] = is_first[of_puzzle.reshape(-1)]
     return halved
 
 

@@ -9,9 +9,9 @@ from typing import Any
 from gram.checkpoint import write_atomically, write_json
 from gram.evals.frontier import outcomes as outcomes_file
 from gram.evals.frontier.analysis import VERSION, cells_csv
-from gram.evals.frontier.joint import Member, join
+from gram.evals.frontier.multi_checkpoint import Member, join
 from gram.evals.frontier.outcomes import OUTCOMES_FILE, Arrays
-from gram.evals.pages import joint_page, pictures, report
+from gram.evals.pages import multi_checkpoint_page, pictures, report
 from gram.json_values import plain
 from gram.settings_files import read_json
 
@@ -47,12 +47,12 @@ def members(root: Path) -> list[Member]:
     return found
 
 
-def write_joint(root: Path, found: Sequence[Member]) -> dict[str, Any]:
+def write_multi_checkpoint(root: Path, found: Sequence[Member]) -> dict[str, Any]:
     """`joint.json`, the page and the pictures that compare the `members` of `root`; returns what the JSON holds."""
     made: dict[str, Any] = plain(join(found))
     frontiers = {each.label: each.frontier for each in found}
-    page = joint_page.render(made, frontiers).encode()
+    page = multi_checkpoint_page.render(made, frontiers).encode()
     write_json(root / JOINT_FILE, made)
     write_atomically(root / REPORT_FILE, page)
-    pictures.draw_joint(frontiers, root / PICTURES)
+    pictures.draw_multi_checkpoint(frontiers, root / PICTURES)
     return made

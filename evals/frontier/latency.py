@@ -1,7 +1,7 @@
 """The clock: what a supervision step of so many rows takes on this machine. It is given a function that runs; it times.
 
-`interactive`: one puzzle at a time, in launches without padding, at some numbers of rows from one on. `throughput`:
-one full launch. A run is a few supervision steps in which nobody halts (`laps.py`); what a cell costs follows from
+`interactive`: one puzzle at a time, in launches without padding, at some numbers of rows from one on. `throughput`: one
+full launch. A run is a few supervision steps in which nobody halts (`prefix_timing.py`); what a cell costs follows from
 step times and traces (`prices.py`), so no cell is run to be timed. Every run is made once before anything counts
 (compilation, allocation), then runs are interleaved in random order, round by round, so that a slow minute of the
 machine hits all alike. A control (one row, always the same puzzle) is timed every round: where it spreads, the machine
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from gram.evals.frontier import timing_file
 from gram.evals.frontier.energy import Counter
-from gram.evals.frontier.laps import Course, Laps
+from gram.evals.frontier.prefix_timing import Course, PrefixTiming
 
 MODES = ("interactive", "throughput")
 ROUNDS = 20
@@ -32,7 +32,7 @@ CONTROL = "control"
 Indices = NDArray[np.int64]
 
 
-Run = Callable[[Course, Indices], Laps]
+Run = Callable[[Course, Indices], PrefixTiming]
 """Runs so many rows over the puzzles of these indices."""
 
 
@@ -95,8 +95,8 @@ def measure(
         lines: list[dict[str, Any]] = [{"course": CONTROL, "ms": waited, **machine}]
         for course in wanted:
             before, started = energy and energy(), time.perf_counter()
-            laps = run(course, _batch(course, number, puzzles))
-            line = {"course": _name(course), **laps._asdict()}
+            timing = run(course, _batch(course, number, puzzles))
+            line = {"course": _name(course), **timing._asdict()}
             if energy is not None and before is not None:
                 line |= {"joules": energy() - before, "s": time.perf_counter() - started}
             lines.append(line)
@@ -123,7 +123,7 @@ def clock_of(courses: Sequence[Course], kept: dict[str, list[dict[str, Any]]], r
                 "mode": mode,
                 "reads_every_step": reads,
                 "rows": [course.rows for course in timed],
-                **{name: [[line[name] for line in each] for each in by_round] for name in Laps._fields},
+                **{name: [[line[name] for line in each] for each in by_round] for name in PrefixTiming._fields},
                 "watts": None if None in watts else watts,
             }
         )

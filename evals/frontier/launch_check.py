@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gram.evals.frontier.cells import Grid, Trace, stop_steps
+from gram.evals.frontier.grid import Grid, Trace, stop_steps
 from gram.tasks.protocol import Task, Tokens
 
 PUZZLES, WIDTH = 16, 4

@@ -1,5 +1,5 @@
 """What a frontier measures, by puzzle: accuracy of the selected answer first, and coverage second where puzzles have
-several solutions. Made of a trace's outcomes (`cells.py`); no figure of them is chosen or compared here.
+several solutions. Made of a trace's outcomes (`grid.py`); no figure of them is chosen or compared here.
 
 Shapes: `P` puzzles, `H` halting rules, `M` depths, `N` widths, `S` selectors.
 """
@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gram.evals.frontier.cells import Grid, Outcomes
 from gram.evals.frontier.choice import Slice
+from gram.evals.frontier.grid import Grid, Outcomes
 from gram.tasks.protocol import PuzzleSet
 
 Floats = NDArray[np.float64]
 
 
-class Table:
+class OutcomeTable:
     """Outcomes of the puzzles that count, and the measures made of them."""
 
     def __init__(
@@ -27,10 +27,10 @@ class Table:
         outcomes: Outcomes,
         real: NDArray[np.int64],
         grid: Grid,
-        groups: NDArray[np.int64],
+        clusters: NDArray[np.int64],
         solutions: Floats | None,
     ) -> None:
-        self.grid, self.groups, self.solutions = grid, groups, solutions
+        self.grid, self.clusters, self.solutions = grid, clusters, solutions
         self.conflicts = outcomes.conflicts
         rows: slice | NDArray[np.int64] = slice(None) if len(real) == len(outcomes.puzzles) else real
         self.accuracy, self.direct = outcomes.accuracy[rows], outcomes.is_right_directly[rows]
@@ -47,12 +47,12 @@ class Table:
         name = self.grid.haltings[halting]
         if measure == "coverage":
             assert self.coverage is not None
-            return Slice(self.coverage[:, halting, ..., None], None, self.groups, (None,), name)
-        return Slice(self.accuracy[:, halting], self.direct[:, halting], self.groups, self.grid.selectors, name)
+            return Slice(self.coverage[:, halting, ..., None], None, self.clusters, (None,), name)
+        return Slice(self.accuracy[:, halting], self.direct[:, halting], self.clusters, self.grid.selectors, name)
 
     def arrays(self, puzzles: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         """What `outcomes.npz` holds."""
-        found: dict[str, NDArray[Any]] = {"puzzles": puzzles, "groups": self.groups}
+        found: dict[str, NDArray[Any]] = {"puzzles": puzzles, "groups": self.clusters}
         found |= {"accuracy": self.accuracy, "direct": self.direct}
         return found if self.coverage is None else found | {"coverage": self.coverage}
 
@@ -75,8 +75,8 @@ class Table:
         return float((1 / self.solutions[self.solutions > 0]).mean())
 
 
-def bases(known: PuzzleSet) -> NDArray[np.int64]:
-    """Base of each puzzle `[P]`; equal puzzles share one (they share their noise and so their trajectories)."""
+def clusters_of(known: PuzzleSet) -> NDArray[np.int64]:
+    """Cluster of each puzzle `[P]`; equal puzzles share one (they share their noise and so their trajectories)."""
     if known.groups is not None:
         return known.groups
     return np.unique(known.puzzles, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)

@@ -1,8 +1,8 @@
 """Outcomes of a frontier by puzzle, kept beside `frontier.json` so that two checkpoints can be compared later, paired.
 
 `outcomes.npz`, of the puzzles that count and in the run's order: `puzzles` uint8 `[P, L]`, `groups` int64 `[P]` (their
-bases), `accuracy` float32 `[P, H, M, N, S]`, `direct` bool in the same shape (verdicts of a direct run) and, on tasks
-of several solutions, `coverage` float32 `[P, H, M, N]`. The axes are those of the frontier's grid.
+clusters), `accuracy` float32 `[P, H, M, N, S]`, `direct` bool in the same shape (verdicts of a direct run) and, on
+tasks of several solutions, `coverage` float32 `[P, H, M, N]`. The axes are those of the frontier's grid.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gram.evals.frontier.cells import Grid, Trace, stop_steps
+from gram.evals.frontier.grid import Grid, Trace, stop_steps
 
 Floats = NDArray[np.float64]
 DRAWS = 500

@@ -18,12 +18,12 @@ from gram.evals import cost
 from gram.evals.benchmarks.memory_probe import peak_kib
 from gram.evals.frontier import energy, timing_file
 from gram.evals.frontier.analysis import analyse
-from gram.evals.frontier.cells import Grid
-from gram.evals.frontier.laps import TIMED_STEPS, Course, Laps, alone, time_laps, timed
+from gram.evals.frontier.grid import Grid
 from gram.evals.frontier.latency import courses_of, measure, processor_name, processors
 from gram.evals.frontier.launch_check import compare_launches
-from gram.evals.frontier.measures import bases
+from gram.evals.frontier.measures import clusters_of
 from gram.evals.frontier.outcomes import Arrays
+from gram.evals.frontier.prefix_timing import TIMED_STEPS, Course, PrefixTiming, alone, time_prefix, timed
 from gram.evals.frontier.prices import READING
 from gram.evals.progress import ShowProgress, silent
 from gram.kernels import dispatch
@@ -112,7 +112,7 @@ class FrontierStudy:
             self.model,
             self.grid,
             puzzles=len(self.chosen),
-            bases=len(np.unique(bases(self.chosen))),
+            bases=len(np.unique(clusters_of(self.chosen))),
             seeds=self.seeds,
             timed_rows=self.rounds * sum(course.rows for course in self.courses),
             timed_steps=TIMED_STEPS,
@@ -151,10 +151,10 @@ class FrontierStudy:
         started = time.perf_counter()
         puzzles, identity = self.chosen.puzzles[self.chosen.puzzles.any(axis=1)], self.identity()
 
-        def run(course: Course, index: Any) -> Laps:
+        def run(course: Course, index: Any) -> PrefixTiming:
             kernel = self.config.kernel if course.mode == "interactive" else self.kernel
             config = replace(self.config, kernel=kernel)
-            return time_laps(self.sampler, puzzles[index], timed(config, course, len(index)))
+            return time_prefix(self.sampler, puzzles[index], timed(config, course, len(index)))
 
         with progress(len(self.courses) * self.rounds, "timings") as advance:
             timings = measure(

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gram.evals.frontier.budgets import HEADLINE
-from gram.evals.frontier.cells import Grid
 from gram.evals.frontier.choice import FAMILIES
+from gram.evals.frontier.grid import Grid
 from gram.formatting import signed
 
 Floats = NDArray[np.float64]

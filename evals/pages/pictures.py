@@ -93,7 +93,7 @@ def draw(frontier: Frontier, folder: Path) -> list[Path]:
     return write(folder, drawn)
 
 
-def draw_joint(frontiers: Mapping[str, Frontier], folder: Path) -> list[Path]:
+def draw_multi_checkpoint(frontiers: Mapping[str, Frontier], folder: Path) -> list[Path]:
     """One figure for each task of several checkpoints, by name."""
     drawn: dict[str, Picture | None] = {}
     for task in dict.fromkeys(str(each["about"].get("task")) for each in frontiers.values()):

@@ -90,7 +90,7 @@ def frontier(
     from gram.cli import terminal
     from gram.cli.frontier_view import show, show_estimate
     from gram.evals.api import FRONTIERS, save_frontier
-    from gram.evals.frontier.files import REPORT_FILE, members, write_joint
+    from gram.evals.frontier.files import REPORT_FILE, members, write_multi_checkpoint
     from gram.evals.frontier.study import FrontierStudy, make_grid
     from gram.evals.frontier.verdict import short_depths
     from gram.evals.puzzle_choice import PuzzleChoice
@@ -159,7 +159,7 @@ def frontier(
         if as_json:
             terminal.print_json(made)
         return
-    joint = write_joint(root, members(root))
+    joint = write_multi_checkpoint(root, members(root))
     if as_json:
         terminal.print_json({"frontiers": found, "pairs": joint["pairs"]})
         return

@@ -16,7 +16,7 @@ def report(
     """Render the report of a folder again, without running anything; several frontiers get a page in common."""
     from gram.cli import terminal
     from gram.evals import ablation
-    from gram.evals.frontier.files import FRONTIER_FILE, REPORT_FILE, members, write, write_joint
+    from gram.evals.frontier.files import FRONTIER_FILE, REPORT_FILE, members, write, write_multi_checkpoint
     from gram.settings_files import read_json
 
     if (folder / FRONTIER_FILE).is_file():
@@ -26,7 +26,7 @@ def report(
     elif found := members(folder):  # all read before the first is written
         for each in found:
             write(folder / each.label, dict(each.frontier))
-        write_joint(folder, found)
+        write_multi_checkpoint(folder, found)
     else:
         raise ValueError(
             f"{folder}: must hold {FRONTIER_FILE}, {ablation.ABLATION_FILE} or folders with {FRONTIER_FILE}, "

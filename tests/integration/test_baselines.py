@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gram.evals import baselines
-from gram.evals.baselines import Judged, markdown, method_of, rows
+from gram.evals.baselines import JudgedRun, markdown, method_of, rows
 from gram.tasks.registry import get_task
 from gram.training.recipe import load_recipe
 from gram.training.run import train
@@ -20,11 +20,11 @@ from tests.unit.test_training import recipe
 ROOT = Path(__file__).parents[2]
 
 
-def judged(method: str, single: list[float], *, coverage: list[float] | None = None) -> Judged:
+def judged(method: str, single: list[float], *, coverage: list[float] | None = None) -> JudgedRun:
     card = {"optimiser_steps": 100, "minutes": 10.0, "parameters": 1000}
     values = np.array(single)
     found = None if coverage is None else np.array(coverage)
-    return Judged(method=method, card=card, single=values, accuracy=(values > 0.5).astype(float), coverage=found)
+    return JudgedRun(method=method, card=card, single=values, accuracy=(values > 0.5).astype(float), coverage=found)
 
 
 def queens(count: int):
@@ -39,14 +39,14 @@ def test_the_main_method_stands_first_and_differences_are_from_it():
     table = rows(task, puzzles, [judged("trm-set", worse, coverage=worse), judged("gram", share, coverage=share)])
     assert [row.method for row in table] == ["gram", "trm-set"]
     main, other = table
-    assert main.less_main == other.less_twin == {}
+    assert main.minus_main == other.minus_baseline == {}
     assert main.figures["single"][0] == pytest.approx(np.mean(share))
-    assert set(other.less_main) == {"single", "accuracy", "coverage", "pooled"}
-    for name, (estimate, low, high) in other.less_main.items():
+    assert set(other.minus_main) == {"single", "accuracy", "coverage", "pooled"}
+    for name, (estimate, low, high) in other.minus_main.items():
         assert low <= estimate <= high
-        assert main.less_twin[name] == pytest.approx((-estimate, -high, -low), abs=0.03)
+        assert main.minus_baseline[name] == pytest.approx((-estimate, -high, -low), abs=0.03)
         assert estimate == pytest.approx(other.figures[name][0] - main.figures[name][0])
-    assert other.less_main["single"][0] == pytest.approx(np.mean(worse) - np.mean(share))
+    assert other.minus_main["single"][0] == pytest.approx(np.mean(worse) - np.mean(share))
     for value, low, high in other.figures.values():
         assert low <= value <= high
 
@@ -56,11 +56,11 @@ def test_runs_of_one_method_are_one_row_with_their_range():
     full, none = [1.0] * 4, [0.0] * 4
     table = rows(task, puzzles, [judged("gram", full, coverage=full), judged("gram", none, coverage=none)])
     assert len(table) == 1
-    assert (table[0].runs, table[0].less_twin) == (2, {})
+    assert (table[0].runs, table[0].minus_baseline) == (2, {})
     assert table[0].ranges == dict.fromkeys(("single", "accuracy", "coverage", "pooled"), (0.0, 1.0))
     text = markdown(task, table, width=20)
     assert "| `gram` | 2 | 0.0 to 100.0 % | 0.0 to 100.0 % | 0.0 to 100.0 % | 0.0 to 100.0 % |" in text
-    assert "points less" not in text
+    assert "points minus" not in text
     assert table[0].figures["single"][0] == 0.5
     assert table[0].figures["pooled"][0] == 0.5
 
@@ -82,7 +82,7 @@ def test_pooled_coverage_weighs_puzzles_by_their_solutions():
     assert value == pytest.approx(40 / every.sum())
     assert value < main.figures["coverage"][0]
     assert 0 < low < value < high < 1
-    assert other.less_main["pooled"][0] == 0
+    assert other.minus_main["pooled"][0] == 0
 
 
 def test_names_of_methods():
@@ -100,7 +100,7 @@ def test_a_task_of_one_solution_has_no_coverage_column():
     assert "coverage" not in text
     assert "pooled" not in text
     assert "range over" not in text, "one run of each method"
-    assert text.count("not told apart") == 4, "one trajectory and vote, from each of the two sides"
+    assert text.count("not significant") == 4, "one trajectory and vote, from each of the two sides"
     for block in text.split("\n\n"):
         assert len({line.count("|") for line in block.splitlines()}) == 1
 

@@ -17,7 +17,7 @@ from gram.cli.frontier import labelled
 from gram.cli.main import main
 from gram.config import SELECTORS
 from gram.evals.frontier.analysis import stable
-from gram.evals.frontier.cells import Grid, tabulate
+from gram.evals.frontier.grid import Grid, tabulate
 from gram.evals.frontier.outcomes import read
 from gram.sampler.engine import first_halt
 from gram.sampler.selectors import Scores, select

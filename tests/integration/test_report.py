@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from gram.evals.frontier.cells import Grid
+from gram.evals.frontier.grid import Grid
 from gram.evals.pages import charts, figures, pictures
 from gram.evals.pages.report import render
 from gram.formatting import amount, count, milliseconds, number, percent, signed, span

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from gram.config import SELECTORS
-from gram.evals.frontier.cells import Grid, stop_steps, tabulate
-from gram.evals.frontier.heads import HeadTally
+from gram.evals.frontier.calibration import CalibrationTally
+from gram.evals.frontier.grid import Grid, stop_steps, tabulate
 from gram.sampler.selectors import count_votes
 from tests.traces import random_traces
 
@@ -90,7 +90,7 @@ def test_blocks_and_chunks_change_nothing(monkeypatch):
     traces = random_traces(4)
     whole = tabulate([traces], grid)
     traces.together = 3
-    monkeypatch.setattr("gram.evals.frontier.cells._TRAJECTORIES", 16)
+    monkeypatch.setattr("gram.evals.frontier.grid._TRAJECTORIES", 16)
     parts = tabulate([traces], grid)
     for name in ("accuracy", "passes", "distinct", "steps", "is_right_directly", "puzzles"):
         np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
@@ -116,7 +116,7 @@ def test_padding_is_no_puzzle():
     assert not found.accuracy[3].any()
     assert not found.passes[3].any()
     assert found.conflicts == pytest.approx(1)
-    tally = HeadTally(3, grid)
+    tally = CalibrationTally(3, grid)
     for block in traces.blocks():
         tally.add(block)
     assert tally.halt[0].sum() == 4 * 4
@@ -168,7 +168,7 @@ def test_traces_that_do_not_fit_are_refused():
 def test_head_figures_by_hand():
     traces = random_traces(2, puzzles=12, width=6, depth=4)
     grid = Grid(widths=(1,), depths=(2, 4), trained_depth=2)
-    tally = HeadTally(4, grid)
+    tally = CalibrationTally(4, grid)
     for block in traces.blocks():
         tally.add(block)
     steps = tally.summary()["steps"]
@@ -183,5 +183,5 @@ def test_head_figures_by_hand():
     assert 0.5 < steps[1]["halt_auroc_within"] <= 1
     stops = tally.summary()["stops"]
     assert sum(stops["right"]) + sum(stops["wrong"]) == 72
-    empty = HeadTally(4, grid).summary()
+    empty = CalibrationTally(4, grid).summary()
     assert math.isnan(empty["steps"][0]["ece"])

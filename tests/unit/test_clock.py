@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from gram.api import Sampler
-from gram.evals.frontier import laps, timing_file
-from gram.evals.frontier.laps import Course
+from gram.evals.frontier import prefix_timing, timing_file
 from gram.evals.frontier.latency import courses_of, measure, row_counts
+from gram.evals.frontier.prefix_timing import Course
 from gram.evals.frontier.prices import StepTimes
 from gram.sampler.engine import SlotStates
 from gram.tasks.registry import get_task
@@ -25,7 +25,7 @@ class Runs:
 
     def __call__(self, course, index):
         self.done.append((course, tuple(index.tolist())))
-        return laps.Laps(self.step(course), 0.5 * course.rows, 0.25)
+        return prefix_timing.PrefixTiming(self.step(course), 0.5 * course.rows, 0.25)
 
 
 def test_few_numbers_of_rows_are_timed():
@@ -138,7 +138,7 @@ class Ticks:
 
     def __init__(self, monkeypatch):
         self.now = 0.0
-        monkeypatch.setattr(laps.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(prefix_timing.time, "perf_counter", lambda: self.now)
         self.slow(monkeypatch, "advance", lambda rows: 1.0 + rows)
         self.slow(monkeypatch, "read", lambda rows: 0.125 * len(rows))
         self.slow(monkeypatch, "start", lambda rows: 16.0)
@@ -160,7 +160,7 @@ def test_a_run_is_taken_apart(monkeypatch, width, reading):
     rule = {"halting": "unchanged", "halt_threshold": 9} if reading else {"halting": "fixed"}
     config = sampler.settings(width=width, depth=6, slots=8, launch=8, is_padded=False, **rule)
     Ticks(monkeypatch)
-    found = laps.time_laps(sampler, puzzles, config)
+    found = prefix_timing.time_prefix(sampler, puzzles, config)
     read = 125.0 * width
     assert found.step_ms == pytest.approx(1000.0 * (1 + width) + read * reading)
     assert found.ending_ms == pytest.approx(0.0 if reading else read)
@@ -171,6 +171,6 @@ def test_runs_that_cannot_be_timed_are_refused():
     sampler = Sampler(tiny_model(), get_task("nqueens4"), name="tiny")
     puzzles = sampler.task.split("train", limit=3).puzzles
     with pytest.raises(ValueError, match="slots must hold all 12"):
-        laps.time_laps(sampler, puzzles, sampler.settings(width=4, slots=8, halting="fixed"))
+        prefix_timing.time_prefix(sampler, puzzles, sampler.settings(width=4, slots=8, halting="fixed"))
     with pytest.raises(ValueError, match="depth must be at least 3"):
-        laps.time_laps(sampler, puzzles, sampler.settings(width=4, slots=12, depth=2, halting="fixed"))
+        prefix_timing.time_prefix(sampler, puzzles, sampler.settings(width=4, slots=12, depth=2, halting="fixed"))

@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from gram.evals import cost
-from gram.evals.frontier.cells import Grid
+from gram.evals.frontier.grid import Grid
 from gram.evals.statistics import puzzles_for_power
 from gram.kernels import reference
 from gram.kernels.philox import NoiseKey

@@ -8,9 +8,9 @@ import pytest
 
 from gram.evals.frontier import energy
 from gram.evals.frontier.analysis import stable
-from gram.evals.frontier.cells import Grid
-from gram.evals.frontier.laps import Laps
+from gram.evals.frontier.grid import Grid
 from gram.evals.frontier.latency import courses_of, measure
+from gram.evals.frontier.prefix_timing import PrefixTiming
 from gram.evals.pages.report import render
 from tests.unit.test_frontier import fake_timings, made
 
@@ -71,7 +71,7 @@ def test_watts_are_joules_over_seconds(monkeypatch, tmp_path):
 
     def run(course, index):
         clock["now"] += 0.5  # 10 J in half a second: 20 W
-        return Laps(100.0, 0.0, 0.0)
+        return PrefixTiming(100.0, 0.0, 0.0)
 
     file = tmp_path / "latency.jsonl"
     found = measure(COURSES, run, puzzles=5, rounds=3, file=file, energy=Meter())
@@ -81,7 +81,7 @@ def test_watts_are_joules_over_seconds(monkeypatch, tmp_path):
 
 
 def test_without_a_counter_nothing_is_guessed():
-    found = measure(COURSES, lambda course, index: Laps(1.0, 0.0, 0.0), puzzles=5, rounds=2)
+    found = measure(COURSES, lambda course, index: PrefixTiming(1.0, 0.0, 0.0), puzzles=5, rounds=2)
     assert {entry["watts"] for entry in found["clock"]} == {None}
     assert found["energy_j"] is None
 

@@ -15,8 +15,8 @@ from gram.evals.frontier import verdict
 from gram.evals.frontier.analysis import analyse, cells_csv, stable
 from gram.evals.frontier.beside import verdicts_of
 from gram.evals.frontier.budgets import matched
-from gram.evals.frontier.cells import Grid
 from gram.evals.frontier.choice import Judge
+from gram.evals.frontier.grid import Grid
 from gram.tasks.protocol import PuzzleSet
 from tests.models import tiny_config
 from tests.traces import random_traces

@@ -9,7 +9,7 @@ from gram.cli.frontier_view import show
 from gram.cli.main import main
 from gram.config import SELECTORS, ModelConfig, SamplerConfig
 from gram.evals.frontier.beside import selector_heads, selector_lines
-from gram.evals.frontier.cells import Grid, tabulate
+from gram.evals.frontier.grid import Grid, tabulate
 from gram.evals.frontier.study import make_grid
 from gram.evals.frontier.verdict import short_depths
 from gram.tasks.registry import get_task

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gram.evals.frontier.cells import Grid
+from gram.evals.frontier.grid import Grid
 from gram.evals.frontier.prices import StepTimes, expected_prices, rising
 
 GRID = Grid(widths=(1, 2, 4), depths=(1, 3, 6), trained_depth=3, haltings=("head", "fixed"))

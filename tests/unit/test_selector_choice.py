@@ -1,4 +1,4 @@
-"""A default selector is chosen by a fixed rule: ahead of vote and told apart, or vote."""
+"""A default selector is chosen by a fixed rule: significantly ahead of vote, or vote."""
 
 import json
 from types import SimpleNamespace
@@ -127,7 +127,7 @@ def test_rows_of_a_file_decide(tmp_path, monkeypatch, capsys):
     ("own", "expected"),
     [
         ("lprm", "`lprm`, 30.0 % right, +4.0 points (+1.0 to +7.0) against `vote`"),
-        ("vote", "`vote`, 26.0 % right: none is ahead of it and told apart after Holm's correction (`lprm` 30.0 %)"),
+        ("vote", "`vote`, 26.0 % right: none is significantly ahead of it after Holm's correction (`lprm` 30.0 %)"),
     ],
 )
 def test_a_card_tells_the_choice(own, expected):

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gram.evals import metrics
-from gram.evals.frontier.cells import Block, Grid, stop_steps
+from gram.evals.frontier.grid import Block, Grid, stop_steps
 
 BINS = 2_000
 """Bins of the halt head's probability, a whole multiple of the calibration's ten."""
 
 
-class HeadTally:
+class CalibrationTally:
     """What the heads said at each supervision step, and what the verifier."""
 
     def __init__(self, depth: int, grid: Grid) -> None:

@@ -14,10 +14,10 @@ from gram.evals.frontier import files, outcomes
 from gram.evals.frontier.analysis import analyse
 from gram.evals.frontier.beside import beside_sentences
 from gram.evals.frontier.budgets import shared_budgets
-from gram.evals.frontier.cells import Grid
-from gram.evals.frontier.joint import Member, join, price_of, shared
+from gram.evals.frontier.grid import Grid
+from gram.evals.frontier.multi_checkpoint import Member, join, price_of, shared
 from gram.evals.pages import pictures
-from gram.evals.pages.joint_page import render
+from gram.evals.pages.multi_checkpoint_page import render
 from gram.json_values import plain
 from gram.tasks.protocol import PuzzleSet
 from tests.browser import Browser, chromium
@@ -188,7 +188,7 @@ def stored(root, members):
 @pytest.fixture(scope="module")
 def root(members, tmp_path_factory):
     folder = stored(tmp_path_factory.mktemp("joint"), members)
-    files.write_joint(folder, files.members(folder))
+    files.write_multi_checkpoint(folder, files.members(folder))
     return folder
 
 
@@ -260,7 +260,7 @@ def test_another_version_is_refused_by_name(members, tmp_path, capsys):
 
 def test_pictures_of_checkpoints_without_latencies_are_not_drawn(members, tmp_path):
     bare = {**members[0].frontier, "cells": [{**c, "latency_ms": None} for c in members[0].frontier["cells"]]}
-    assert pictures.draw_joint({"bare": bare}, tmp_path) == []
+    assert pictures.draw_multi_checkpoint({"bare": bare}, tmp_path) == []
 
 
 @pytest.mark.parametrize(("width", "is_dark"), [(390, False), (1000, True)])

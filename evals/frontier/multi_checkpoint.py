@@ -2,7 +2,7 @@
 
 Two checkpoints are compared on the puzzles that both were asked, at budgets that both can afford: the best cell of each
 that a budget pays for, chosen on one half of the puzzles and scored on the other, both ways (`budgets.py`). Nothing is
-sampled or timed here, and no page made (`joint_page.py`).
+sampled or timed here, and no page made (`multi_checkpoint_page.py`).
 
 Shapes: `P` puzzles, `M` depths, `N` widths, `S` selectors.
 """
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from gram.evals.frontier.analysis import UNITS
 from gram.evals.frontier.beside import beside_sentences
 from gram.evals.frontier.budgets import Scored, ahead, contrast, corrected, score, shared_budgets
-from gram.evals.frontier.cells import Grid
 from gram.evals.frontier.choice import Judge, Price, Slice
+from gram.evals.frontier.grid import Grid
 from gram.evals.frontier.outcomes import Arrays
 from gram.evals.frontier.verdict import amount, cell_words, headline, reached
 from gram.formatting import signed
@@ -113,8 +113,8 @@ def _compare(a: Member, b: Member, measure: str) -> dict[str, Any]:
     made |= {"puzzles": len(first), "bases": len(np.unique(a.outcomes["groups"][first]))}
     if not len(first):
         return made | {"why": "they were not asked the same puzzles"}
-    groups = a.outcomes["groups"][first]
-    judges = _judge(a, measure, first, groups), _judge(b, measure, second, groups)
+    clusters = a.outcomes["groups"][first]
+    judges = _judge(a, measure, first, clusters), _judge(b, measure, second, clusters)
     if a.machine != b.machine:
         made["why"] = "they were timed on different machines, so only arithmetic is matched"
     for by in ("macs",) if a.machine != b.machine else PRICES:
@@ -136,16 +136,16 @@ def shared(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> tuple[NDArray
     return both[:, 0], both[:, 1]
 
 
-def _judge(member: Member, measure: str, rows: NDArray[np.int64], groups: NDArray[np.int64]) -> Judge:
+def _judge(member: Member, measure: str, rows: NDArray[np.int64], clusters: NDArray[np.int64]) -> Judge:
     """Chooses among a member's cells, of the halting rule of its verdict."""
     grid, arrays = _grid(member.frontier), member.outcomes
     assert arrays is not None
     halting = member.frontier["verdict"]["halting"]
     h = grid.haltings.index(halting)
     if measure == "coverage":
-        return Judge(grid, Slice(arrays["coverage"][rows][:, h, ..., None], None, groups, (None,), halting))
+        return Judge(grid, Slice(arrays["coverage"][rows][:, h, ..., None], None, clusters, (None,), halting))
     values, direct = (arrays[name][rows][:, h] for name in ("accuracy", "direct"))
-    return Judge(grid, Slice(values, direct, groups, grid.selectors, halting))
+    return Judge(grid, Slice(values, direct, clusters, grid.selectors, halting))
 
 
 def _grid(frontier: Frontier) -> Grid:
@@ -165,7 +165,7 @@ def price_of(frontier: Frontier, by: str) -> Floats:
 
 
 def _rows(by: str, members: tuple[Member, Member], judges: tuple[Judge, Judge]) -> list[dict[str, Any]]:
-    """One row per budget: the best cell of each, scored, and the first less the second."""
+    """One row per budget: the best cell of each, scored, and the first minus the second."""
     prices = [Price(price_of(each.frontier, by)) for each in members]
     starts = [
         float(price.mean[judge.grid.depths.index(judge.grid.trained_depth), 0])

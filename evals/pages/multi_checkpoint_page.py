@@ -10,22 +10,22 @@ from urllib.parse import quote
 from gram.evals.pages.figures import checkpoint_curves
 from gram.evals.pages.report import page, section
 from gram.evals.pages.tables import Entry, chosen, matching, p_value, points, table, words
-from gram.formatting import amount, milliseconds
+from gram.formatting import amount, milliseconds, plural
 
 Frontiers = Mapping[str, Mapping[str, Any]]
 """Each frontier by its folder's name."""
 OWN_PAGE = "report.html"
 
 
-def render(joint: Mapping[str, Any], frontiers: Frontiers) -> str:
+def render(compared: Mapping[str, Any], frontiers: Frontiers) -> str:
     """The page of `joint.json` and the frontiers that it speaks of."""
     tasks = list(dict.fromkeys(str(each["about"].get("task")) for each in frontiers.values()))
-    body = _verdicts(joint)
+    body = _verdicts(compared)
     for task in tasks:
         some = {label: each for label, each in frontiers.items() if str(each["about"].get("task")) == task}
         body += _pictures(task if len(tasks) > 1 else "", some)
-    body += "".join(_pair(pair) for pair in joint["pairs"]) + _commands(frontiers)
-    return page(f"{', '.join(tasks)}: checkpoints compared", f"{_head(joint, tasks)}<main>{body}</main>")
+    body += "".join(_pair(pair) for pair in compared["pairs"]) + _commands(frontiers)
+    return page(f"{', '.join(tasks)}: checkpoints compared", f"{_head(compared, tasks)}<main>{body}</main>")
 
 
 def link(label: str) -> str:
@@ -33,7 +33,7 @@ def link(label: str) -> str:
     return f'<a href="{quote(label)}/{OWN_PAGE}">{escape(label)}</a>'
 
 
-def _head(joint: Mapping[str, Any], tasks: list[str]) -> str:
+def _head(compared: Mapping[str, Any], tasks: list[str]) -> str:
     """Title, and the verdict of each checkpoint."""
     lines = "".join(
         f'<div class="verdict {each["winner"] or ""}"><p class="kicker">{link(each["label"])}</p>'
@@ -41,19 +41,19 @@ def _head(joint: Mapping[str, Any], tasks: list[str]) -> str:
         + "".join(f'<p class="also">{escape(line)}</p>' for line in each["beside"])
         + "".join(f'<p class="warn">{escape(line)}</p>' for line in each["warnings"])
         + "</div>"
-        for each in joint["frontiers"]
+        for each in compared["frontiers"]
     )
-    meta = f"{len(joint['frontiers'])} checkpoint{'s' if len(joint['frontiers']) != 1 else ''} of {', '.join(tasks)}"
+    meta = f"{plural(len(compared['frontiers']), 'checkpoint')} of {', '.join(tasks)}"
     return (
         '<header class="joint"><p class="kicker">Width against depth at matched latency</p>'
         f'<h1>{escape(", ".join(tasks))}</h1><p class="meta">{escape(meta)}</p>{lines}</header>'
     )
 
 
-def _verdicts(joint: Mapping[str, Any]) -> str:
+def _verdicts(compared: Mapping[str, Any]) -> str:
     """All verdicts in a table."""
     rows = []
-    for each in joint["frontiers"]:
+    for each in compared["frontiers"]:
         verdict = each["verdict"]
         counts, even = verdict["counts"], verdict["break_even"]
         apart = sum(counts.get(name, 0) for name in ("not told apart", "same cell", "nothing to compare"))

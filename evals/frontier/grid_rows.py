@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gram.evals import metrics, statistics
-from gram.evals.frontier.measures import Table, column_means, columns_of
+from gram.evals.frontier.measures import OutcomeTable, column_means, columns_of
 from gram.tasks.protocol import PuzzleSet
 
 Floats = NDArray[np.float64]
@@ -20,17 +20,17 @@ PRICE_FIELDS = ("latency_ms", "latency_ms_p95", "throughput_ms", "throughput_ms_
 """What a cell costs, in the order of a row."""
 
 
-def cell_rows(table: Table, prices: Mapping[str, Floats]) -> list[dict[str, Any]]:
+def cell_rows(table: OutcomeTable, prices: Mapping[str, Floats]) -> list[dict[str, Any]]:
     """One object per halting rule, width, depth and selector. `prices`: `[H, M, N]` by name of their field."""
     grid, shape = table.grid, table.accuracy.shape[1:]
     means = column_means(table.accuracy)
-    intervals = statistics.clustered_intervals(columns_of(table.accuracy), table.groups).reshape(*shape, 2)
+    intervals = statistics.clustered_intervals(columns_of(table.accuracy), table.clusters).reshape(*shape, 2)
     passes, distinct = column_means(table.passes), column_means(table.distinct)
     steps, single = column_means(table.steps), table.single_accuracy
     coverage = np.full((*shape[:3], 4), np.nan)
     if table.coverage is not None and table.solutions is not None:
         coverage[..., 0] = column_means(table.coverage)
-        coverage[..., 1:3] = statistics.clustered_intervals(columns_of(table.coverage), table.groups).reshape(
+        coverage[..., 1:3] = statistics.clustered_intervals(columns_of(table.coverage), table.clusters).reshape(
             *shape[:3], 2
         )
         coverage[..., 3] = table.distinct.sum(axis=0, dtype=np.float64) / max(float(np.nansum(table.solutions)), 1.0)
@@ -59,8 +59,8 @@ def cell_rows(table: Table, prices: Mapping[str, Floats]) -> list[dict[str, Any]
     return rows
 
 
-def selector_gaps(table: Table) -> list[dict[str, Any]]:
-    """pass@N less selected accuracy at the trained depth: what a better selector could win."""
+def selector_gaps(table: OutcomeTable) -> list[dict[str, Any]]:
+    """pass@N minus selected accuracy at the trained depth: what a better selector could win."""
     grid, found = table.grid, []
     m = grid.depths.index(grid.trained_depth)
     passes, accuracy = column_means(table.passes[:, 0, m]), column_means(table.accuracy[:, 0, m])
@@ -71,7 +71,7 @@ def selector_gaps(table: Table) -> list[dict[str, Any]]:
     return found
 
 
-def difficulty_rows(table: Table, known: PuzzleSet, main: Mapping[str, Any]) -> dict[str, Any] | None:
+def difficulty_rows(table: OutcomeTable, known: PuzzleSet, main: Mapping[str, Any]) -> dict[str, Any] | None:
     """The measure by quarter of difficulty for one trajectory and the verdict's cells; None where nothing is known.
 
     Difficulty is the puzzles' rating, else the number of their solutions.
@@ -93,7 +93,7 @@ def difficulty_rows(table: Table, known: PuzzleSet, main: Mapping[str, Any]) -> 
         values = part.values[:, grid.depths.index(cell["depth"]), grid.widths.index(cell["width"]), s]
         for number in np.unique(quarter[is_known]):
             chosen = is_known & (quarter == number)
-            low, high = statistics.clustered_interval(values[chosen], table.groups[chosen])
+            low, high = statistics.clustered_interval(values[chosen], table.clusters[chosen])
             rows.append(
                 {
                     "cells": label,

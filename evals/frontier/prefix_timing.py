@@ -30,7 +30,7 @@ class Course(NamedTuple):
     rows: int
 
 
-class Laps(NamedTuple):
+class PrefixTiming(NamedTuple):
     """Milliseconds of one run."""
 
     step_ms: float
@@ -72,9 +72,9 @@ class _Clock(Observer):
         self.ends.append(time.perf_counter())
 
 
-def time_laps(sampler: Sampler, puzzles: Tokens, config: ResolvedConfig) -> Laps:
-    """Laps of a run over `puzzles [P, L]` that never halts. Raises `ValueError` where a slot would be filled twice, or
-    where there are less than 3 supervision steps."""
+def time_prefix(sampler: Sampler, puzzles: Tokens, config: ResolvedConfig) -> PrefixTiming:
+    """Times a run over `puzzles [P, L]` that never halts. Raises `ValueError` where a slot would be filled twice, or
+    where there are fewer than 3 supervision steps."""
     trajectories = len(puzzles) * config.width
     if config.slots < trajectories:
         raise ValueError(f"slots must hold all {trajectories} trajectories of a timed run, got {config.slots}")
@@ -87,4 +87,4 @@ def time_laps(sampler: Sampler, puzzles: Tokens, config: ResolvedConfig) -> Laps
     step = (ends[-2] - ends[0]) / (len(ends) - 2)
     ending = ends[-1] - ends[-2] - step
     overhead = finished - started - len(ends) * step - ending
-    return Laps(1e3 * step, 1e3 * ending, 1e3 * overhead)
+    return PrefixTiming(1e3 * step, 1e3 * ending, 1e3 * overhead)
