@@ -7,7 +7,6 @@ EXTRAS = {
     "transformers": "hub",
     "huggingface_hub": "hub",
     "yaml": "import",
-    "matplotlib": "plots",
     "tensorboard": "tensorboard",
 }
 """The import name of each optional package: its extra in `pyproject.toml`."""

@@ -21,7 +21,8 @@ import gram
 from gram.checkpoint import CheckpointError, read_card, write_atomically
 from gram.evals import baselines, metrics
 from gram.evals.evaluate import count_solutions
-from gram.evals.pages import plots
+from gram.evals.pages.pictures import svg
+from gram.evals.pages.run_figures import training_curves
 from gram.sampler.result import SampleResult
 from gram.tasks.protocol import PuzzleSet, Task
 from gram.tasks.registry import get_task
@@ -173,9 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("runs", type=Path, nargs="+", help="folders of gram train")
     parser.add_argument("--out", type=Path, help="Markdown file (default: print it)")
-    parser.add_argument(
-        "--curves", type=Path, help="picture of held-out accuracy against minutes of training (PNG or SVG)"
-    )
+    parser.add_argument("--curves", type=Path, help="picture of held-out accuracy against minutes of training (SVG)")
     parser.add_argument("--limit", type=int, help="first so many held-out puzzles (default: all)")
     parser.add_argument("--width", type=int, default=20, help="trajectories of a puzzle (default: 20)")
     parser.add_argument("--seeds", type=int, default=1, help="sampling seeds (default: 1)")
@@ -211,7 +210,7 @@ def main() -> None:
             task: [(baselines.method_of(task, card["recipe"]["name"]), curve(run)) for run, card in runs]
             for task, runs in tasks.items()
         }
-        plots.training_curves(curves, arguments.curves)
+        write_atomically(arguments.curves, svg(training_curves(curves)).encode())
 
 
 if __name__ == "__main__":

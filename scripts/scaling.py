@@ -16,11 +16,12 @@ from gram.checkpoint import write_atomically
 from gram.config import SamplerConfig
 from gram.distributed.prediction import Prediction, predict
 from gram.distributed.simulation import DRIVER_S, Simulated, simulate
-from gram.evals.pages.plots import BusyLine, draw_busy
+from gram.evals.pages.pictures import svg
+from gram.evals.pages.run_figures import BusyLine, busy_workers
 from gram.sampler.run import shards_of
 
 FOLDER = Path(__file__).parent.parent / "docs"
-PAGE, PICTURE = "scaling.md", "figures/scaling.png"
+PAGE, PICTURE = "scaling.md", "figures/scaling.svg"
 WORKERS = 10, 30, 100, 300, 600, 1_000, 1_500, 2_000, 3_000, 5_000, 10_000
 SHARDS_PER_WORKER = 20
 SHARD_S = 1.0
@@ -137,8 +138,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=FOLDER, help=f"folder of {PAGE}, where {PICTURE} goes too")
     given = parser.parse_args()
     made = curves(given.driver_ms)
-    (given.out / PICTURE).parent.mkdir(parents=True, exist_ok=True)
-    draw_busy(
+    chart = busy_workers(
         [
             BusyLine(
                 label=each.label,
@@ -150,9 +150,9 @@ def main() -> None:
             )
             for each in made
         ],
-        f"shards of {SHARD_S:g} s, {SHARDS_PER_WORKER} a worker; diamonds: where drivers saturate; dotted: 95 %",
-        given.out / PICTURE,
+        f"Workers busy: shards of {SHARD_S:g} s, {SHARDS_PER_WORKER} a worker",
     )
+    write_atomically(given.out / PICTURE, svg([chart]).encode())
     tables = {"busy": busy_table(made), "plans": prediction_table(predictions(given.driver_ms))}
     page = given.out / PAGE
     text = TABLE.sub(lambda found: f"{found[1]}{tables[found[2]]}\n{found[3]}", page.read_text())

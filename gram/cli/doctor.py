@@ -21,7 +21,6 @@ OPTIONAL = {
     "transformers": "load checkpoints by AutoModel",
     "ray": "sample on several machines",
     "triton": "GPU kernels and compiled training on a GPU",
-    "matplotlib": "draw pictures as files",
     "pyyaml": "import checkpoints of other projects",
 }
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")

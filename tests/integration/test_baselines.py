@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -117,7 +118,7 @@ def test_the_script_on_trained_runs(tmp_path):
         made = replace(recipe(model={"guidance": guidance}, seed=seed, steps=10, target=target), name=name)
         runs.append(tmp_path / f"{name}-{seed}")
         train(made, runs[-1], is_compiled=False, dtype=torch.float32)
-    page, picture = tmp_path / "out" / "page.md", tmp_path / "out" / "curves.png"
+    page, picture = tmp_path / "out" / "page.md", tmp_path / "out" / "curves.svg"
 
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
         options = ["--width", "3", "--out", str(page), "--note", "Trained here."]
@@ -129,7 +130,7 @@ def test_the_script_on_trained_runs(tmp_path):
     done = call(*folders, "--curves", str(picture))
     assert done.returncode == 0, done.stderr
     first = page.read_text()
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert ET.fromstring(picture.read_text()).tag.endswith("svg")
     assert first.count("| `gram` | 1 |") == 1
     for method in ("trm-set", "ptrm"):
         assert first.count(f"| `{method}` | 2 |") == 2, "its figures, and its range over training seeds"

@@ -51,7 +51,7 @@ def test_what_the_scoring_half_says_never_moves_the_choice(seed, budget):
     for side, choosing in enumerate((judge.is_first, ~judge.is_first)):
         changed = part.values.copy()
         changed[~choosing] = rng.random(changed[~choosing].shape)
-        other = Judge(GRID, Slice(changed, part.direct, part.groups, part.selectors, "head"))
+        other = Judge(GRID, Slice(changed, part.direct, part.clusters, part.selectors, "head"))
         for family in FAMILIES:
             choice = judge.choose(family, PRICE, budget)
             if choice is None:  # two trajectories cost more than the smallest budget

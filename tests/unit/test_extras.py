@@ -34,7 +34,6 @@ def test_every_optional_package_has_its_extra(package: str) -> None:
     [
         ("ray", ["eval", "sudoku6", "--limit", "1", "--ray", "new"]),
         ("yaml", ["import", "trm", "there.pt", "--out", "here"]),
-        ("matplotlib", ["frontier", "--help"]),
     ],
 )
 def test_a_missing_package_is_one_line_or_not_needed(

@@ -151,7 +151,7 @@ def test_nothing_has_no_difference_and_what_is_amiss_is_one_line():
         paired_difference([1.0], [2.0])
     with pytest.raises(ValueError, match="weights must be positive"):
         paired_difference([1.0], [0.0], weights=[0.0])
-    with pytest.raises(ValueError, match="groups must be one per puzzle"):
+    with pytest.raises(ValueError, match="clusters must be one per puzzle"):
         paired_difference([1.0], [0.0], [0, 1])
 
 

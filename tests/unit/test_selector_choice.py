@@ -12,6 +12,7 @@ from gram.config import SELECTORS
 from gram.evals.model_card import selection_words
 from gram.evals.paired import paired_difference
 from gram.evals.selector_choice import ORDER, chosen, compare_selectors
+from gram.sampler.selectors import Scores
 from gram.tasks.protocol import PuzzleSet
 from gram.tasks.registry import get_task
 from scripts import choose_selector
@@ -64,14 +65,11 @@ def picking(**wanted):
         return (np.arange(3) == np.broadcast_to(wanted[name], count)[:, None]).astype(np.float32)
 
     halted = peak("first_halt")
-    return SimpleNamespace(
-        candidates=np.tile(np.arange(3, dtype=np.uint8)[:, None], (count, 1, 1)),
-        votes=1 + peak("vote").astype(np.int64),
-        **{name: peak(name) for name in ("halt", "lprm", "margin")},
-        residual=-peak("residual"),
-        steps=np.ones((count, 3), np.int64),
-        is_halted=halted > 0,
-    )
+    votes, steps = 1 + peak("vote").astype(np.int64), np.ones((count, 3), np.int64)
+    heads = {name: peak(name) for name in ("halt", "lprm", "margin")}
+    scores = Scores(votes=votes, residual=-peak("residual"), steps=steps, is_halted=halted > 0, **heads)
+    candidates = np.tile(np.arange(3, dtype=np.uint8)[:, None], (count, 1, 1))
+    return SimpleNamespace(candidates=candidates, votes=votes, scores=lambda _: scores)
 
 
 def test_selectors_that_pick_alike_are_one_comparison():

@@ -156,7 +156,7 @@ def test_interval_of_nothing_is_undefined():
 def test_intervals_refuse():
     with pytest.raises(ValueError, match="values must be within 0 and 1"):
         clustered_interval([0.5, 1.5])
-    with pytest.raises(ValueError, match="groups must be one per puzzle"):
+    with pytest.raises(ValueError, match="clusters must be one per puzzle"):
         clustered_interval([0.5, 1.0], [1])
     with pytest.raises(ValueError, match="one per puzzle"):
         clustered_interval([[0.5, 1.0]])
