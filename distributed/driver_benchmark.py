@@ -23,11 +23,9 @@ from gram.api import Sampler
 from gram.config import SamplerConfig
 from gram.distributed.pool import START_TIMEOUT_S, ClusterError, Pool, _Event, _Member
 from gram.distributed.worker import expected_metadata
-from gram.sampler.backend import Job, run_elsewhere
 from gram.sampler.record import Serialized
-from gram.sampler.result import ShardResult
-from gram.sampler.run import Plan, shards_of
-from gram.sampler.scheduler import Shard
+from gram.sampler.run import Job, Plan, run_elsewhere, shards_of
+from gram.sampler.scheduler import Shard, ShardResult
 from gram.sampler.store import Store
 
 SHARDS = 320

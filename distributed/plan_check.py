@@ -22,7 +22,7 @@ from gram.distributed.driver_benchmark import Clock, TimedPool, answering, job_o
 from gram.distributed.pool import ClusterError, _Event, room
 from gram.distributed.prediction import Prediction, predict
 from gram.distributed.worker import expected_metadata
-from gram.sampler.backend import run_elsewhere
+from gram.sampler.run import run_elsewhere
 from gram.sampler.store import Store
 
 SPREAD = 0.1

@@ -25,8 +25,8 @@ from gram.distributed.deaths import is_nodes_fault, reason_of
 from gram.distributed.metrics import RunMetrics
 from gram.distributed.pull_queue import ATTEMPTS, Attempt, PullQueue
 from gram.distributed.worker import ShardOutcome, WorkerMetadata, expected_metadata, pack
-from gram.sampler.backend import Job
 from gram.sampler.record import Serialized
+from gram.sampler.run import Job
 from gram.sampler.scheduler import Shard
 
 LOOK_EVERY_S = 2.0

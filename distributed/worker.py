@@ -26,10 +26,9 @@ from gram import __version__
 from gram.config import ModelConfig, SamplerConfig, config_from_json, config_to_json
 from gram.distributed import sources
 from gram.model import Model
-from gram.sampler.backend import Job
 from gram.sampler.engine import Engine, Observer
 from gram.sampler.record import Serialized
-from gram.sampler.run import resolve
+from gram.sampler.run import Job, resolve
 from gram.sampler.scheduler import Shard
 from gram.tasks.registry import get_task
 

@@ -23,11 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from gram.checkpoint import write_atomically, write_json
-from gram.config import SamplerConfig, config_from_json
+from gram.config import SamplerConfig, config_from_json, read_toml
 from gram.evals import statistics
 from gram.evals.comparison import StoredEvaluation, compare
 from gram.evals.pages.ablation_page import render
-from gram.settings_files import read_toml
 
 VERSION = 1
 ABLATION_FILE, REPORT_FILE = "ablation.json", "report.html"

@@ -27,9 +27,8 @@ from gram.evals.progress import ShowProgress, silent
 from gram.evals.puzzle_choice import PuzzleChoice
 from gram.json_values import plain
 from gram.kernels import dispatch
-from gram.sampler.backend import Backend
 from gram.sampler.engine import Observer, Progress
-from gram.sampler.run import shape_of
+from gram.sampler.run import Backend, shape_of
 from gram.tasks.protocol import PuzzleSet
 from gram.versions import versions
 

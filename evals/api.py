@@ -26,9 +26,9 @@ from gram.evals.pages import figures, pictures
 from gram.evals.progress import ShowProgress, silent
 from gram.evals.puzzle_choice import PuzzleChoice
 from gram.formatting import difference, percent
-from gram.sampler.backend import Backend
 from gram.sampler.engine import Progress
 from gram.sampler.result import SampleResult
+from gram.sampler.run import Backend
 from gram.tasks.protocol import PuzzleSet, Task
 from gram.versions import versions
 

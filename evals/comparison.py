@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gram.config import parse_json, read_json, shown
 from gram.evals.evaluate import PREDICTIONS_FILE, RESULTS_FILE
 from gram.evals.paired import paired_differences
-from gram.setting_values import shown
-from gram.settings_files import parse_json, read_json
 from gram.tasks.protocol import PuzzleError
 from gram.tasks.registry import get_task
 

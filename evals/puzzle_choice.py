@@ -14,8 +14,7 @@ import numpy as np
 
 from gram.api import Puzzles, Sampler
 from gram.hub_files import load_puzzles
-from gram.tasks.inputs import check_judgeable, input_tokens
-from gram.tasks.protocol import PuzzleSet, Task, training_split
+from gram.tasks.protocol import PuzzleSet, Task, check_judgeable, input_tokens, training_split
 
 log = logging.getLogger(__name__)
 PERMUTATION_SEED = 0

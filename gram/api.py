@@ -26,13 +26,11 @@ from gram.config import (
     WidthPolicy,
 )
 from gram.model import Model
-from gram.sampler.backend import Backend
 from gram.sampler.engine import Observer
 from gram.sampler.halting import Halting
 from gram.sampler.result import SampleResult
-from gram.sampler.run import resolve, sample
-from gram.tasks.inputs import input_tokens
-from gram.tasks.protocol import PuzzleSet, Task, Tokens
+from gram.sampler.run import Backend, resolve, sample
+from gram.tasks.protocol import PuzzleSet, Task, Tokens, input_tokens
 from gram.tasks.registry import get_task
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -120,7 +118,7 @@ class Sampler:
 
     def tokens(self, puzzles: Puzzles) -> Tokens:
         """Puzzles as tokens `[P, L]`; the task parses text. Raises `PuzzleError` for what is no puzzle of it."""
-        return input_tokens(self.task, [puzzles] if isinstance(puzzles, str) else puzzles)
+        return input_tokens(self.task, puzzles)
 
     def sample(
         self,

@@ -19,10 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gram.atomic_files import making, replacing
-from gram.config import ModelConfig, check_stored, config_from_json, config_to_json
+from gram.config import ModelConfig, check_stored, config_from_json, config_to_json, read_json, shown
 from gram.model import Model
-from gram.setting_values import shown
-from gram.settings_files import read_json
 
 PREFIX = "model."
 WEIGHTS_FILE = "model.safetensors"

@@ -1,20 +1,25 @@
 """The settings of a model and of a sampling run, their defaults, and presets; training's are in `training/config.py`.
 
-What a supervision step reads of a model is in `kernels/spec.py`. Nothing else holds defaults: the command line, recipes
+What a setting's value may be, and how files of settings are read, is at the two ends. What a supervision step reads of
+a model is in `kernels/spec.py`. Nothing else holds defaults: the command line, recipes
 (TOML), JSON and ablation keys use these field names. Field strings give meaning, unit and range; `__post_init__`
 refuses a value out of range in one line.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Collection, Mapping
+import reprlib
+import tomllib
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from gram.kernels.spec import Guidance, HeadReadout, Mixer, MixerNorm, NoiseOrder, Positions, Spec
-from gram.sampler.halting import RULES, Halting, check_threshold
-from gram.setting_values import at_least, at_most, make_plain, one_of, shown, within
+from gram.sampler.halting import RULES, Halting
 
 Relation = Literal["row", "column", "diagonal", "antidiagonal", "all"]
 Injector = Literal["none", "prior", "gaussian", "path"]
@@ -59,6 +64,90 @@ MOST: dict[str, int] = {
     "launch": 2**16,
 }
 """Largest values of sampling. Depth times transitions stays within the 24 bits that a noise counter has for them."""
+EXPECTED = {"int": "a whole number", "float": "a finite number", "bool": "true or false"}
+MOST_BYTES = 16 * 2**20
+"""No file of settings is longer."""
+_SHORT = reprlib.Repr()
+# A value that nests without end, or repeats one part a million times, must never be written out in full.
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 4, 200, 200, 60
+
+
+def at_least(name: str, value: float, low: float) -> None:
+    """Raises `ValueError` where a setting is below `low`."""
+    if not value >= low:
+        raise ValueError(f"{name} must be at least {low:g}, got {value}")
+
+
+def at_most(name: str, value: float, high: float) -> None:
+    """Raises `ValueError` where a setting is above `high`."""
+    if value > high:
+        raise ValueError(f"{name} must be at most {high:,}, got {shown(value)}")
+
+
+def within(name: str, value: float, low: float, high: float) -> None:
+    """Raises `ValueError` where a setting lies outside its range, both ends included."""
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be within {low:g} and {high:g}, got {value}")
+
+
+def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises `ValueError` where a setting is none of its choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def make_plain(config: Any) -> None:
+    """Turns a frozen configuration's values into plain ones of their declared types (numpy's numbers into Python's).
+
+    Raises `ValueError` in one line for a value of another type; a truth value is no number.
+    """
+    for field in fields(config):
+        value = _plain(getattr(config, field.name), str(field.type), field.name)
+        object.__setattr__(config, field.name, value)
+
+
+def _plain(value: Any, declared: str, name: str) -> Any:
+    """`value` as the declared type of its field, or a `ValueError` in one line."""
+    if declared.startswith("tuple["):
+        return _plain_list(value, declared, name)
+    kind, _, optional = declared.partition(" | ")
+    if value is None and optional == "None":
+        return None
+    if kind == "int" and isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)
+    if kind == "float" and isinstance(value, Real) and not isinstance(value, bool):
+        try:
+            if math.isfinite(number := float(value)):
+                return number
+        except OverflowError:
+            pass
+    # numpy's truth value is neither a bool nor a number; its type is known by name, since numpy is slow to import.
+    if kind == "bool" and (isinstance(value, bool) or type(value).__name__ in ("bool", "bool_")):
+        return bool(value)
+    if kind not in EXPECTED and isinstance(value, str):
+        return str(value)
+    expected = EXPECTED.get(kind, "a name") + (" or none" if optional else "")
+    raise ValueError(f"{name} must be {expected}, got {shown(value)}")
+
+
+def _plain_list(value: Any, declared: str, name: str) -> Any:
+    """A tuple of names, or of pairs of numbers; lists will do."""
+    is_listed = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    if declared == "tuple[str, ...]":
+        if not is_listed or not all(isinstance(entry, str) for entry in value):
+            raise ValueError(f"{name} must be a list of names, got {shown(value)}")
+        return tuple(str(entry) for entry in value)
+    kinds = declared.removeprefix("tuple[tuple[").split("]")[0].split(", ")
+    if not is_listed or not all(
+        isinstance(pair, Sequence) and not isinstance(pair, str | bytes) and len(pair) == len(kinds) for pair in value
+    ):
+        raise ValueError(f"{name} must be a list of pairs, got {shown(value)}")
+    return tuple(tuple(_plain(part, kind, name) for part, kind in zip(pair, kinds, strict=True)) for pair in value)
+
+
+def shown(value: Any) -> str:
+    """A value's first characters, on one line."""
+    return " ".join(_SHORT.repr(value).split())[:40]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,7 +211,7 @@ class ModelConfig(Spec):
             ("head_readout", get_args(HeadReadout)),
         ):
             one_of(name, getattr(self, name), choices)
-        check_threshold("head", self.halt_threshold)
+        check_halt_threshold("head", self.halt_threshold)
         if self.selector is not None:
             one_of("selector", self.selector, SELECTORS)
         for name in ("path_noise", "initial_std"):
@@ -266,7 +355,7 @@ class SamplerConfig:
                 raise ValueError(f"sigma must come with injector gaussian or path, got {self.injector}")
         if not 0 < self.resample_threshold <= 1:
             raise ValueError(f"resample_threshold must be above 0 and at most 1, got {self.resample_threshold}")
-        check_threshold(self.halting, self.halt_threshold)
+        check_halt_threshold(self.halting, self.halt_threshold)
         if self.width_threshold is not None:
             if self.width_policy not in ("staged", "decided"):
                 raise ValueError(f"width_threshold must come with staged or decided, got {self.width_policy}")
@@ -333,6 +422,14 @@ def model_config(preset: str, **overrides: Any) -> ModelConfig:
     return config_from_json(ModelConfig, {**PRESETS[preset], **overrides}, where=f"model preset {preset}")
 
 
+def check_halt_threshold(halting: str, threshold: float | None) -> None:
+    """Raises `ValueError` where the halting rule cannot use the threshold."""
+    rule = RULES[halting]
+    if threshold is None or (rule.above < threshold < rule.below and not (rule.is_whole and threshold % 1)):
+        return
+    raise ValueError(f"halt_threshold must be {rule.expected}, got {threshold}")
+
+
 def config_to_json(config: Any) -> dict[str, Any]:
     """A configuration as plain JSON values."""
     values = asdict(config)
@@ -376,3 +473,52 @@ def check_stored(values: Mapping[str, Any], *, beside: Collection[str] = (), whe
         faults.append(f"{', '.join(shown(key) for key in unknown[:MOST_NAMED])}: not a setting of a model")
     if faults:
         raise ValueError(f"{where}: {'; '.join(faults)}")
+
+
+def read_json(path: Path, refusal: type[ValueError] = ValueError) -> dict[str, Any]:
+    """The JSON object of a file, in UTF-8, -16 or -32. Raises `refusal` in one line, and `OSError`."""
+    return _read(path, "JSON", lambda content: parse_json(content), refusal)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """A JSON value. A repeated key is refused: either value would be a guess.
+
+    Raises `ValueError`, whose message names no file, and `RecursionError` for one nested too deep.
+    """
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise ValueError(f"{shown(key)} stands twice")
+        values[key] = value
+    return values
+
+
+def read_toml(path: Path, refusal: type[ValueError] = ValueError) -> dict[str, Any]:
+    """The values of a TOML file, without a byte order mark. Raises `refusal` in one line, `OSError`."""
+    return _read(path, "TOML", lambda content: tomllib.loads(content.decode("utf-8-sig")), refusal)
+
+
+def _read(path: Path, form: str, parse: Callable[[bytes], Any], refusal: type[ValueError]) -> dict[str, Any]:
+    with path.open("rb") as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise refusal(f"{path}: must be {form} of at most {MOST_BYTES:,} bytes, got more")
+    try:
+        values = parse(content)
+    except RecursionError:
+        raise refusal(f"{path}: not {form} (nested too deep)") from None
+    except ValueError as error:
+        raise refusal(f"{path}: not {form} ({_reason(error)})") from None
+    if not isinstance(values, dict):
+        raise refusal(f"{path}: must hold a {form} object, got {shown(values)}")
+    return values
+
+
+def _reason(error: ValueError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start} is not {error.encoding.upper()}"
+    return " ".join(str(error).split())[:100]

@@ -28,7 +28,7 @@ from gram.kernels.philox import NoiseKey
 from gram.model import Model
 from gram.sampler.engine import injection_of, spec_of
 from gram.sampler.run import resolve
-from gram.tasks.puzzle_sets import puzzle_hash as hash_of
+from gram.tasks.protocol import puzzle_hash as hash_of
 
 
 class GramConfig(PretrainedConfig):
@@ -84,7 +84,7 @@ class GramForReasoning(PreTrainedModel):
         self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: Any) -> None:
-        """The parameters start themselves (`gram/layers.py`)."""
+        """The parameters start themselves (`gram/model.py`)."""
 
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:

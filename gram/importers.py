@@ -29,10 +29,9 @@ from torch import Tensor
 
 from gram import checkpoint
 from gram.checkpoint import CheckpointError
-from gram.config import ModelConfig
+from gram.config import ModelConfig, shown
 from gram.foreign_files import file_sha256, read_archive, read_settings, tensors_of
 from gram.model import Model
-from gram.setting_values import shown
 from gram.tasks.registry import get_task
 
 FAMILIES = ("trm", "eqr", "hrm")

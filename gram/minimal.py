@@ -18,8 +18,7 @@ from gram import checkpoint
 from gram.config import ModelConfig
 from gram.kernels.philox import NoiseKey, Site, noise
 from gram.kernels.relations import tables
-from gram.tasks.protocol import Tokens
-from gram.tasks.puzzle_sets import puzzle_hash
+from gram.tasks.protocol import Tokens, puzzle_hash
 from gram.tasks.registry import get_task
 
 

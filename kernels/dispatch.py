@@ -84,13 +84,13 @@ def choose(
 
 def _choose_on_cpu(device: torch.device, dtype: torch.dtype, flops: float) -> KernelChoice:
     """`compiled` for long runs where it can be had, else `eager`."""
-    if reason := _compile_obstacle(device, dtype):
-        return KernelChoice("eager", f"the PyTorch reference runs on cpu: {reason}; the fused kernel needs a GPU")
     if flops < COMPILE_FROM_FLOPS:
         why = f"compiling pays from {COMPILE_FROM_FLOPS:g} floating-point operations on" + (
             f", got {flops:.2g}" if flops else ""
         )
         return KernelChoice("eager", f"the PyTorch reference runs on cpu: {why}; the fused kernel needs a GPU")
+    if reason := _compile_obstacle(device, dtype):
+        return KernelChoice("eager", f"the PyTorch reference runs on cpu: {reason}; the fused kernel needs a GPU")
     why = f"{flops:.2g} floating-point operations at most, and compiling pays from {COMPILE_FROM_FLOPS:g} on"
     return KernelChoice("compiled", f"{why}{_unkept()}")
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from gram.config import ResolvedConfig
-from gram.sampler.result import SampleResult, ShardResult
+from gram.sampler.result import SampleResult
+from gram.sampler.scheduler import ShardResult
 from gram.sampler.selectors import answer_labels, count_votes, select
 from gram.tasks.protocol import Task, Tokens
 

@@ -23,8 +23,9 @@ from gram.evals.evaluate import judge
 from gram.evals.paired import paired_difference
 from gram.model import Model
 from gram.sampler.engine import Engine
-from gram.sampler.result import SampleResult, ShardResult
+from gram.sampler.result import SampleResult
 from gram.sampler.run import shards_of
+from gram.sampler.scheduler import ShardResult
 from gram.tasks.protocol import PuzzleSet
 
 MEMORY_RUNS = (1_000, 100_000)

@@ -27,9 +27,8 @@ from gram.evals.frontier.prefix_timing import TIMED_STEPS, Course, PrefixTiming,
 from gram.evals.frontier.prices import READING
 from gram.evals.progress import ShowProgress, silent
 from gram.kernels import dispatch
-from gram.sampler.backend import Backend
 from gram.sampler.engine import Progress, first_halt
-from gram.sampler.run import supported_selectors
+from gram.sampler.run import Backend, supported_selectors
 from gram.sampler.trace import Traces
 from gram.tasks.protocol import PuzzleSet, Tokens
 from gram.versions import versions

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gram.cli.groups import PLAIN, Group
+from gram.cli.main import PLAIN, Group
 from gram.cli.options import Json, whole
 
 if TYPE_CHECKING:

@@ -1,11 +1,16 @@
-"""How a command ends when it does not succeed: one line on stderr and an exit code.
+"""How a command ends and what its outputs can show: a line and an exit code where it fails, ASCII where need be.
 
 Bad input exits 2, Ctrl-C 130, SIGTERM 143. What nobody expected keeps its traceback and exits 1; `GRAM_TRACEBACK=1`
 shows the traceback of bad input too.
+
+What an output cannot show is replaced by ASCII, one character for one, so that boards and tables keep their columns. An
+output's encoding alone decides that: the locale, `PYTHONIOENCODING` or a pipe of another program sets it. Bytes of a
+file name that are no text go out as they came in.
 """
 
 from __future__ import annotations
 
+import codecs
 import errno
 import logging
 import os
@@ -24,6 +29,17 @@ BROKEN = 1
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 """What a system says of a full disk and its like; it names no file then."""
 TRACEBACK_VARIABLE = "GRAM_TRACEBACK"
+ASCII_HANDLER = "gram.ascii"
+"""Of the handler, as an argument `errors`."""
+DEFAULTS = ("strict", "surrogateescape", "backslashreplace", ASCII_HANDLER)
+"""Handlers that Python sets by itself; any other was asked for."""
+ASCII = str.maketrans(
+    "\u00b7\u2022\u2500\u2501\u2574\u2576\u2578\u257a\u2013\u2014\u2212\u2502\u2503\u2588\u2713\u2714\u2717\u2026\u00d7\u2018\u2019\u201c\u201d",
+    "..---------||#vvx.x''\"\"",
+)
+BOX = range(0x2500, 0x2580)
+"""Lines of frames: what is no plain line is a corner or a crossing."""
+UNKNOWN = "?"
 
 
 class Interrupted(BaseException):
@@ -152,3 +168,29 @@ def flush_output(last: str = "") -> None:
 def report(message: str) -> None:
     """One line on stderr."""
     print(f"gram: {message}", file=sys.stderr)
+
+
+def show_what_fits() -> None:
+    """Makes stdout and stderr show in ASCII what they cannot show otherwise, where nobody asked for something else."""
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", None) in DEFAULTS and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=ASCII_HANDLER)
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    rest = error.object[error.start : error.end]
+    if 0xDC80 <= ord(rest[0]) <= 0xDCFF and not error.encoding.startswith(("utf-16", "utf-32")):
+        return bytes([ord(rest[0]) - 0xDC00]), error.start + 1
+    return _plain(rest[0]), error.start + 1
+
+
+def _plain(character: str) -> str:
+    found = character.translate(ASCII)
+    if found.isascii():
+        return found
+    return "+" if ord(character) in BOX else UNKNOWN
+
+
+codecs.register_error(ASCII_HANDLER, _in_ascii)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gram.cli.errors import Interrupted
-from gram.cli.groups import PLAIN, Group
+from gram.cli.main import PLAIN, Group
 from gram.cli.options import Json
 
 if TYPE_CHECKING:

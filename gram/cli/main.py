@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from gram import __version__
 from gram.cli.errors import (
@@ -25,16 +27,21 @@ from gram.cli.errors import (
     raise_on_signals,
     received,
     report,
+    show_what_fits,
     stopped_by,
 )
-from gram.cli.groups import PLAIN, Command, Group
-from gram.cli.streams import show_what_fits
 from gram.extras import missing_package
 
 if TYPE_CHECKING:
     Context = Any
     Formatter = Any
 
+PLAIN: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None}
+"""Help without boxes: importing rich for it would cost as much as everything else of `gram --help`."""
+
+
+ADVANCED = "Advanced options"
+"""Panel (`rich_help_panel`) of the options that few people need; help shows them last."""
 COMMANDS = {
     "tasks": ("gram.cli.tasks:tasks", "Tasks, set sizes, shipped checkpoints and their figures."),
     "solve": ("gram.cli.solve:solve", "Solve puzzles: boards, votes, distinct solutions; --watch is live."),
@@ -58,6 +65,34 @@ COMMANDS = {
     "doctor": ("gram.cli.doctor:doctor", "What is installed, which device and kernel path, and why."),
 }
 """Name of each command: its function or group, as `module:name`, and its line of help."""
+
+
+class Command(TyperCommand):
+    """A command whose help has one section for each panel of options, common ones first."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": [], ADVANCED: []}
+        for parameter in self.get_params(ctx):
+            panel = getattr(parameter, "rich_help_panel", None) or "Options"
+            is_argument = parameter.param_type_name == "argument"
+            if (record := parameter.get_help_record(ctx)) is not None:
+                sections["Arguments" if is_argument else panel].append(record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
+class Group(TyperGroup):
+    """A group that names its commands where it is given another."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, known = args[0], self.list_commands(ctx)
+        if name not in known and not name.startswith("-"):
+            near = get_close_matches(name, known, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise ValueError(f"command must be one of {', '.join(known)}, got {name!r}{hint}")
+        return super().resolve_command(ctx, args)
 
 
 def import_command(name: str) -> Any:

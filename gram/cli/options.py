@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gram.cli.groups import ADVANCED
+from gram.cli.main import ADVANCED
 from gram.config import (
     HALTINGS,
     INJECTORS,
@@ -206,10 +206,10 @@ class Sampling:
 
         Raises `CheckpointError`, and `ValueError` for a checkpoint of another task.
         """
-        from gram import checkpoint
+        from gram.checkpoint import default_for, find, read_config
 
-        name = self.checkpoint or checkpoint.default_for(task.name, is_conditional=is_conditional)
-        trained_for = checkpoint.read_config(checkpoint.find(name)).task
+        name = self.checkpoint or default_for(task.name, is_conditional=is_conditional)
+        trained_for = read_config(find(name)).task
         if trained_for != task.name:
             raise ValueError(f"checkpoint {name!r} must be one of task {task.name!r}, got one of {trained_for!r}")
         sampler = self.load(name)
@@ -219,9 +219,9 @@ class Sampling:
 
     def load(self, checkpoint: str) -> Sampler:
         """A checkpoint's sampler, in the type that its workers will compute in. Raises as `api.load` does."""
-        from gram import api
+        from gram.api import load
 
-        return api.load(checkpoint, device=self.device, dtype=self.worker_dtype, task_module=self.task_module)
+        return load(checkpoint, device=self.device, dtype=self.worker_dtype, task_module=self.task_module)
 
     @property
     def worker_dtype(self) -> str:

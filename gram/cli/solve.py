@@ -61,7 +61,7 @@ def solve(
         raise ValueError("output must be --watch or --json, got both")
     if not 0 <= pause <= 60:
         raise ValueError(f"pause must be within 0 and 60 seconds, got {pause}")
-    from gram.tasks.inputs import check_judgeable
+    from gram.tasks.protocol import check_judgeable
 
     at_least_one("limit", limit)
     family = sampling.task(task)

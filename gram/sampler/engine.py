@@ -30,8 +30,7 @@ from gram.model import Model
 from gram.sampler import halting
 from gram.sampler.halting import Readings
 from gram.sampler.particle_filter import ParticleFilter, resampler_of
-from gram.sampler.result import ShardResult
-from gram.sampler.scheduler import Final, Scheduler, Shard, ShardState, Trajectory
+from gram.sampler.scheduler import Final, Scheduler, Shard, ShardResult, ShardState, Trajectory
 from gram.sampler.width import width_policy_of
 from gram.tasks.protocol import Task, Tokens
 

@@ -44,10 +44,11 @@ class Rule(NamedTuple):
     """Where nobody names one; None for a rule without. A checkpoint has its own for `head`."""
     meaning: str
     """What the threshold is."""
-    accepts: Callable[[float], bool]
-    """Whether a threshold means anything."""
     expected: str
-    """What a threshold must be."""
+    """What a threshold must be, as an error says it: a number between `above` and `below`, perhaps a whole one."""
+    above: float
+    below: float
+    is_whole: bool
     needs_residual: bool
     needs_answers: bool
 
@@ -61,28 +62,30 @@ def rule(
     threshold: float | None,
     meaning: str,
     *,
-    accepts: Callable[[float], bool],
     expected: str,
+    above: float = 0.0,
+    below: float = math.inf,
+    is_whole: bool = False,
     needs_residual: bool = False,
     needs_answers: bool = False,
 ) -> Callable[[Callable[[Readings, float], Bools]], Callable[[Readings, float], Bools]]:
     """Registers a function as a halting rule; the arguments are `Rule`'s fields."""
 
     def register(stops: Callable[[Readings, float], Bools]) -> Callable[[Readings, float], Bools]:
-        RULES[name] = Rule(stops, threshold, meaning, accepts, expected, needs_residual, needs_answers)
+        RULES[name] = Rule(stops, threshold, meaning, expected, above, below, is_whole, needs_residual, needs_answers)
         return stops
 
     return register
 
 
-@rule("head", 0.95, "probability", accepts=lambda value: 0 < value < 1, expected="between 0 and 1")
+@rule("head", 0.95, "probability", expected="between 0 and 1", below=1)
 def head(now: Readings, probability: float) -> Bools:
     """Stops where the halt head's probability is above the threshold (ACT; 2506.21734, 2605.19376)."""
     stopping: Bools = now.halt > math.log(probability / (1 - probability))
     return stopping
 
 
-@rule("fixed", None, "none", accepts=lambda value: False, expected="left out for fixed")
+@rule("fixed", None, "none", expected="left out for fixed", below=0)
 def fixed(now: Readings, _: float) -> Bools:
     """No trajectory stops early."""
     stopping: Bools = now.step < 0
@@ -93,7 +96,6 @@ def fixed(now: Readings, _: float) -> Bools:
     "residual",
     0.01,
     "share of the state's length",
-    accepts=lambda value: value > 0,
     expected="above 0 for residual",
     needs_residual=True,
 )
@@ -107,20 +109,14 @@ def residual(now: Readings, share: float) -> Bools:
     "unchanged",
     2.0,
     "steps",
-    accepts=lambda value: value >= 1 and value == int(value),
     expected="a whole number of steps for unchanged",
+    is_whole=True,
     needs_answers=True,
 )
 def unchanged(now: Readings, steps: float) -> Bools:
     """Stops where the decoded answer has stayed the same for some steps."""
     stopping: Bools = now.unchanged >= steps
     return stopping
-
-
-def check_threshold(name: str, threshold: float | None) -> None:
-    """Raises `ValueError` where a threshold means nothing for a rule."""
-    if threshold is not None and not RULES[name].accepts(threshold):
-        raise ValueError(f"halt_threshold must be {RULES[name].expected}, got {threshold}")
 
 
 def stops(name: str, threshold: float | None, first: int, now: Readings) -> Bools:

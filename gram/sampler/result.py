@@ -9,8 +9,8 @@ Shapes: `P` puzzles, `N` width, `A` answer tokens, `L` puzzle tokens; `p`, `n` t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from typing import Any, overload
@@ -20,77 +20,11 @@ from numpy.typing import NDArray
 
 from gram.config import ResolvedConfig
 from gram.sampler.board_html import board_html, verdict_html
-from gram.sampler.selectors import Scores
+from gram.sampler.scheduler import ShardResult
 from gram.tasks.protocol import PuzzleError, Task, Tokens
 
-BY_TRAJECTORY = ("candidates", "steps", "halt", "lprm", "residual", "margin", "is_halted", "lineage")
-"""Arrays of a result whose first axes are puzzles and trajectories."""
 SHOWN_PUZZLES, SHOWN_OTHERS = 6, 2
 """Puzzles of a run, and solutions of a puzzle beside the selected answer, that a notebook shows."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ShardResult:
-    """The trajectories of one shard, as the store keeps them. Same shard, same arrays, whatever ran it."""
-
-    puzzles: Tokens
-    """`[p, L]`."""
-    candidates: Tokens
-    """Decoded answer of each trajectory, `[p, n, A]`; zeros where a trajectory does not count."""
-    steps: NDArray[np.int64]
-    """Supervision steps taken, `[p, n]`; 0 where a trajectory does not count."""
-    halt: NDArray[np.float32]
-    """Halt logit at the last step, `[p, n]`."""
-    lprm: NDArray[np.float32]
-    """Predicted final accuracy at the last step, `[p, n]`."""
-    residual: NDArray[np.float32]
-    """Movement of `h` in the last step, relative to its length, `[p, n]`."""
-    margin: NDArray[np.float32]
-    """Probability of the likeliest token less that of the next, mean over answer tokens, `[p, n]`."""
-    is_halted: NDArray[np.bool_]
-    """Whether a halting rule ended it, rather than its depth, `[p, n]`."""
-    lineage: NDArray[np.int64]
-    """Trajectory that its state descends from, `[p, n]`: itself unless resampling copied another over it."""
-    widths: NDArray[np.int64]
-    """Trajectories that count, `[p]`: the first so many of `n`; of the others nothing is known (adaptive width)."""
-    trace: dict[str, NDArray[Any]] = field(default_factory=dict)
-    """Arrays of a traced run, named `trace_...` (`gram/sampler/trace.py`)."""
-
-    @classmethod
-    def blank(cls, puzzles: Tokens, width: int, answer_tokens: int) -> ShardResult:
-        """The result of puzzles `[p, L]` whose trajectories have not run yet: zeros, to be filled."""
-        shape = len(puzzles), width
-        return cls(
-            puzzles=puzzles,
-            candidates=np.zeros((*shape, answer_tokens), np.uint8),
-            steps=np.zeros(shape, np.int64),
-            halt=np.zeros(shape, np.float32),
-            lprm=np.zeros(shape, np.float32),
-            residual=np.zeros(shape, np.float32),
-            margin=np.zeros(shape, np.float32),
-            is_halted=np.zeros(shape, bool),
-            lineage=np.zeros(shape, np.int64),
-            widths=np.zeros(len(puzzles), np.int64),
-        )
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Everything by name, for a store."""
-        own = {item.name: getattr(self, item.name) for item in fields(ShardResult) if item.name != "trace"}
-        return own | self.trace
-
-    def by_trajectory(self) -> dict[str, NDArray[Any]]:
-        """The arrays whose first axes are `[p, n]`, by name."""
-        return {name: getattr(self, name) for name in BY_TRAJECTORY}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> ShardResult:
-        """The inverse of `arrays`."""
-        own = {item.name: arrays[item.name] for item in fields(ShardResult) if item.name != "trace"}
-        return ShardResult(**own, trace={name: value for name, value in arrays.items() if name.startswith("trace_")})
-
-    def scores(self, votes: NDArray[np.int64]) -> Scores:
-        """What selectors read."""
-        return Scores(votes, self.halt, self.lprm, self.residual, self.margin, self.steps, self.is_halted)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)

@@ -21,6 +21,7 @@ EMPTY, QUEEN = 1, 2
 SIZES = range(4, 13)
 ORBITS = {4: 1, 5: 2, 6: 1, 7: 6, 8: 12, 9: 46, 10: 92, 11: 341, 12: 1787}
 """Orbits of the solutions under the eight symmetries of the board, by its side."""
+SPLITS = {side: nqueens_splits.split_names(orbits) for side, orbits in ORBITS.items()}
 INPUT_TEST_SHARE = 0.15
 """Of `input-test`."""
 ORDER_SEED = 0
@@ -74,7 +75,7 @@ class NQueens(Task):
         self.name = f"nqueens{n}"
         self.tokens = self.output_tokens = n * n
         self._split_members: dict[str, NDArray[np.int64]] = {}
-        self.splits = (*nqueens_splits.split_names(ORBITS[n]), "input-train", "input-test")
+        self.splits = (*SPLITS[n], "input-train", "input-test")
         removed = self.removed
         self.summary = f"{n}x{n} N-Queens, {removed[0]} to {removed[-1]} queens removed; every completion is right"
 

@@ -6,7 +6,6 @@ Shapes: `P` puzzles, `L` tokens of a puzzle (output tokens included), `A` tokens
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -87,15 +86,6 @@ class BoardCell:
 
 Board = list[list[BoardCell]]
 """Rows of cells, drawn top to bottom by the caller; a task never prints."""
-
-
-def puzzle_hash(task_name: str, puzzle: Tokens) -> int:
-    """32-bit hash of a task's name and a puzzle's tokens `[L]`: blake2b, little-endian.
-
-    It identifies the puzzle in the noise (word c3 of every counter), whatever its place in a file.
-    """
-    content = task_name.encode() + b"\0" + np.ascontiguousarray(puzzle, dtype=np.uint8).tobytes()
-    return int.from_bytes(hashlib.blake2b(content, digest_size=4).digest(), "little")
 
 
 def split_by_hash(hashes: NDArray[np.uint64]) -> NDArray[np.str_]:

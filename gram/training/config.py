@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypedDict, get_args
 
-from gram.setting_values import at_least, make_plain, one_of, within
+from gram.config import at_least, make_plain, one_of, within
 
 Target = Literal["drawn", "set", "stored"]
 

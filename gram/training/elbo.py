@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from gram.model import Model
-from gram.tasks.protocol import Tokens
-from gram.tasks.puzzle_sets import puzzle_hash
+from gram.tasks.protocol import Tokens, puzzle_hash
 from gram.training.config import TrainConfig
 from gram.training.objective import SlotBatch, transition_under_posterior
 

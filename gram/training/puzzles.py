@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from gram.config import ModelConfig
 from gram.hub_files import local_file
-from gram.tasks.protocol import PuzzleError, PuzzleSet, Task, Tokens
-from gram.tasks.puzzle_sets import puzzle_hash
+from gram.tasks.protocol import PuzzleError, PuzzleSet, Task, Tokens, puzzle_hash
 from gram.training.config import TrainConfig
 
 HELD_OUT_SEED = 0

@@ -17,8 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
-from gram.config import ModelConfig, config_from_json, config_to_json, model_config
-from gram.settings_files import read_toml
+from gram.config import ModelConfig, config_from_json, config_to_json, model_config, read_toml
 from gram.tasks.protocol import Task
 from gram.tasks.registry import get_task
 from gram.training.config import TrainConfig, TrainOverrides

@@ -22,7 +22,7 @@ from gram.kernels.philox import NoiseKey
 from gram.kernels.reference import Step, Weights, decode
 from gram.kernels.spec import LEARNED, Injection
 from gram.model import embed
-from gram.tasks.puzzle_sets import puzzle_hash
+from gram.tasks.protocol import puzzle_hash
 from gram.training.config import TrainConfig
 from gram.training.data_parallel import Ranks
 from gram.training.objective import Replay

@@ -18,7 +18,7 @@ from torch import Tensor
 from gram.config import ModelConfig
 from gram.kernels.philox import NoiseKey
 from gram.kernels.reference import initial_noise
-from gram.tasks.puzzle_sets import puzzle_hash
+from gram.tasks.protocol import puzzle_hash
 from gram.training.config import TrainConfig
 from gram.training.data_parallel import Ranks
 from gram.training.objective import SlotBatch

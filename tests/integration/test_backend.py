@@ -10,9 +10,9 @@ import pytest
 
 from gram.api import Sampler
 from gram.config import SamplerConfig
-from gram.sampler.backend import Job
 from gram.sampler.engine import Progress
 from gram.sampler.record import Serialized, digest_of, payload_of
+from gram.sampler.run import Job
 from gram.sampler.scheduler import Shard
 from gram.sampler.store import Store, StoreError
 from gram.tasks.registry import get_task

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from rich.text import Text
 
-from gram.cli import streams, terminal
+from gram.cli import errors, terminal
 from gram.cli.main import COMMANDS, main
 from gram.tasks.registry import get_task
 from tests.integration.test_cli import tiny
@@ -48,7 +48,7 @@ def board_lines(name: str, encoding: str) -> list[str]:
     puzzles = task.split("train", limit=1)
     assert puzzles.answers is not None
     with streams_of(encoding) as (out, _):
-        streams.show_what_fits()
+        errors.show_what_fits()
         for answer in (None, puzzles.answers[0]):
             board = task.board(puzzles.puzzles[0], answer)
             terminal.output().print(terminal.framed(board, name, marks=True))
@@ -98,7 +98,7 @@ def test_commands_that_draw_succeed_in_every_encoding(checkpoint, tmp_path):
 def test_progress_tells_on_such_a_stderr_too():
     for encoding in ENCODINGS:
         with streams_of(encoding) as (_, err):
-            streams.show_what_fits()
+            errors.show_what_fits()
             console = terminal.Console(stderr=True, force_terminal=True, width=60)
             with terminal.bars(console, None) as bar:
                 bar.add_task("\u2713 puzzles", total=4, completed=2)
@@ -110,12 +110,12 @@ def test_progress_tells_on_such_a_stderr_too():
 
 def test_what_was_asked_for_stays_and_odd_names_go_out_as_they_came():
     with streams_of("ascii", "replace") as (out, _):
-        streams.show_what_fits()
+        errors.show_what_fits()
         print("\u2500")
     assert out.getvalue() == b"?\n"
     for encoding in ("utf-8", "ascii", "cp1252"):
         with streams_of(encoding) as (out, _):
-            streams.show_what_fits()
+            errors.show_what_fits()
             print(os.fsdecode(b"a\xff\xfeb"), "\ud800", "\u4e2d" if encoding != "utf-8" else "?")
         assert out.getvalue() == b"a\xff\xfeb ? ?\n"
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gram.cli.groups import ADVANCED
-from gram.cli.main import main
+from gram.cli.main import ADVANCED, main
 from gram.cli.options import COMMON, OPENING, SETTINGS, SPREADING
 
 

@@ -21,11 +21,10 @@ from gram import __version__
 from gram.api import Sampler
 from gram.config import SamplerConfig
 from gram.distributed import access, cluster, sources
-from gram.sampler.backend import Job
 from gram.sampler.engine import Progress
 from gram.sampler.record import Serialized
 from gram.sampler.result import SampleResult
-from gram.sampler.run import shards_of
+from gram.sampler.run import Job, shards_of
 from gram.sampler.store import Store, StoreError
 from gram.tasks.registry import get_task
 from tests import ill_workers

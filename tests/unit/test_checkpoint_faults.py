@@ -11,8 +11,7 @@ import gram
 from gram import checkpoint
 from gram.checkpoint import CheckpointError
 from gram.cli.main import main
-from gram.config import ModelConfig
-from gram.settings_files import MOST_BYTES, read_json, read_toml
+from gram.config import MOST_BYTES, ModelConfig, read_json, read_toml
 from tests.models import tiny_model
 
 

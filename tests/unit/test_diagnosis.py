@@ -170,7 +170,7 @@ def test_the_bound_by_hand(tmp_path, order):
     made.slots.refill(made.model.z0_h, made.model.z0_l, np.random.default_rng(0))
     count = len(held)
     slots = made.slots.view().take(torch.arange(count))
-    from gram.tasks.puzzle_sets import puzzle_hash  # the noise is named by the puzzle
+    from gram.tasks.protocol import puzzle_hash  # the noise is named by the puzzle
 
     hashes = torch.tensor([puzzle_hash(config.task, puzzle) for puzzle in held.puzzles])
     puzzles, targets = (torch.from_numpy(part.astype(np.int64)) for part in (held.puzzles, held.answers))

@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gram.config import SamplerConfig
-from gram.sampler.backend import Job
 from gram.sampler.engine import Observer
-from gram.sampler.run import make_plan, resolve, sample, shards_of
+from gram.sampler.run import Job, make_plan, resolve, sample, shards_of
 from gram.tasks.registry import get_task
 from tests.models import tiny_model
 

@@ -15,8 +15,7 @@ from gram.importers import import_checkpoint
 from gram.sampler.engine import Progress
 from gram.sampler.store import Store
 from gram.sampler.trace import Traces
-from gram.tasks.inputs import input_tokens
-from gram.tasks.protocol import PuzzleError, PuzzleSet
+from gram.tasks.protocol import PuzzleError, PuzzleSet, input_tokens
 from gram.tasks.registry import get_task
 from gram.training.recipe import load_recipe
 from gram.training.run import train

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gram.tasks.protocol import PuzzleError, Task
-from gram.tasks.puzzle_sets import puzzle_hash
+from gram.tasks.protocol import PuzzleError, Task, puzzle_hash
 from gram.tasks.registry import get_task, task_names
 
 NAMES = ["nqueens5", "nqueens8", "sudoku4", "sudoku6", "sudoku9", "colouring6", "colouring8", "maze6"]
