@@ -6,7 +6,9 @@ import shlex
 import signal
 import sys
 import time
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -73,8 +75,7 @@ def train(
         is_silent = is_quiet or not ranks.is_first
         if not is_silent:
             print(cost_of(loaded).sentence(), file=sys.stderr)
-        view = _Silent() if is_silent else _Terminal() if sys.stderr.isatty() else _Lines()
-        with view:
+        with _showing(is_silent) as show:
             summary = run(
                 loaded,
                 out,
@@ -82,7 +83,7 @@ def train(
                 dtype=dtype,
                 command=_command_line(),
                 start=start,
-                on_progress=view.show,
+                on_progress=show,
                 should_stop=stop.is_set,
                 puzzles=puzzles,
                 ranks=ranks,
@@ -150,60 +151,37 @@ def _line(progress: TrainProgress) -> str:
     )
 
 
-class _Silent:
-    def show(self, progress: TrainProgress) -> None:
-        """Nothing."""
+@contextmanager
+def _showing(is_silent: bool) -> Iterator[Callable[[TrainProgress], None] | None]:
+    """A function that shows progress on stderr: a bar on a terminal, else a plain line every few seconds."""
+    if is_silent or not sys.stderr.isatty():
+        yield None if is_silent else _line_printer()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
 
-    def __enter__(self) -> None:
-        pass
+    percentage, bar_column = TextColumn("{task.percentage:>3.0f} %"), BarColumn(bar_width=24)
+    bar = Progress(
+        percentage, bar_column, TextColumn("{task.description}"), console=Console(stderr=True, highlight=False)
+    )
+    shown = bar.add_task("compiling the first step", total=1.0)
 
-    def __exit__(self, *_: object) -> None:
-        pass
+    def show(progress: TrainProgress) -> None:
+        bar.update(shown, completed=progress.fraction, description=_line(replace(progress, evaluation={})))
+        if progress.evaluation:
+            bar.console.print(_line(progress), style="dim")
+
+    with bar:
+        yield show
 
 
-class _Lines(_Silent):
-    """Plain lines for a log."""
+def _line_printer() -> Callable[[TrainProgress], None]:
+    shown_s = 0.0
 
-    def __init__(self) -> None:
-        self.shown_s = 0.0
-
-    def show(self, progress: TrainProgress) -> None:
-        """A line every few seconds, and one for every evaluation."""
-        if progress.evaluation or time.monotonic() - self.shown_s >= PLAIN_EVERY_S:
-            self.shown_s = time.monotonic()
+    def show(progress: TrainProgress) -> None:
+        nonlocal shown_s
+        if progress.evaluation or time.monotonic() - shown_s >= PLAIN_EVERY_S:
+            shown_s = time.monotonic()
             print(_line(progress), file=sys.stderr, flush=True)
 
-
-class _Terminal(_Silent):
-    """A bar, with what the last evaluations said above it."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        self.bar = Progress(
-            TextColumn("{task.percentage:>3.0f} %"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[left]}  {task.description}"),
-            console=Console(stderr=True, highlight=False),
-        )
-        self.shown = self.bar.add_task("compiling the first step", total=1.0, left="")
-
-    def show(self, progress: TrainProgress) -> None:
-        """Moves the bar; prints evaluations above it."""
-        kl = "" if progress.diagnosis == "undefined" else f"  kl/token {progress.kl_first:.3f} {progress.diagnosis}"
-        self.bar.update(
-            self.shown,
-            completed=progress.fraction,
-            left=f"{progress.eta_s / 60:.1f} min left",
-            description=f"step {progress.step}  {progress.steps_per_s:.1f}/s  loss {progress.cross_entropy:.3f}"
-            f"{kl}  rollouts {progress.rollout_right:.2f}",
-        )
-        if progress.evaluation:
-            self.bar.console.print(_line(progress), style="dim")
-
-    def __enter__(self) -> None:
-        self.bar.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+    return show

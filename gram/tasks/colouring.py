@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gram.tasks import canonical_graphs, colouring_lookup, parsing
-from gram.tasks.colouring_splits import MOST, PARTS, TRAINING, GraphSplits
+from gram.tasks import canonical_graphs, parsing
+from gram.tasks.colouring_splits import MOST, PARTS, TABLE_GRAPHS, TRAINING, GraphSplits, known_colourings
 from gram.tasks.dimacs import is_dimacs, is_number, read_dimacs
 from gram.tasks.protocol import Board, BoardCell, CellKind, Lookup, PuzzleError, PuzzleSet, Task, Tokens, training_split
 
@@ -127,9 +127,9 @@ class Colouring(Task):
         self.check_split(name)
         training = training_split(name)
         edges = self._graphs.held_out(name)
-        answers = colouring_lookup.known_colourings(self._graphs, edges, training, self._colourings)
+        answers = known_colourings(self._graphs, edges, training, self._colourings)
         return Lookup(
-            training=colouring_lookup.GRAPHS,
+            training=TABLE_GRAPHS,
             twins=float(answers.all(1).mean()),
             accuracy=float(self.verify(self._puzzles(edges), answers).mean()),
             rule="the colouring of an isomorphic training graph",
@@ -265,7 +265,7 @@ class Colouring(Task):
         path = Path(path)
         text = parsing.read_text(path)
         if parsing.file_format(path) != ".col" and not is_dimacs(text):
-            return self._load(path, text)
+            return parsing.load_puzzles(self, path, text)
         try:
             puzzle = self._checked(self._dimacs(text))
         except PuzzleError as error:

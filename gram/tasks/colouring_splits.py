@@ -35,6 +35,10 @@ STREAMS: dict[str, tuple[int, ...]] = {
 TEST_PER_CENT, VALIDATION_PER_CENT = 15, 5
 FEW_VALIDATION_PER_CENT = 10
 """Of the few classes of up to 5 nodes."""
+TABLE_GRAPHS = 200_000
+"""Training graphs of the table, drawn as training draws them: about as many as a run of ten minutes sees."""
+TABLE_SEED = 1
+TABLE_BLOCK = 2000
 SMALL_PAIRS = 10
 """Up to 5 nodes there are at most 1,024 labelled graphs."""
 LABELLED_TEST_SHARE = 0.15
@@ -162,3 +166,31 @@ def _keys(edges: Edges) -> NDArray[Any]:
     """The edges of each labelled graph as bits, for comparing whole graphs."""
     bits = np.packbits(edges, axis=1)
     return np.ascontiguousarray(bits).view(f"V{bits.shape[1]}").ravel()
+
+
+def known_colourings(
+    splits: GraphSplits, asked: Edges, training: str, colourings: NDArray[np.uint8], *, most: int = TABLE_GRAPHS
+) -> NDArray[np.uint8]:
+    """What a table of training graphs knows of held-out ones: a proper colouring `[P, n]` of each graph `asked`.
+
+    It is that of an isomorphic graph, nodes renamed, among the first `most` of the split `training`; 0 where there is
+    none. `colourings` is the list `[C, n]` that `splits.proper` speaks of.
+    """
+    joined = splits.joined(asked)
+    numbers = canonical_graphs.invariants(joined)
+    forms = canonical_graphs.canonical(joined)
+    open_by_form: dict[bytes, list[int]] = {}
+    for place, form in enumerate(forms.forms):
+        open_by_form.setdefault(form.tobytes(), []).append(place)
+    found = np.zeros((len(asked), splits.n), dtype=np.uint8)
+    rng = np.random.default_rng([TABLE_SEED, splits.n])
+    for first in range(0, most, TABLE_BLOCK):
+        drawn, proper = splits.draw(rng, min(TABLE_BLOCK, most - first), training)
+        seen = splits.joined(drawn)
+        # Canonical forms only of those that may be isomorphic at all.
+        near = np.flatnonzero(np.isin(canonical_graphs.invariants(seen), numbers))
+        theirs = canonical_graphs.canonical(seen[near])
+        for form, order, row in zip(theirs.forms, theirs.orders, near.tolist(), strict=True):
+            for mine in open_by_form.pop(form.tobytes(), ()):
+                found[mine, forms.orders[mine]] = colourings[proper[row].argmax()][order]
+    return found

@@ -18,12 +18,14 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gram.tasks.puzzle_sets import PuzzleError, PuzzleSet, Tokens
+
+if TYPE_CHECKING:
+    from gram.tasks.protocol import Task
 
 Parse = Callable[[str], Tokens]
 RATINGS = ("rating", "guesses")
@@ -200,32 +202,23 @@ def _row(place: str, pairs: Iterable[tuple[str, Any]]) -> PuzzleRow:
     return PuzzleRow(place, question, answer, value, passed_over=others)
 
 
-def load_puzzles(
-    path: Path,
-    text: str | None,
-    *,
-    parse: Parse,
-    parse_solved: Parse,
-    parse_answer: Parse,
-    verify: Callable[[Tokens, Tokens], NDArray[np.bool_]],
-    classes: Callable[[Tokens], NDArray[np.int64]],
-    has_comments: bool,
-) -> PuzzleSet:
+def load_puzzles(task: Task, path: Path, text: str | None = None) -> PuzzleSet:
     """The puzzles of a file; every stored answer must solve its puzzle. Raises `PuzzleError` with file and line.
 
     Where some puzzles have no answer (or no rating), a warning says how many, and the set has none. `text` is the
-    file's content where it has been read already. `parse_solved` reads puzzles that have a stored answer.
-    `has_comments`: whether a line that starts with `#` is a comment.
+    file's content where it has been read already.
     """
-    rows = list(read_rows(path, read_text(path) if text is None else text, has_comments=has_comments))
+    rows = list(read_rows(path, read_text(path) if text is None else text, has_comments=task.has_comments))
     if not rows:
         raise PuzzleError(f"{path}: must hold at least one puzzle, got none")
-    puzzles = np.stack([_parsed(row, row.question, parse if row.answer is None else parse_solved) for row in rows])
+    puzzles = np.stack(
+        [_parsed(row, row.question, task.parse if row.answer is None else task.parse_solved) for row in rows]
+    )
     solved = [index for index, row in enumerate(rows) if row.answer is not None]
     answers = None
     if solved:
-        answers = np.stack([_parsed(rows[index], rows[index].answer or "", parse_answer) for index in solved])
-        wrong = np.flatnonzero(~verify(puzzles[solved], answers))
+        answers = np.stack([_parsed(rows[index], rows[index].answer or "", task.parse_answer) for index in solved])
+        wrong = np.flatnonzero(~task.verify(puzzles[solved], answers))
         if len(wrong):
             place = rows[solved[wrong[0]]].place
             raise PuzzleError(f"{place}: answer must solve its question, got one that does not")
@@ -239,7 +232,7 @@ def load_puzzles(
         puzzles=puzzles,
         answers=answers if len(solved) == len(rows) else None,
         ratings=np.array(ratings, dtype=np.float64) if len(ratings) == len(rows) else None,
-        groups=classes(puzzles),
+        groups=task.classes(puzzles),
     )
 
 

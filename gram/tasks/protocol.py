@@ -154,19 +154,7 @@ class Task(ABC):
 
         Raises `PuzzleError` naming the line at fault, `FileNotFoundError` for a missing file.
         """
-        return self._load(Path(path))
-
-    def _load(self, path: Path, text: str | None = None) -> PuzzleSet:
-        return load_puzzles(
-            path,
-            text,
-            parse=self.parse,
-            parse_solved=self.parse_solved,
-            parse_answer=self.parse_answer,
-            verify=self.verify,
-            classes=self.classes,
-            has_comments=self.has_comments,
-        )
+        return load_puzzles(self, Path(path))
 
     def load_training(self, path: Path | str) -> PuzzleSet:
         """The training pairs of such a file, where they are not what `load` gives."""

@@ -18,12 +18,12 @@ from gram.config import ModelConfig
 from gram.tasks.arc import Arc, decode, encode
 from gram.tasks.protocol import PuzzleError
 from gram.tasks.registry import get_task
-from gram.tasks.sudoku_hard import hard_puzzle
 from gram.training.config import TrainConfig
 from gram.training.puzzles import TrainingPuzzles
 from gram.training.recipe import Recipe, RecipeError, load_recipe
 from gram.training.run import train
 from gram.training.trainer import Trainer
+from scripts.make_sudoku_file import hard_puzzle
 from tests.models import tiny_config
 
 ROOT = Path(__file__).parents[2]
