@@ -22,6 +22,7 @@ DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 PAGES = sorted(page for page in DOCS.glob("*.md") if not page.is_symlink())
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+NAMED = re.compile(r"`((?:gram|evals|kernels|distributed|scripts|tests)/[\w/.-]+\.\w+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CENTRE = "(e, r = e.getBoundingClientRect()) => [r.x + r.width / 2, r.y + r.height / 2]"
 FOUND = """new Promise((resolve) => {
@@ -53,6 +54,11 @@ def test_commands_can_be_read(page: Path) -> None:
 def test_links_lead_to_files_of_the_repository(page: Path) -> None:
     links = [urlparse(link) for link in LINK.findall(page.read_text())]
     assert [link.path for link in links if not link.scheme and not (page.parent / link.path).exists()] == []
+
+
+@pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.name)
+def test_named_files_are_there(page: Path) -> None:
+    assert [name for name in NAMED.findall(page.read_text()) if not (ROOT / name).is_file()] == []
 
 
 def test_the_readme_is_short() -> None:
