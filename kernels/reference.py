@@ -250,7 +250,7 @@ def initial_noise(spec: Spec, key: NoiseKey, scale: float) -> tuple[Tensor, Tens
     """Random initial `h` and `l`, fp32 `[B, L, D]`, of deviation `scale` (EqR draws one for every trajectory).
 
     EqR's code draws them from the normal distribution truncated at two deviations, widened to deviation 1 again. The
-    key's step counts for nothing.
+    key's step is not used.
     """
     shape = spec.length, spec.dim
     states = (torch.full_like(key.trajectory, state) for state in (0, 1))
