@@ -122,21 +122,21 @@ def attention_kernel(
     if is_on(active_ptr, row_b, HAS_ACTIVE) == 0:
         return
     base = qkv_ptr + row_b.to(tl.int64) * (L * 3 * D) + head * W + tl.arange(0, W)[None, :]
-    asker = tl.program_id(2) * BM + tl.arange(0, BM)
-    is_asker = (asker < L)[:, None]
-    query = tl.load(base + asker[:, None] * (3 * D), mask=is_asker, other=0.0)
+    query_token = tl.program_id(2) * BM + tl.arange(0, BM)
+    is_query = (query_token < L)[:, None]
+    query = tl.load(base + query_token[:, None] * (3 * D), mask=is_query, other=0.0)
     pair = tl.arange(0, W // 2)[None, :]
     if IS_ROTARY:
-        at = asker[:, None] * (W // 2) + pair
-        cos = tl.load(cos_ptr + at, mask=is_asker, other=0.0)
-        sin = tl.load(sin_ptr + at, mask=is_asker, other=0.0)
-        asked = rotated(query.to(tl.float32), cos, sin, BM, W)
+        at = query_token[:, None] * (W // 2) + pair
+        cos = tl.load(cos_ptr + at, mask=is_query, other=0.0)
+        sin = tl.load(sin_ptr + at, mask=is_query, other=0.0)
+        scaled = rotated(query.to(tl.float32), cos, sin, BM, W)
     else:
-        asked = query.to(tl.float32)
-    asked = (asked * (W**-0.5)).to(query.dtype)
-    highest = tl.full((BM,), float("-inf"), tl.float32)
-    weight = tl.zeros((BM,), tl.float32)
-    mixed = tl.zeros((BM, W), tl.float32)
+        scaled = query.to(tl.float32)
+    scaled = (scaled * (W**-0.5)).to(query.dtype)
+    maximum = tl.full((BM,), float("-inf"), tl.float32)
+    denominator = tl.zeros((BM,), tl.float32)
+    acc = tl.zeros((BM, W), tl.float32)
     for first in tl.range(0, L, BN):
         token = first + tl.arange(0, BN)
         is_token = (token < L)[:, None]
@@ -148,16 +148,16 @@ def attention_kernel(
             cos = tl.load(cos_ptr + at, mask=is_token, other=0.0)
             sin = tl.load(sin_ptr + at, mask=is_token, other=0.0)
             key = rotated(key.to(tl.float32), cos, sin, BN, W).to(query.dtype)
-        scores = product(asked, tl.trans(key), tl.zeros((BM, BN), tl.float32))
+        scores = product(scaled, tl.trans(key), tl.zeros((BM, BN), tl.float32))
         scores = tl.where((token < L)[None, :], scores, float("-inf"))
-        higher = tl.maximum(highest, tl.max(scores, 1))
-        attention = tl.exp(scores - higher[:, None])
-        faded = tl.exp(highest - higher)
-        weight = weight * faded + tl.sum(attention, 1)
-        mixed = product(attention.to(query.dtype), value, mixed * faded[:, None])
-        highest = higher
-    place = mixed_ptr + row_b.to(tl.int64) * (L * D) + asker[:, None] * D + head * W + tl.arange(0, W)[None, :]
-    tl.store(place, (mixed / weight[:, None]).to(query.dtype), mask=is_asker)
+        larger = tl.maximum(maximum, tl.max(scores, 1))
+        weights = tl.exp(scores - larger[:, None])
+        rescale = tl.exp(maximum - larger)
+        denominator = denominator * rescale + tl.sum(weights, 1)
+        acc = product(weights.to(query.dtype), value, acc * rescale[:, None])
+        maximum = larger
+    place = mixed_ptr + row_b.to(tl.int64) * (L * D) + query_token[:, None] * D + head * W + tl.arange(0, W)[None, :]
+    tl.store(place, (acc / denominator[:, None]).to(query.dtype), mask=is_query)
 
 
 @triton.jit
