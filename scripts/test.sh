@@ -4,7 +4,7 @@
 #   bash scripts/test.sh [--slow] [pytest arguments]
 #
 # --slow adds the slow tests. Tests that need a GPU run where one is present. Tests run side by side, one worker with one
-# thread a core (GRAM_TEST_WORKERS sets how many); those that start clusters follow one by one.
+# thread a core (GRAM_TEST_WORKERS sets how many), and mypy beside them; those that start clusters follow one by one.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -43,10 +43,15 @@ tests() {
 
 run ruff check
 run ruff format --check
-run mypy
+typing=$(mktemp)
+trap 'kill $types 2>/dev/null; rm -f "$typing"' EXIT
+run mypy >"$typing" 2>&1 &
+types=$!
 found=no
 failed=0
 OMP_NUM_THREADS=1 tests -n "$workers" --dist worksteal -m "${marks:+$marks and }not alone"
+wait $types || failed=$?
+cat "$typing"
 tests -m "${marks:+$marks and }alone"
 [ "$failed" = 0 ] || exit "$failed"
 [ "$found" = yes ] || exit 5

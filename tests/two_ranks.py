@@ -27,37 +27,33 @@ def gradients(trainer: Trainer) -> list[torch.Tensor]:
     return found
 
 
-def settings(name: str) -> dict[str, object]:
-    """Settings of a case: `plain`, or one that draws noise in every way and in several transitions."""
-    # A clip that never acts: heads learn from rollouts that differ with the number of ranks.
-    common = {"clip": 1e9, "batch": 8, "rollout_slots": 4}
-    cases: dict[str, dict[str, object]] = {
-        "plain": {},
-        "several-transitions": {"model": {"transitions": 2, "noise_order": "after"}},
-        "best-of-many": {"best_of": 2},
-        "random-start": {"model": {"guidance": "none", "initial_std": 1.0, "path_noise": 0.01, "path_keep": 0.05}},
-        "prior-share": {"prior_share": 0.5},
-        "unconditional": {
-            "prior_share": 0.5,
-            "model": {"task": "sudoku4", "vocabulary": 6, "is_conditional": False},
-        },
-    }
-    return {**common, **cases[name]}
+# A clip that never acts: heads learn from rollouts that differ with the number of ranks.
+COMMON = {"clip": 1e9, "batch": 8, "rollout_slots": 4}
+CASES: dict[str, dict[str, object]] = {
+    "plain": {},
+    "several-transitions": {"model": {"transitions": 2, "noise_order": "after"}},
+    "best-of-many": {"best_of": 2},
+    "random-start": {"model": {"guidance": "none", "initial_std": 1.0, "path_noise": 0.01, "path_keep": 0.05}},
+    "prior-share": {"prior_share": 0.5},
+    "unconditional": {"prior_share": 0.5, "model": {"task": "sudoku4", "vocabulary": 6, "is_conditional": False}},
+}
+"""Settings that draw noise in every way, and in several transitions."""
 
 
 def main() -> None:
-    """`two_ranks.py gradients CASE FOLDER` or `two_ranks.py train STEPS FOLDER`."""
-    what, argument, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    """`two_ranks.py gradients FOLDER` (of every case) or `two_ranks.py train FOLDER STEPS`."""
+    what, folder = sys.argv[1], Path(sys.argv[2])
     with joined(CPU) as ranks:
         assert ranks.size == 2
         if what == "train":
-            made = recipe(steps=int(argument), checkpoint_every_steps=1)
+            made = recipe(steps=int(sys.argv[3]), checkpoint_every_steps=1)
             card = train(made, folder, dtype=torch.float32, is_compiled=False, ranks=ranks)
             print(json.dumps({"rank": ranks.rank, "steps": card["optimiser_steps"]}), flush=True)
         else:
-            made = recipe(**settings(argument))
-            trainer = Trainer(made, folder, device=CPU, dtype=torch.float32, is_compiled=False, ranks=ranks)
-            torch.save(gradients(trainer), folder / f"rank{ranks.rank}.pt")
+            for name, case in CASES.items():
+                made = recipe(**COMMON, **case)
+                trainer = Trainer(made, folder / name, device=CPU, dtype=torch.float32, is_compiled=False, ranks=ranks)
+                torch.save(gradients(trainer), folder / f"{name}-{ranks.rank}.pt")
     ranks.exit()
 
 

@@ -16,6 +16,7 @@ from gram.evals.baselines import JudgedRun, markdown, method_of, rows
 from gram.tasks.registry import get_task
 from gram.training.recipe import load_recipe
 from gram.training.run import train
+from scripts import baselines_table
 from tests.unit.test_training import recipe
 
 ROOT = Path(__file__).parents[2]
@@ -110,8 +111,9 @@ RUNS = (("nqueens4-gram", "full", 0), ("nqueens4-trm-set", "none", 0), ("nqueens
 
 
 @pytest.mark.slow
-def test_the_script_on_trained_runs(tmp_path):
-    """Main method, its twin of two seeds; the second call samples nothing anew and writes the same page."""
+def test_the_script_on_trained_runs(tmp_path, monkeypatch, capsys):
+    """Main method, its twin of two seeds; the second call samples nothing anew and writes the same page. The first is a
+    process of its own."""
     runs = []
     for name, guidance, seed in RUNS:
         target = "drawn" if guidance == "full" else "set"
@@ -120,14 +122,18 @@ def test_the_script_on_trained_runs(tmp_path):
         train(made, runs[-1], is_compiled=False, dtype=torch.float32)
     page, picture = tmp_path / "out" / "page.md", tmp_path / "out" / "curves.svg"
 
-    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        options = ["--width", "3", "--out", str(page), "--note", "Trained here."]
-        command = [sys.executable, "scripts/baselines_table.py", *arguments, *options]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    def command(*arguments: str) -> list[str]:
+        return ["scripts/baselines_table.py", *arguments, "--width", "3", "--out", str(page), "--note", "Trained here."]
+
+    def call(*arguments: str) -> None:
+        monkeypatch.setattr("sys.argv", command(*arguments))
+        baselines_table.main()
 
     folders = list(map(str, runs))
-    done = call(*folders, "--curves", str(picture))
+    curves = (*folders, "--curves", str(picture))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    line = [sys.executable, *command(*curves)]
+    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     first = page.read_text()
     assert ET.fromstring(picture.read_text()).tag.endswith("svg")
@@ -141,16 +147,18 @@ def test_the_script_on_trained_runs(tmp_path):
     assert "\nTrained here.\n" in first
     shards = {path: path.stat().st_size for path in tmp_path.glob("*/samples/*/*")}
     assert shards
-    assert call(*folders, "--curves", str(picture)).returncode == 0
+    call(*curves)
     assert page.read_text() == first
     assert {path: path.stat().st_size for path in tmp_path.glob("*/samples/*/*")} == shards
-    for refused, words in (
-        (call(*folders, "--limit", "0"), "limit must be at least 1, got 0"),
-        (call(str(tmp_path)), "must be a folder of gram train"),
-        (call(*folders[1:]), "must hold one of recipe 'nqueens4-gram' to compare with, got trm-set"),
+    for arguments, words in (
+        ([*folders, "--limit", "0"], "limit must be at least 1, got 0"),
+        ([str(tmp_path)], "must be a folder of gram train"),
+        (folders[1:], "must hold one of recipe 'nqueens4-gram' to compare with, got trm-set"),
     ):
-        assert refused.returncode == 2
-        assert words in refused.stderr
+        with pytest.raises(SystemExit) as refused:
+            call(*arguments)
+        assert refused.value.code == 2
+        assert words in capsys.readouterr().err
     assert page.read_text() == first
 
 

@@ -256,7 +256,7 @@ def test_doctor_ends_with_a_verdict(gram: Command, monkeypatch: pytest.MonkeyPat
 
 def test_a_signal_ends_a_run_with_one_line_and_keeps_only_what_can_go_on(trained: str, tmp_path: Path) -> None:
     folder = tmp_path / "out"
-    options = ["--checkpoint", trained, "--width", "1000000", "--out", str(folder)]
+    options = ["--checkpoint", trained, "--width", "100000", "--out", str(folder)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", "gram", "eval", TASK, *options],

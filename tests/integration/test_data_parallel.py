@@ -54,19 +54,24 @@ def test_a_process_that_torchrun_did_not_start_is_alone(monkeypatch):
         ranks.barrier()
 
 
+@pytest.fixture(scope="module")
+def of_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the gradients of two ranks in every case: the processes start once."""
+    folder = tmp_path_factory.mktemp("ranks")
+    launch("gradients", str(folder))
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.alone
-@pytest.mark.parametrize(
-    "case", ["plain", "several-transitions", "best-of-many", "random-start", "prior-share", "unconditional"]
-)
-def test_two_ranks_give_the_gradients_of_one(tmp_path, case):
+@pytest.mark.parametrize("case", two_ranks.CASES)
+def test_two_ranks_give_the_gradients_of_one(of_two_ranks, tmp_path, case):
     alone = Trainer(
-        recipe(**two_ranks.settings(case)), tmp_path / "alone", device=torch.device("cpu"), dtype=torch.float32,
+        recipe(**two_ranks.COMMON, **two_ranks.CASES[case]), tmp_path, device=torch.device("cpu"), dtype=torch.float32,
         is_compiled=False,
     )  # fmt: skip
     expected = two_ranks.gradients(alone)
-    launch("gradients", case, str(tmp_path))
-    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
+    first, second = (torch.load(of_two_ranks / f"{case}-{rank}.pt", weights_only=True) for rank in range(2))
     core = [name for name in alone.flat.shapes if not name.startswith(("halt", "lprm"))]
     assert core
     for step in range(two_ranks.STEPS):
@@ -83,7 +88,7 @@ def test_two_ranks_continue_a_run_and_only_the_first_writes(tmp_path):
     """One process begins, two go on, one ends: the folder holds one log, whole, and no temporary file."""
     out = tmp_path / "run"
     run(out, recipe(steps=10, checkpoint_every_steps=1))
-    said = [json.loads(line) for line in launch("train", "20", str(out)).splitlines() if line.startswith("{")]
+    said = [json.loads(line) for line in launch("train", str(out), "20").splitlines() if line.startswith("{")]
     assert sorted((line["rank"], line["steps"]) for line in said) == [(0, 20), (1, 20)]
     assert run(out, recipe(steps=30, checkpoint_every_steps=1))["optimiser_steps"] == 30
     steps = [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()]

@@ -227,31 +227,23 @@ def test_a_killed_frontier_ends_the_same(folder, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
     def command(out):
-        return [
-            sys.executable,
-            "-m",
-            "gram",
-            "frontier",
-            "nqueens4",
-            "--checkpoint",
-            str(folder),
-            *OPTIONS,
-            "--out",
-            out,
-        ]
+        return ["frontier", "nqueens4", "--checkpoint", str(folder), *OPTIONS, "--out", str(out)]
+
+    def process(out):
+        return [sys.executable, "-m", "gram", *command(out)]
 
     started = time.perf_counter()
-    subprocess.run(command(str(tmp_path / "whole")), cwd=root, env=environment, check=True, capture_output=True)
+    subprocess.run(process(tmp_path / "whole"), cwd=root, env=environment, check=True, capture_output=True)
     whole_s = time.perf_counter() - started
     wanted = stable(json.loads((tmp_path / "whole" / "frontier.json").read_text()))
     rng = np.random.default_rng(0)
     for number in range(int(os.environ.get("GRAM_KILLS", "5"))):
         out = tmp_path / f"killed-{number}"
-        process = subprocess.Popen(
-            command(str(out)), cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        running = subprocess.Popen(
+            process(out), cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         time.sleep(rng.uniform(0.3, 1.0) * whole_s)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        subprocess.run(command(str(out)), cwd=root, env=environment, check=True, capture_output=True)
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+        assert main(command(out)) == 0
         assert json.dumps(stable(json.loads((out / "frontier.json").read_text()))) == json.dumps(wanted)

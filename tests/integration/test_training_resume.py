@@ -3,6 +3,11 @@
 import hashlib
 import json
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,6 +107,35 @@ def test_compiled_steps_and_kills_give_the_same_weights(tmp_path, monkeypatch):
     killed_at(tmp_path / "killed", made, 13, monkeypatch, go)
     go(tmp_path / "killed", made)
     assert weights_sha256(tmp_path / "killed") == weights_sha256(tmp_path / "straight")
+
+
+@pytest.mark.slow
+def test_sigkill_then_the_same_command_continues(tmp_path):
+    """A real process, killed without warning once it has saved; the second run ends with all steps done. Its shapes are
+    those of the test above, so that it finds their steps compiled."""
+    path = tmp_path / "tiny.toml"
+    path.write_text(
+        "task = 'nqueens4'\n[model]\ndim = 16\nhidden = 16\nmixer_hidden = 8\nguidance_hidden = 8\ndepth = 3\n"
+        "[training]\nsteps = 150\nbatch = 8\nrollout_slots = 4\ncheckpoint_every_steps = 5\nevaluate_puzzles = 4\n"
+        "evaluate_width = 2\n"
+    )
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "gram", "train", str(path), "--out", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while not (out / "card.json").is_file():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert json.loads((out / "card.json").read_text())["optimiser_steps"] < 150
+    done = subprocess.run([*command, "--json", "--quiet"], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["optimiser_steps"] == 150
+    steps = [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()]
+    assert steps[-1] == 150
+    leftovers = [name for name in os.listdir(out) if name.startswith(".")]
+    assert len(leftovers) <= 2, leftovers
 
 
 def test_a_resumed_run_has_the_whole_state(tmp_path):

@@ -81,7 +81,7 @@ def test_published_noise_in_bfloat16(injection, path):
 def test_full_width_in_bfloat16(mixer, tokens, path):
     model = tiny_model(
         mixer=mixer, tokens=tokens, output_tokens=tokens, dim=128, heads=4, hidden=96, mixer_hidden=64,
-        positions="both", head_hidden=64,
+        low_level_updates=1, positions="both", head_hidden=64,
     )  # fmt: skip
     assert_close(model, rows=[2], path=path)
 

@@ -256,7 +256,9 @@ def test_the_plan_says_what_its_kernels_move(case):
     ids=["token-97", "token-81-norm-over-tokens", "attention-96"],
 )
 def test_full_width(shape, order):
-    model = tiny_model(dim=512, hidden=1536, guidance_hidden=512, noise_order=order, head_hidden=64, **shape)
+    model = tiny_model(
+        dim=512, hidden=1536, guidance_hidden=512, low_level_updates=1, noise_order=order, head_hidden=64, **shape
+    )
     assert_equal_to_reference(model, rows=[2])
 
 

@@ -208,7 +208,7 @@ def test_normals_follow_the_contract():
 def test_full_width(mixer, tokens, order):
     model = tiny_model(
         mixer=mixer, tokens=tokens, output_tokens=tokens, dim=128, heads=4, hidden=96, mixer_hidden=64,
-        positions="both", noise_order=order, head_hidden=64,
+        low_level_updates=1, positions="both", noise_order=order, head_hidden=64,
     )  # fmt: skip
     assert_equal_to_reference(model, rows=[2])
 

@@ -57,9 +57,9 @@ def test_the_cost_is_known_before_the_run(name):
 
 
 def few_steps(name: str, out: Path, file: Path | None) -> None:
-    """Two optimiser steps at full size, on two puzzles."""
+    """Two optimiser steps at full size, on one puzzle."""
     loaded = load_recipe(name, steps=2)
-    loaded = replace(loaded, training=replace(loaded.training, batch=2, rollout_slots=1, evaluate_puzzles=4))
+    loaded = replace(loaded, training=replace(loaded.training, batch=1, rollout_slots=1, evaluate_puzzles=1))
     source = TrainingPuzzles(loaded.task, loaded.model, loaded.training, file)
     made = Trainer(
         loaded, out, device=torch.device("cpu"), dtype=torch.float32, is_compiled=False, puzzles=source
