@@ -13,7 +13,6 @@ Shapes: `B` trajectories of a block, `L` tokens (registers included), `D` channe
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 
 import torch
@@ -145,6 +144,12 @@ class Guide(nn.Module):
 
 
 PIECES: dict[str, type[nn.Module]] = {"core": Core, "normals": Normals, "guide": Guide}
+READ: dict[str, tuple[str, ...]] = {
+    "core": ("blocks", "mixer", "mixer_norm", "relations", "heads", "rope_theta", "norm_eps"),
+    "normals": (),
+    "guide": ("guidance", "log_sigma_center", "log_sigma_range"),
+}
+"""Fields of the spec that a piece reads beside the length, the width and whether there are rotary positions."""
 
 
 def _arguments(name: str, spec: Spec, dtype: torch.dtype, shapes: Shapes) -> tuple[Tensor, ...]:
@@ -160,23 +165,12 @@ def _arguments(name: str, spec: Spec, dtype: torch.dtype, shapes: Shapes) -> tup
     return (state, state.float().clone(), counter > 0, torch.zeros(()), *weights)
 
 
-def _alike(spec: Spec) -> Spec:
-    """The spec with all fields that no piece reads set to one value, so that more specs share the pieces."""
-    return replace(
-        spec,
-        transitions=1,
-        low_level_updates=1,
-        noise_order="before",
-        noise_free_steps=0,
-        is_core_shared=True,
-        path_keep=0.0,
-        head_readout="mean",
-        output_start=0,
-        output_tokens=1,
-        tokens=spec.length,
-        registers=0,
-        positions="rotary" if spec.is_rotary else "none",
-    )
+def _alike(name: str, spec: Spec) -> Spec:
+    """The spec with what a piece does not read left at its default: models that differ elsewhere share the piece."""
+    read = {field: getattr(spec, field) for field in READ[name]}
+    if name == "core" and spec.is_rotary:
+        read["positions"] = "rotary"
+    return Spec(tokens=spec.length, dim=spec.dim, **read)
 
 
 def piece(name: str, spec: Spec, dtype: torch.dtype, shapes: Shapes) -> Piece:
@@ -184,7 +178,7 @@ def piece(name: str, spec: Spec, dtype: torch.dtype, shapes: Shapes) -> Piece:
 
     Raises `RuntimeError` where it cannot be compiled.
     """
-    return _piece(name, _alike(spec), dtype, shapes, block_size(spec), torch.get_num_threads())
+    return _piece(name, _alike(name, spec), dtype, shapes, block_size(spec), torch.get_num_threads())
 
 
 @cache
@@ -213,7 +207,9 @@ def is_kept(weights: Weights, spec: Spec, dtype: torch.dtype) -> bool:
     if spec.guidance != "none":
         prior = [weights["prior.gate_up"], weights["prior.down"]]
         needed += [("normals", torch.float32, ()), ("guide", dtype, _shapes(prior))]
-    return all(compile_cache.has((name, _alike(spec), kind, shapes, block_size(spec))) for name, kind, shapes in needed)
+    return all(
+        compile_cache.has((name, _alike(name, spec), kind, shapes, block_size(spec))) for name, kind, shapes in needed
+    )
 
 
 def _shapes(weights: list[Tensor]) -> Shapes:
