@@ -192,8 +192,10 @@ def _of_binary(name: str, binary: bytes, listing: str, shared: int) -> dict[str,
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary)
         file.flush()
-        usage_text, code = said("cuobjdump", "--dump-resource-usage"), said("nvdisasm", "--print-code")
-    usage = dict(re.findall(r"(REG|STACK|SHARED):(\d+)", usage_text[usage_text.index(f"Function {name}") :]))
+        usage_text = said("cuobjdump", "--dump-resource-usage")
+        usage = dict(re.findall(r"(REG|STACK|SHARED):(\d+)", usage_text[usage_text.index(f"Function {name}") :]))
+        # Spilled registers stand on the stack: without one there is nothing to look for in the code.
+        code = said("nvdisasm", "--print-code") if int(usage["STACK"]) else ""
     counts = {each: listing.count(each) for each in ("wgmma.mma_async", "tcgen05.mma", "mma.sync")}
     best = next((each for each, count in counts.items() if count), "none")
     spills, inner_spills = spills_of(code, r"\b(LDL|STL)\b")

@@ -45,13 +45,15 @@ run ruff check
 run ruff format --check
 typing=$(mktemp)
 trap 'kill $types 2>/dev/null; rm -f "$typing"' EXIT
-run mypy >"$typing" 2>&1 &
+"$bin/python" -m mypy >"$typing" 2>&1 &
 types=$!
 found=no
 failed=0
 OMP_NUM_THREADS=1 tests -n "$workers" --dist worksteal -m "${marks:+$marks and }not alone"
 wait $types || failed=$?
+echo '== mypy'
 cat "$typing"
+[ ${#arguments[@]} -gt 0 ] || arguments=(tests/integration) # where all that stand alone are: nothing else is collected
 tests -m "${marks:+$marks and }alone"
 [ "$failed" = 0 ] || exit "$failed"
 [ "$found" = yes ] || exit 5

@@ -1,4 +1,4 @@
-"""Settings of hypothesis and the folder of published puzzles."""
+"""Settings of hypothesis, the order of tests and the folder of published puzzles."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ os.environ.update(QUIET)
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests start first: in the end no process has one left while the others are idle."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None and "in_a_process" not in item.name)
 
 
 @pytest.fixture(scope="session")

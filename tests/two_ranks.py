@@ -41,19 +41,17 @@ CASES: dict[str, dict[str, object]] = {
 
 
 def main() -> None:
-    """`two_ranks.py gradients FOLDER` (of every case) or `two_ranks.py train FOLDER STEPS`."""
-    what, folder = sys.argv[1], Path(sys.argv[2])
+    """`two_ranks.py FOLDER`: writes the gradients of every case there, then continues FOLDER/run to 20 steps."""
+    folder = Path(sys.argv[1])
     with joined(CPU) as ranks:
         assert ranks.size == 2
-        if what == "train":
-            made = recipe(steps=int(sys.argv[3]), checkpoint_every_steps=1)
-            card = train(made, folder, dtype=torch.float32, is_compiled=False, ranks=ranks)
-            print(json.dumps({"rank": ranks.rank, "steps": card["optimiser_steps"]}), flush=True)
-        else:
-            for name, case in CASES.items():
-                made = recipe(**COMMON, **case)
-                trainer = Trainer(made, folder / name, device=CPU, dtype=torch.float32, is_compiled=False, ranks=ranks)
-                torch.save(gradients(trainer), folder / f"{name}-{ranks.rank}.pt")
+        for name, case in CASES.items():
+            made = recipe(**COMMON, **case)
+            trainer = Trainer(made, folder / name, device=CPU, dtype=torch.float32, is_compiled=False, ranks=ranks)
+            torch.save(gradients(trainer), folder / f"{name}-{ranks.rank}.pt")
+        made = recipe(steps=20, checkpoint_every_steps=1)
+        card = train(made, folder / "run", dtype=torch.float32, is_compiled=False, ranks=ranks)
+        print(json.dumps({"rank": ranks.rank, "steps": card["optimiser_steps"]}), flush=True)
     ranks.exit()
 
 

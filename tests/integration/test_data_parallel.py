@@ -16,16 +16,6 @@ from tests.unit.test_training import recipe, run
 ROOT = Path(__file__).parents[2]
 
 
-def launch(*arguments: str) -> str:
-    """Runs `two_ranks.py` in two processes; what they printed."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    done = subprocess.run(
-        [*command, "tests.two_ranks", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_shares_are_even_and_whole():
     assert [Ranks(rank, 4).share(8, "batch") for rank in range(4)] == [
         slice(0, 2),
@@ -55,11 +45,17 @@ def test_a_process_that_torchrun_did_not_start_is_alone(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def of_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the gradients of two ranks in every case: the processes start once."""
+def of_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """What `two_ranks.py` wrote and printed in two processes: they take long to start, so they start once. One process
+    began the run that they continue."""
     folder = tmp_path_factory.mktemp("ranks")
-    launch("gradients", str(folder))
-    return folder
+    run(folder / "run", recipe(steps=10, checkpoint_every_steps=1))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    done = subprocess.run(
+        [*command, "tests.two_ranks", str(folder)], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
 
 
 @pytest.mark.slow
@@ -71,7 +67,7 @@ def test_two_ranks_give_the_gradients_of_one(of_two_ranks, tmp_path, case):
         is_compiled=False,
     )  # fmt: skip
     expected = two_ranks.gradients(alone)
-    first, second = (torch.load(of_two_ranks / f"{case}-{rank}.pt", weights_only=True) for rank in range(2))
+    first, second = (torch.load(of_two_ranks[0] / f"{case}-{rank}.pt", weights_only=True) for rank in range(2))
     core = [name for name in alone.flat.shapes if not name.startswith(("halt", "lprm"))]
     assert core
     for step in range(two_ranks.STEPS):
@@ -84,11 +80,11 @@ def test_two_ranks_give_the_gradients_of_one(of_two_ranks, tmp_path, case):
 
 @pytest.mark.slow
 @pytest.mark.alone
-def test_two_ranks_continue_a_run_and_only_the_first_writes(tmp_path):
+def test_two_ranks_continue_a_run_and_only_the_first_writes(of_two_ranks):
     """One process begins, two go on, one ends: the folder holds one log, whole, and no temporary file."""
-    out = tmp_path / "run"
-    run(out, recipe(steps=10, checkpoint_every_steps=1))
-    said = [json.loads(line) for line in launch("train", str(out), "20").splitlines() if line.startswith("{")]
+    folder, printed = of_two_ranks
+    out = folder / "run"
+    said = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
     assert sorted((line["rank"], line["steps"]) for line in said) == [(0, 20), (1, 20)]
     assert run(out, recipe(steps=30, checkpoint_every_steps=1))["optimiser_steps"] == 30
     steps = [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()]

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gram.cli.main import main
 from gram.config import SamplerConfig
 from gram.evals.frontier.analysis import stable
 from gram.sampler.engine import Progress
@@ -55,9 +56,15 @@ def payloads(folder: Path) -> dict[int, bytes]:
 
 
 def gram(*arguments: str) -> dict[str, Any]:
-    """A command's JSON."""
+    """A command's JSON, of a process of its own."""
     line = [sys.executable, "-m", "gram", *arguments, "--json", "--quiet"]
     return dict(json.loads(subprocess.run(line, cwd=ROOT, check=True, capture_output=True, text=True).stdout))
+
+
+def gram_here(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    """A command's JSON, of this process and without a cluster."""
+    assert main([*arguments, "--json", "--quiet"]) == 0
+    return dict(json.loads(capsys.readouterr().out))
 
 
 def until(claim: Any, seconds: float = 90.0) -> None:
@@ -194,7 +201,7 @@ def test_the_driver_killed_at_random(nodes, tmp_path):
     """Again and again on the same folder; a finished one is begun anew."""
     checkpoint, source, kills = tiny(tmp_path / "checkpoint"), random.Random(KILLS), 0
     here, folders = tmp_path / "here", [tmp_path / "out0"]
-    subprocess.run([*command(here, checkpoint, "off")[:-3], "--quiet"], **QUIET)
+    assert main([*command(here, checkpoint, "off")[3:-3], "--quiet"]) == 0
     wanted = payloads(here)
     while kills < KILLS:
         out = folders[-1]
@@ -218,13 +225,14 @@ def test_the_driver_killed_at_random(nodes, tmp_path):
         assert payloads(folder) == wanted
 
 
-def test_a_frontier_spreads_its_traces(nodes, tmp_path):
+def test_a_frontier_spreads_its_traces(nodes, tmp_path, capsys):
     checkpoint = tiny(tmp_path / "checkpoint")
     grid = ["--widths", "1,2", "--depths", "2,3", "--limit", "6", "--seeds", "2", "--rounds", "1", "--launch", "8"]
-    made = {}
-    for name, more in (("here", []), ("there", ["--ray", nodes.address, "--workers", "1"])):
-        out = str(tmp_path / name)
-        made[name] = gram("frontier", "nqueens4", "--checkpoint", checkpoint, *grid, "--out", out, *more)
+    line = ["frontier", "nqueens4", "--checkpoint", checkpoint, *grid, "--out"]
+    made = {
+        "here": gram_here(capsys, *line, str(tmp_path / "here")),
+        "there": gram(*line, str(tmp_path / "there"), "--ray", nodes.address, "--workers", "1"),
+    }
     account = {name: made["there"].pop(name) for name in ("workers", "nodes", "retries")}
     assert account == {"workers": 2, "nodes": 1, "retries": 0}, "one for each seed's run"
     assert json.dumps(stable(made["here"])) == json.dumps(stable(made["there"]))
@@ -232,15 +240,15 @@ def test_a_frontier_spreads_its_traces(nodes, tmp_path):
         assert payloads(tmp_path / "here" / "traces" / seed) == payloads(tmp_path / "there" / "traces" / seed)
 
 
-def test_a_study_spreads_its_cells(nodes, tmp_path):
+def test_a_study_spreads_its_cells(nodes, tmp_path, capsys):
     study = tmp_path / "study.toml"
     study.write_text(
         f'task = "nqueens4"\nlimit = 6\n[base]\ncheckpoint = "{tiny(tmp_path / "checkpoint")}"\nlaunch = 8\n'
         '[[grid]]\nwidth = [1, 4]\nselector = ["vote", "halt"]\n'
     )
     made = [
-        gram("ablate", str(study), "--out", str(tmp_path / name), *more)
-        for name, more in (("here", []), ("there", ["--ray", nodes.address, "--workers", "1"]))
+        gram_here(capsys, "ablate", str(study), "--out", str(tmp_path / "here")),
+        gram("ablate", str(study), "--out", str(tmp_path / "there"), "--ray", nodes.address, "--workers", "1"),
     ]
     assert made[1]["workers"] >= 1
     assert (made[1]["nodes"], made[1]["retries"]) == (1, 0)
@@ -262,20 +270,6 @@ def test_width_that_stops_early_does_not_depend_on_timing(nodes, sampler, tmp_pa
         assert np.array_equal(result.widths, wanted.widths)
 
 
-def test_cells_side_by_side_are_refused_with_a_cluster(tmp_path):
-    line = [
-        sys.executable,
-        "-m",
-        "gram",
-        "ablate",
-        "temperature",
-        "--out",
-        str(tmp_path),
-        "--jobs",
-        "2",
-        "--ray",
-        "new",
-    ]
-    ran = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
-    assert ran.returncode == 2
-    assert ran.stderr == "gram: --jobs must be 1 with --ray, which spreads each cell, got 2\n"
+def test_cells_side_by_side_are_refused_with_a_cluster(tmp_path, capsys):
+    assert main(["ablate", "temperature", "--out", str(tmp_path), "--jobs", "2", "--ray", "new"]) == 2
+    assert capsys.readouterr().err == "gram: --jobs must be 1 with --ray, which spreads each cell, got 2\n"
