@@ -1,6 +1,6 @@
 """Halting rules: when a trajectory stops before its depth is used up. A new rule is added in this file alone.
 
-The sampler halts by these functions, and so does a frontier that reads traces (`gram/evals/frontier/cells.py`). The
+The sampler halts by these functions, and so does a frontier that reads traces (`gram/evals/frontier/grid.py`). The
 command line's choices and the checks of settings follow from `RULES`.
 
 Shapes: `n` trajectories that have just taken a supervision step, or any other shape, such as `[p, n, M]` of a trace.

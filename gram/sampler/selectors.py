@@ -1,6 +1,6 @@
 """Votes and selectors: which of a puzzle's candidates is the answer. None of them sees the verifier.
 
-The sampler selects with these functions, and so does a frontier (`gram/evals/frontier/cells.py`).
+The sampler selects with these functions, and so does a frontier (`gram/evals/frontier/grid.py`).
 
 Shapes: `P` puzzles, `N` width, `A` answer tokens.
 """
