@@ -66,7 +66,7 @@ def bench(
 
     def tell(line: str) -> None:
         if not is_quiet:
-            terminal.tell(line)
+            terminal.log(line)
 
     rows: list[Measurement] = []
     counts: dict[str, Any] = {}

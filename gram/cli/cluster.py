@@ -58,7 +58,7 @@ def up(
                 raise ValueError(f"{name} must be given where the head starts, got it with --join")
         access.given_token(join, where)
         access.check_reachable(join, where, there)
-    made = local_cluster.up(plan, join=join, report=terminal.tell)
+    made = local_cluster.up(plan, join=join, report=terminal.log)
     if as_json:
         terminal.print_json(_summary(made))
         return

@@ -131,7 +131,7 @@ def frontier(
         choice.warn(sampler)
     for label, study in studies.items():
         if depths is not None and (short := short_depths(study.grid)) is not None:
-            terminal.tell(f"{label}: {short}")
+            terminal.log(f"{label}: {short}")
     if is_dry_run or not (as_json or is_quiet):
         estimates = {label: study.estimate() for label, study in studies.items()}
         for label, estimate in estimates.items() if not as_json else ():
@@ -146,7 +146,7 @@ def frontier(
             with sampling.backend(study.sampler, is_quiet=is_quiet) as backend:
                 study.trace(backend=backend, progress=partial(terminal.progress, is_quiet=is_quiet, cluster=backend))
             if (told := study.earlier_timings) is not None:
-                terminal.tell(told)
+                terminal.log(told)
             timings = study.time(progress=partial(terminal.progress, is_quiet=is_quiet))
             made = study.analyse(timings, choice.facts(study.sampler.card), wanted_budgets, command)
             made |= backend.account() if backend is not None else {}

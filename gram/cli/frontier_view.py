@@ -43,11 +43,11 @@ def show_estimate(label: str, estimate: dict[str, Any]) -> None:
     )
     work = f"{estimate['cells']:,} cells from {estimate['steps_of_trace']:,} supervision steps"
     saving = f"{estimate['saving']:.1f} times fewer than cell by cell"
-    terminal.tell(f"{label}: {work} ({saving}), {estimate['macs'] / 1e12:.2f} TMACs")
+    terminal.log(f"{label}: {work} ({saving}), {estimate['macs'] / 1e12:.2f} TMACs")
     parts = f"{estimate['trace_s'] / 60:.1f} traces, {estimate['latency_s'] / 60:.1f} latency"
     disk, memory = (f"{estimate[name] / 2**20:,.0f} MiB" for name in ("disk_bytes", "memory_bytes"))
-    terminal.tell(f"about {minutes:.1f} minutes ({parts}), {disk} on disk, up to {memory} of memory")
+    terminal.log(f"about {minutes:.1f} minutes ({parts}), {disk} on disk, up to {memory} of memory")
     here = terminal.plural(estimate["puzzles"], "puzzle")
     if estimate["bases"] < estimate["puzzles"]:
         here += f" of {terminal.plural(estimate['bases'], 'base')}, which count"
-    terminal.tell(f"independent puzzles that tell a difference apart, power 80 %: {needed} (here {here})")
+    terminal.log(f"independent puzzles that tell a difference apart, power 80 %: {needed} (here {here})")

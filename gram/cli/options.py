@@ -27,6 +27,7 @@ from gram.config import (
     WIDTH_POLICIES,
     SamplerConfig,
 )
+from gram.sampler.halting import RULES
 
 if TYPE_CHECKING:
     from gram.api import Sampler
@@ -93,6 +94,13 @@ def _optional(kind: Callable[[str], Any], metavar: str, text: str) -> Any:
     return Annotated[int | None, option] if kind is whole else Annotated[float | None, option]
 
 
+def _halt_thresholds() -> str:
+    """Each halting rule's default threshold and what it is."""
+    values = {name: f"{rule.threshold:g}" for name, rule in RULES.items() if rule.threshold is not None}
+    values["head"] = "as the checkpoint says"
+    return ", ".join(f"{name} {value} ({RULES[name].meaning})" for name, value in values.items())
+
+
 SETTINGS: dict[str, Any] = {
     "width": Annotated[int, typer.Option(parser=whole, metavar="N", help="Trajectories per puzzle, at most.")],
     "depth": _optional(whole, "M", "Supervision steps at most. [default: as the checkpoint says]"),
@@ -121,7 +129,7 @@ SETTINGS: dict[str, Any] = {
     "halt_threshold": _optional(
         real,
         "P",
-        "Of the halting rule. [default: head as the checkpoint says (probability), residual 0.01, unchanged 2 (steps)]",
+        f"Of the halting rule. [default: {_halt_thresholds()}]",
     ),
     "width_policy": _choice(WIDTH_POLICIES, "When a puzzle has enough trajectories."),
     "width_threshold": _optional(

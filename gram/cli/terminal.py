@@ -1,6 +1,6 @@
 """What commands print: boards, figures, JSON and progress. The one place that knows how a terminal looks.
 
-Figures go to stdout, progress to stderr. Where there are no colours, a mark before a cell tells what it is.
+Figures go to stdout, progress to stderr. Where there are no colours, a mark before a cell says what it is.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def output() -> Console:
 
 
 def is_plain(console: Console) -> bool:
-    """Whether colours are missing, so that marks must tell cells apart."""
+    """Whether colours are missing, so that marks must distinguish cells."""
     return console.color_system is None or console.no_color
 
 
@@ -111,7 +111,7 @@ def side_by_side(panels: Sequence[RenderableType], *, across: int | None = None,
 
 
 def legend(*, marks: bool, has_new: bool = False) -> Text:
-    """One line that tells cells' styles apart."""
+    """One line that explains the cells' styles."""
     kinds: dict[CellKind, str] = {"given": "given", "filled": "filled in", "conflict": "conflict"}
     words = [Text((MARKS.get(kind, "") if marks else "") + name, STYLES[kind]) for kind, name in kinds.items()]
     if has_new:
@@ -122,7 +122,7 @@ def legend(*, marks: bool, has_new: bool = False) -> Text:
 def table(*headers: str, left: int = 1, wraps: int | None = None) -> Table:
     """A table without a frame; the first `left` columns are text, the others numbers.
 
-    Column `wraps` (None: the first) may break. Where even then the others do not fit, each row is told in lines of its
+    Column `wraps` (None: the first) may break. Where even then the others do not fit, each row is printed in lines of its
     own, so that no figure is ever cut.
     """
     made = _Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
@@ -138,14 +138,14 @@ def table(*headers: str, left: int = 1, wraps: int | None = None) -> Table:
 
 
 class _Table(Table):
-    """A table that tells its rows in lines where the columns do not fit side by side."""
+    """A table that prints its rows in lines where the columns do not fit side by side."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.told: list[tuple[RenderableType, ...]] = []
+        self.printed: list[tuple[RenderableType, ...]] = []
 
     def add_row(self, *cells: Any, **options: Any) -> None:
-        self.told.append(cells)
+        self.printed.append(cells)
         super().add_row(*cells, **options)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -156,7 +156,7 @@ class _Table(Table):
                 column.min_width = None if column.no_wrap else _needed(console, options, column)
             yield from super().__rich_console__(console, options)
             return
-        for cells in self.told:
+        for cells in self.printed:
             for place, (column, cell) in enumerate(zip(self.columns, cells, strict=False)):
                 value = cell if isinstance(cell, Text) else Text(str(cell))
                 if value.plain:
@@ -170,8 +170,8 @@ def _needed(console: Console, options: ConsoleOptions, column: Column) -> int:
     return max(widths, default=0) if column.no_wrap else min(LABEL_WIDTH, max(widths, default=0))
 
 
-def tell(line: str) -> None:
-    """One line of news on stderr, for work that has no total; ends a run that was told to stop."""
+def log(line: str) -> None:
+    """One line of news on stderr, for work that has no total; ends a run that was asked to stop."""
     raise_if_stopped()
     print(line, file=sys.stderr)
 
@@ -255,7 +255,7 @@ def progress(
     """Yields a function to call with how many more units are done; shows rate and time left on stderr, and how the
     `cluster` stands that does them.
 
-    A bar on a terminal, elsewhere a plain line at most every ten seconds. Calling it ends a run that was told to stop.
+    A bar on a terminal, elsewhere a plain line at most every ten seconds. Calling it ends a run that was asked to stop.
     """
     console = Console(stderr=True, highlight=False)
     status = None if cluster is None else cluster.status
@@ -265,12 +265,12 @@ def progress(
             bar = stack.enter_context(bars(console, status))
             advance = partial(bar.advance, bar.add_task(unit, total=total))
 
-        def tell(count: int) -> None:
+        def report(count: int) -> None:
             raise_if_stopped()
             if not is_quiet:
                 advance(count)
 
-        yield tell
+        yield report
 
 
 def bars(console: Console, status: Callable[[], ClusterStatus] | None) -> Progress:
@@ -284,22 +284,22 @@ class _PlainProgress:
 
     def __init__(self, total: int, unit: str, status: Callable[[], ClusterStatus] | None = None) -> None:
         self.total, self.unit, self.status, self.done = total, unit, status, 0
-        self.told = time.perf_counter()
+        self.logged_s = time.perf_counter()
         self.first: tuple[float, int] | None = None
-        """When the first units were done, and how many: those kept of an earlier run tell nothing of speed."""
+        """When the first units were done, and how many: those kept of an earlier run say nothing of speed."""
 
     def __call__(self, count: int) -> None:
         self.done += count
         now = time.perf_counter()
         if self.first is None:
             self.first = now, self.done
-        if now - self.told < PLAIN_PROGRESS_EVERY_S:
+        if now - self.logged_s < PLAIN_PROGRESS_EVERY_S:
             return
-        self.told = now
+        self.logged_s = now
         print(self.line(now), file=sys.stderr)
 
     def line(self, now: float) -> str:
-        """What is told at a time of the same clock."""
+        """The line at a time of the same clock."""
         parts = [f"{self.done:,} of {self.total:,} {self.unit}"]
         if self.first is not None and self.done > self.first[1] and now > self.first[0]:
             rate = (self.done - self.first[1]) / (now - self.first[0])

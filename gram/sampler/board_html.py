@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from gram.tasks.protocol import Board
+from gram.tasks.protocol import Board, BoardCell
 
 CELLS = {
     "given": "font-weight:700",
@@ -23,11 +23,15 @@ def board_html(board: Board, title: str) -> str:
     """A board under its title."""
     rows = "".join(
         '<div style="display:table-row">'
-        + "".join(f'<span style="{CELL};{CELLS[cell.kind]}">{escape(cell.text)}</span>' for cell in row)
+        + "".join(f'<span style="{_style(cell)}">{escape(cell.text)}</span>' for cell in row)
         + "</div>"
         for row in board
     )
     return f'<div style="{FRAME}"><div style="opacity:.7">{escape(title)}</div><div style="{GRID}">{rows}</div></div>'
+
+
+def _style(cell: BoardCell) -> str:
+    return f"{CELL};{CELLS[cell.kind]}" + (";text-align:left" if len(cell.text) > 1 else "")
 
 
 def verdict_html(conflicts: int) -> str:

@@ -57,7 +57,7 @@ class Record:
 class Serialized:
     """A shard's result as it is stored: made where the arrays are, so that whoever passes it on need not look inside.
 
-    A payload that was damaged on the way no longer has its digest: reading the store tells.
+    A payload that was damaged on the way no longer has its digest, which shows when the store is read.
     """
 
     payload: bytes | memoryview

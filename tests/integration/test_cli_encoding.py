@@ -103,7 +103,7 @@ def test_progress_tells_on_such_a_stderr_too():
             with terminal.bars(console, None) as bar:
                 bar.add_task("\u2713 puzzles", total=4, completed=2)
                 bar.refresh()
-            terminal.tell("\u2026 \u00b7 done")
+            terminal.log("\u2026 \u00b7 done")
         assert "puzzles" in err.getvalue().decode(encoding)
         assert "done" in err.getvalue().decode(encoding)
 
