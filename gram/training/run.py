@@ -25,7 +25,7 @@ from gram.training.recipe import Recipe, RecipeError, load_recipe
 from gram.training.run_folder import open_run, truncate_log
 from gram.training.trainer import LOG_EVERY_STEPS, Trainer
 
-Observer = Callable[[TrainProgress], None]
+ProgressObserver = Callable[[TrainProgress], None]
 
 
 def train(
@@ -39,7 +39,7 @@ def train(
     task_module: Path | str | None = None,
     is_compiled: bool = True,
     is_tensorboard: bool = False,
-    on_progress: Observer | None = None,
+    on_progress: ProgressObserver | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     command: str = "",
     ranks: Ranks | None = None,
@@ -100,7 +100,11 @@ def train(
 
 
 def _run(
-    trainer: Trainer, command: str, log: IO[str] | None, observers: list[Observer], should_stop: Callable[[], bool]
+    trainer: Trainer,
+    command: str,
+    log: IO[str] | None,
+    observers: list[ProgressObserver],
+    should_stop: Callable[[], bool],
 ) -> dict[str, Any]:
     """The loop itself. All ranks make every decision in it alike."""
     training, ranks = trainer.training, trainer.ranks
