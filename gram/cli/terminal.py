@@ -122,8 +122,8 @@ def legend(*, marks: bool, has_new: bool = False) -> Text:
 def table(*headers: str, left: int = 1, wraps: int | None = None) -> Table:
     """A table without a frame; the first `left` columns are text, the others numbers.
 
-    Column `wraps` (None: the first) may break. Where even then the others do not fit, each row is printed in lines of its
-    own, so that no figure is ever cut.
+    Column `wraps` (None: the first) may break. Where the others do not fit even then, each row is printed in lines of
+    its own, so that no figure is ever cut.
     """
     made = _Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for index, header in enumerate(headers):
