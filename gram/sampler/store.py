@@ -1,6 +1,6 @@
 """The one result store: what local runs, Ray, resume and traces write shard by shard, and what reports read.
 
-Not the plan (`gram/sampler/plan.py`) and not what the arrays mean (`gram/sampler/trace.py`). No torch here.
+Not the plan (`gram/sampler/run.py`) and not what the arrays mean (`gram/sampler/trace.py`). No torch here.
 
 A store is a folder with two files.
 

@@ -15,7 +15,7 @@ Target = Literal["drawn", "set", "stored"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """One training run (2605.19376, section 3; the schedules are ours, see CONTRIBUTING.md)."""
+    """One training run (2605.19376, section 3; the schedules are ours, see docs/training.md)."""
 
     steps: int | None = None
     """Optimiser steps of the whole run; the schedules follow whichever of `steps` and `minutes` is nearer its end."""
