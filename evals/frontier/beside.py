@@ -62,7 +62,7 @@ def _ending(each: Mapping[str, Any]) -> str:
 def selector_heads(frontier: Frontier) -> list[str]:
     """Headings of `selector_lines`."""
     rules = frontier["grid"]["haltings"][1:]
-    return ["selector", "depth", "width", "width less depth", *rules, "MACs", "restarts"]
+    return ["selector", "depth", "width", "width minus depth", *rules, "MACs", "restarts"]
 
 
 def selector_lines(frontier: Frontier) -> list[list[str]]:

@@ -29,6 +29,8 @@ HEADLINE = 4.0
 """The verdict speaks of this many times the price of one trajectory at the trained depth: fixed beforehand, so that no
 budget is picked for its result."""
 ALPHA = 0.05
+UNDECIDED = "not told apart"
+"""What `frontier.json` says of a difference that is not significant."""
 
 
 class Question(NamedTuple):
@@ -229,4 +231,4 @@ def ahead(found: dict[str, Any], first: str, second: str) -> str:
         return first
     if found["p_holm"] < ALPHA and found["high"] < 0:
         return second
-    return "not told apart"
+    return UNDECIDED

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from gram.evals.frontier.analysis import UNITS
 from gram.evals.frontier.beside import beside_sentences
-from gram.evals.frontier.budgets import Scored, ahead, contrast, corrected, score, shared_budgets
+from gram.evals.frontier.budgets import UNDECIDED, Scored, ahead, contrast, corrected, score, shared_budgets
 from gram.evals.frontier.choice import Judge, Price, Slice
 from gram.evals.frontier.grid import Grid
 from gram.evals.frontier.outcomes import Arrays
@@ -194,7 +194,7 @@ def _sentence(a: str, b: str, measure: str, rows: Sequence[dict[str, Any]], unit
     found = row["contrast"]
     start = f"At {amount(row['budget'], unit)}"
     low, high = 100 * found["low"], 100 * found["high"]
-    if found["verdict"] == "not told apart":
+    if found["verdict"] == UNDECIDED:
         claim = (
             f"{start}, {a} and {b} are not told apart in {measure}: {100 * row['a']['value']:.1f} and "
             f"{100 * row['b']['value']:.1f} %, a difference of {signed(found['difference'])} points "
@@ -211,8 +211,8 @@ def _sentence(a: str, b: str, measure: str, rows: Sequence[dict[str, Any]], unit
             f"{cell_words(other)} {100 * other['value']:.1f} %."
         )
     ends = {each["contrast"]["comparison"]: each["contrast"]["verdict"] for each in rows}
-    wins = {who: list(ends.values()).count(who) for who in ("a", "b", "not told apart")}
+    wins = {who: list(ends.values()).count(who) for who in ("a", "b", UNDECIDED)}
     budgets = f"{len(rows)} budget{'s' if len(rows) != 1 else ''}"
     different = f"{len(ends)} different comparison{'s' if len(ends) != 1 else ''} at {budgets}"
-    apart = f", not told apart in {wins['not told apart']}" if wins["not told apart"] else ""
+    apart = f", not told apart in {wins[UNDECIDED]}" if wins[UNDECIDED] else ""
     return f"{claim} Of {different}: {a} is ahead in {wins['a']}, {b} in {wins['b']}{apart}."

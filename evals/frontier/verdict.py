@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gram.evals.frontier.budgets import HEADLINE
+from gram.evals.frontier.budgets import HEADLINE, UNDECIDED
 from gram.evals.frontier.choice import FAMILIES
 from gram.evals.frontier.grid import Grid
 from gram.formatting import signed
@@ -69,7 +69,7 @@ def headline(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def count_comparisons(rows: Sequence[dict[str, Any]], name: str = "width-depth") -> dict[str, int]:
     """How the different comparisons of a contrast end: the same two cells under several budgets count once."""
-    counts = {**dict.fromkeys(name.split("-"), 0), "not told apart": 0, "same cell": 0, "nothing to compare": 0}
+    counts = {**dict.fromkeys(name.split("-"), 0), UNDECIDED: 0, "same cell": 0, "nothing to compare": 0}
     ends = {each["contrasts"][name].get("comparison"): each["contrasts"][name]["verdict"] for each in rows}
     for end in ends.values():
         counts[end] += 1
@@ -160,7 +160,7 @@ def _claim(row: dict[str, Any], found: dict[str, Any], rows: Sequence[dict[str, 
     width, depth = row["width"], row["depth"]
     points = f"{100 * abs(found['difference']):.1f} points"
     low, high = 100 * found["low"], 100 * found["high"]
-    if found["verdict"] == "not told apart":
+    if found["verdict"] == UNDECIDED:
         cells = f"{reached(width, 'give')}, {cell_words(depth)} {100 * depth['value']:.1f} %"
         return (
             f"{start}, width and depth are not told apart in {measure}: {cells}, a difference of "
@@ -218,7 +218,7 @@ def _restarts(row: dict[str, Any], measure: str) -> str | None:
         return f"The same budget pays for the same cell one after another: {cell_words(width)}."
     difference, low, high = (100 * found[name] for name in ("difference", "low", "high"))
     share = f"{100 * restarts['value']:.1f} %"
-    if found["verdict"] == "not told apart":
+    if found["verdict"] == UNDECIDED:
         interval = f"95 % interval {signed(found['low'])} to {signed(found['high'])}{doubt(found)}"
         told = f"{signed(found['difference'])} points ({interval})"
         return f"Width is not told apart from {one_by_one} ({share}) in {measure}: {told}."
@@ -241,8 +241,8 @@ def _tally(counts: dict[str, int], rows: int) -> str:
     """The sentence's last part: all comparisons."""
     different = sum(count for end, count in counts.items() if end != "nothing to compare")
     parts = [f"width is ahead in {counts['width']}", f"depth in {counts['depth']}"]
-    if counts["not told apart"]:
-        parts.append(f"not told apart in {counts['not told apart']}")
+    if counts[UNDECIDED]:
+        parts.append(f"not told apart in {counts[UNDECIDED]}")
     budgets = f"{rows} budget{'s' if rows != 1 else ''}"
     return f"Of {different} different comparison{'s' if different != 1 else ''} at {budgets}: {', '.join(parts)}."
 

@@ -20,10 +20,10 @@ def render(made: Mapping[str, Any]) -> str:
     about, cells = made["about"], made["cells"]
     command = about.get("command", "")
     fired = [cell for cell in cells[1:] if not cell.get("never_fired")]
-    apart = [cell for cell in fired if cell["less_baseline"]["is_told_apart"]]
-    words = f"{len(apart)} of {len(fired)} cells are told apart from the baseline ({cells[0]['label']})."
-    if apart:
-        best = max(apart, key=lambda cell: cell["less_baseline"]["difference"])
+    significant = [cell for cell in fired if cell["less_baseline"]["is_told_apart"]]
+    words = f"{len(significant)} of {len(fired)} cells differ significantly from the baseline ({cells[0]['label']})."
+    if significant:
+        best = max(significant, key=lambda cell: cell["less_baseline"]["difference"])
         words += f" The largest difference is {difference(best['less_baseline'])} points: {best['label']}."
     head = (
         f'<header><p class="kicker">Ablation</p><h1>{escape(made["name"])}</h1>'

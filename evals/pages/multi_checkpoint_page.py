@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
+from gram.evals.frontier.budgets import UNDECIDED
 from gram.evals.pages.figures import checkpoint_curves
 from gram.evals.pages.report import page, section
 from gram.evals.pages.tables import Entry, chosen, matching, p_value, points, table, words
@@ -56,7 +57,7 @@ def _verdicts(compared: Mapping[str, Any]) -> str:
     for each in compared["frontiers"]:
         verdict = each["verdict"]
         counts, even = verdict["counts"], verdict["break_even"]
-        apart = sum(counts.get(name, 0) for name in ("not told apart", "same cell", "nothing to compare"))
+        apart = sum(counts.get(name, 0) for name in (UNDECIDED, "same cell", "nothing to compare"))
         name = f"{link(each['label'])}<br><small>{escape(each['measure'])}</small>"
         row: list[Entry] = [(name, each["label"], "text name")]
         row += [(amount(verdict["budget"], "latency"), verdict["budget"] or "", "")]
@@ -72,7 +73,7 @@ def _verdicts(compared: Mapping[str, Any]) -> str:
         ("mixed", ""),
         ("restarts", ""),
     ]
-    heads += [("width less depth, points", ""), ("comparisons won", ""), ("width ahead from", "")]
+    heads += [("width minus depth, points", ""), ("comparisons won", ""), ("width ahead from", "")]
     return section(
         "Verdicts",
         "",
@@ -111,7 +112,7 @@ def _pair(pair: Mapping[str, Any]) -> str:
     rows = []
     for row in pair["budgets"]:
         found = row["contrast"]
-        who = {"a": a, "b": b}.get(found["verdict"], found["verdict"])
+        who = {"a": a, "b": b, UNDECIDED: "not significant"}.get(found["verdict"], found["verdict"])
         line: list[Entry] = [words(matching(row["matched_by"]))]
         line += [(amount(row["budget"], row["matched_by"]), row["budget"], "")]
         line += [chosen(row[side], row["matched_by"]) for side in "ab"]
@@ -127,9 +128,9 @@ def _pair(pair: Mapping[str, Any]) -> str:
         heading,
         "",
         told + table([*heads, ("p (Holm)", ""), ("ahead", "text")], rows),
-        f"{measure.capitalize()} on the {pair['puzzles']:,} puzzles of both ({pair['bases']:,} bases). Each budget is "
-        f"spent by the best cell of each, of any width and depth under the checkpoint's own selector, chosen on one "
-        f"half of the puzzles and scored on the other, both ways. Differences are {a} less {b}, paired by puzzle; "
+        f"{measure.capitalize()} on the {pair['puzzles']:,} puzzles of both ({pair['bases']:,} clusters). A budget "
+        f"buys the best cell of each, of any width and depth under the checkpoint's own selector, chosen on one half "
+        f"of the puzzles and scored on the other, both ways. Differences are {a} minus {b}, paired by puzzle; "
         f"p-values are corrected over all different comparisons of this page that are matched in one way.{why}",
         "",
     )

@@ -19,7 +19,7 @@ from gram.evals.frontier.latency import ROUNDS
 from gram.evals.frontier.launch_check import launch_words
 from gram.evals.pages import figures, tables
 from gram.evals.pages.charts import Picture
-from gram.formatting import milliseconds, percent
+from gram.formatting import milliseconds, percent, plural
 
 PAGE = Path(__file__).parent / "page"
 Frontier = Mapping[str, Any]
@@ -53,8 +53,8 @@ def _sections(frontier: Frontier) -> list[str]:
         ),
         section(
             "Every selector",
-            "The verdict again for each selector, the same one on both sides; one trajectory needs none. The "
-            "checkpoint's own stands first.",
+            "The verdict for each selector, the same on both sides; one trajectory needs none. First: the checkpoint's "
+            "own.",
             tables.selector_table(frontier),
             "At the headline's budget. Below each share: width x depth, and what it spends. Differences in points are "
             "coloured by who is ahead.",
@@ -62,13 +62,13 @@ def _sections(frontier: Frontier) -> list[str]:
         ),
         section(
             "Matched budgets",
-            "Each budget is spent by the best cell of each family that fits it, chosen on one half of the puzzles and "
-            "scored on the other, both ways. Below each share: width x depth, two where the halves chose differently, "
-            "and what it spends. Differences are paired by puzzle; bases are kept together.",
+            "The best cell of each family that fits the budget, chosen on one half of the puzzles and scored on the "
+            "other, both ways. Below each share: width x depth (two where the halves chose differently), and what the "
+            "cell spends. Differences are paired by puzzle. Puzzles of one cluster stay together.",
             tables.budget_table(frontier, measure, "latency interactive"),
-            f"{measure.capitalize()}, selector {selector}; expected latency, one puzzle at a time. A difference counts "
-            "where its interval leaves out zero and its p-value, corrected over the different comparisons by Holm's "
-            f"method, is below .05.{_choice_words(frontier)}",
+            f"{measure.capitalize()}, selector {selector}; expected latency, one puzzle at a time. A difference is "
+            "significant where its interval leaves out zero and its p-value is below .05 after Holm's correction over "
+            f"all different comparisons.{_choice_words(frontier)}",
             command,
         ),
         *_coverage(frontier, halting, command),
@@ -83,13 +83,13 @@ def _sections(frontier: Frontier) -> list[str]:
             "Which cells are worth their time",
             "",
             figures.pareto(frontier, measure, halting),
-            f"Every cell by latency, halting {halting}; the line joins those that no cheaper cell reaches.",
+            f"Every cell by latency, halting {halting}; the line joins those that no faster cell reaches.",
             command,
         ),
         section(
             "Halting, batches and arithmetic",
-            "Whether the verdict holds where trajectories never halt early, where a batch fills the device, and where "
-            "operations are counted instead of time.",
+            "Does the verdict hold without early exit, where a batch fills the device, and where operations count in "
+            "place of time?",
             tables.verdict_table(frontier),
             "Each row is a verdict like the first sentence's, at four times the price of one trajectory at the trained "
             "depth.",
@@ -114,8 +114,8 @@ def _sections(frontier: Frontier) -> list[str]:
         ),
         section(
             "Matched arithmetic",
-            "The same choice where a budget is a number of multiply-accumulates instead of measured time: what an "
-            "ideal machine would see. One after another and at once are the same arithmetic.",
+            "A budget here is a number of multiply-accumulates, not a time: what an ideal machine would see. "
+            "Trajectories one after another and at once take the same arithmetic.",
             tables.budget_table(frontier, measure, "macs"),
             f"{measure.capitalize()}. Counted from the model's shape and the supervision steps that trajectories took.",
             command,
@@ -124,8 +124,8 @@ def _sections(frontier: Frontier) -> list[str]:
             "Matched energy",
             "",
             tables.budget_table(frontier, measure, "energy"),
-            f"{measure.capitalize()}; mean power while a width was timed, as the device's counter reports it, times "
-            "the median latency of one puzzle.",
+            f"{measure.capitalize()}; the device's mean power while a width was timed, times the latency of one "
+            "puzzle.",
             command,
         ),
         section(
@@ -147,10 +147,10 @@ def _sections(frontier: Frontier) -> list[str]:
             "Whether the halt head can be believed",
             "",
             _calibration(frontier),
-            "Left: share of right answers against the predicted one, after some steps, bins of at least "
-            f"{figures.FEWEST} trajectories. Right: how well the logit "
-            "ranks right trajectories above wrong ones (all puzzles together), and the mean gap of both. Below: every "
-            "step; in a puzzle, right trajectories are ranked against wrong ones of the same puzzle.",
+            "Left: the share of right answers against the predicted share, after some steps; bins hold at least "
+            f"{figures.FEWEST} trajectories. Right: how well the logit ranks right trajectories above wrong ones (all "
+            "puzzles together), and the expected calibration error. Below: every step. AUROC in a puzzle compares only "
+            "trajectories of the same puzzle.",
             command,
         ),
         section(
@@ -171,7 +171,8 @@ def _sections(frontier: Frontier) -> list[str]:
             "All cells",
             "",
             tables.cell_table(frontier),
-            "Intervals of 95 % below. Conflicts: violated constraints of the selected answer. All columns: cells.csv.",
+            "Below a share: its 95 % interval. Conflicts: violated constraints of the selected answer. All columns: "
+            "cells.csv.",
             command,
         ),
     ]
@@ -186,8 +187,7 @@ def _coverage(frontier: Frontier, halting: str, command: str) -> list[str]:
     return [
         section(
             "Coverage: how many of the solutions are found",
-            f"A system that gives one answer reaches {ceiling} at most, the mean of 1 / solutions: what lies above is "
-            "out of its reach by construction, however deep it thinks.",
+            f"A system that gives one answer reaches {ceiling} at most, the mean of 1 / solutions, however deep it is.",
             f"{figures.family_curves(frontier, 'coverage', halting) or ''}"
             f"{tables.budget_table(frontier, 'coverage', 'latency interactive')}",
             "Distinct valid solutions found / all of the puzzle. Below each share: width x depth, what it spends, and "
@@ -212,8 +212,8 @@ def _choice_words(frontier: Frontier) -> str:
     if changes is None:
         return ""
     return (
-        f" Cells are chosen anew at every draw of the timings, and the interval holds it: {100 * changes:.0f} % of the "
-        "draws choose others at the headline's budget."
+        " Cells are chosen anew at every draw of the timings, and the interval includes this: "
+        f"{100 * changes:.0f} % of the draws choose others at the headline's budget."
     )
 
 
@@ -232,10 +232,10 @@ def _head(frontier: Frontier, title: str) -> str:
     """Title, verdict and the four figures that explain it."""
     about, verdict = frontier["about"], frontier["verdict"]
     where = ", ".join(str(about[name]) for name in ("device", "processor", "dtype") if about.get(name))
-    bases = f" of {about['bases']:,} bases" if about["bases"] < about["puzzles"] else ""
+    bases = f" of {about['bases']:,} clusters" if about["bases"] < about["puzzles"] else ""
     meta = (
         f"Checkpoint {about.get('checkpoint')} · {about['puzzles']:,} puzzles{bases} · "
-        f"{about['seeds']} sampling seed{'s' if about['seeds'] != 1 else ''} · {where}"
+        f"{plural(about['seeds'], 'sampling seed')}{where and f' · {where}'}"
     )
     also = "".join(f"<p>{escape(sentence)}</p>" for sentence in beside_sentences(frontier))
     noise = "".join(f'<p class="warn">{escape(line)}</p>' for line in verdict["warnings"])
@@ -276,7 +276,7 @@ def _facts(frontier: Frontier) -> list[tuple[str, str, str]]:
         (
             "Selector gap",
             "-" if widest is None or widest["gap"] is None else f"{100 * widest['gap']:.1f} points",
-            "" if widest is None else f"pass@{widest['width']} less {widest['selector']}, {trained} steps",
+            "" if widest is None else f"pass@{widest['width']} minus {widest['selector']}, {plural(trained, 'step')}",
         ),
         (
             "Halt head's error",
@@ -289,10 +289,9 @@ def _facts(frontier: Frontier) -> list[tuple[str, str, str]]:
 def _timing_words(latency: Mapping[str, Any]) -> str:
     """What the latencies are."""
     rounds = latency.get("rounds")
-    told = "Expected cost over all puzzles, from tokens in to answer out: steps of the traces times the measured time"
-    told += (
-        f" of a step at the rows still running, mean over {rounds or 'all'} rounds in random order; p95 over puzzles."
-    )
+    told = "Expected latency over all puzzles, from tokens in to answer out: the steps of the traces times the measured"
+    told += f" time of a step at the rows still running. Mean over {rounds or 'all'} rounds in random order; p95: over"
+    told += " puzzles."
     few = f" Fewer than {ROUNDS} rounds: prices are rough." if rounds and rounds < ROUNDS else ""
     compared = launch_words(latency.get("launch_check"))
     return f"{told}{few} {compared or ''}".rstrip()

@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from gram.evals.frontier.beside import verdicts_of
+from gram.evals.frontier.budgets import UNDECIDED
 from gram.evals.pages.figures import FAMILY_WORDS
 from gram.formatting import amount, count, milliseconds, number, percent, signed, span
 
@@ -96,8 +97,8 @@ def budget_rows(frontier: Frontier, **wanted: str) -> list[dict[str, Any]]:
 
 
 def budget_table(frontier: Frontier, measure: str, by: str) -> str:
-    """Best cells of each family at each budget, and width less depth and less restarts: every halting rule has its
-    rows."""
+    """Best cells of each family at each budget, and width minus depth and minus restarts: every halting rule has
+    its rows."""
     made = []
     for halting in frontier["grid"]["haltings"]:
         for row in budget_rows(frontier, matched_by=by, measure=measure, halting=halting):
@@ -110,8 +111,8 @@ def budget_table(frontier: Frontier, measure: str, by: str) -> str:
     if not made:
         return ""
     heads = [("halting", "text"), ("budget", ""), ("depth only", ""), ("width only", ""), ("mixed", "")]
-    heads += [("restarts", ""), ("width less depth, points", ""), ("p (Holm)", ""), ("ahead", "text")]
-    heads.append(("width less restarts", ""))
+    heads += [("restarts", ""), ("width minus depth, points", ""), ("p (Holm)", ""), ("ahead", "text")]
+    heads.append(("width minus restarts", ""))
     is_serial = any(row[5] != NOTHING for row in made)
     kept = [place for place in range(len(heads)) if is_serial or place not in (5, 9)]
     return table([heads[place] for place in kept], [[row[place] for place in kept] for row in made])
@@ -121,7 +122,8 @@ def winner(verdict: str) -> Entry:
     """Who is ahead."""
     if verdict == "nothing to compare":
         return NOTHING
-    return escape(verdict), verdict, f"text {verdict} win" if verdict in FAMILY_WORDS else "text"
+    words_there = {UNDECIDED: "not significant"}.get(verdict, verdict)
+    return escape(words_there), verdict, f"text {verdict} win" if verdict in FAMILY_WORDS else "text"
 
 
 def verdict_table(frontier: Frontier) -> str:
@@ -139,7 +141,7 @@ def verdict_table(frontier: Frontier) -> str:
     if not rows:
         return ""
     heads = [("measure", "text"), ("halting", "text"), ("matched by", "text"), ("budget", ""), ("depth only", "")]
-    heads += [("width only", ""), ("width less depth, points", ""), ("ahead", "text")]
+    heads += [("width only", ""), ("width minus depth, points", ""), ("ahead", "text")]
     return table([*heads, ("width ahead from", "")], rows)
 
 
@@ -164,9 +166,9 @@ def selector_table(frontier: Frontier) -> str:
         rows.append([*row, *(points(one, one.get("winner") or "") for one in some)])
     if not rows:
         return ""
-    heads = [("selector", "text"), ("depth only", ""), ("width only", ""), ("restarts", ""), ("width less depth", "")]
+    heads = [("selector", "text"), ("depth only", ""), ("width only", ""), ("restarts", ""), ("width minus depth", "")]
     heads += [("MACs" if by == "macs" else f"halting {rule}", "") for rule, by in ways[1:]]
-    return table([*heads, ("width less restarts", "")], rows)
+    return table([*heads, ("width minus restarts", "")], rows)
 
 
 def matching(by: str) -> str:

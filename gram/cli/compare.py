@@ -32,7 +32,7 @@ def _show(found: dict[str, Any]) -> None:
 
     console = terminal.output()
     console.print(f"A {found['a']}\nB {found['b']}\n", soft_wrap=True)
-    made = terminal.table("accuracy of", "A", "B", "A less B, points", "95 % interval", "p")
+    made = terminal.table("accuracy of", "A", "B", "A minus B, points", "95 % interval", "p")
     for row in found["differences"]:
         difference = f"{100 * row['difference']:+.1f}"
         interval = f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}"
@@ -45,5 +45,5 @@ def _show(found: dict[str, Any]) -> None:
         f"{found['only_b']}, both on {found['both_right']}, neither on {found['both_wrong']}",
         soft_wrap=True,
     )
-    is_apart = found["differences"][0]["is_told_apart"]
-    console.print("told apart" if is_apart else "not told apart: the interval holds zero")
+    is_significant = found["differences"][0]["is_told_apart"]
+    console.print("significant" if is_significant else "not significant: the interval holds zero")

@@ -30,7 +30,7 @@ def show(label: str, made: Mapping[str, Any]) -> None:
     if covered is not None:
         table.add_row(*coverage_line(made))
     console.print(table)
-    console.print("points, at the headline's budget; *: told apart", style="dim")
+    console.print("points, at the headline's budget; *: significant", style="dim")
 
 
 def show_estimate(label: str, estimate: dict[str, Any]) -> None:
@@ -49,5 +49,5 @@ def show_estimate(label: str, estimate: dict[str, Any]) -> None:
     terminal.log(f"about {minutes:.1f} minutes ({parts}), {disk} on disk, up to {memory} of memory")
     here = terminal.plural(estimate["puzzles"], "puzzle")
     if estimate["bases"] < estimate["puzzles"]:
-        here += f" of {terminal.plural(estimate['bases'], 'base')}, which count"
-    terminal.log(f"independent puzzles that tell a difference apart, power 80 %: {needed} (here {here})")
+        here += f" of {terminal.plural(estimate['bases'], 'cluster')}, which count"
+    terminal.log(f"independent puzzles that make a difference significant, power 80 %: {needed} (here {here})")

@@ -190,7 +190,7 @@ def test_a_dry_run_only_estimates(folder, tmp_path, capsys):
     out = tmp_path / "none"
     assert main(["frontier", "nqueens4", "--checkpoint", str(folder), *OPTIONS, "--out", str(out), "--dry-run"]) == 0
     told = capsys.readouterr().err
-    for words in ("TMACs", "minutes", "of memory", "independent puzzles that tell a difference apart"):
+    for words in ("TMACs", "minutes", "of memory", "independent puzzles that make a difference significant"):
         assert words in told
     assert not out.exists()
 
