@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gram.evals.frontier.verdict import doubt
-from gram.formatting import percent, signed
+from gram.evals.frontier.verdict import ahead_by, undecided
+from gram.formatting import percent, signed, span
 
 Frontier = Mapping[str, Any]
 
@@ -50,13 +50,10 @@ def _ending(each: Mapping[str, Any]) -> str:
     """How a verdict ends, in short."""
     if each["difference"] is None:
         return "nothing can be compared"
-    low, high = (100 * each[name] for name in ("low", "high"))
     if each["winner"] is None:
-        interval = f"95 % interval {signed(each['low'])} to {signed(each['high'])}{doubt(each)}"
-        return f"width and depth are not told apart ({signed(each['difference'])} points, {interval})"
-    low, high = (low, high) if each["winner"] == "width" else (-high, -low)
-    gained = f"{100 * abs(each['difference']):.1f} points more {each['measure']}"
-    return f"{each['winner']} gives {gained} (95 % interval {low:.1f} to {high:.1f})"
+        return f"width and depth do not differ significantly: {undecided(each)}"
+    lead, interval = ahead_by(each, each["measure"], is_first=each["winner"] == "width")
+    return f"{each['winner']} gives {lead} ({interval})"
 
 
 def selector_heads(frontier: Frontier) -> list[str]:
@@ -112,5 +109,5 @@ def _points(found: Mapping[str, Any] | None, *, has_interval: bool = False) -> s
     """A difference, with its interval; a star where it counts."""
     if found is None or found.get("difference") is None:
         return "-"
-    interval = f" ({signed(found['low'])} to {signed(found['high'])})" if has_interval else ""
+    interval = f" ({span(found['low'], found['high'], is_signed=True)})" if has_interval else ""
     return f"{signed(found['difference'])}{'*' if found['winner'] is not None else ''}{interval}"

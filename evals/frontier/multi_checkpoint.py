@@ -23,8 +23,8 @@ from gram.evals.frontier.budgets import UNDECIDED, Scored, ahead, contrast, corr
 from gram.evals.frontier.choice import Judge, Price, Slice
 from gram.evals.frontier.grid import Grid
 from gram.evals.frontier.outcomes import Arrays
-from gram.evals.frontier.verdict import amount, cell_words, headline, reached
-from gram.formatting import signed
+from gram.evals.frontier.verdict import ahead_by, cell_words, headline, reached, undecided
+from gram.formatting import amount, percent, plural
 
 VERSION = 2
 PRICES = {
@@ -120,7 +120,7 @@ def _compare(a: Member, b: Member, measure: str) -> dict[str, Any]:
     for by in ("macs",) if a.machine != b.machine else PRICES:
         made["budgets"] += _rows(by, (a, b), judges)
     if not made["budgets"]:
-        some = "all puzzles share one base" if made["bases"] == 1 else "no budget pays for a cell of each"
+        some = "all puzzles are of one cluster" if made["bases"] == 1 else "no budget pays for a cell of each"
         made["why"] = f"{some}, so none can be chosen on some puzzles and scored on others"
     return made
 
@@ -192,27 +192,18 @@ def _sentence(a: str, b: str, measure: str, rows: Sequence[dict[str, Any]], unit
     """Who is ahead, by how much, and at how many budgets."""
     row = headline(rows)
     found = row["contrast"]
-    start = f"At {amount(row['budget'], unit)}"
-    low, high = 100 * found["low"], 100 * found["high"]
+    start = f"At {amount(row['budget'], unit)} a puzzle"
     if found["verdict"] == UNDECIDED:
-        claim = (
-            f"{start}, {a} and {b} are not told apart in {measure}: {100 * row['a']['value']:.1f} and "
-            f"{100 * row['b']['value']:.1f} %, a difference of {signed(found['difference'])} points "
-            f"(95 % interval {signed(found['low'])} to {signed(found['high'])})."
-        )
+        values = f"{percent(row['a']['value'])} and {percent(row['b']['value'])}"
+        claim = f"{start}, {a} and {b} do not differ significantly in {measure}: {values}, {undecided(found)}."
     else:
-        is_a = found["verdict"] == "a"
-        winner, loser = (a, b) if is_a else (b, a)
-        low, high = (low, high) if is_a else (-high, -low)
-        best, other = (row["a"], row["b"]) if is_a else (row["b"], row["a"])
-        claim = (
-            f"{start}, {winner} gives {100 * abs(found['difference']):.1f} points more {measure} than {loser} "
-            f"(95 % interval {low:.1f} to {high:.1f}): {reached(best, 'reach')}, "
-            f"{cell_words(other)} {100 * other['value']:.1f} %."
-        )
+        is_first = found["verdict"] == "a"
+        (winner, best), (loser, other) = ((a, row["a"]), (b, row["b"]))[:: 1 if is_first else -1]
+        lead, interval = ahead_by(found, measure, is_first=is_first)
+        cells = f"{reached(best, 'reach')}, {cell_words(other)} {percent(other['value'])}"
+        claim = f"{start}, {winner} gives {lead} than {loser} ({interval}): {cells}."
     ends = {each["contrast"]["comparison"]: each["contrast"]["verdict"] for each in rows}
     wins = {who: list(ends.values()).count(who) for who in ("a", "b", UNDECIDED)}
-    budgets = f"{len(rows)} budget{'s' if len(rows) != 1 else ''}"
-    different = f"{len(ends)} different comparison{'s' if len(ends) != 1 else ''} at {budgets}"
-    apart = f", not told apart in {wins[UNDECIDED]}" if wins[UNDECIDED] else ""
-    return f"{claim} Of {different}: {a} is ahead in {wins['a']}, {b} in {wins['b']}{apart}."
+    different = f"{plural(len(ends), 'different comparison')} at {plural(len(rows), 'budget')}"
+    neither = f", neither significantly in {wins[UNDECIDED]}" if wins[UNDECIDED] else ""
+    return f"{claim} Of {different}: {a} is ahead in {wins['a']}, {b} in {wins['b']}{neither}."

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gram.evals.frontier.budgets import HEADLINE, UNDECIDED
 from gram.evals.frontier.choice import FAMILIES
 from gram.evals.frontier.grid import Grid
-from gram.formatting import signed
+from gram.formatting import amount, percent, plural, signed, span
 
 Floats = NDArray[np.float64]
 IDLE = 0.5
@@ -153,27 +153,34 @@ def saturation_width(widths: Sequence[int], latency: Floats, factor: float = 2.0
 def _claim(row: dict[str, Any], found: dict[str, Any], rows: Sequence[dict[str, Any]], measure: str, unit: str) -> str:
     """The sentence's first part."""
     times = row["budget"] / rows[0]["budget"]
-    start = f"At {amount(row['budget'], unit)}"
+    start = f"At {amount(row['budget'], unit)} a puzzle"
     start += " (one trajectory at the trained depth)" if times < 1.01 else f" ({times:.2g} times one trajectory)"
     if found["verdict"] == "nothing to compare":
         return f"{start}, nothing can be compared."
     width, depth = row["width"], row["depth"]
-    points = f"{100 * abs(found['difference']):.1f} points"
-    low, high = 100 * found["low"], 100 * found["high"]
     if found["verdict"] == UNDECIDED:
-        cells = f"{reached(width, 'give')}, {cell_words(depth)} {100 * depth['value']:.1f} %"
-        return (
-            f"{start}, width and depth are not told apart in {measure}: {cells}, a difference of "
-            f"{signed(found['difference'])} points (95 % interval {signed(found['low'])} to {signed(found['high'])})"
-            f"{doubt(found)}."
-        )
+        cells = f"{reached(width, 'give')}, {cell_words(depth)} {percent(depth['value'])}"
+        return f"{start}, width and depth do not differ significantly in {measure}: {cells}, {undecided(found)}."
     winner, loser = (width, depth) if found["verdict"] == "width" else (depth, width)
-    if found["verdict"] == "depth":
-        low, high = -high, -low
-    return (
-        f"{start}, {found['verdict']} gives {points} more {measure} (95 % interval {low:.1f} to {high:.1f}): "
-        f"{reached(winner, 'reach')}, {cell_words(loser)} {100 * loser['value']:.1f} %."
-    )
+    lead, interval = ahead_by(found, measure, is_first=found["verdict"] == "width")
+    cells = f"{reached(winner, 'reach')}, {cell_words(loser)} {percent(loser['value'])}"
+    return f"{start}, {found['verdict']} gives {lead} ({interval}): {cells}."
+
+
+def ahead_by(found: Mapping[str, Any], measure: str, *, is_first: bool) -> tuple[str, str]:
+    """How far the first or the second of a contrast is ahead, and the interval from its side."""
+    low, high = (found["low"], found["high"]) if is_first else (-found["high"], -found["low"])
+    return f"{100 * abs(found['difference']):.1f} points more {measure}", f"95 % interval {span(low, high)}"
+
+
+def undecided(found: Mapping[str, Any]) -> str:
+    """A difference that is not significant, with its interval, and why it is not where the interval leaves out zero."""
+    why = ""
+    if not found["low"] <= 0 <= found["high"] and found.get("p_holm") is not None:
+        clusters = f" on {found['bases']} clusters" if found.get("bases") else ""
+        why = f", p-value{clusters} {found['p_holm']:.2g} after Holm's correction"
+    interval = span(found["low"], found["high"], is_signed=True)
+    return f"a difference of {signed(found['difference'])} points (95 % interval {interval}{why})"
 
 
 def _spending(row: dict[str, Any], unit: str) -> str:
@@ -182,8 +189,7 @@ def _spending(row: dict[str, Any], unit: str) -> str:
     if not any(each < IDLE * row["budget"] for each in spent.values()):
         return ""
     parts = [
-        f"{family} spends {amount(each, unit).removesuffix(' a puzzle')} ({100 * each / row['budget']:.0f} %)"
-        for family, each in spent.items()
+        f"{family} spends {amount(each, unit)} ({100 * each / row['budget']:.0f} %)" for family, each in spent.items()
     ]
     return f"Of this budget {', '.join(parts)}."
 
@@ -192,7 +198,7 @@ def _built(built: float, row: dict[str, Any], ceiling: float | None, measure: st
     """How much of width's lead no system of one answer could take from it, and how many trajectories are right."""
     if ceiling is None:
         return ""
-    limit = f"no system of one answer exceeds a {measure} of {100 * ceiling:.1f} %."
+    limit = f"no system of one answer exceeds a {measure} of {percent(ceiling)}."
     is_ahead = row["contrasts"]["width-depth"]["verdict"] == "width"
     told = f"{100 * built:.1f} of these points exist by construction: {limit}" if built > 0 and is_ahead else ""
     return told or limit[0].upper() + limit[1:]
@@ -201,7 +207,7 @@ def _built(built: float, row: dict[str, Any], ceiling: float | None, measure: st
 def _precision(row: dict[str, Any]) -> str:
     """Single accuracy of both arms' trajectories."""
     shares = [
-        f"{100 * row[family]['single_accuracy']:.1f} % ({family})"
+        f"{percent(row[family]['single_accuracy'])} ({family})"
         for family in ("width", "depth")
         if row[family] is not None and "single_accuracy" in row[family]
     ]
@@ -216,25 +222,13 @@ def _restarts(row: dict[str, Any], measure: str) -> str | None:
     one_by_one = f"{cell_words(restarts)} one after another"
     if found["verdict"] == "same cell":
         return f"The same budget pays for the same cell one after another: {cell_words(width)}."
-    difference, low, high = (100 * found[name] for name in ("difference", "low", "high"))
-    share = f"{100 * restarts['value']:.1f} %"
+    share = percent(restarts["value"])
     if found["verdict"] == UNDECIDED:
-        interval = f"95 % interval {signed(found['low'])} to {signed(found['high'])}{doubt(found)}"
-        told = f"{signed(found['difference'])} points ({interval})"
-        return f"Width is not told apart from {one_by_one} ({share}) in {measure}: {told}."
+        return f"Width and {one_by_one} ({share}) do not differ significantly in {measure}: {undecided(found)}."
+    lead, interval = ahead_by(found, measure, is_first=found["verdict"] == "width")
     if found["verdict"] == "width":
-        ahead = f"{difference:.1f} points more {measure} than {one_by_one} ({share})"
-        return f"Width gives {ahead}, 95 % interval {low:.1f} to {high:.1f}."
-    ahead = f"{-difference:.1f} points more {measure} than width"
-    return f"{one_by_one[0].upper()}{one_by_one[1:]} ({share}) give {ahead}, 95 % interval {-high:.1f} to {-low:.1f}."
-
-
-def doubt(found: Mapping[str, Any]) -> str:
-    """Why a difference does not count whose interval leaves out zero."""
-    if found["low"] <= 0 <= found["high"] or found.get("p_holm") is None:
-        return ""
-    bases = f" on {found['bases']} bases" if found.get("bases") else ""
-    return f", whose p-value{bases} is {found['p_holm']:.2g} after Holm's correction"
+        return f"Width gives {lead} than {one_by_one} ({share}), {interval}."
+    return f"{one_by_one[0].upper()}{one_by_one[1:]} ({share}) give {lead} than width, {interval}."
 
 
 def _tally(counts: dict[str, int], rows: int) -> str:
@@ -242,9 +236,8 @@ def _tally(counts: dict[str, int], rows: int) -> str:
     different = sum(count for end, count in counts.items() if end != "nothing to compare")
     parts = [f"width is ahead in {counts['width']}", f"depth in {counts['depth']}"]
     if counts[UNDECIDED]:
-        parts.append(f"not told apart in {counts[UNDECIDED]}")
-    budgets = f"{rows} budget{'s' if rows != 1 else ''}"
-    return f"Of {different} different comparison{'s' if different != 1 else ''} at {budgets}: {', '.join(parts)}."
+        parts.append(f"neither significantly in {counts[UNDECIDED]}")
+    return f"Of {plural(different, 'different comparison')} at {plural(rows, 'budget')}: {', '.join(parts)}."
 
 
 def warnings(latency: Mapping[str, Any], main: Mapping[str, Any], grid: Grid) -> list[str]:
@@ -253,12 +246,12 @@ def warnings(latency: Mapping[str, Any], main: Mapping[str, Any], grid: Grid) ->
     if latency.get("is_noisy"):
         found.append(
             "The machine was too noisy to tell cells of similar latency apart: a control timed every round spread by "
-            f"{100 * latency['control_spread']:.0f} % (p95 less p5, over the median). Run it again on an idle machine."
+            f"{100 * latency['control_spread']:.0f} % (p95 minus p5, over the median). Run it again on an idle machine."
         )
     if main.get("choice_changes", math.nan) >= NOISY_CHOICE:
         found.append(
             f"The noise of the timings decides which cells are compared: {100 * main['choice_changes']:.0f} % of its "
-            "draws choose others. The interval holds this."
+            "draws choose others. The interval includes this."
         )
     if (short := short_depths(grid)) is not None:
         found.append(short)
@@ -280,7 +273,7 @@ def reached(cell: dict[str, Any], verb: str) -> str:
     """A chosen cell and its value, with a verb that agrees with it."""
     is_one = (cell.get("other_half") or cell)["width"] == 1
     ending = "" if not is_one else "es" if verb.endswith("ch") else "s"
-    return f"{cell_words(cell)} {verb}{ending} {100 * cell['value']:.1f} %"
+    return f"{cell_words(cell)} {verb}{ending} {percent(cell['value'])}"
 
 
 def cell_words(cell: dict[str, Any]) -> str:
@@ -288,20 +281,8 @@ def cell_words(cell: dict[str, Any]) -> str:
     other = cell.get("other_half")
     if other is not None:
         return f"{cell_words({**cell, 'other_half': None})} or, on the other half, {cell_words(other)},"
-    steps = f"{cell['depth']} step{'s' if cell['depth'] != 1 else ''}"
+    steps = plural(cell["depth"], "step")
     if cell["width"] == 1:
         return f"one trajectory of {steps}"
     chosen = f" ({cell['selector']})" if cell["selector"] else ""
     return f"{cell['width']} trajectories of {steps}{chosen}"
-
-
-def amount(value: float, unit: str) -> str:
-    """A budget in words."""
-    if unit == "J":
-        return f"{value:.3g} J a puzzle"
-    if unit == "ms":
-        return f"{value:.3g} ms a puzzle" if value < 1000 else f"{value / 1000:.3g} s a puzzle"
-    for factor, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= factor:
-            return f"{value / factor:.3g} {letter}MACs a puzzle"
-    return f"{value:.3g} MACs a puzzle"

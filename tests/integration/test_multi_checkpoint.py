@@ -92,7 +92,7 @@ def test_a_checkpoint_is_not_told_apart_from_itself(members):
     (pair,) = join([strong, Member("twin", strong.frontier, strong.outcomes)])["pairs"]
     assert all(row["contrast"]["difference"] == 0 for row in pair["budgets"])
     assert {row["contrast"]["verdict"] for row in pair["budgets"]} == {"not told apart"}
-    assert "strong and twin are not told apart" in pair["sentences"]["macs"]
+    assert "strong and twin do not differ significantly" in pair["sentences"]["macs"]
 
 
 def test_only_puzzles_of_both_count():
@@ -162,8 +162,8 @@ def test_one_base_cannot_be_compared(members):
     some = [Member(each.label, each.frontier, {**each.outcomes, **together}) for each in members[:2]]
     joint = join(some)
     assert joint["pairs"][0]["budgets"] == []
-    assert joint["pairs"][0]["why"].startswith("all puzzles share one base")
-    assert "Not compared: all puzzles share one base" in render(plain(joint), {e.label: e.frontier for e in some})
+    assert joint["pairs"][0]["why"].startswith("all puzzles are of one cluster")
+    assert "Not compared: all puzzles are of one cluster" in render(plain(joint), {e.label: e.frontier for e in some})
 
 
 def test_p_values_are_corrected_over_all_pairs():

@@ -59,10 +59,11 @@ def made(*, is_multi_solution=True, puzzles=40, seeds=2, grid=GRID, ratings=True
     return analyse(fake_task(is_multi_solution), known, traces, grid, tiny_config(), timings=timings, about=about)
 
 
-def test_few_bases_and_many_budgets_are_named_as_the_reason():
-    found = {"low": 0.1, "high": 0.3, "p_holm": 0.125, "bases": 6}
-    assert verdict.doubt(found) == ", whose p-value on 6 bases is 0.12 after Holm's correction"
-    assert verdict.doubt({**found, "low": -0.1}) == ""
+def test_few_clusters_and_many_budgets_are_named_as_the_reason():
+    found = {"difference": 0.2, "low": 0.1, "high": 0.3, "p_holm": 0.125, "bases": 6}
+    said = verdict.undecided(found)
+    assert all(figure in said for figure in ("+20.0", "+10.0 to +30.0", "6 clusters", "0.12"))
+    assert "clusters" not in verdict.undecided({**found, "low": -0.1})
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_few_bases_and_many_budgets_are_named_as_the_reason():
     [
         (0.9, 0.5, "width", "width gives"),
         (0.4, 0.8, "depth", "depth gives"),
-        (0.7, 0.7, "not told apart", "are not told apart"),
+        (0.7, 0.7, "not told apart", "do not differ significantly"),
     ],
 )
 def test_a_verdict_falls_whichever_way_it_is(width, depth, winner, words):
