@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from gram import api
-from gram.api import Puzzles, Sampler
+from gram.api import Puzzles, Sampler, SamplerOptions
 from gram.config import SamplerConfig
 from gram.evals import ablation
 from gram.evals.ablation_run import AblationRun
@@ -85,26 +85,32 @@ class EvaluationReport:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
-class FrontierReport:
-    """What `frontier.json` holds, of one checkpoint."""
+class GridReport:
+    """The JSON of many cells."""
 
     found: dict[str, Any]
     folder: Path
-    """Holds the page, the pictures and the traces."""
+    """Holds the JSON, its page and what they are made of."""
+
+    @property
+    def cells(self) -> list[dict[str, Any]]:
+        """One row for each cell of the grid; of an ablation, the baseline first."""
+        return list(self.found["cells"])
+
+    def to_json(self) -> dict[str, Any]:
+        """What the file in the folder holds."""
+        return self.found
+
+
+class FrontierReport(GridReport):
+    """What `frontier.json` holds, of one checkpoint."""
+
+    __slots__ = ()
 
     @property
     def sentence(self) -> str:
         """The verdict: whether width or depth is the better use of a budget, by how much, and how sure that is."""
         return str(self.found["verdict"]["sentence"])
-
-    @property
-    def cells(self) -> list[dict[str, Any]]:
-        """One row for each width, depth, halting rule and selector."""
-        return list(self.found["cells"])
-
-    def to_json(self) -> dict[str, Any]:
-        """The whole of it."""
-        return self.found
 
     def __repr__(self) -> str:
         return f"<{self.sentence} Page: {self.folder / files.REPORT_FILE}>"
@@ -116,22 +122,10 @@ class FrontierReport:
         return f"<p>{escape(self.sentence)}</p>{picture}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
-class AblationReport:
+class AblationReport(GridReport):
     """What `ablation.json` holds."""
 
-    found: dict[str, Any]
-    folder: Path
-    """Holds the page and the cells."""
-
-    @property
-    def cells(self) -> list[dict[str, Any]]:
-        """One row for each cell, the baseline first."""
-        return list(self.found["cells"])
-
-    def to_json(self) -> dict[str, Any]:
-        """The whole of it."""
-        return self.found
+    __slots__ = ()
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Label, accuracy and difference from the baseline in points of each cell."""
@@ -166,7 +160,7 @@ def evaluate(
     dtype: str = "auto",
     backend: Backend | None = None,
     progress: ShowProgress = silent,
-    **overrides: Any,
+    **overrides: Unpack[SamplerOptions],
 ) -> EvaluationReport:
     """Accuracy, coverage and speed of a checkpoint: `gram.evaluate("nqueens8", width=20, limit=100).metrics`.
 
@@ -235,7 +229,7 @@ def frontier(
     dtype: str = "auto",
     backend: Backend | None = None,
     progress: ShowProgress = silent,
-    **overrides: Any,
+    **overrides: Unpack[SamplerOptions],
 ) -> FrontierReport:
     """Whether width or depth is the better use of a time budget: traces once, times every cell, writes a report.
 
@@ -245,7 +239,7 @@ def frontier(
     """
     opened = _opened(sampler, device, dtype)
     choice = PuzzleChoice(puzzles=puzzles, split=split, rows=rows, limit=limit)
-    settings = SamplerConfig(**overrides) if config is None else config
+    settings = replace(config or SamplerConfig(), **overrides)
     study = FrontierStudy(
         opened,
         choice.of(opened.task),
