@@ -7,7 +7,6 @@ loopback address unless told otherwise and asks for a token; dashboard and clien
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import secrets
@@ -18,9 +17,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-from gram.atomic_files import replacing
+from gram.atomic_files import lock, replacing
 from gram.distributed import processes, ray_start, socket_folder
 from gram.distributed.access import LOOPBACK, MODE, QUIET, RAYLET, STARTS, TOKEN_PATH, given_token, split_address
 from gram.distributed.processes import Process
@@ -88,9 +86,6 @@ class LocalCluster:
     def environment(self) -> dict[str, str]:
         """Variables with which Ray finds the token."""
         return QUIET | {MODE: "token", TOKEN_PATH: self.token_file}
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"processes": [process.to_json() for process in self.processes]}
 
 
 def state_folder() -> Path:
@@ -256,7 +251,8 @@ def _recorded() -> LocalCluster | None:
 
 
 def _write(cluster: LocalCluster) -> None:
-    _write_private(state_folder() / STATE_FILE, json.dumps(cluster.to_json(), indent=2))
+    values = asdict(cluster) | {"processes": [process._asdict() for process in cluster.processes]}
+    _write_private(state_folder() / STATE_FILE, json.dumps(values, indent=2))
 
 
 def _write_private(path: Path, text: str) -> Path:
@@ -270,11 +266,8 @@ def _write_private(path: Path, text: str) -> Path:
 @contextmanager
 def _lock() -> Iterator[None]:
     """One command at a time. Raises `ValueError` where another has it."""
-    folder = state_folder()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (folder / LOCK_FILE).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError("another gram cluster up or down must be over, got one that runs") from None
+    path = state_folder() / LOCK_FILE
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with path.open("a") as file:
+        lock(file.fileno(), path, ValueError, "another gram cluster up or down must be over, got one that runs")
         yield

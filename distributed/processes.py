@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 PROC = Path("/proc")
 TERMINATE_S = 8.0
@@ -36,9 +36,6 @@ class Process(NamedTuple):
         """Whether it runs; its name may have changed since."""
         now = find(self.pid)
         return now is not None and now.started == self.started
-
-    def to_json(self) -> dict[str, Any]:
-        return self._asdict()
 
 
 def find(pid: int) -> Process | None:

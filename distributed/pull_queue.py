@@ -63,7 +63,10 @@ class PullQueue:
         self.attempts, self.depth = attempts, depth
         self._states = {shard: _State() for shard in shards}
         self._fresh, self._again = deque(self._states), deque[int]()
-        self._waiting, self._unfinished = len(self._states), len(self._states)
+        self.waiting = len(self._states)
+        """Shards that no worker holds."""
+        self.unfinished = len(self._states)
+        """Shards without a result, poison ones included."""
         self._poison: dict[int, None] = {}
         self._held: dict[str, list[int]] = {}
         """Of each worker, the running shard first."""
@@ -87,22 +90,12 @@ class PullQueue:
     @property
     def is_over(self) -> bool:
         """Whether every shard is finished or poison."""
-        return self._unfinished == len(self._poison)
-
-    @property
-    def waiting(self) -> int:
-        """Shards that no worker holds."""
-        return self._waiting
-
-    @property
-    def unfinished(self) -> int:
-        """Shards without a result, poison ones included."""
-        return self._unfinished
+        return self.unfinished == len(self._poison)
 
     @property
     def finished(self) -> int:
         """Shards with a result."""
-        return len(self._states) - self._unfinished
+        return len(self._states) - self.unfinished
 
     @property
     def poisoned(self) -> int:
@@ -156,12 +149,12 @@ class PullQueue:
             self.duplicates += 1
             return False
         state.is_finished = True
-        self._unfinished -= 1
+        self.unfinished -= 1
         self._unneeded += [Assignment(holder, shard) for holder in state.holders]
         self._poison.pop(shard, None)
         if state.is_waiting:
             state.is_waiting = False
-            self._waiting -= 1
+            self.waiting -= 1
         return True
 
     def fail(self, worker: str, shard: int, reason: str) -> None:
@@ -205,14 +198,14 @@ class PullQueue:
     def _has_work(self, load: int) -> bool:
         """Whether a worker with `load` shards may get one. Where few wait, whoever is idle first takes them."""
         if load:
-            return self._waiting > len(self._held)
-        return bool(self._waiting) or bool(self._running and self._running[0][0] < COPIES)
+            return self.waiting > len(self._held)
+        return bool(self.waiting) or bool(self._running and self._running[0][0] < COPIES)
 
     def _issue(self, worker: str, shard: int) -> None:
         state = self._states[shard]
         if state.is_waiting:
             state.is_waiting = False
-            self._waiting -= 1
+            self.waiting -= 1
         else:
             self.reissues += 1
         if state.issued < 0:
@@ -285,7 +278,7 @@ class PullQueue:
             self._poison[shard] = None
         else:
             state.is_waiting = True
-            self._waiting += 1
+            self.waiting += 1
             self._again.append(shard)
             self.retries += 1
 

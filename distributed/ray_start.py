@@ -77,8 +77,7 @@ def nodes(
         "object_store_memory": OBJECT_STORE_BYTES if host == LOOPBACK else None,
         "temp_dir": temp_dir,
     }
-
-    def start(number: int) -> None:
+    for number in range(1, count + 1):
         for attempt in range(1, STARTS + 1):
             try:
                 _run(False, parameters, environment, Path(temp_dir) / f"node-{number}.out")
@@ -86,9 +85,6 @@ def nodes(
             except StartError:
                 if attempt == STARTS:
                     raise
-
-    for number in range(1, count + 1):
-        start(number)
 
 
 def own_address(where: str) -> str:

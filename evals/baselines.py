@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from gram.evals import metrics, paired, statistics, training_variance
 from gram.evals.evaluate import count_solutions, judge, solution_counts
+from gram.formatting import markdown as markdown_table
 from gram.sampler.result import SampleResult
 from gram.tasks.protocol import PuzzleSet, Task
 
@@ -228,36 +229,25 @@ def markdown(task: Task, table: Sequence[MethodRow], *, width: int) -> str:
     main = next(row.parameters for row in table if row.method == MAIN)
     if task.is_multi_solution:
         names |= {"coverage": f"coverage@{width}, mean", "pooled": "pooled"}
-    figures = [["method", "runs", "parameters", "optimiser steps", "minutes", *names.values()]]
+    figures = []
     for row in table:
         size = f"{row.parameters:,}" + (f" ({row.parameters / main - 1:+.1%})" if row.parameters != main else "")
         cells = [f"`{row.method}`", str(row.runs), size, f"{row.optimiser_steps:,}"]
         figures.append([*cells, f"{row.minutes:.1f}", *(_share(row.figures[name]) for name in names)])
-    parts = [_table(figures)]
-    for other, every_difference in (
-        (MAIN, [row.minus_main for row in table]),
-        (BASELINE, [row.minus_baseline for row in table]),
-    ):
-        differences = [
-            [f"`{row.method}`", *(_points(less[name]) for name in names)]
-            for row, less in zip(table, every_difference, strict=True)
-            if less
-        ]
+    parts = [markdown_table(["method", "runs", "parameters", "optimiser steps", "minutes", *names.values()], figures)]
+    for other, differing in ((MAIN, "minus_main"), (BASELINE, "minus_baseline")):
+        every = [(row.method, getattr(row, differing)) for row in table]
+        differences = [[f"`{method}`", *(_points(less[name]) for name in names)] for method, less in every if less]
         if differences:
-            parts.append(_table([[f"points minus `{other}`", *names.values()], *differences]))
+            parts.append(markdown_table([f"points minus `{other}`", *names.values()], differences))
     ranges = [
         [f"`{row.method}`", str(row.runs), *(f"{100 * low:.1f} to {100 * high:.1f} %" for low, high in ends)]
         for row in table
         if (ends := list(row.ranges.values()))
     ]
     if ranges:
-        parts.append(_table([["range over training seeds", "runs", *names.values()], *ranges]))
-    return "\n".join(parts)
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    head, *body = [f"| {' | '.join(cells)} |" for cells in rows]
-    return "\n".join([head, "|" + "---|" * len(rows[0]), *body]) + "\n"
+        parts.append(markdown_table(["range over training seeds", "runs", *names.values()], ranges))
+    return "\n\n".join(parts) + "\n"
 
 
 def _share(figure: Estimate) -> str:

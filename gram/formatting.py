@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
 UNITS = {"ms": "ms", "J": "J", "MACs": "MACs", "energy": "J", "macs": "MACs"}
@@ -70,3 +70,9 @@ def amount(value: float | None, by: str) -> str:
 def plural(number_of: int, one: str, many: str | None = None) -> str:
     """`1 puzzle`, `2 puzzles`."""
     return f"{number_of:,} {one if number_of == 1 else many or one + 's'}"
+
+
+def markdown(heads: Sequence[str], rows: Iterable[Iterable[str]], *, rule: str = "---") -> str:
+    """Rows of text as a Markdown table; `rule` stands below each head."""
+    lines = [f"| {' | '.join(line)} |" for line in (heads, *rows)]
+    return "\n".join([lines[0], "|" + f"{rule}|" * len(heads), *lines[1:]])

@@ -13,7 +13,7 @@ from typing import Any
 
 from gram.evals.frontier.beside import beside, beside_sentences, coverage_line, selector_heads, selector_lines
 from gram.evals.pages.tables import sizes
-from gram.formatting import milliseconds, percent, signed
+from gram.formatting import difference, markdown, milliseconds, percent
 
 Frontier = dict[str, Any]
 ACCURACY = (
@@ -85,14 +85,7 @@ def points(found: dict[str, Any] | None) -> str:
     """A difference with its interval, bold where it counts."""
     if found is None or found.get("difference") is None:
         return "-"
-    text = f"{signed(found['difference'])} ({signed(found['low'])} to {signed(found['high'])})"
-    return f"**{text}**" if found["winner"] is not None else text
-
-
-def table(heads: tuple[str, ...] | list[str], rows: list[list[str]]) -> str:
-    """Rows in Markdown."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"**{difference(found)}**" if found["winner"] is not None else difference(found)
 
 
 def main() -> None:
@@ -100,12 +93,12 @@ def main() -> None:
     if not folders:
         raise SystemExit("name at least one folder of gram frontier")
     made: list[Frontier] = [json.loads((folder / "frontier.json").read_text()) for folder in folders]
-    parts = [table(ACCURACY, [accuracy_row(each) for each in made])]
+    parts = [markdown(ACCURACY, map(accuracy_row, made))]
     if covered := [each for each in made if each["coverage"] is not None]:
-        parts.append(table(COVERAGE, [coverage_row(each) for each in covered]))
+        parts.append(markdown(COVERAGE, map(coverage_row, covered)))
     for each in made:
         lines = selector_lines(each) + ([coverage_line(each)] if each["coverage"] is not None else [])
-        parts += [f"`{each['about']['checkpoint']}`, every selector:", table(selector_heads(each), lines)]
+        parts += [f"`{each['about']['checkpoint']}`, every selector:", markdown(selector_heads(each), lines)]
     for each in made:
         told = " ".join([each["verdict"]["sentence"], *beside_sentences(each), *each["verdict"]["warnings"]])
         parts.append(f"- `{each['about']['checkpoint']}`: {told} `{each['about']['command']}`")

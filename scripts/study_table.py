@@ -7,36 +7,30 @@ import sys
 from pathlib import Path
 from typing import Any
 
-HEAD = "| cell | accuracy (95 % interval) | less the first cell, points | one trajectory | pass@N | coverage | steps |"
+from gram.formatting import difference, markdown, percent, span
+
+HEADS = "cell | accuracy (95 % interval) | less the first cell, points | one trajectory | pass@N | coverage | steps"
 
 
 def section(made: dict[str, Any]) -> str:
     """A study's heading, command and table; a difference in bold is told apart after Holm's correction."""
     about, cells = made["about"], made["cells"]
-    lines = [f"## {made['name']}", "", f"`{about['command']}`, {about['puzzles']:,} puzzles of `{about['task']}`.", ""]
-    lines += [HEAD, "|" + "---|" * (HEAD.count("|") - 1), *map(row, cells), ""]
-    return "\n".join(lines)
+    head = f"## {made['name']}\n\n`{about['command']}`, {about['puzzles']:,} puzzles of `{about['task']}`."
+    return f"{head}\n\n{markdown(HEADS.split(' | '), map(row, cells))}\n"
 
 
-def row(cell: dict[str, Any]) -> str:
+def row(cell: dict[str, Any]) -> list[str]:
     """One cell's line."""
-    found, difference = cell.get("less_baseline"), "-"
+    found, ahead = cell.get("less_baseline"), "-"
     if cell.get("never_fired"):
-        difference = "never fired"
+        ahead = "never fired"
     elif found is not None:
-        difference = f"{100 * found['difference']:+.1f} ({100 * found['low']:+.1f} to {100 * found['high']:+.1f})"
-        difference = f"**{difference}**" if found["is_told_apart"] else difference
-    accuracy, *shares = (
-        _share(cell[name], cell.get(f"{name}_low"), cell.get(f"{name}_high"))
-        for name in ("accuracy", "single_accuracy", "pass_at_width", "coverage")
-    )
-    parts = [cell["label"], accuracy, difference, *shares, f"{cell['mean_steps']:.2f}"]
-    return f"| {' | '.join(parts)} |"
-
-
-def _share(value: float | None, low: float | None, high: float | None) -> str:
-    ends = "" if low is None or high is None else f" ({100 * low:.1f} to {100 * high:.1f})"
-    return "-" if value is None else f"{100 * value:.1f} %{ends}"
+        ahead = f"**{difference(found)}**" if found["is_told_apart"] else difference(found)
+    shares = []
+    for name in ("accuracy", "single_accuracy", "pass_at_width", "coverage"):
+        ends = span(cell.get(f"{name}_low"), cell.get(f"{name}_high"))
+        shares.append(percent(cell[name]) + (f" ({ends})" if ends else ""))
+    return [cell["label"], shares[0], ahead, *shares[1:], f"{cell['mean_steps']:.2f}"]
 
 
 def main() -> None:

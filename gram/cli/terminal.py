@@ -128,12 +128,7 @@ def table(*headers: str, left: int = 1, wraps: int | None = None) -> Table:
     made = _Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for index, header in enumerate(headers):
         is_label = index == (0 if wraps is None else wraps)
-        made.add_column(
-            header,
-            justify="left" if index < left else "right",
-            no_wrap=not is_label,
-            overflow="fold",
-        )
+        made.add_column(header, justify="left" if index < left else "right", no_wrap=not is_label, overflow="fold")
     return made
 
 
@@ -213,39 +208,22 @@ class _Bars(Progress):
 
 def cluster_line(status: ClusterStatus) -> Text:
     """How a run on a cluster stands, for under the bar; what is amiss stands out."""
-    sound, amiss = ", ".join(_sound(status)), _amiss(status)
-    return Text(", ").join([Text(sound), *(Text(part, "bold yellow") for part in amiss)])
-
-
-def cluster_words(status: ClusterStatus) -> str:
-    """The same without colours."""
-    return ", ".join([*_sound(status), *_amiss(status)])
-
-
-def _sound(status: ClusterStatus) -> list[str]:
-    """What every run has."""
     if not status.shards:
-        return ["nothing to run yet"]
-    parts = [f"{status.finished:,} of {plural(status.shards, 'shard')}"]
-    if status.workers:
-        parts.append(f"{plural(status.workers, 'worker')} on {plural(status.nodes, 'node')}")
-    if status.starting:
-        parts.append(f"{status.starting:,} starting")
-    if status.copies:
-        parts.append(plural(status.copies, "extra copy", "extra copies"))
-    return parts
-
-
-def _amiss(status: ClusterStatus) -> list[str]:
-    """What went wrong."""
-    parts = [] if status.workers or status.starting or not status.shards else ["no worker"]
-    for count, one, many in (
-        (status.retries, "retry", "retries"),
-        (status.poison, "shard failed for good", "shards failed for good"),
-    ):
-        if count:
-            parts.append(plural(count, one, many))
-    return parts
+        sound = ["nothing to run yet"]
+    else:
+        sound = [f"{status.finished:,} of {plural(status.shards, 'shard')}"]
+        if status.workers:
+            sound.append(f"{plural(status.workers, 'worker')} on {plural(status.nodes, 'node')}")
+        if status.starting:
+            sound.append(f"{status.starting:,} starting")
+        if status.copies:
+            sound.append(plural(status.copies, "extra copy", "extra copies"))
+    amiss = [] if status.workers or status.starting or not status.shards else ["no worker"]
+    if status.retries:
+        amiss.append(plural(status.retries, "retry", "retries"))
+    if status.poison:
+        amiss.append(plural(status.poison, "shard failed for good", "shards failed for good"))
+    return Text(", ").join([Text(", ".join(sound)), *(Text(part, "bold yellow") for part in amiss)])
 
 
 @contextmanager
@@ -306,5 +284,5 @@ class _PlainProgress:
             digits = 0 if rate >= 10 else 2
             parts += [f"{rate:,.{digits}f}/s", f"{(self.total - self.done) / rate:,.0f} s left"]
         if self.status is not None:
-            parts.append(cluster_words(self.status()))
+            parts.append(cluster_line(self.status()).plain)
         return ", ".join(parts)

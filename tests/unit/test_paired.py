@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gram.evals.interval_simulation import ENOUGH, mean_cell, paired_cell
 from gram.evals.paired import Differences, paired_difference, paired_differences
+from scripts.simulate_statistics import ENOUGH, mean_cell, paired_cell
 
 SHARES = st.sampled_from([0.0, 0.25, 0.5, 1.0, 1e-6, 1 / 3])
 

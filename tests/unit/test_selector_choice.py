@@ -11,11 +11,11 @@ from gram.api import Sampler
 from gram.config import SELECTORS
 from gram.evals.model_card import selection_words
 from gram.evals.paired import paired_difference
-from gram.evals.selector_choice import ORDER, chosen, compare_selectors
 from gram.sampler.selectors import Scores
 from gram.tasks.protocol import PuzzleSet
 from gram.tasks.registry import get_task
 from scripts import choose_selector
+from scripts.choose_selector import ORDER, chosen, compare_selectors
 from tests.models import tiny_model
 
 

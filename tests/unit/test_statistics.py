@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gram.evals.interval_simulation import ENOUGH, mean_cell
 from gram.evals.statistics import (
     clustered_interval,
     holm,
     proportion_interval,
 )
+from scripts.simulate_statistics import ENOUGH, mean_cell
 
 
 @pytest.mark.parametrize("method", ["wilson", "exact"])
