@@ -15,6 +15,7 @@ from collections.abc import Generator, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -178,18 +179,8 @@ class _AtOnce(TimedPool):
 
     def _send(self, worker: str, index: int) -> None:
         answer: Future[Any] = Future()
-        self._listen(_Answer(answer), worker, index)
+        self._listen(SimpleNamespace(future=lambda: answer), worker, index)  # as Ray's reference to an answer
         answer.set_result(self._answer)
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What Ray's reference to an answer is to the pool."""
-
-    promise: Future[Any]
-
-    def future(self) -> Future[Any]:
-        return self.promise
 
 
 class _TimedStore(Store):

@@ -23,20 +23,9 @@ COUNTERS = {
     "failures": ("gram_shard_failures", "Attempts that counted: errors, and deaths of the worker that ran the shard."),
 }
 """Name and meaning, by the attribute of `PullQueue` that is counted."""
-HISTOGRAMS = {
-    "shard": (
-        "gram_shard_seconds",
-        "A worker's time for a shard.",
-        [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0],
-    ),
-    "driver": (
-        "gram_driver_seconds",
-        "The driver's time for a shard, with its storing.",
-        [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0],
-    ),
-}
-"""Name, meaning and the upper ends of the buckets."""
-WORKERS = ("gram_workers_alive", "Workers that are ready.")
+BUCKETS_S = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0]
+DRIVER_BUCKETS_S = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]
+"""Upper ends of the buckets."""
 
 
 class RunMetrics:
@@ -45,9 +34,11 @@ class RunMetrics:
     def __init__(self) -> None:
         tags = (TASK,)
         self._counters = {name: Counter(*about, tag_keys=tags) for name, about in COUNTERS.items()}
-        self._workers = Gauge(*WORKERS, tag_keys=tags)
-        self._shard_seconds = Histogram(*HISTOGRAMS["shard"], tag_keys=tags)
-        self._driver_seconds = Histogram(*HISTOGRAMS["driver"], tag_keys=tags)
+        self._workers = Gauge("gram_workers_alive", "Workers that are ready.", tag_keys=tags)
+        self._shard_seconds = Histogram("gram_shard_seconds", "A worker's time for a shard.", BUCKETS_S, tags)
+        self._driver_seconds = Histogram(
+            "gram_driver_seconds", "The driver's time for a shard, with its storing.", DRIVER_BUCKETS_S, tags
+        )
         self.begin("")
 
     def begin(self, task: str) -> None:

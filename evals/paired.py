@@ -49,11 +49,6 @@ class Difference(NamedTuple):
     p_value: float
     """Two-sided, that the mean is 0; 1 where nothing differs."""
 
-    @property
-    def is_significant(self) -> bool:
-        """Whether the interval leaves out zero; the same as a p-value below .05."""
-        return self.low > 0 or self.high < 0
-
 
 class Differences(NamedTuple):
     """`Difference` of columns, `[C]` each."""

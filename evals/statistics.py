@@ -28,7 +28,7 @@ A bootstrap over clusters holds the truth less often than this near 0 and 1, and
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -60,26 +60,6 @@ class ClusterSums(NamedTuple):
 
 
 NAN = Interval(float("nan"), float("nan"))
-
-
-def proportion_interval(
-    successes: float, n: float, *, method: Literal["auto", "wilson", "exact"] = "auto", level: float = 1 - ALPHA
-) -> Interval:
-    """Interval of a proportion from `successes` of `n` independent trials.
-
-    `wilson`: the score interval (Wilson 1927). `exact`: Clopper and Pearson (1934), never too narrow, usually somewhat
-    wide. `auto`: exact where fewer than `FEW` succeed or fail, else Wilson's. Both arguments may be fractions, of an
-    effective sample size. NaN where `n` is 0. Raises `ValueError`.
-    """
-    if not 0 <= successes <= n or not math.isfinite(n):
-        raise ValueError(f"successes must be within 0 and n={n:g}, got {successes:g}")
-    if method not in ("auto", "wilson", "exact"):
-        raise ValueError(f"method must be auto, wilson or exact, got {method!r}")
-    if n == 0:
-        return NAN
-    is_exact = method == "exact" or (method == "auto" and min(successes, n - successes) < FEW)
-    found = (_exact if is_exact else _wilson)(np.array([successes], dtype=np.float64), np.array([float(n)]), level)
-    return Interval(*found[0].tolist())
 
 
 def clustered_interval(

@@ -4,8 +4,6 @@ Every cell is run for real on random puzzles of the file, one at a time; the pri
 are timed between the real runs, and from the steps that trajectories of all puzzles take. `ratio`: price over the mean
 of the real runs; `same puzzles`: the price of the very puzzles that were run, which leaves out which ones were drawn.
 Both with 95 % intervals (real runs and rounds of timing resampled). Prints a table in Markdown, or one JSON object.
-
-Without `--puzzles`: one trajectory one puzzle at a time, launched as one row and as eight padded ones.
 """
 
 from __future__ import annotations
@@ -27,6 +25,7 @@ from gram.evals.frontier.grid import Grid
 from gram.evals.frontier.latency import courses_of, measure
 from gram.evals.frontier.prefix_timing import alone, time_prefix, timed
 from gram.evals.frontier.prices import StepTimes, expected_prices
+from gram.formatting import markdown
 from gram.tasks.protocol import Tokens
 
 RUNS_A_ROUND = 10
@@ -46,7 +45,9 @@ def check(
 ) -> list[dict[str, Any]]:
     """One object per cell `(width, depth)`."""
     config, rng = sampler.settings(), np.random.default_rng(seed)
-    steps = {cell: _steps(sampler, puzzles, replace(config, width=cell[0], depth=cell[1])) for cell in cells}
+    # What a trace's halting gives, without the steps beyond, `[P, N]`.
+    sized = {cell: replace(config, width=cell[0], depth=cell[1]) for cell in cells}
+    steps = {cell: sampler.sample(puzzles, each).steps.astype(np.int32) for cell, each in sized.items()}
     courses = courses_of(("interactive",), (False,), max(width for width, _ in cells), 0)
     real: dict[tuple[int, int], list[float]] = {cell: [] for cell in cells}
     drawn = {cell: rng.integers(len(puzzles), size=runs) for cell in cells}
@@ -68,11 +69,6 @@ def check(
                 real[cell].append(run_ms(sampler, puzzle, alone(config, *cell)))
     times = StepTimes.of({"rows": timing["rows"], **entries})
     return [_row(cell, steps[cell], drawn[cell], np.array(real[cell]), times, seed) for cell in cells]
-
-
-def _steps(sampler: Sampler, puzzles: Tokens, config: SamplerConfig) -> NDArray[np.int32]:
-    """Steps that trajectories take, `[P, N]`: what a trace's halting gives, without the steps beyond."""
-    return sampler.sample(puzzles, config).steps.astype(np.int32)
 
 
 def _row(
@@ -107,30 +103,10 @@ def _row(
     return row
 
 
-def launches(sampler: Sampler, rounds: int, seed: int) -> dict[str, Any]:
-    """One trajectory launched as one row against the same in a padded launch of eight."""
-    puzzles = sampler.task.split("train", limit=rounds).puzzles
-    one = alone(sampler.settings(), 1, sampler.settings().depth or 1)
-    eight = replace(one, launch=8, slots=8, is_padded=True)
-    rng = np.random.default_rng(seed)
-    times: dict[int, list[float]] = {0: [], 1: []}
-    for number in range(-1, rounds):
-        puzzle = puzzles[number % len(puzzles)][None]
-        for which in rng.permutation(2):
-            ms = run_ms(sampler, puzzle, (one, eight)[which])
-            if number >= 0:
-                times[int(which)].append(ms)
-    pairs = np.array([times[0], times[1]])
-    index = rng.integers(rounds, size=(DRAWS, rounds))
-    low, high = np.percentile(pairs[0][index].mean(axis=1) / pairs[1][index].mean(axis=1), (2.5, 97.5))
-    share = float(pairs[0].mean() / pairs[1].mean())
-    return {"one_ms": pairs[0].mean(), "eight_ms": pairs[1].mean(), "share": share, "low": low, "high": high}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("checkpoint")
-    parser.add_argument("--puzzles", type=Path, help="file of puzzles")
+    parser.add_argument("--puzzles", type=Path, required=True, help="file of puzzles")
     parser.add_argument("--rows", default="1-400", help="first and last row of the file")
     parser.add_argument("--cells", default="1x8,1x128,8x16,16x8")
     parser.add_argument("--runs", type=int, default=200)
@@ -138,12 +114,6 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     sampler = gram.load(given.checkpoint)
-    if given.puzzles is None:
-        found = launches(sampler, min(given.runs, 60), given.seed)
-        share = f"{found['share']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
-        told = f"{given.checkpoint}: one row {found['one_ms']:.1f} ms, eight {found['eight_ms']:.1f} ms: {share}"
-        print(json.dumps({"checkpoint": given.checkpoint, **found}) if given.json else told)
-        return
     first, last = (int(part) for part in given.rows.split("-"))
     cells = [(int(width), int(depth)) for width, depth in (cell.split("x") for cell in given.cells.split(","))]
     puzzles = sampler.task.load(given.puzzles).puzzles[first - 1 : last]
@@ -151,14 +121,15 @@ def main() -> None:
     if given.json:
         print(json.dumps({"checkpoint": given.checkpoint, "puzzles": len(puzzles), "cells": rows}))
         return
-    print("| cell | mean steps | real, ms | price, ms | ratio | same puzzles |", "|---|" + "---:|" * 5, sep="\n")
+    lines = []
     for row in rows:
         ratios = [
             f"{row[f'{name}_ratio']:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})"
             for name in ("price", "same_puzzles")
         ]
-        figures = f"{row['mean_steps']:.1f} | {row['mean_ms']:.1f} | {row['price_ms']:.1f}"
-        print(f"| {row['width']}x{row['depth']} | {figures} | {' | '.join(ratios)} |")
+        figures = [f"{row[name]:.1f}" for name in ("mean_steps", "mean_ms", "price_ms")]
+        lines.append([f"{row['width']}x{row['depth']}", *figures, *ratios])
+    print(markdown(["cell", "mean steps", "real, ms", "price, ms", "ratio", "same puzzles"], lines))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from torch.nn.functional import linear
 
 from gram.api import multiplies_bfloat16
 from gram.config import model_config
-from gram.evals.benchmarks.peers import SHARED, VARIANTS, family_of, imported, official, official_steps
+from gram.evals.benchmarks.peers import SHARED, VARIANTS, imported, official, official_steps, require_trm
 from gram.evals.benchmarks.timing import Measurement, paired
 from gram.kernels import reference
 from gram.kernels.compiled import path as compiled
@@ -158,8 +158,7 @@ def peer_rows(repo: Path, dtype: torch.dtype, rounds: int) -> Iterator[Measureme
 
     Raises `ValueError` where `repo` is no checkout of TRM.
     """
-    if family_of(repo) != "trm":
-        raise ValueError(f"peer_repo must be a checkout of TRM, got one of {family_of(repo)}")
+    require_trm(repo)
     count = PEER_TRAJECTORIES
     config = SHARED | {"num_puzzle_identifiers": 1, "batch_size": count} | VARIANTS["trm"]["sudoku-mlp"]
     peer = official(repo, "trm", config | {"forward_dtype": _name(dtype)}, 0)

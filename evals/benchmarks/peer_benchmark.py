@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from gram.api import Sampler, choose_dtype
-from gram.evals.benchmarks.peers import SHARED, VARIANTS, family_of, imported, official, official_steps
+from gram.evals.benchmarks.peers import SHARED, VARIANTS, imported, official, official_steps, require_trm
 from gram.evals.benchmarks.timing import Measurement, paired
 from gram.tasks.registry import get_task
 
@@ -25,8 +25,7 @@ def rows(repo: Path, *, rounds: int) -> Iterator[Measurement]:
     Ours runs in the device's default type; the official code in bfloat16, as it is run, and in float32. Raises
     `ValueError` where `repo` is no checkout of TRM.
     """
-    if family_of(repo) != "trm":
-        raise ValueError(f"peer_repo must be a checkout of TRM, got one of {family_of(repo)}")
+    require_trm(repo)
     config = SHARED | {"num_puzzle_identifiers": 1} | VARIANTS["trm"]["sudoku-mlp"]
     task = get_task("sudoku9")
     puzzles = task.split("test", limit=TRAJECTORIES)

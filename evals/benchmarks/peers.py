@@ -84,6 +84,12 @@ def family_of(repo: Path) -> str:
     return found[0]
 
 
+def require_trm(repo: Path) -> None:
+    """Raises `ValueError` where `repo` is no checkout of TRM."""
+    if (family := family_of(repo)) != "trm":
+        raise ValueError(f"peer_repo must be a checkout of TRM, got one of {family}")
+
+
 def official(repo: Path, family: str, config: dict[str, Any], seed: int) -> nn.Module:
     """The official model with random weights, heads and prefix included."""
     stand_in("einops", rearrange=swap_axes)

@@ -50,10 +50,12 @@ class Check:
 
 def doctor(as_json: Json = False) -> None:
     """Show what is installed, which device and kernel path are used, and why; exit 1 if something needed is broken."""
-    checks = [_package(name) for name in NEEDED]
-    checks += [_optional_package(name, use) for name, use in OPTIONAL.items()]
+    compiler = next((path for name in COMPILERS if (path := shutil.which(name))), None)
+    checks = [_found(name, installed(name), "not installed, and needed", "broken") for name in NEEDED]
+    checks += [_found(name, installed(name), f"not installed; needed to {use}") for name, use in OPTIONAL.items()]
     checks += _run_checks()
-    checks += [_compiler(), _data()]
+    missing = f"none of {', '.join(COMPILERS)} found; training and compiled noise need one"
+    checks += [_found("compiler", compiler, missing), _data()]
     broken = [check.name for check in checks if check.state == "broken"]
     verdict = f"broken: {', '.join(broken)}" if broken else "ready"
     if as_json:
@@ -67,14 +69,9 @@ def doctor(as_json: Json = False) -> None:
         raise typer.Exit(BROKEN)
 
 
-def _package(name: str) -> Check:
-    found = installed(name)
-    return Check(name, "ok", found) if found else Check(name, "broken", "not installed, and needed")
-
-
-def _optional_package(name: str, use: str) -> Check:
-    found = installed(name)
-    return Check(name, "ok", found) if found else Check(name, "note", f"not installed; needed to {use}")
+def _found(name: str, finding: str | None, missing: str, state: State = "note") -> Check:
+    """What was found, else `missing`."""
+    return Check(name, "ok", finding) if finding else Check(name, state, missing)
 
 
 def _run_checks() -> list[Check]:
@@ -82,7 +79,7 @@ def _run_checks() -> list[Check]:
     try:
         import torch
 
-        from gram.api import choose_device, choose_dtype
+        from gram.api import choose_device, choose_dtype, multiplies_bfloat16
         from gram.kernels import dispatch
     except (ImportError, OSError) as error:
         return [Check("import", "broken", str(error).splitlines()[0])]
@@ -94,27 +91,20 @@ def _run_checks() -> list[Check]:
         why = f"PyTorch {torch.__version__} is built for the CPU alone"
     else:
         why = f"PyTorch {torch.__version__} finds no GPU"
-    path = dispatch.choose(device)
+    path, dtype = dispatch.choose(device), choose_dtype(device=device)
+    has = "has" if multiplies_bfloat16(device) else "has no"
+    dtype_finding = f"{str(dtype).removeprefix('torch.')}: {device.type} {has} instructions for bfloat16"
     return [
         Check("python", "ok", platform.python_version()),
         Check("device", "ok", f"{device.type}: {why}"),
-        Check("dtype", "ok", _dtype(device)),
+        Check("dtype", "ok", dtype_finding),
         Check("kernel", "ok", f"{path.kernel}: {path.reason}"),
-        *_kernels(device, choose_dtype(device=device)),
-        _step(device, choose_dtype(device=device)),
+        *_kernels(device, dtype),
+        _step(device, dtype),
         _processor(),
         Check("threads", "ok", f"{torch.get_num_threads()} of {os.cpu_count()} cores"),
         *_checkpoints(),
     ]
-
-
-def _dtype(device: Any) -> str:
-    """The default type on a device, and why."""
-    from gram.api import choose_dtype, multiplies_bfloat16
-
-    name = str(choose_dtype(device=device)).removeprefix("torch.")
-    has = "has" if multiplies_bfloat16(device) else "has no"
-    return f"{name}: {device.type} {has} instructions for bfloat16"
 
 
 def _kernels(device: Any, dtype: Any) -> list[Check]:
@@ -219,20 +209,11 @@ def _checkpoints() -> list[Check]:
     return checks
 
 
-def _compiler() -> Check:
-    found = next((path for name in COMPILERS if (path := shutil.which(name))), None)
-    if found is None:
-        return Check("compiler", "note", f"none of {', '.join(COMPILERS)} found; training and compiled noise need one")
-    return Check("compiler", "ok", found)
-
-
 def _data() -> Check:
     folder = os.environ.get(DATA_VARIABLE)
-    if not folder:
-        return Check(DATA_VARIABLE, "note", "not set; tests on published puzzles are skipped")
-    if not Path(folder).is_dir():
+    if folder and not Path(folder).is_dir():
         return Check(DATA_VARIABLE, "broken", f"must be a folder, got {folder}")
-    return Check(DATA_VARIABLE, "ok", folder)
+    return _found(DATA_VARIABLE, folder, "not set; tests on published puzzles are skipped")
 
 
 def _show(checks: list[Check], verdict: str) -> None:
