@@ -213,11 +213,6 @@ class Engine:
             self._wait_at_barrier(self.filter, rows[~leaving], halt, lprm)
         return finished
 
-    def running(self) -> Rows:
-        """Slots whose trajectory goes on."""
-        is_taken = np.array([each is not None for each in self.occupants[: self.occupied]], bool)
-        return np.flatnonzero(is_taken & ~self.has_ended[: self.occupied])
-
     def _show(self, rows: Rows, seen: Readout, stops: Bools, halt: np.ndarray, lprm: np.ndarray) -> None:
         """Records the step for a trace and shows it to the observer."""
         shown = [self._occupant(row) for row in rows]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     # Settings import this module, and numpy would slow every `--help` down.
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Bools = NDArray[np.bool_]
+    Stops = Callable[["Readings", float], Bools]
 
 Halting = Literal["head", "fixed", "residual", "unchanged"]
 
@@ -38,7 +39,7 @@ class Readings(NamedTuple):
 class Rule(NamedTuple):
     """A way of halting."""
 
-    stops: Callable[[Readings, float], Bools]
+    stops: Stops
     """Which trajectories stop now, at a threshold."""
     threshold: float | None
     """Where nobody names one; None for a rule without. A checkpoint has its own for `head`."""
@@ -46,46 +47,35 @@ class Rule(NamedTuple):
     """What the threshold is."""
     expected: str
     """What a threshold must be, as an error says it: a number between `above` and `below`, perhaps a whole one."""
-    above: float
-    below: float
-    is_whole: bool
-    needs_residual: bool
-    needs_answers: bool
+    above: float = 0.0
+    below: float = math.inf
+    is_whole: bool = False
+    needs_residual: bool = False
+    needs_answers: bool = False
 
 
 RULES: dict[str, Rule] = {}
 """Every rule by name; the first is the default."""
 
 
-def rule(
-    name: str,
-    threshold: float | None,
-    meaning: str,
-    *,
-    expected: str,
-    above: float = 0.0,
-    below: float = math.inf,
-    is_whole: bool = False,
-    needs_residual: bool = False,
-    needs_answers: bool = False,
-) -> Callable[[Callable[[Readings, float], Bools]], Callable[[Readings, float], Bools]]:
-    """Registers a function as a halting rule; the arguments are `Rule`'s fields."""
+def rule(name: str, **fields: Any) -> Callable[[Stops], Stops]:
+    """Registers a function as a halting rule; `fields` are those of `Rule`."""
 
-    def register(stops: Callable[[Readings, float], Bools]) -> Callable[[Readings, float], Bools]:
-        RULES[name] = Rule(stops, threshold, meaning, expected, above, below, is_whole, needs_residual, needs_answers)
+    def register(stops: Stops) -> Stops:
+        RULES[name] = Rule(stops, **fields)
         return stops
 
     return register
 
 
-@rule("head", 0.95, "probability", expected="between 0 and 1", below=1)
+@rule("head", threshold=0.95, meaning="probability", expected="between 0 and 1", below=1)
 def head(now: Readings, probability: float) -> Bools:
     """Stops where the halt head's probability is above the threshold (ACT; 2506.21734, 2605.19376)."""
     stopping: Bools = now.halt > math.log(probability / (1 - probability))
     return stopping
 
 
-@rule("fixed", None, "none", expected="left out for fixed", below=0)
+@rule("fixed", threshold=None, meaning="none", expected="left out for fixed", below=0)
 def fixed(now: Readings, _: float) -> Bools:
     """No trajectory stops early."""
     stopping: Bools = now.step < 0
@@ -94,8 +84,8 @@ def fixed(now: Readings, _: float) -> Bools:
 
 @rule(
     "residual",
-    0.01,
-    "share of the state's length",
+    threshold=0.01,
+    meaning="share of the state's length",
     expected="above 0 for residual",
     needs_residual=True,
 )
@@ -107,8 +97,8 @@ def residual(now: Readings, share: float) -> Bools:
 
 @rule(
     "unchanged",
-    2.0,
-    "steps",
+    threshold=2.0,
+    meaning="steps",
     expected="a whole number of steps for unchanged",
     is_whole=True,
     needs_answers=True,

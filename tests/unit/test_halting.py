@@ -29,7 +29,7 @@ def test_a_rule_is_added_in_one_place(monkeypatch):
     before = dict(RULES)
     try:
 
-        @halting.rule("patient", 2.0, "steps", expected="a whole number of steps", is_whole=True)
+        @halting.rule("patient", threshold=2.0, meaning="steps", expected="a whole number of steps", is_whole=True)
         def patient(now: Readings, steps: float):
             return now.step >= steps
 
