@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from gram.formatting import number
+
 BOARD_FIGURES = {
     "valid": "valid",
     "distinct": "distinct",
@@ -39,15 +41,12 @@ def model_card(name: str, card: dict[str, Any]) -> str:
 
 def heads_section(figures: dict[str, Any]) -> str:
     """Held-out figures and how the heads do, as Markdown."""
-    rows = "\n".join(
-        f"| {key} | {figures[key]:.4f} | {_interval(figures['intervals'].get(key))} |"
-        for key in SHOWN
-        if key in figures
-    )
+    ends = {key: f"{low:.4f} to {high:.4f}" for key, (low, high) in figures["intervals"].items()}
+    rows = "\n".join(f"| {key} | {figures[key]:.4f} | {ends.get(key, '')} |" for key in SHOWN if key in figures)
     seeds = len(figures["commands"])
     few = "\n".join(
         f"| {row['depth']} | {row['single_accuracy']:.4f} | {row['accuracy']:.4f} | {row['pass_at_width']:.4f} | "
-        f"{_figure(row['lprm_auroc'])} | {_figure(row['halt_auroc'])} |"
+        f"{number(row['lprm_auroc'], 3)} | {number(row['halt_auroc'], 3)} |"
         for row in figures["few_steps"]
     )
     few_puzzles = figures["few_puzzles"]
@@ -103,7 +102,9 @@ def card_head(name: str, card: dict[str, Any]) -> str:
         bound = f"{trained['nelbo']:.2f}, of it KL {trained['nelbo_kl']:.2f}"
         scaled += f"| negative ELBO after training, nats a held-out puzzle (`gram/training/elbo.py`) | {bound} |\n"
     if "split" in card:
-        scaled += f"| split trained on | `{card['split']}`{_older(card)} |\n"
+        older = ", an old split: see below" if card.get("split_note") else ""
+        scaled += f"| split trained on | `{card['split']}`{older} |\n"
+    reproduces = f"| does the command give these weights? | {card['reproduces']} |\n" if "reproduces" in card else ""
     parts = card.get("parts", [])
     last = " of the last part" if parts else ""
     return f"""# {name}
@@ -115,17 +116,13 @@ def card_head(name: str, card: dict[str, Any]) -> str:
 | task | `{card["task"]}` |
 | recipe | `gram/recipes/{card["recipe"]["name"]}.toml` |
 | command | `{card["command"]}` |
-{_reproduces(card)}| optimiser steps{last} | {card["optimiser_steps"]:,} |
+{reproduces}| optimiser steps{last} | {card["optimiser_steps"]:,} |
 | minutes of training{last}, as run | {card["minutes"]:.1f} |
 | optimiser steps a second, median | {card["steps_per_s"]:.2f}, so {steps_minutes:.1f} minutes |
 | parameters | {card["parameters"]:,} |
 | log | `log.jsonl`{last} |
 {scaled}
 {_parts_table(parts)}"""
-
-
-def _older(card: dict[str, Any]) -> str:
-    return ", an old split: see below" if card.get("split_note") else ""
 
 
 def _lookup(figures: dict[str, Any]) -> str:
@@ -138,11 +135,6 @@ def _lookup(figures: dict[str, Any]) -> str:
 A table that answers with {known["rule"]} ({known["training"]:,} training puzzles) has {right:.1f} % right.
 
 """
-
-
-def _reproduces(card: dict[str, Any]) -> str:
-    """Whether the command gives these weights, where the card says so."""
-    return f"| does the command give these weights? | {card['reproduces']} |\n" if "reproduces" in card else ""
 
 
 def selection_words(found: dict[str, Any]) -> str:
@@ -171,14 +163,6 @@ def _parts_table(parts: list[dict[str, Any]]) -> str:
     steps, minutes = (sum(part[key] for part in parts) for key in ("optimiser_steps", "minutes"))
     head = "| part | optimiser steps, as run | minutes, as run |\n|---|---|---|\n"
     return head + "\n".join([*rows, f"| all | {steps:,} | {minutes:.1f} |"]) + "\n\n"
-
-
-def _interval(ends: list[float] | None) -> str:
-    return "" if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}"
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def boards_section(figures: dict[str, Any]) -> str:

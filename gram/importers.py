@@ -143,7 +143,8 @@ def import_checkpoint(
     file, settings = Path(file), None if settings is None else Path(settings)
     found = read_archive(file)
     tensors = _Tensors(str(file), tensors_of(found, file))
-    arch = _arch(read_settings(settings), settings) if settings else _arch_inside(found, file)
+    inside = read_settings(settings) if settings else found.get("config")  # EqR's files hold their run's settings
+    arch = _arch(inside, settings or file) if isinstance(inside, dict) else {}
     read = _read_settings(family, arch, str(settings or file))
     config, weights = _convert(family, tensors, read, task)
     if tensors.left:
@@ -176,12 +177,6 @@ def _arch(values: dict[str, Any], where: Path) -> dict[str, Any]:
     if not isinstance(arch, dict) or not arch.keys() & {"H_cycles", "hidden_size", "name"}:
         raise CheckpointError(f"{where}: must hold the mapping 'arch' of a run's settings, got none")
     return arch
-
-
-def _arch_inside(found: dict[str, Any], file: Path) -> dict[str, Any]:
-    """EqR's files hold the settings of their run."""
-    inside = found.get("config")
-    return _arch(inside, file) if isinstance(inside, dict) else {}
 
 
 def _read_settings(family: str, arch: dict[str, Any], where: str) -> _Settings:
@@ -248,9 +243,13 @@ def _convert(
         is_saved = family != "eqr" or tensors.has(theirs)
         weights[ours] = tensors.take(theirs, dim) if is_saved else torch.zeros(dim)
 
+    if task is None and (task := TASKS.get((tokens, vocabulary))) is None:
+        raise CheckpointError(
+            f"{tensors.where}: task must be named (--task), got {tokens} tokens of vocabulary {vocabulary}"
+        )
     settings.defaults["L_cycles"] = settings.defaults.get("L_cycles", 6 if tokens == 81 else 4)
     config = ModelConfig(
-        task=task or _guess_task(tensors.where, tokens, vocabulary),
+        task=task,
         vocabulary=vocabulary,
         tokens=tokens,
         output_tokens=tokens,
@@ -350,12 +349,6 @@ def _path(settings: _Settings) -> dict[str, Any]:
         "path_noise": settings.number("noise_scale"),
         "initial_std": deviations[0],
     }
-
-
-def _guess_task(where: str, tokens: int, vocabulary: int) -> str:
-    if (tokens, vocabulary) not in TASKS:
-        raise CheckpointError(f"{where}: task must be named (--task), got {tokens} tokens of vocabulary {vocabulary}")
-    return TASKS[tokens, vocabulary]
 
 
 def _check_task(config: ModelConfig) -> None:

@@ -11,7 +11,8 @@ import contextlib
 import inspect
 import io
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -40,22 +41,20 @@ def is_ours(name: str) -> bool:
     return name == "gram" or name.startswith("gram.")
 
 
-def is_importing(frame: FrameType | None) -> bool:
+def callers(frame: FrameType) -> Iterator[tuple[str, str]]:
+    """Module and function of a frame and of all that led to it."""
+    for each, _ in traceback.walk_stack(frame):
+        yield each.f_globals.get("__name__", ""), each.f_code.co_name
+
+
+def is_importing(frame: FrameType) -> bool:
     """Whether a function of ours runs because a module is imported."""
-    while frame is not None:
-        if frame.f_code.co_name == "<module>" and is_ours(frame.f_globals.get("__name__", "")):
-            return True
-        frame = frame.f_back
-    return False
+    return any(function == "<module>" and is_ours(module) for module, function in callers(frame))
 
 
-def is_in_kernel(frame: FrameType | None) -> bool:
+def is_in_kernel(frame: FrameType) -> bool:
     """Whether a supervision step is being computed."""
-    while frame is not None:
-        if frame.f_globals.get("__name__", "").startswith("gram.kernels."):
-            return True
-        frame = frame.f_back
-    return False
+    return any(module.startswith("gram.kernels.") for module, _ in callers(frame))
 
 
 def walk(start: Callable[[], None]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from gram.distributed.prediction import Prediction, predict
 from gram.distributed.simulation import DRIVER_S, Simulated, simulate
 from gram.evals.pages.pictures import svg
 from gram.evals.pages.run_figures import BusyLine, busy_workers
+from gram.formatting import markdown, percent
 from gram.sampler.run import shards_of
 
 FOLDER = Path(__file__).parent.parent / "docs"
@@ -75,13 +76,12 @@ def curves(driver_ms: float) -> list[Curve]:
 
 def busy_table(made: list[Curve]) -> str:
     """Busy shares: a row for each number of workers, a column for each curve."""
-    rows = ["| workers | " + " | ".join(each.label for each in made) + " |", "|---:|" + "---:|" * len(made)]
-    for count in WORKERS:
-        shares = [f"{100 * run.busy:.1f} %" for each in made for run in each.runs if run.workers == count]
-        rows.append(f"| {count:,} | " + " | ".join(shares) + " |")
-    saturating = [f"{each.saturating_workers:,}" for each in made]
-    rows.append("| saturated from | " + " | ".join(saturating) + " |")
-    return "\n".join(rows)
+    rows = [
+        [f"{count:,}", *(percent(run.busy) for each in made for run in each.runs if run.workers == count)]
+        for count in WORKERS
+    ]
+    rows.append(["saturated from", *(f"{each.saturating_workers:,}" for each in made)])
+    return markdown(["workers", *(each.label for each in made)], rows, rule="---:")
 
 
 def predictions(driver_ms: float) -> Iterator[tuple[float, Prediction]]:
@@ -110,13 +110,9 @@ def predictions(driver_ms: float) -> Iterator[tuple[float, Prediction]]:
 
 
 def prediction_table(rows: Iterator[tuple[float, Prediction]]) -> str:
-    head = (
-        "| GPUs | a shard | drivers | saturated from | time | GPUs busy | drivers busy | shards in flight "
-        "| into a driver | object store of a node |"
-    )
-    made = [head, "|" + "---:|" * (head.count("|") - 1)]
-    for shard_s, plan in rows:
-        cells = [
+    heads = ["GPUs", "a shard", "drivers", "saturated from", "time", "GPUs busy", "drivers busy", "shards in flight"]
+    made = [
+        [
             f"{plan.workers:,}",
             f"{shard_s:g} s",
             f"{plan.drivers}",
@@ -128,8 +124,9 @@ def prediction_table(rows: Iterator[tuple[float, Prediction]]) -> str:
             f"{plan.network_bytes_per_s / 1e6:.1f} MB/s",
             f"{plan.object_store_bytes / 1e6:.1f} MB",
         ]
-        made.append(f"| {' | '.join(cells)} |")
-    return "\n".join(made)
+        for shard_s, plan in rows
+    ]
+    return markdown([*heads, "into a driver", "object store of a node"], made, rule="---:")
 
 
 def main() -> None:

@@ -130,15 +130,7 @@ def join_command(made: LocalCluster) -> str:
 
 def _summary(made: LocalCluster) -> dict[str, Any]:
     """A cluster for JSON, without the token."""
-    return {
-        "address": made.address,
-        "dashboard": made.dashboard,
-        "is_joined": made.is_joined,
-        "nodes": made.nodes,
-        "cpus_per_node": made.cpus_per_node,
-        "gpus_per_node": made.gpus_per_node,
-        "token_file": made.token_file,
-        "logs": made.temp_dir,
-        "started_at": made.started_at,
-        "processes": [process.pid for process in made.processes],
-    }
+    names = ("address", "dashboard", "is_joined", "nodes", "cpus_per_node", "gpus_per_node", "token_file")
+    known = {name: getattr(made, name) for name in names}
+    processes = [process.pid for process in made.processes]
+    return known | {"logs": made.temp_dir, "started_at": made.started_at, "processes": processes}
