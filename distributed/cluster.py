@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from gram.distributed import socket_folder
@@ -142,11 +142,5 @@ def _start(arguments: dict[str, Any], *, tries: int) -> None:
             time.sleep(attempt)
         finally:
             for number, handler in handlers.items():
-                _restore(number, handler)
-
-
-def _restore(number: int, handler: Any) -> None:
-    try:
-        signal.signal(number, handler)
-    except ValueError:
-        return  # not in the main thread, where Ray cannot have changed them either
+                with suppress(ValueError):  # not in the main thread, where Ray cannot have changed them either
+                    signal.signal(number, handler)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import queue
-import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future
@@ -344,8 +343,3 @@ def poison_text(poison: Mapping[int, tuple[Attempt, ...]], shards: Mapping[int, 
     others = ", ".join(map(str, sorted(poison)[1:9])) + (" ..." if len(poison) > 9 else "")
     more = f"; so did {len(poison) - 1} more: {others}" if len(poison) > 1 else ""
     return f"shard {index} ({what}) failed {len(attempts)} times: {why}{more}; every other shard was run"
-
-
-def print_line(line: str) -> None:
-    """One line of news on stderr."""
-    print(f"gram: {line}", file=sys.stderr)

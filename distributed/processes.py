@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -118,7 +119,5 @@ def _environment(pid: int) -> list[bytes]:
 
 
 def _send(process: Process, signum: signal.Signals) -> None:
-    try:
+    with suppress(ProcessLookupError):  # it has ended by itself
         os.kill(process.pid, signum)
-    except ProcessLookupError:
-        return  # it has ended by itself

@@ -108,14 +108,12 @@ def section(name: str, runs: list[tuple[Path, dict[str, Any]]], limit: int | Non
     if baseline_runs:
         sigma = choose_sigma(baseline_runs, task, width)
         for folder in baseline_runs:
-            results = [
-                draw(folder, puzzles, f"test-sigma{sigma}", width, seed, **noise(sigma)) for seed in range(seeds)
-            ]
+            split = f"test-sigma{sigma}"
+            results = [draw(folder, puzzles, split, width, seed, **noise(sigma)) for seed in range(seeds)]
             judged.append(baselines.judge_run(task, puzzles, results, read_card(folder), method=baselines.PTRM))
-        tried = ", ".join(map(str, SIGMAS))
         told = (
             f"`{baselines.BASELINE}` sampled with Gaussian noise of scale {sigma} before every supervision step (PTRM, "
-            f"2605.19943), the best of {tried} on {VALIDATION_PUZZLES} validation puzzles"
+            f"2605.19943), the best of {', '.join(map(str, SIGMAS))} on {VALIDATION_PUZZLES} validation puzzles"
         )
         about[baselines.PTRM] = [told]
     table = baselines.markdown(task, baselines.rows(task, puzzles, judged), width=width)
@@ -191,16 +189,14 @@ def main() -> None:
         tasks.setdefault(card["task"], []).append((run, card))
     for name, runs in tasks.items():
         runs.sort(key=lambda entry: baselines.method_of(name, entry[1]["recipe"]["name"]) != baselines.MAIN)
+    how = arguments.limit, arguments.width, arguments.seeds
     try:
-        sections = [
-            section(name, runs, arguments.limit, arguments.width, arguments.seeds) for name, runs in tasks.items()
-        ]
+        sections = [section(name, runs, *how) for name, runs in tasks.items()]
     except (CheckpointError, ValueError) as error:
         parser.error(str(error))
-    used = f"gram {gram.__version__}, torch {torch.__version__}"
-    command = shlex.join(["python", *sys.argv])
+    used = f"`{shlex.join(['python', *sys.argv])}` (gram {gram.__version__}, torch {torch.__version__})\n"
     note = [f"{arguments.note}\n"] if arguments.note else []
-    page = "\n".join(["# Training methods side by side\n", f"{NOTE}\n", *note, *sections, f"`{command}` ({used})\n"])
+    page = "\n".join(["# Training methods side by side\n", f"{NOTE}\n", *note, *sections, used])
     if arguments.out is None:
         print(page)
     else:

@@ -17,7 +17,7 @@ from torch.nn.functional import linear
 
 from gram.api import multiplies_bfloat16
 from gram.config import model_config
-from gram.evals.benchmarks.peers import SHARED, VARIANTS, imported, official, official_steps, require_trm
+from gram.evals.benchmarks.peers import imported, official_steps, sudoku_mlp
 from gram.evals.benchmarks.timing import Measurement, paired
 from gram.kernels import reference
 from gram.kernels.compiled import path as compiled
@@ -158,11 +158,9 @@ def peer_rows(repo: Path, dtype: torch.dtype, rounds: int) -> Iterator[Measureme
 
     Raises `ValueError` where `repo` is no checkout of TRM.
     """
-    require_trm(repo)
     count = PEER_TRAJECTORIES
-    config = SHARED | {"num_puzzle_identifiers": 1, "batch_size": count} | VARIANTS["trm"]["sudoku-mlp"]
-    peer = official(repo, "trm", config | {"forward_dtype": _name(dtype)}, 0)
-    ours = imported("trm", official(repo, "trm", config, 0), config).to(dtype).requires_grad_(False)
+    peer, _ = sudoku_mlp(repo, batch_size=count, forward_dtype=_name(dtype))
+    ours = imported("trm", *sudoku_mlp(repo, batch_size=count)).to(dtype).requires_grad_(False)
     puzzles = torch.from_numpy(get_task("sudoku9").split("test", limit=count).puzzles.astype("int32"))
     short = _short(ours)
     error = check(short, *arguments(short, compiled.block_size(short.spec)))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from gram.api import Sampler, choose_dtype
-from gram.evals.benchmarks.peers import SHARED, VARIANTS, imported, official, official_steps, require_trm
+from gram.evals.benchmarks.peers import imported, official_steps, sudoku_mlp
 from gram.evals.benchmarks.timing import Measurement, paired
 from gram.tasks.registry import get_task
 
@@ -25,19 +25,17 @@ def rows(repo: Path, *, rounds: int) -> Iterator[Measurement]:
     Ours runs in the device's default type; the official code in bfloat16, as it is run, and in float32. Raises
     `ValueError` where `repo` is no checkout of TRM.
     """
-    require_trm(repo)
-    config = SHARED | {"num_puzzle_identifiers": 1} | VARIANTS["trm"]["sudoku-mlp"]
     task = get_task("sudoku9")
     puzzles = task.split("test", limit=TRAJECTORIES)
     dtype = choose_dtype("auto", torch.device("cpu"))
-    ours = imported("trm", official(repo, "trm", config, 0), config).to(dtype)
+    ours = imported("trm", *sudoku_mlp(repo)).to(dtype)
     sampler = Sampler(ours, task, name="TRM Sudoku-MLP, random weights")
     settings = sampler.settings(width=1, depth=1, halting="fixed", slots=TRAJECTORIES)
     tokens = torch.from_numpy(puzzles.puzzles.astype(np.int32))
     for name in ("bfloat16", "float32"):
         is_emulated = name == "bfloat16" and dtype is torch.float32
         count = EMULATED_TRAJECTORIES if is_emulated else TRAJECTORIES
-        peer = official(repo, "trm", config | {"forward_dtype": name, "batch_size": count}, 0)
+        peer, _ = sudoku_mlp(repo, forward_dtype=name, batch_size=count)
         seconds = paired(
             {
                 "official": partial(official_steps, peer, tokens[:count], 1),

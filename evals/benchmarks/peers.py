@@ -84,10 +84,12 @@ def family_of(repo: Path) -> str:
     return found[0]
 
 
-def require_trm(repo: Path) -> None:
-    """Raises `ValueError` where `repo` is no checkout of TRM."""
+def sudoku_mlp(repo: Path, **settings: Any) -> tuple[nn.Module, dict[str, Any]]:
+    """TRM Sudoku-MLP (D=512, L=97), random weights, and its settings. Raises `ValueError` where `repo` is not TRM's."""
     if (family := family_of(repo)) != "trm":
         raise ValueError(f"peer_repo must be a checkout of TRM, got one of {family}")
+    config = SHARED | {"num_puzzle_identifiers": 1} | VARIANTS["trm"]["sudoku-mlp"] | settings
+    return official(repo, "trm", config, 0), config
 
 
 def official(repo: Path, family: str, config: dict[str, Any], seed: int) -> nn.Module:

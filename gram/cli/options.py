@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gram.cli.errors import report
 from gram.cli.main import ADVANCED
 from gram.config import (
     HALTINGS,
@@ -256,13 +257,13 @@ class Sampling:
         if gpus is None:
             gpus = 1.0 if sampler.model.device.type != "cpu" else 0.0
         with cluster.connected(self.ray, cpus=self.workers):
-            from gram.distributed.pool import Pool, print_line
+            from gram.distributed.pool import Pool
 
             yield Pool(
                 workers=self.workers,
                 gpus_per_worker=gpus,
                 task_module=self.task_module,
-                report=None if is_quiet else print_line,
+                report=None if is_quiet else report,
             )
 
 

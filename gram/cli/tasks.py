@@ -27,20 +27,16 @@ def tasks(
     as_json: Json = False,
 ) -> None:
     """List tasks with their set sizes, and shipped checkpoints with their figures."""
-    listed = {"tasks": _tasks(task_module, has_lookup=has_lookup), "checkpoints": _checkpoints()}
-    if as_json:
-        from gram.cli.terminal import print_json
+    from gram.cli.terminal import print_json
+    from gram.tasks.registry import get_task, load_task_module, task_names
 
+    known = [*([] if task_module is None else load_task_module(task_module)), *map(get_task, task_names())]
+    described = [_describe(task, has_lookup=has_lookup) for task in known]
+    listed = {"tasks": described, "checkpoints": _checkpoints()}
+    if as_json:
         print_json(listed)
     else:
         _show(listed)
-
-
-def _tasks(module: Path | None, *, has_lookup: bool) -> list[dict[str, Any]]:
-    from gram.tasks.registry import get_task, load_task_module, task_names
-
-    own = [] if module is None else load_task_module(module)
-    return [_describe(task, has_lookup=has_lookup) for task in (*own, *(get_task(name) for name in task_names()))]
 
 
 def _describe(task: Task, *, has_lookup: bool) -> dict[str, Any]:
@@ -131,9 +127,8 @@ def _show(listed: dict[str, Any]) -> None:
             *(terminal.percent(figures.get(key)) for key in HEADLINES),
         )
     console.print(shipped)
-    for entry in listed["checkpoints"]:
-        if entry["card_fault"]:
-            console.print(Text(entry["card_fault"], style="bold yellow"), soft_wrap=True)  # a path is not broken
+    for fault in filter(None, (entry["card_fault"] for entry in listed["checkpoints"])):
+        console.print(Text(fault, style="bold yellow"), soft_wrap=True)  # a path is not broken
     note = (
         "held-out accuracy of the answer and of one trajectory, pooled coverage; "
         "steps and minutes of the last run, earlier ones are on the card"
@@ -145,7 +140,5 @@ def _show(listed: dict[str, Any]) -> None:
 
 
 def _size(splits: dict[str, int | None], name: str) -> str:
-    if name not in splits:
-        return "-"
-    size = splits[name]
-    return "endless" if size is None else f"{size:,}"
+    size = splits.get(name, "-")
+    return size if isinstance(size, str) else "endless" if size is None else f"{size:,}"

@@ -125,6 +125,6 @@ def test_an_error_that_names_no_file_is_still_one_line(monkeypatch, capsys):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(tasks, "_tasks", full)
+    monkeypatch.setattr(tasks, "_checkpoints", full)
     assert main(["tasks"]) == 2
     assert capsys.readouterr().err == "gram: cannot write: No space left on device\n"

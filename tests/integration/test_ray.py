@@ -97,9 +97,10 @@ def ill(sampler: Sampler, records: Path) -> Callable[[ill_workers.Fault], type]:
 
 def spread(sampler: Sampler, pool: dict[str, Any], **arguments: Any) -> tuple[SampleResult, Any]:
     """A run on the cluster and its pool."""
-    from gram.distributed.pool import Pool, print_line
+    from gram.cli.errors import report
+    from gram.distributed.pool import Pool
 
-    made = Pool(**{"workers": 2, "report": print_line, **pool})
+    made = Pool(**{"workers": 2, "report": report, **pool})
     return sampler.sample(PUZZLES, CONFIG, backend=made, **arguments), made
 
 
