@@ -110,6 +110,8 @@ def _find(name_or_file: str | Path, beside: Path | None = None) -> Path:
         path = Path(name_or_file) if beside is None else beside.parent / name_or_file
     if not path.is_file():
         what = "recipe" if beside is None else f"{beside}: base"
+        if path.suffix == ".toml":
+            raise RecipeError(f"{what} must be a file that is there, got {str(name_or_file)!r}")
         raise RecipeError(
             f"{what} must be a TOML file or one of {', '.join(recipe_names())}, got {str(name_or_file)!r}"
         )

@@ -15,6 +15,7 @@ import pytest
 
 from gram.cli.main import check_command
 from gram.tasks.registry import get_task
+from gram.training.recipe import load_recipe
 from tests.browser import Browser
 
 ROOT = Path(__file__).parents[2]
@@ -80,6 +81,9 @@ def test_the_task_of_the_page_is_one(tmp_path: Path) -> None:
     task = get_task("latin3", tmp_path / "latin.py")
     some = task.split("test", limit=5)
     assert task.verify(some.puzzles, some.answers).all()
+    (recipe,) = blocks(DOCS / "tasks.md", "toml")
+    (tmp_path / "latin.toml").write_text(recipe)
+    assert load_recipe(tmp_path / "latin.toml", task_module=tmp_path / "latin.py").model.output_tokens == 9
 
 
 class Page(HTMLParser):
