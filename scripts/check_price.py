@@ -4,6 +4,8 @@ Every cell is run for real on random puzzles of the file, one at a time; the pri
 are timed between the real runs, and from the steps that trajectories of all puzzles take. `ratio`: price over the mean
 of the real runs; `same puzzles`: the price of the very puzzles that were run, which leaves out which ones were drawn.
 Both with 95 % intervals (real runs and rounds of timing resampled). Prints a table in Markdown, or one JSON object.
+
+Without `--puzzles`: one trajectory one puzzle at a time, launched as one row and as eight padded ones.
 """
 
 from __future__ import annotations
@@ -103,10 +105,30 @@ def _row(
     return row
 
 
+def launches(sampler: Sampler, rounds: int, seed: int) -> dict[str, Any]:
+    """One trajectory launched as one row against the same in a padded launch of eight."""
+    puzzles = sampler.task.split("train", limit=rounds).puzzles
+    one = alone(sampler.settings(), 1, sampler.settings().depth or 1)
+    eight = replace(one, launch=8, slots=8, is_padded=True)
+    rng = np.random.default_rng(seed)
+    times: dict[int, list[float]] = {0: [], 1: []}
+    for number in range(-1, rounds):
+        puzzle = puzzles[number % len(puzzles)][None]
+        for which in rng.permutation(2):
+            ms = run_ms(sampler, puzzle, (one, eight)[which])
+            if number >= 0:
+                times[int(which)].append(ms)
+    pairs = np.array([times[0], times[1]])
+    index = rng.integers(rounds, size=(DRAWS, rounds))
+    low, high = np.percentile(pairs[0][index].mean(axis=1) / pairs[1][index].mean(axis=1), (2.5, 97.5))
+    share = float(pairs[0].mean() / pairs[1].mean())
+    return {"one_ms": pairs[0].mean(), "eight_ms": pairs[1].mean(), "share": share, "low": low, "high": high}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("checkpoint")
-    parser.add_argument("--puzzles", type=Path, required=True, help="file of puzzles")
+    parser.add_argument("--puzzles", type=Path, help="file of puzzles")
     parser.add_argument("--rows", default="1-400", help="first and last row of the file")
     parser.add_argument("--cells", default="1x8,1x128,8x16,16x8")
     parser.add_argument("--runs", type=int, default=200)
@@ -114,6 +136,12 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     sampler = gram.load(given.checkpoint)
+    if given.puzzles is None:
+        found = launches(sampler, min(given.runs, 60), given.seed)
+        share = f"{found['share']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+        line = f"{given.checkpoint}: one row {found['one_ms']:.1f} ms, eight {found['eight_ms']:.1f} ms: {share}"
+        print(json.dumps({"checkpoint": given.checkpoint, **found}) if given.json else line)
+        return
     first, last = (int(part) for part in given.rows.split("-"))
     cells = [(int(width), int(depth)) for width, depth in (cell.split("x") for cell in given.cells.split(","))]
     puzzles = sampler.task.load(given.puzzles).puzzles[first - 1 : last]
