@@ -64,7 +64,7 @@ def selector_heads(frontier: Frontier) -> list[str]:
 
 def selector_lines(frontier: Frontier) -> list[list[str]]:
     """One line for each selector: both arms' shares in per cent, and the differences in points."""
-    verdict, found = frontier["verdict"], _by_way(frontier, "accuracy")
+    verdict, found = frontier["verdict"], by_way(frontier, "accuracy")
     first = verdict["halting"], verdict["matched_by"]
     return [
         [selector, *_figures(frontier, found, selector, each)]
@@ -75,11 +75,11 @@ def selector_lines(frontier: Frontier) -> list[list[str]]:
 
 def coverage_line(frontier: Frontier) -> list[str]:
     """The same of coverage, which no selector takes part in."""
-    each, found = frontier["coverage"], _by_way(frontier, "coverage")
+    each, found = frontier["coverage"], by_way(frontier, "coverage")
     return ["(coverage)", *_figures(frontier, found, None, each)]
 
 
-def _by_way(frontier: Frontier, measure: str) -> dict[tuple[Any, ...], Mapping[str, Any]]:
+def by_way(frontier: Frontier, measure: str) -> dict[tuple[Any, ...], Mapping[str, Any]]:
     """Verdicts of a measure by selector, halting rule and way of matching."""
     return {
         (each["selector"], each["halting"], each["matched_by"]): each

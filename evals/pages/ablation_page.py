@@ -31,8 +31,8 @@ def render(made: Mapping[str, Any]) -> str:
         f'<div class="verdict"><p>{escape(words)}</p></div></header>'
     )
     body = (
-        section("Cells", "", _table(cells), "Sort by a heading. Differences are paired by puzzle.", command)
-        + section("Accuracy", "", _dots(cells), "Selected accuracy with 95 % intervals, in the study's order.", command)
+        section("Cells", _table(cells), "Sort by a heading. Differences are paired by puzzle.", command)
+        + section("Accuracy", _dots(cells), "Selected accuracy with 95 % intervals, in the study's order.", command)
         + provenance(about, {})
     )
     return page(f"{made['name']}: ablation", head + f"<main>{body}</main>")
@@ -40,9 +40,8 @@ def render(made: Mapping[str, Any]) -> str:
 
 def _table(cells: list[dict[str, Any]]) -> str:
     names = list(dict.fromkeys(name for cell in cells for name in cell["varied"]))
-    columns = [(name.replace("_", " "), "text") for name in names] + [("accuracy", "")]
-    columns += [("minus baseline, points", ""), ("won", ""), ("lost", ""), ("one trajectory", ""), ("pass@N", "")]
-    columns += [("coverage", ""), ("steps", ""), ("seconds", "")]
+    heads = [name.replace("_", " ") for name in names]
+    heads += ["accuracy", "minus baseline, points", "won", "lost", "one trajectory", "pass@N", "coverage", "steps"]
     rows = []
     for cell in cells:
         values = [cell["varied"].get(name, "") for name in names]
@@ -59,7 +58,7 @@ def _table(cells: list[dict[str, Any]]) -> str:
         row += [_share(cell, name) for name in ("single_accuracy", "pass_at_width", "coverage")]
         row += [figure(cell[name], 1) for name in ("mean_steps", "elapsed_s")]
         rows.append(row)
-    return table(columns, rows)
+    return table([*heads, "seconds"], rows)
 
 
 def _share(cell: Mapping[str, Any], name: str) -> Entry:

@@ -65,24 +65,14 @@ def _verdicts(compared: Mapping[str, Any]) -> str:
         row += [points(verdict), (f"{counts.get('width', 0)}, {counts.get('depth', 0)}, {apart}", "", "")]
         row += [("none" if even is None else milliseconds(even), even or "", "")]
         rows.append(row)
-    heads = [
-        ("checkpoint", "text"),
-        ("budget", ""),
-        ("depth only", ""),
-        ("width only", ""),
-        ("mixed", ""),
-        ("restarts", ""),
-    ]
-    heads += [("width minus depth, points", ""), ("comparisons won", ""), ("width ahead from", "")]
+    heads = ["checkpoint", "budget", "depth only", "width only", "mixed", "restarts", "width minus depth, points"]
     return section(
         "Verdicts",
-        "",
-        table(heads, rows),
+        table([*heads, "comparisons won", "width ahead from"], rows),
         "At four times the latency of one trajectory at the trained depth. Below each share: width x depth, chosen on "
         "one half of the puzzles and scored on the other, both ways, and what it spends. Comparisons won: by width, "
         "depth, neither; the same two cells at several budgets count once. Each checkpoint's page has the "
         "command that made its row.",
-        "",
     )
 
 
@@ -94,7 +84,6 @@ def _pictures(task: str, frontiers: Frontiers) -> str:
         of_task = f" ({task})" if task else ""
         made += section(
             f"{measure.capitalize()} against latency{of_task}",
-            "",
             checkpoint_curves(frontiers, measure),
             "Lines: cells that no cheaper one of the checkpoint reaches, with bands of 95 %. Dashed: one trajectory, "
             "deeper and deeper. Expected latency of one puzzle at a time.",
@@ -108,7 +97,7 @@ def _pair(pair: Mapping[str, Any]) -> str:
     a, b, measure = pair["a"], pair["b"], pair["measure"]
     heading = f"{a} against {b}: {measure}"
     if not pair["budgets"]:
-        return section(heading, "", f"<p>Not compared: {escape(pair['why'])}.</p>", "", "")
+        return section(heading, f"<p>Not compared: {escape(pair['why'])}.</p>")
     rows = []
     for row in pair["budgets"]:
         found = row["contrast"]
@@ -119,20 +108,18 @@ def _pair(pair: Mapping[str, Any]) -> str:
         line += [points(found), p_value(found["p_holm"])]
         line.append((escape(who), who, "text win" if found["verdict"] in ("a", "b") else "text"))
         rows.append(line)
-    heads = [("matched by", "text"), ("budget", ""), (a, ""), (b, ""), ("difference, points", "")]
+    heads = ["matched by", "budget", a, b, "difference, points", "p (Holm)", "ahead"]
     told = "".join(
         f"<p>{escape(sentence)}</p>" for by, sentence in pair["sentences"].items() if by == "latency interactive"
     ) or "".join(f"<p>{escape(sentence)}</p>" for sentence in list(pair["sentences"].values())[:1])
     why = f" {pair['why'][0].upper()}{pair['why'][1:]}." if pair["why"] else ""
     return section(
         heading,
-        "",
-        told + table([*heads, ("p (Holm)", ""), ("ahead", "text")], rows),
+        told + table(heads, rows),
         f"{measure.capitalize()} on the {pair['puzzles']:,} puzzles of both ({pair['bases']:,} clusters). A budget "
         f"buys the best cell of each, of any width and depth under the checkpoint's own selector, chosen on one half "
         f"of the puzzles and scored on the other, both ways. Differences are {a} minus {b}, paired by puzzle; "
         f"p-values are corrected over all different comparisons of this page that are matched in one way.{why}",
-        "",
     )
 
 
@@ -149,7 +136,6 @@ def _commands(frontiers: Frontiers) -> str:
         row += [(noise, "" if spread is None else spread, "")]
         rows.append(row)
     commands = list(dict.fromkeys(str(each["about"].get("command", "")) for each in frontiers.values()))
-    heads = [(name, "text") for name in ("checkpoint", "puzzles", "seeds", "machine", "rounds")]
-    heads.append(("spread of the control", ""))
+    heads = ["checkpoint", "puzzles", "seeds", "machine", "rounds", "spread of the control"]
     lines = "".join(f"<p><code>{escape(command)}</code></p>" for command in commands)
     return f"<section><h2>How these figures were made</h2>{lines}{table(heads, rows)}</section>"

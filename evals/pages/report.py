@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -37,164 +38,135 @@ def render(frontier: Frontier) -> str:
 
 def _sections(frontier: Frontier) -> list[str]:
     """Everything between the verdict and the provenance."""
-    verdict, command = frontier["verdict"], frontier["about"].get("command", "")
+    verdict = frontier["verdict"]
+    show = partial(section, command=frontier["about"].get("command", ""))
     measure, halting, selector = (verdict[name] for name in ("measure", "halting", "selector"))
     trained = frontier["grid"]["trained_depth"]
     others = [rule for rule in frontier["grid"]["haltings"] if rule != halting]
     return [
-        section(
+        show(
             f"What {measure} each millisecond buys",
-            "",
             figures.family_curves(frontier, measure, halting),
             f"{measure.capitalize()} of the answer that {selector} selects, against the expected latency of a puzzle, "
             f"one at a time, halting {halting}. Bands: 95 % intervals. Width-only cells have the trained depth, "
             f"{trained}.",
-            command,
         ),
-        section(
+        show(
             "Every selector",
-            "The verdict for each selector, the same on both sides; one trajectory needs none. First: the checkpoint's "
-            "own.",
             tables.selector_table(frontier),
             "At the headline's budget. Below each share: width x depth, and what it spends. Differences in points are "
             "coloured by who is ahead.",
-            command,
+            lead="The verdict for each selector, the same on both sides; one trajectory needs none. First: the "
+            "checkpoint's own.",
         ),
-        section(
+        show(
             "Matched budgets",
-            "The best cell of each family that fits the budget, chosen on one half of the puzzles and scored on the "
-            "other, both ways. Below each share: width x depth (two where the halves chose differently), and what the "
-            "cell spends. Differences are paired by puzzle. Puzzles of one cluster stay together.",
             tables.budget_table(frontier, measure, "latency interactive"),
             f"{measure.capitalize()}, selector {selector}; expected latency, one puzzle at a time. A difference is "
             "significant where its interval leaves out zero and its p-value is below .05 after Holm's correction over "
             f"all different comparisons.{_choice_words(frontier)}",
-            command,
+            lead="The best cell of each family that fits the budget, chosen on one half of the puzzles and scored on "
+            "the other, both ways. Below each share: width x depth (two where the halves chose differently), and what "
+            "the cell spends. Differences are paired by puzzle. Puzzles of one cluster stay together.",
         ),
-        *_coverage(frontier, halting, command),
-        section(
+        _coverage(frontier, halting, show),
+        show(
             "Every width and depth",
-            "",
             figures.heat(frontier, measure, halting),
             f"{measure.capitalize()} in per cent, halting {halting}. Dashed: equal latency, at the budgets above.",
-            command,
         ),
-        section(
+        show(
             "Which cells are worth their time",
-            "",
             figures.pareto(frontier, measure, halting),
             f"Every cell by latency, halting {halting}; the line joins those that no faster cell reaches.",
-            command,
         ),
-        section(
+        show(
             "Halting, batches and arithmetic",
-            "Does the verdict hold without early exit, where a batch fills the device, and where operations count in "
-            "place of time?",
             tables.verdict_table(frontier),
             "Each row is a verdict like the first sentence's, at four times the price of one trajectory at the trained "
             "depth.",
-            command,
+            lead="Does the verdict hold without early exit, where a batch fills the device, and where operations count "
+            "in place of time?",
         ),
         *(
-            section(
+            show(
                 f"The same with halting {rule}",
-                "",
                 figures.family_curves(frontier, measure, rule),
                 f"{measure.capitalize()} against expected latency, one puzzle at a time. Bands: 95 % intervals.",
-                command,
             )
             for rule in others
         ),
-        section(
+        show(
             "Matched budgets in full batches",
-            "",
             tables.budget_table(frontier, measure, "latency throughput"),
             f"{measure.capitalize()}; a puzzle's share of the time of one full launch.",
-            command,
         ),
-        section(
+        show(
             "Matched arithmetic",
-            "A budget here is a number of multiply-accumulates, not a time: what an ideal machine would see. "
-            "Trajectories one after another and at once take the same arithmetic.",
             tables.budget_table(frontier, measure, "macs"),
             f"{measure.capitalize()}. Counted from the model's shape and the supervision steps that trajectories took.",
-            command,
+            lead="A budget here is a number of multiply-accumulates, not a time: what an ideal machine would see. "
+            "Trajectories one after another and at once take the same arithmetic.",
         ),
-        section(
+        show(
             "Matched energy",
-            "",
             tables.budget_table(frontier, measure, "energy"),
             f"{measure.capitalize()}; the device's mean power while a width was timed, times the latency of one "
             "puzzle.",
-            command,
         ),
-        section(
+        show(
             "What a better selector could win",
-            "",
             figures.selector_gap(frontier, halting),
             f"Accuracy of each selector at {trained} steps below pass@N, the share of puzzles with at least one right "
             "trajectory.",
-            command,
         ),
-        section(
+        show(
             "When trajectories halt",
-            "",
             figures.stop_histogram(frontier),
             f"First step at which the halt head says more than {frontier['heads']['threshold']:g}.",
-            command,
         ),
-        section(
+        show(
             "Whether the halt head can be believed",
-            "",
             _calibration(frontier),
             "Left: the share of right answers against the predicted share, after some steps; bins hold at least "
             f"{figures.FEWEST} trajectories. Right: how well the logit ranks right trajectories above wrong ones (all "
             "puzzles together), and the expected calibration error. Below: every step. AUROC in a puzzle compares only "
             "trajectories of the same puzzle.",
-            command,
         ),
-        section(
+        show(
             "By difficulty",
-            "",
             figures.difficulty(frontier),
             f"{measure.capitalize()} of one trajectory and of the verdict's cells. Bars: 95 % intervals.",
-            command,
         ),
-        section(
+        show(
             "Latency of every cell",
-            "",
             tables.latency_table(frontier),
             _timing_words(frontier["latency"]),
-            command,
         ),
-        section(
+        show(
             "All cells",
-            "",
             tables.cell_table(frontier),
             "Below a share: its 95 % interval. Conflicts: violated constraints of the selected answer. All columns: "
             "cells.csv.",
-            command,
         ),
     ]
 
 
-def _coverage(frontier: Frontier, halting: str, command: str) -> list[str]:
+def _coverage(frontier: Frontier, halting: str, show: Callable[..., str]) -> str:
     """The section on coverage, where puzzles have several solutions."""
     covered = frontier["coverage"]
     if covered is None:
-        return []
+        return ""
     ceiling = percent(covered["one_answer_ceiling"])
-    return [
-        section(
-            "Coverage: how many of the solutions are found",
-            f"A system that gives one answer reaches {ceiling} at most, the mean of 1 / solutions, however deep it is.",
-            f"{figures.family_curves(frontier, 'coverage', halting) or ''}"
-            f"{tables.budget_table(frontier, 'coverage', 'latency interactive')}",
-            "Distinct valid solutions found / all of the puzzle. Below each share: width x depth, what it spends, and "
-            "the single accuracy of its trajectories. Expected latency, one puzzle at a time.",
-            command,
-        )
-    ]
+    return show(
+        "Coverage: how many of the solutions are found",
+        f"{figures.family_curves(frontier, 'coverage', halting) or ''}"
+        f"{tables.budget_table(frontier, 'coverage', 'latency interactive')}",
+        "Distinct valid solutions found / all of the puzzle. Below each share: width x depth, what it spends, and the "
+        "single accuracy of its trajectories. Expected latency, one puzzle at a time.",
+        lead=f"A system that gives one answer reaches {ceiling} at most, the mean of 1 / solutions, however deep it "
+        "is.",
+    )
 
 
 def _calibration(frontier: Frontier) -> str:
@@ -308,7 +280,9 @@ def _exchange(rate: Mapping[str, Any] | None) -> tuple[str, str]:
     return f"{rate['doublings']:.1f}", f"doublings of depth for one of width, {start}"
 
 
-def section(heading: str, lead: str, content: Picture | str | None, caption: str, command: str) -> str:
+def section(
+    heading: str, content: Picture | str | None, caption: str = "", command: str = "", *, lead: str = ""
+) -> str:
     """A heading with a figure, its caption and the command that made it; nothing where there is no content."""
     if not content:
         return ""

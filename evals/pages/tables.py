@@ -6,24 +6,25 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from gram.evals.frontier.beside import verdicts_of
+from gram.evals.frontier.beside import by_way, verdicts_of
 from gram.evals.frontier.budgets import UNDECIDED
 from gram.evals.pages.figures import FAMILY_WORDS
 from gram.formatting import amount, count, milliseconds, number, percent, signed, span
 
 Frontier = Mapping[str, Any]
-Column = tuple[str, str]
-"""Heading and kind: `text` or a number."""
 Entry = tuple[str, Any, str]
 """A cell of a table: its HTML, the value to sort by (None: its text) and a class."""
 NOTHING: Entry = ("-", "", "")
 
 
-def table(columns: Sequence[Column], rows: Sequence[Sequence[Entry]], *, is_tall: bool = False) -> str:
-    """A sortable table; a tall one scrolls in its own frame on a screen."""
+def table(heads: Sequence[str], rows: Sequence[Sequence[Entry]], *, is_tall: bool = False) -> str:
+    """A sortable table, empty without rows; a tall one scrolls in its own frame on a screen."""
+    if not rows:
+        return ""
+    is_text = [any("text" in style.split() for _, _, style in column) for column in zip(*rows, strict=True)]
     head = "".join(
-        f'<th scope="col" class="{"text" if kind == "text" else ""}"><button type="button">{escape(name)}</button></th>'
-        for name, kind in columns
+        f'<th scope="col" class="{"text" if kind else ""}"><button type="button">{escape(name)}</button></th>'
+        for name, kind in zip(heads, is_text, strict=True)
     )
     body = "".join(
         "<tr>"
@@ -108,11 +109,8 @@ def budget_table(frontier: Frontier, measure: str, by: str) -> str:
             p = None if found.get("is_same_cell", True) else found["p_holm"]
             line += [points(found), p_value(p), winner(found["verdict"])]
             made.append([*line, points(serial, serial["verdict"] if serial["verdict"] in FAMILY_WORDS else "")])
-    if not made:
-        return ""
-    heads = [("halting", "text"), ("budget", ""), ("depth only", ""), ("width only", ""), ("mixed", "")]
-    heads += [("restarts", ""), ("width minus depth, points", ""), ("p (Holm)", ""), ("ahead", "text")]
-    heads.append(("width minus restarts", ""))
+    heads = ["halting", "budget", "depth only", "width only", "mixed", "restarts", "width minus depth, points"]
+    heads += ["p (Holm)", "ahead", "width minus restarts"]
     is_serial = any(row[5] != NOTHING for row in made)
     kept = [place for place in range(len(heads)) if is_serial or place not in (5, 9)]
     return table([heads[place] for place in kept], [[row[place] for place in kept] for row in made])
@@ -138,23 +136,15 @@ def verdict_table(frontier: Frontier) -> str:
         row += [chosen(each[family], by, family) for family in ("depth", "width")]
         row += [points(each), winner(each["winner"] or "neither")]
         rows.append([*row, ("none" if even is None else amount(even, by), even or "", "")])
-    if not rows:
-        return ""
-    heads = [("measure", "text"), ("halting", "text"), ("matched by", "text"), ("budget", ""), ("depth only", "")]
-    heads += [("width only", ""), ("width minus depth, points", ""), ("ahead", "text")]
-    return table([*heads, ("width ahead from", "")], rows)
+    heads = ["measure", "halting", "matched by", "budget", "depth only", "width only", "width minus depth, points"]
+    return table([*heads, "ahead", "width ahead from"], rows)
 
 
 def selector_table(frontier: Frontier) -> str:
     """One verdict for each selector, the same on both arms: by latency, without halting, by arithmetic, and against
     restarts."""
     main, grid = frontier["verdict"], frontier["grid"]
-    found = {
-        (each["selector"], each["halting"], each["matched_by"]): each
-        for each in verdicts_of(frontier)
-        if each["measure"] == "accuracy" and each["budget"] is not None
-    }
-    first = main["halting"], main["matched_by"]
+    found, first = by_way(frontier, "accuracy"), (main["halting"], main["matched_by"])
     ways = [first, *((rule, first[1]) for rule in grid["haltings"][1:]), (first[0], "macs")]
     rows = []
     for selector in grid["selectors"]:
@@ -164,11 +154,9 @@ def selector_table(frontier: Frontier) -> str:
         row = [words(selector), *(chosen(each[family], first[1], family) for family in ("depth", "width", "restarts"))]
         some = [*(found.get((selector, *way), {}) for way in ways), each["restarts_difference"]]
         rows.append([*row, *(points(one, one.get("winner") or "") for one in some)])
-    if not rows:
-        return ""
-    heads = [("selector", "text"), ("depth only", ""), ("width only", ""), ("restarts", ""), ("width minus depth", "")]
-    heads += [("MACs" if by == "macs" else f"halting {rule}", "") for rule, by in ways[1:]]
-    return table([*heads, ("width minus restarts", "")], rows)
+    heads = ["selector", "depth only", "width only", "restarts", "width minus depth"]
+    heads += ["MACs" if by == "macs" else f"halting {rule}" for rule, by in ways[1:]]
+    return table([*heads, "width minus restarts"], rows)
 
 
 def matching(by: str) -> str:
@@ -192,41 +180,29 @@ def latency_table(frontier: Frontier) -> str:
         row += [time(*each) for each in both]
         row.append(figure(rate, 0) if rate is None or rate >= 100 else (f"{rate:.3g}", rate, ""))
         rows.append(row)
-    if not rows:
-        return ""
-    heads = [("halting", "text"), ("width", ""), ("depth", ""), ("one puzzle at a time", "")]
-    return table([*heads, ("full batch, a puzzle", ""), ("puzzles a second", "")], rows, is_tall=True)
+    heads = ["halting", "width", "depth", "one puzzle at a time", "full batch, a puzzle", "puzzles a second"]
+    return table(heads, rows, is_tall=True)
 
 
 def calibration_table(frontier: Frontier) -> str:
     """The heads at every supervision step."""
     steps = [step for step in frontier["heads"]["steps"] if step["accuracy"] is not None]
-    if not steps:
-        return ""
     names = ("ece", "brier", "halt_auroc", "halt_auroc_within", "lprm_auroc_within")
     rows = []
     for step in steps:
         row: list[Entry] = [(str(step["step"]), None, "text"), share(step["accuracy"])]
         row += [figure(step[name], 3) for name in names]
         rows.append(row)
-    heads = [("step", "text"), ("right", ""), ("calibration error", ""), ("Brier score", ""), ("AUROC", "")]
-    return table([*heads, ("AUROC in a puzzle", ""), ("LPRM's AUROC in a puzzle", "")], rows)
+    heads = ["step", "right", "calibration error", "Brier score", "AUROC", "AUROC in a puzzle"]
+    return table([*heads, "LPRM's AUROC in a puzzle"], rows)
 
 
 def cell_table(frontier: Frontier) -> str:
     """Every cell of the grid."""
     is_multi = "coverage" in frontier["grid"]["measures"]
-    columns = [
-        ("width", ""),
-        ("depth", ""),
-        ("halting", "text"),
-        ("selector", "text"),
-        ("accuracy", ""),
-        ("single accuracy", ""),
-        ("pass@N", ""),
-    ]
-    columns += [("coverage", ""), ("solutions found", "")] if is_multi else []
-    columns += [("conflicts", ""), ("latency", ""), ("batch", ""), ("MACs", ""), ("steps", "")]
+    heads = ["width", "depth", "halting", "selector", "accuracy", "single accuracy", "pass@N"]
+    heads += ["coverage", "solutions found"] if is_multi else []
+    heads += ["conflicts", "latency", "batch", "MACs", "steps"]
     rows = []
     for cell in frontier["cells"]:
         if cell["width"] == 1 and cell["selector"] != frontier["grid"]["selectors"][0]:
@@ -242,7 +218,7 @@ def cell_table(frontier: Frontier) -> str:
         macs = NOTHING if cell["macs"] is None else (count(cell["macs"]), cell["macs"], "")
         row += [macs, figure(cell["steps"], 1)]
         rows.append(row)
-    return table(columns, rows, is_tall=True)
+    return table(heads, rows, is_tall=True)
 
 
 def figure(value: float | None, digits: int, style: str = "") -> Entry:
