@@ -6,7 +6,6 @@ MACs are those of matrix products; normalisation, activations and noise are left
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from gram.config import ModelConfig
@@ -18,18 +17,14 @@ TRACE_BYTES = 21
 ANALYSIS_BYTES = 256 << 20
 """Of blocks of a trace and random draws, whatever the number of puzzles."""
 POWER_DIFFERENCES = (0.01, 0.02, 0.05, 0.1)
-"""Differences for which the pre-flight says how many puzzles make them significant."""
+"""Differences for which the pre-flight says how many puzzles make them significant, with 80 % power."""
 DISCORDANCE = 2.0
 """Share of puzzles that only one of two cells has right, as a multiple of the difference: as in cells of one model."""
 
 
-def step_macs(
-    config: ModelConfig, *, transitions: int | None = None, low_level_updates: int | None = None
-) -> dict[str, int]:
+def step_macs(config: ModelConfig) -> dict[str, int]:
     """MACs of one trajectory's supervision step by part, and their `total`."""
-    length, dim = config.registers + config.tokens, config.dim
-    turns = config.transitions if transitions is None else transitions
-    updates = config.low_level_updates if low_level_updates is None else low_level_updates
+    length, dim, turns = config.registers + config.tokens, config.dim, config.transitions
     if config.mixer == "token":
         mixer = 3 * config.mixer_hidden * length * dim
     elif config.mixer == "relations":
@@ -38,7 +33,7 @@ def step_macs(
         mixer = 4 * length * dim * dim + 2 * length * length * dim
     block = mixer + 3 * config.hidden * length * dim
     parts = {
-        "core": turns * (updates + 1) * config.blocks * block,
+        "core": turns * (config.low_level_updates + 1) * config.blocks * block,
         "prior": 0 if config.guidance == "none" else turns * 4 * config.guidance_hidden * dim * length,
         "heads": 2 * (2 * config.head_hidden * dim * length + config.head_hidden if config.head_hidden else dim),
     }
@@ -89,13 +84,8 @@ def preflight(
         "latency_s": None if not steps_per_s else timed / steps_per_s,
         "disk_bytes": traced * TRACE_BYTES,
         "memory_bytes": resident_bytes + outcomes + ANALYSIS_BYTES,
-        "puzzles_needed": power_table(POWER_DIFFERENCES),
+        "puzzles_needed": [
+            {"difference": each, "puzzles": statistics.puzzles_for_power(each, min(1.0, DISCORDANCE * each))}
+            for each in POWER_DIFFERENCES
+        ],
     }
-
-
-def power_table(differences: Sequence[float]) -> list[dict[str, float]]:
-    """Independent puzzles for which a difference is significant with 80 % power, at one budget."""
-    return [
-        {"difference": each, "puzzles": statistics.puzzles_for_power(each, min(1.0, DISCORDANCE * each))}
-        for each in differences
-    ]

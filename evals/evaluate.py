@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +24,11 @@ from gram.formatting import number, percent, span
 from gram.json_values import plain
 from gram.sampler.result import SampleResult
 from gram.sampler.run import SELECTOR
+from gram.sampler.trace import FLOATS
 from gram.tasks.protocol import PuzzleSet, Task, Tokens
 
 RESULTS_FILE, PREDICTIONS_FILE = "results.json", "predictions.jsonl"
+Value = TypeVar("Value")
 _ROWS = 16_384
 """Answers given to the verifier at once."""
 
@@ -138,12 +141,14 @@ def solution_counts(task: Task, candidates: Tokens, right: NDArray[np.bool_]) ->
 
 def count_solutions(task: Task, puzzles: Tokens) -> list[int]:
     """Exact number of solutions of each puzzle `[P, L]`; equal puzzles are counted once."""
-    known: dict[bytes, int] = {}
-    for puzzle in puzzles:
-        key = puzzle.tobytes()
-        if key not in known:
-            known[key] = int(task.count_solutions(puzzle))
-    return [known[puzzle.tobytes()] for puzzle in puzzles]
+    return _once_each(lambda puzzle: int(task.count_solutions(puzzle)), puzzles)
+
+
+def clusters_of(known: PuzzleSet) -> NDArray[np.int64]:
+    """Cluster of each puzzle `[P]`; equal puzzles share one (they share their noise and so their trajectories)."""
+    if known.groups is not None:
+        return known.groups
+    return np.unique(known.puzzles, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 def evaluate_result(
@@ -161,7 +166,7 @@ def evaluate_result(
     chosen = np.arange(len(real)), selected
     accepted = right[chosen].astype(np.float64)
     single = right.sum(axis=1) / widths
-    clusters = _groups(known)
+    clusters = clusters_of(known)
     accuracy_low, accuracy_high = statistics.clustered_interval(accepted, clusters)
     single_low, single_high = statistics.clustered_interval(single, clusters)
     passed = metrics.pass_at_k(widths, right.sum(axis=1), widths)
@@ -219,16 +224,13 @@ def predictions(task: Task, puzzle_set: PuzzleSet, result: SampleResult) -> Iter
     distinct = (solution_counts(task, result.candidates[real], right) > 0).sum(axis=1)
     for row, index in enumerate(real.tolist()):
         puzzle, selected = result.puzzles[index], int(result.selected[index])
-        texts = _texts(task, puzzle, result.candidates[index])
+        texts = _once_each(partial(task.format, puzzle), result.candidates[index])
         candidates = [
             {
                 "trajectory": trajectory,
                 "answer": text,
                 "steps": int(result.steps[index, trajectory]),
-                "halt": plain(float(result.halt[index, trajectory])),
-                "lprm": plain(float(result.lprm[index, trajectory])),
-                "residual": plain(float(result.residual[index, trajectory])),
-                "margin": plain(float(result.margin[index, trajectory])),
+                **{name: plain(float(getattr(result, name)[index, trajectory])) for name in FLOATS},
                 "is_halted": bool(result.is_halted[index, trajectory]),
                 "lineage": int(result.lineage[index, trajectory]),
                 "votes": int(result.votes[index, trajectory]),
@@ -293,14 +295,6 @@ def _real(puzzle_set: PuzzleSet, result: SampleResult) -> NDArray[np.int64]:
     return np.flatnonzero(result.puzzles.any(axis=1))
 
 
-def _groups(known: PuzzleSet) -> NDArray[np.int64] | None:
-    """Cluster of each puzzle; equal puzzles share one (they share their noise and so their trajectories)."""
-    if known.groups is not None:
-        return known.groups
-    labels: dict[bytes, int] = {}
-    return np.array([labels.setdefault(puzzle.tobytes(), len(labels)) for puzzle in known.puzzles], dtype=np.int64)
-
-
 def _coverage(
     task: Task,
     puzzles: Tokens,
@@ -350,11 +344,10 @@ def _by_rating(ratings: NDArray[np.float64] | None, accepted: NDArray[np.float64
     ]
 
 
-def _texts(task: Task, puzzle: Tokens, answers: Tokens) -> list[str]:
-    """The one-line text of each answer `[N, A]`; equal answers are written once."""
-    known: dict[bytes, str] = {}
-    for answer in answers:
-        key = answer.tobytes()
-        if key not in known:
-            known[key] = task.format(puzzle, answer)
-    return [known[answer.tobytes()] for answer in answers]
+def _once_each(function: Callable[[Tokens], Value], rows: Tokens) -> list[Value]:
+    """What a function gives for each row; equal rows are asked once."""
+    known: dict[bytes, Value] = {}
+    for row in rows:
+        if (key := row.tobytes()) not in known:
+            known[key] = function(row)
+    return [known[row.tobytes()] for row in rows]

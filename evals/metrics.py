@@ -19,8 +19,6 @@ class Auroc(NamedTuple):
 
     pooled: float
     """Over all (right, wrong) pairs of all puzzles; NaN where no puzzle has both."""
-    mean: float
-    """Mean over the puzzles that have both; NaN where none has."""
     puzzles: int
     """How many puzzles have both."""
 
@@ -128,6 +126,5 @@ def within_puzzle_auroc(scores: ArrayLike, right: ArrayLike) -> Auroc:
     pairs = all_good * all_bad
     has_both = pairs > 0
     if not has_both.any():
-        return Auroc(float("nan"), float("nan"), 0)
-    each = wins[has_both] / pairs[has_both]
-    return Auroc(float(wins.sum() / pairs.sum()), float(each.mean()), int(has_both.sum()))
+        return Auroc(float("nan"), 0)
+    return Auroc(float(wins.sum() / pairs.sum()), int(has_both.sum()))

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,6 +29,7 @@ from scipy import special
 
 from gram.evals.statistics import ALPHA, ClusterSums, Floats, cluster_sums, defined, few_degrees
 
+Value = TypeVar("Value")
 _ZERO = 1e-7
 """Differences of a cluster's mean up to this are none: single precision gives no better."""
 _TOGETHER = 64
@@ -40,23 +41,15 @@ _INDEPENDENT = 0.5
 that happen to cancel are no knowledge."""
 
 
-class Difference(NamedTuple):
-    """Mean of `a - b` over puzzles with its 95 % interval and the p-value of the test that the interval inverts."""
+class Difference(NamedTuple, Generic[Value]):
+    """Mean of `a - b` over puzzles with its 95 % interval and the p-value of the test that the interval inverts; of
+    columns, `[C]` each."""
 
-    estimate: float
-    low: float
-    high: float
-    p_value: float
+    estimate: Value
+    low: Value
+    high: Value
+    p_value: Value
     """Two-sided, that the mean is 0; 1 where nothing differs."""
-
-
-class Differences(NamedTuple):
-    """`Difference` of columns, `[C]` each."""
-
-    estimate: Floats
-    low: Floats
-    high: Floats
-    p_value: Floats
 
 
 class _Score(NamedTuple):
@@ -116,7 +109,7 @@ class _Score(NamedTuple):
 
 def paired_difference(
     a: ArrayLike, b: ArrayLike, clusters: ArrayLike | None = None, *, weights: ArrayLike | None = None
-) -> Difference:
+) -> Difference[float]:
     """Mean of `a - b` over puzzles `[P]` (values in [0, 1]), its interval and test, puzzles of one cluster kept
     together; a weighted mean where there are `weights` `[P]`.
 
@@ -145,7 +138,7 @@ def paired_differences(
     *,
     wanted: Sequence[int] | None = None,
     drawn: Sequence[NDArray[np.int64]] | None = None,
-) -> Differences:
+) -> Difference[Floats]:
     """`paired_difference` of each column of `a` and the same one of `b`, `[P, C]`, without NaN.
 
     `wanted`: columns to tell, and for each of them `drawn [R]`: the column that draw `r` of something else (timings,
@@ -159,7 +152,7 @@ def paired_differences(
     told = np.arange(first.shape[1]) if wanted is None else np.asarray(wanted, dtype=np.int64)
     if not len(first):
         nothing = np.full(len(told), np.nan)
-        return Differences(nothing, nothing, nothing, nothing)
+        return Difference(nothing, nothing, nothing, nothing)
     score = _scored_pairs(first, second, clusters)
     own = score.take(told)
     low, high = own.interval()
@@ -172,7 +165,7 @@ def paired_differences(
         zero = np.zeros(len(moved))
         below[moved] = np.maximum(below[moved], mixture.mean(score.below, zero))
         above[moved] = np.maximum(above[moved], mixture.mean(score.above, zero))
-    return Differences(own.estimate, low, high, _two_sided(below, above))
+    return Difference(own.estimate, low, high, _two_sided(below, above))
 
 
 class _Mixture(NamedTuple):

@@ -2,7 +2,6 @@
 
 `analyse` makes what `frontier.json` holds; `docs/frontier-json.md` documents it. The verdict is of the accuracy of the
 selected answer, under the checkpoint's own selector; coverage stands second where puzzles have several solutions.
-`stable` leaves out what a second run measures anew.
 
 Shapes: `P` puzzles, `H` halting rules, `M` depths, `N` widths, `S` selectors, `R` draws of the timings.
 """
@@ -20,17 +19,18 @@ from numpy.typing import NDArray
 
 from gram.config import ModelConfig
 from gram.evals import cost
-from gram.evals.evaluate import count_solutions
+from gram.evals.evaluate import clusters_of, count_solutions
 from gram.evals.frontier.budgets import Question, budgets_of, matched_together
 from gram.evals.frontier.calibration import CalibrationTally
 from gram.evals.frontier.choice import FAMILIES, Judge, Price
-from gram.evals.frontier.grid import Block, Grid, Trace, tabulate
+from gram.evals.frontier.grid import Grid, tabulate
 from gram.evals.frontier.grid_rows import cell_rows, difficulty_rows, selector_gaps
 from gram.evals.frontier.latency import MODES
-from gram.evals.frontier.measures import OutcomeTable, clusters_of
+from gram.evals.frontier.measures import OutcomeTable, column_means
 from gram.evals.frontier.prices import Prices, prices_of_clock
 from gram.evals.frontier.verdict import exchange_rates, saturation_width, verdict, warnings
 from gram.json_values import plain
+from gram.sampler.trace import Traces
 from gram.tasks.protocol import PuzzleSet, Task
 
 VERSION = 2
@@ -38,8 +38,6 @@ VERSION = 2
 Floats = NDArray[np.float64]
 UNITS = {"latency interactive": "ms", "latency throughput": "ms", "energy": "J", "macs": "MACs"}
 """Ways of matching budgets, and what they are counted in."""
-MEASURED = ("latency interactive", "latency throughput", "energy")
-"""Those that a second run measures anew."""
 SERIAL = ("latency interactive", "energy")
 """Those by which trajectories one after another cost anything else than at once."""
 MAIN = "latency interactive"
@@ -53,7 +51,7 @@ SHORT = (
 def analyse(
     task: Task,
     puzzle_set: PuzzleSet,
-    traces: Sequence[Trace],
+    traces: Sequence[Traces],
     grid: Grid,
     model: ModelConfig,
     *,
@@ -70,11 +68,7 @@ def analyse(
     Raises `ValueError` where traces and puzzles do not fit.
     """
     heads = CalibrationTally(grid.depths[-1], grid)
-
-    def tell(seed: int, count: int, block: Block) -> None:
-        heads.add(block)
-
-    outcomes = tabulate(traces, grid, conflicts=task.conflicts, on_block=tell)
+    outcomes = tabulate(traces, grid, conflicts=task.conflicts, on_block=heads.add)
     if not np.array_equal(outcomes.puzzles, puzzle_set.puzzles):
         raise ValueError(f"traces must be of the {len(puzzle_set)} puzzles given, got {len(outcomes.puzzles)} others")
     real = np.flatnonzero(outcomes.is_real)
@@ -84,7 +78,9 @@ def analyse(
     table = OutcomeTable(outcomes, real, grid, clusters, solutions)
     if on_outcomes is not None:
         on_outcomes(table.arrays(known.puzzles))
-    prices = prices_of(traces, table, model, timings)
+    steps = column_means(table.steps)[..., None] * cost.step_macs(model)["total"] + cost.decode_macs(model)
+    macs = np.array(grid.widths, dtype=np.float64) * steps
+    prices = {**prices_of_clock(traces, grid, timings), "macs": Prices(macs, macs)}
     rows, verdicts = _matched(table, prices, budgets)
     first = ("accuracy", grid.haltings[0], MAIN, grid.selectors[0])
     main = verdicts.pop(first)
@@ -124,14 +120,6 @@ def analyse(
     return made
 
 
-def prices_of(
-    traces: Sequence[Trace], table: OutcomeTable, model: ModelConfig, timings: Mapping[str, Any]
-) -> dict[str, Prices]:
-    """Prices by way of matching, in the order of `UNITS`."""
-    macs = price_in_macs(table, model)
-    return {**prices_of_clock(traces, table.grid, timings), "macs": Prices(macs, macs)}
-
-
 def _fields(prices: Mapping[str, Prices]) -> dict[str, Floats]:
     """Prices by the name of their field in a cell."""
     one, full = (prices[f"latency {mode}"] for mode in MODES)
@@ -142,33 +130,6 @@ def _fields(prices: Mapping[str, Prices]) -> dict[str, Floats]:
         "throughput_ms_p95": full.p95,
     }
     return {**times, "energy_j": prices["energy"].mean, "macs": prices["macs"].mean}
-
-
-def price_in_macs(table: OutcomeTable, model: ModelConfig) -> Floats:
-    """MACs of one puzzle in each cell, `[H, M, N]`."""
-    per_step = cost.step_macs(model)["total"]
-    steps = table.steps.mean(axis=0, dtype=np.float64) if len(table.steps) else np.full(table.steps.shape[1:], np.nan)
-    widths = np.array(table.grid.widths, dtype=np.float64)
-    price: Floats = widths * (steps[..., None] * per_step + cost.decode_macs(model))
-    return price
-
-
-def stable(frontier: Mapping[str, Any]) -> dict[str, Any]:
-    """`frontier` without what a second run of the same command measures anew: latencies and what follows from them."""
-    kept = {
-        key: value
-        for key, value in frontier.items()
-        if key not in ("verdict", "coverage", "difficulty", "latency", "about")
-    }
-    kept["cells"] = [
-        {name: value for name, value in cell.items() if "_ms" not in name and name != "energy_j"}
-        for cell in frontier["cells"]
-    ]
-    for name in ("budgets", "verdicts_beside"):
-        kept[name] = [row for row in frontier[name] if row["matched_by"] not in MEASURED]
-    measured = ("started", "elapsed_s", "command", "times")
-    kept["about"] = {name: value for name, value in frontier["about"].items() if name not in measured}
-    return kept
 
 
 def cells_csv(frontier: Mapping[str, Any]) -> str:

@@ -139,12 +139,6 @@ def shared_budgets(prices: Sequence[Floats], starts: Sequence[float]) -> list[fl
     return budgets
 
 
-def matched(judge: Judge, price: Price, budgets: list[float] | None = None) -> list[dict[str, Any]]:
-    """`matched_together` of one judge and price; `budgets` left out: those of `budgets_of`."""
-    wanted = budgets if budgets is not None else budgets_of(judge.grid, price.mean)
-    return matched_together([Question(judge, price, wanted)])[0]
-
-
 def matched_together(questions: Sequence[Question]) -> list[list[dict[str, Any]]]:
     """For each question one row per budget: the best cell of each family, scored, and the contrasts with Holm's
     correction over the question's comparisons.

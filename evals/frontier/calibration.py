@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gram.evals import metrics
-from gram.evals.frontier.grid import Block, Grid, stop_steps
+from gram.evals.frontier.grid import Grid, stop_steps
+from gram.sampler.trace import TraceBlock
 
 BINS = 2_000
 """Bins of the halt head's probability, a whole multiple of the calibration's ten."""
@@ -33,7 +34,7 @@ class CalibrationTally:
         self.within: dict[tuple[str, int], list[float]] = {}
         """For each head and depth: right and wrong pairs won, pairs, puzzles that have both."""
 
-    def add(self, block: Block) -> None:
+    def add(self, block: TraceBlock) -> None:
         """Counts a block; puzzles that are padding alone are left out."""
         real = block.puzzles.any(axis=1)
         rows: Any = slice(None) if real.all() else real

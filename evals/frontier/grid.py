@@ -12,9 +12,9 @@ groups. Halting, votes and selection are the sampler's own (`gram/sampler/haltin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,46 +23,11 @@ from gram.config import HALTINGS, SELECTORS
 from gram.evals.metrics import pass_at_k
 from gram.sampler.halting import RULES, Readings, count_unchanged, stops
 from gram.sampler.selectors import Scores, count_votes, rank
+from gram.sampler.trace import TraceBlock, Traces
 
 Floats = NDArray[np.float32]
 _TRAJECTORIES = 1 << 16
 """Trajectories worked on at once: bounds memory, not results."""
-
-
-class Block(Protocol):
-    """Some puzzles of a trace; see `gram/sampler/trace.py`."""
-
-    @property
-    def puzzle(self) -> NDArray[np.int64]: ...
-    @property
-    def puzzles(self) -> NDArray[np.uint8]: ...
-    @property
-    def answer(self) -> NDArray[np.int32]: ...
-    @property
-    def is_right(self) -> NDArray[np.bool_]: ...
-    @property
-    def halt(self) -> NDArray[np.float32]: ...
-    @property
-    def lprm(self) -> NDArray[np.float32]: ...
-    @property
-    def residual(self) -> NDArray[np.float32]: ...
-    @property
-    def margin(self) -> NDArray[np.float32]: ...
-    @property
-    def tables(self) -> Sequence[NDArray[np.uint8]]: ...
-
-
-class Trace(Protocol):
-    """A folder of traces of one seed, read block by block."""
-
-    metadata: dict[str, Any]
-    width: int
-    depth: int
-    puzzle_count: int
-
-    def blocks(self) -> Iterable[Block]:
-        """Runs of puzzles, every puzzle once."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,7 +93,7 @@ class Outcomes:
     """`[P, L]`."""
 
 
-def stop_steps(block: Block, halting: str, threshold: float, first_halt: int, rows: slice) -> NDArray[np.int32]:
+def stop_steps(block: TraceBlock, halting: str, threshold: float, first_halt: int, rows: slice) -> NDArray[np.int32]:
     """Step at which a rule ends each trajectory, `[p, n]`; one more than the trace's depth where it never does."""
     halt = block.halt[rows]
     steps = halt.shape[2]
@@ -145,15 +110,15 @@ def stop_steps(block: Block, halting: str, threshold: float, first_halt: int, ro
 
 
 def tabulate(
-    traces: Sequence[Trace],
+    traces: Sequence[Traces],
     grid: Grid,
     *,
     conflicts: Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.int64]] | None = None,
-    on_block: Callable[[int, int, Block], None] | None = None,
+    on_block: Callable[[TraceBlock], None] | None = None,
 ) -> Outcomes:
     """Outcomes of every cell from traces of the same puzzles, one per seed.
 
-    `conflicts(puzzles [k, L], answers [k, A])` counts violated constraints. `on_block(seed, puzzles, block)` sees every
+    `conflicts(puzzles [k, L], answers [k, A])` counts violated constraints. `on_block` sees every
     block after its puzzles are done. Raises `ValueError` where a trace is too small for the grid, or of other puzzles.
     """
     for trace in traces:
@@ -175,7 +140,7 @@ def tabulate(
             for start in range(0, count, together):
                 tally.add(seed, block, slice(start, min(start + together, count)), conflicts)
             if on_block is not None:
-                on_block(seed, count, block)
+                on_block(block)
         if not seen.all():
             raise ValueError(f"trace must hold all {seen.size} puzzles, got {int(seen.sum())}")
     return tally.outcomes(len(traces))
@@ -196,7 +161,7 @@ class _Tally:
         self.is_real = np.zeros(puzzles, bool)
         self.puzzles: NDArray[np.uint8] | None = None
 
-    def note_puzzles(self, seed: int, block: Block) -> None:
+    def note_puzzles(self, seed: int, block: TraceBlock) -> None:
         """Keeps the puzzles, and refuses a trace of others."""
         if self.puzzles is None:
             self.puzzles = np.zeros((len(self.is_real), block.puzzles.shape[1]), np.uint8)
@@ -206,7 +171,7 @@ class _Tally:
         elif not np.array_equal(self.puzzles[block.puzzle], block.puzzles):
             raise ValueError("traces must be of the same puzzles in the same order, got others")
 
-    def add(self, seed: int, block: Block, rows: slice, conflicts: Callable[..., Any] | None) -> None:
+    def add(self, seed: int, block: TraceBlock, rows: slice, conflicts: Callable[..., Any] | None) -> None:
         """Adds some of a block's puzzles."""
         grid, index = self.grid, block.puzzle[rows]
         real = self.is_real[index]
@@ -296,7 +261,7 @@ class _Tally:
 
 
 def _violations(
-    block: Block, rows: slice, real: NDArray[np.bool_], conflicts: Callable[..., Any] | None
+    block: TraceBlock, rows: slice, real: NDArray[np.bool_], conflicts: Callable[..., Any] | None
 ) -> Callable[[NDArray[np.int64]], float] | None:
     """A function that sums the conflicts of answers `[p, G]`, mean over groups; None where they are not counted."""
     if conflicts is None:

@@ -16,8 +16,6 @@ from gram.evals.frontier.measures import OutcomeTable, column_means, columns_of
 from gram.tasks.protocol import PuzzleSet
 
 Floats = NDArray[np.float64]
-PRICE_FIELDS = ("latency_ms", "latency_ms_p95", "throughput_ms", "throughput_ms_p95", "energy_j", "macs")
-"""What a cell costs, in the order of a row."""
 
 
 def cell_rows(table: OutcomeTable, prices: Mapping[str, Floats]) -> list[dict[str, Any]]:
@@ -55,7 +53,7 @@ def cell_rows(table: OutcomeTable, prices: Mapping[str, Floats]) -> list[dict[st
             "conflicts": table.conflicts[h, m, w, s],
             "steps": steps[h, m],
         }
-        rows.append(row | {name: prices[name][place] for name in PRICE_FIELDS})
+        rows.append(row | {name: price[place] for name, price in prices.items()})
     return rows
 
 

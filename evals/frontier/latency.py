@@ -142,22 +142,18 @@ def step_rows(clock: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def processor_name() -> str | None:
-    """Model of the processor, where the system tells."""
+def cpu_facts(name: str) -> list[str]:
+    """What the system tells under a name of each processor; empty where it does not."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return None
-    return next((line.split(":", 1)[1].strip() for line in lines if line.lower().startswith("model name")), None)
+        return []
+    return [line.split(":", 1)[1].strip() for line in lines if line.lower().startswith(name)]
 
 
 def clock_mhz() -> float | None:
     """Mean clock of the processors now, where the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return None
-    clocks = [float(line.split(":")[1]) for line in lines if line.lower().startswith("cpu mhz")]
+    clocks = [float(value) for value in cpu_facts("cpu mhz")]
     return round(sum(clocks) / len(clocks), 1) if clocks else None
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gram.evals.frontier.grid import Grid, Trace, stop_steps
+from gram.evals.frontier.grid import Grid, stop_steps
+from gram.sampler.trace import Traces
 from gram.tasks.protocol import Task, Tokens
 
 PUZZLES, WIDTH = 16, 4
@@ -21,7 +22,7 @@ PUZZLES, WIDTH = 16, 4
 
 def compare_launches(
     task: Task,
-    trace: Trace,
+    trace: Traces,
     grid: Grid,
     run: Callable[[Tokens, int, int], Tokens],
     *,

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from gram.evals.frontier.choice import Slice
 from gram.evals.frontier.grid import Grid, Outcomes
-from gram.tasks.protocol import PuzzleSet
 
 Floats = NDArray[np.float64]
 
@@ -73,13 +72,6 @@ class OutcomeTable:
         if self.solutions is None or not (self.solutions > 0).any():
             return math.nan
         return float((1 / self.solutions[self.solutions > 0]).mean())
-
-
-def clusters_of(known: PuzzleSet) -> NDArray[np.int64]:
-    """Cluster of each puzzle `[P]`; equal puzzles share one (they share their noise and so their trajectories)."""
-    if known.groups is not None:
-        return known.groups
-    return np.unique(known.puzzles, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 def columns_of(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gram.evals.frontier.grid import Grid, Trace, stop_steps
+from gram.evals.frontier.grid import Grid, stop_steps
+from gram.sampler.trace import Traces
 
 Floats = NDArray[np.float64]
 DRAWS = 500
@@ -83,7 +84,7 @@ class StepTimes:
         return found
 
 
-def prices_of_clock(traces: Sequence[Trace], grid: Grid, timings: Mapping[str, Any]) -> dict[str, Prices]:
+def prices_of_clock(traces: Sequence[Traces], grid: Grid, timings: Mapping[str, Any]) -> dict[str, Prices]:
     """Prices of `latency interactive`, `latency throughput` (ms) and `energy` (J of interactive runs) from traces, one
     per seed, and what `latency.measure` returned (or an empty mapping: all NaN)."""
     stops = stop_table(traces, grid)
@@ -103,7 +104,7 @@ def prices_of_clock(traces: Sequence[Trace], grid: Grid, timings: Mapping[str, A
     return found
 
 
-def stop_table(traces: Sequence[Trace], grid: Grid) -> NDArray[np.int32]:
+def stop_table(traces: Sequence[Traces], grid: Grid) -> NDArray[np.int32]:
     """Step at which each halting rule ends each traced trajectory, `[H, P, n]`, seeds one behind the other; more than
     the deepest depth where it never does. Puzzles of padding alone are left out."""
     parts = []
@@ -140,7 +141,8 @@ def expected_prices(
             width, price = grid.widths[n], unit_prices[n]
             groups = stops.shape[2] // width
             taken = np.minimum(stops[h, :, : groups * width], grid.depths[m]).reshape(-1, width)
-            work = _full(taken) if is_full else _running(taken)
+            # Full launches: only the sum of the steps counts.
+            work = taken.sum(axis=1, keepdims=True).astype(np.float64) if is_full else _running(taken)
             costs = work @ price[0, :-1] + price[0, -1]
             mean[h, m, n] = costs.mean()
             p95[h, m, n] = np.percentile(costs, 95)
@@ -175,12 +177,6 @@ def _running(taken: NDArray[np.int32]) -> Floats:
     beyond = np.concatenate([ordered[:, 1:], np.zeros((len(ordered), 1))], axis=1)
     with_rows = ordered - beyond
     return np.concatenate([with_rows, (with_rows > 0).sum(axis=1, keepdims=True)], axis=1)
-
-
-def _full(taken: NDArray[np.int32]) -> Floats:
-    """Supervision steps of groups `[G, N]` that share full launches, `[G, 1]`."""
-    steps: Floats = taken.sum(axis=1, keepdims=True).astype(np.float64)
-    return steps
 
 
 def _unit_prices(timed: StepTimes, weights: Floats, widths: Sequence[int], is_full: bool) -> list[Floats]:

@@ -16,12 +16,12 @@ from gram.api import Sampler
 from gram.config import SamplerConfig, config_to_json
 from gram.evals import cost
 from gram.evals.benchmarks.memory_probe import peak_kib
+from gram.evals.evaluate import clusters_of
 from gram.evals.frontier import energy, timing_file
 from gram.evals.frontier.analysis import analyse
 from gram.evals.frontier.grid import Grid
-from gram.evals.frontier.latency import courses_of, measure, processor_name, processors
+from gram.evals.frontier.latency import courses_of, cpu_facts, measure, processors
 from gram.evals.frontier.launch_check import compare_launches
-from gram.evals.frontier.measures import clusters_of
 from gram.evals.frontier.outcomes import Arrays
 from gram.evals.frontier.prefix_timing import TIMED_STEPS, Course, PrefixTiming, alone, time_prefix, timed
 from gram.evals.frontier.prices import READING
@@ -249,7 +249,9 @@ class FrontierStudy:
     def processor(self) -> str | None:
         """Model of the GPU or CPU that it runs on."""
         device = self.sampler.model.device
-        return torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
+        return (
+            torch.cuda.get_device_name(device) if device.type == "cuda" else next(iter(cpu_facts("model name")), None)
+        )
 
     def energy_counter(self) -> energy.Counter | None:
         """What counts the device's joules, where it reports them."""

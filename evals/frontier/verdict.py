@@ -25,7 +25,7 @@ NOISY_CHOICE = 0.2
 
 
 def verdict(rows: Sequence[dict[str, Any]], *, measure: str, unit: str, ceiling: float | None = None) -> dict[str, Any]:
-    """The verdict on matched budgets (`budgets.matched`): `sentence`, `winner`, and the row it speaks of.
+    """The verdict on matched budgets (`budgets.matched_together`): `sentence`, `winner`, and the row it speaks of.
 
     `unit` is `ms` (latency), `J` or `MACs`. The row is that of `HEADLINE` times the first budget, or the last one
     below. `ceiling`: the measure that a system of one answer cannot exceed (coverage: the mean of 1 / solutions); what

@@ -16,13 +16,13 @@ from gram.api import Sampler
 from gram.cli.frontier import labelled
 from gram.cli.main import main
 from gram.config import SELECTORS
-from gram.evals.frontier.analysis import stable
 from gram.evals.frontier.grid import Grid, tabulate
 from gram.evals.frontier.outcomes import read
 from gram.sampler.engine import first_halt
 from gram.sampler.selectors import Scores, select
 from gram.sampler.trace import Traces
 from gram.tasks.registry import get_task
+from tests.frontier_parts import stable
 from tests.models import tiny_model
 
 OPTIONS = ["--widths", "1,2,4", "--depths", "1,2,3", "--limit", "10", "--seeds", "2", "--rounds", "2", "--launch", "8"]

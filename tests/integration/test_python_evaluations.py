@@ -8,8 +8,8 @@ import pytest
 import gram
 from gram import checkpoint
 from gram.cli.main import main
-from gram.evals.frontier.analysis import stable
 from gram.tasks.protocol import PuzzleError
+from tests.frontier_parts import stable
 from tests.models import tiny_model
 
 TIMES = ("elapsed_s", "trajectories_per_s", "command")

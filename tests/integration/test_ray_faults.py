@@ -21,11 +21,11 @@ import pytest
 
 from gram.cli.main import main
 from gram.config import SamplerConfig
-from gram.evals.frontier.analysis import stable
 from gram.sampler.engine import Progress
 from gram.sampler.record import payload_of
 from gram.sampler.store import Store
 from tests import ill_workers
+from tests.frontier_parts import stable
 from tests.integration.test_cli import tiny
 from tests.integration.test_ray import (
     CONFIG,

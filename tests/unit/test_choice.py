@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gram.evals.frontier import verdict
-from gram.evals.frontier.budgets import Question, budgets_of, corrected, matched, matched_together, score
+from gram.evals.frontier.budgets import Question, budgets_of, corrected, matched_together, score
 from gram.evals.frontier.choice import FAMILIES, Judge, Price, Slice, family_mask, halves
 from gram.evals.frontier.grid import Grid
+from tests.frontier_parts import matched
 
 GRID = Grid(widths=(1, 2, 4), depths=(1, 2, 4), trained_depth=2)
 COSTS = np.outer(GRID.depths, np.sqrt(GRID.widths)).astype(float)

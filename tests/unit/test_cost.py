@@ -1,6 +1,7 @@
 """Counted arithmetic against what PyTorch counts, and the estimate before a run."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def test_macs_are_half_of_pytorchs_flops(shape):
 
 def test_steps_may_have_other_turns():
     config = tiny_config()
-    more = cost.step_macs(config, transitions=3, low_level_updates=5)
+    more = cost.step_macs(replace(config, transitions=3, low_level_updates=5))
     assert more["core"] == cost.step_macs(config)["core"] * 3 * 6 / (config.transitions * 3)
 
 

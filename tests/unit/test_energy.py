@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from gram.evals.frontier import energy
-from gram.evals.frontier.analysis import stable
 from gram.evals.frontier.grid import Grid
 from gram.evals.frontier.latency import courses_of, measure
 from gram.evals.frontier.prefix_timing import PrefixTiming
 from gram.evals.pages.report import render
+from tests.frontier_parts import stable
 from tests.unit.test_frontier import fake_timings, made
 
 GRID = Grid(widths=(1, 2, 4), depths=(1, 2, 4), trained_depth=2)

@@ -12,12 +12,12 @@ import pytest
 
 from gram.evals import cost
 from gram.evals.frontier import verdict
-from gram.evals.frontier.analysis import analyse, cells_csv, stable
+from gram.evals.frontier.analysis import analyse, cells_csv
 from gram.evals.frontier.beside import verdicts_of
-from gram.evals.frontier.budgets import matched
 from gram.evals.frontier.choice import Judge
 from gram.evals.frontier.grid import Grid
 from gram.tasks.protocol import PuzzleSet
+from tests.frontier_parts import matched, stable
 from tests.models import tiny_config
 from tests.traces import random_traces
 from tests.unit.test_choice import PRICE, built

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gram.evals.paired import Differences, paired_difference, paired_differences
+from gram.evals.paired import Difference, paired_difference, paired_differences
 from scripts.simulate_statistics import ENOUGH, mean_cell, paired_cell
 
 SHARES = st.sampled_from([0.0, 0.25, 0.5, 1.0, 1e-6, 1 / 3])
@@ -140,7 +140,7 @@ def test_a_large_sample_has_the_normal_interval():
 def test_nothing_has_no_difference_and_what_is_amiss_is_one_line():
     assert all(map(math.isnan, paired_difference([], [])))
     empty = paired_differences(np.zeros((0, 2)), np.zeros((0, 2)))
-    assert isinstance(empty, Differences)
+    assert isinstance(empty, Difference)
     assert all(np.isnan(values).all() for values in empty)
     with pytest.raises(ValueError, match="one shape"):
         paired_differences(np.zeros((2, 2)), np.zeros((2, 3)))
