@@ -72,12 +72,7 @@ class EvaluationReport:
         return f"<{self._head()}: {rows}>"
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
-            for row in figure_rows(self.to_json())
-        )
-        heads = "".join(f"<th>{name}</th>" for name in ("", "value", "95 % interval", "uniform"))
-        return f"<table><caption>{escape(self._head())}</caption><tr>{heads}</tr>{rows}</table>"
+        return _table(self._head(), ("", "value", "95 % interval", "uniform"), figure_rows(self.to_json()))
 
     def _head(self) -> str:
         found = self.evaluation
@@ -142,9 +137,7 @@ class AblationReport(GridReport):
         return f"<{self.found['name']}: " + "; ".join(", ".join(row) for row in self.rows()) + ">"
 
     def _repr_html_(self) -> str:
-        rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows())
-        heads = "<tr><th></th><th>accuracy</th><th>minus baseline, points</th></tr>"
-        return f"<table><caption>{escape(self.found['name'])}</caption>{heads}{rows}</table>"
+        return _table(self.found["name"], ("", "accuracy", "minus baseline, points"), self.rows())
 
 
 def evaluate(
@@ -294,6 +287,12 @@ def save_ablation(folder: Path, made: dict[str, Any]) -> AblationReport:
 
 def _opened(sampler: Sampler | str | Path, device: str, dtype: str) -> Sampler:
     return sampler if isinstance(sampler, Sampler) else api.load(sampler, device=device, dtype=dtype)
+
+
+def _table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    head = "".join(f"<th>{name}</th>" for name in heads)
+    return f"<table><caption>{escape(caption)}</caption><tr>{head}</tr>{body}</table>"
 
 
 def _image(svg: str) -> str:

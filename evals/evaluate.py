@@ -167,10 +167,7 @@ def evaluate_result(
     accepted = right[chosen].astype(np.float64)
     single = right.sum(axis=1) / widths
     clusters = clusters_of(known)
-    accuracy_low, accuracy_high = statistics.clustered_interval(accepted, clusters)
-    single_low, single_high = statistics.clustered_interval(single, clusters)
     passed = metrics.pass_at_k(widths, right.sum(axis=1), widths)
-    pass_low, pass_high = statistics.clustered_interval(passed, clusters)
     lprm, halt = (
         metrics.within_puzzle_auroc(np.where(counted, score[real], np.nan), right)
         for score in (result.lprm, result.halt)
@@ -183,15 +180,9 @@ def evaluate_result(
         width=width,
         depth=result.config.depth,
         selector=result.config.selector or SELECTOR,
-        accuracy=metrics.mean_defined(accepted),
-        accuracy_low=accuracy_low,
-        accuracy_high=accuracy_high,
-        single_accuracy=metrics.mean_defined(single),
-        single_accuracy_low=single_low,
-        single_accuracy_high=single_high,
-        pass_at_width=metrics.mean_defined(passed),
-        pass_at_width_low=pass_low,
-        pass_at_width_high=pass_high,
+        **_mean("accuracy", accepted, clusters),
+        **_mean("single_accuracy", single, clusters),
+        **_mean("pass_at_width", passed, clusters),
         **_coverage(task, puzzles, counts, widths, clusters),
         conflicts=metrics.mean_defined(task.conflicts(puzzles, candidates[chosen]) if len(real) else []),
         mean_steps=metrics.mean_defined(result.steps[real][counted]),
@@ -295,6 +286,12 @@ def _real(puzzle_set: PuzzleSet, result: SampleResult) -> NDArray[np.int64]:
     return np.flatnonzero(result.puzzles.any(axis=1))
 
 
+def _mean(name: str, values: NDArray[np.float64], clusters: NDArray[np.int64]) -> dict[str, Any]:
+    """The field of a mean over puzzles `[P]`, and those of its interval."""
+    low, high = statistics.clustered_interval(values, clusters)
+    return {name: metrics.mean_defined(values), f"{name}_low": low, f"{name}_high": high}
+
+
 def _coverage(
     task: Task,
     puzzles: Tokens,
@@ -304,24 +301,18 @@ def _coverage(
 ) -> dict[str, Any]:
     """The fields on distinct solutions; undefined for a task of one solution per puzzle."""
     names = ("coverage", "coverage_pooled", "coverage_multi")
-    ceilings = ("coverage_ceiling", "coverage_pooled_ceiling", "coverage_multi_ceiling")
-    ends = [f"{name}_{end}" for name in ("coverage", "coverage_pooled") for end in ("low", "high")]
+    ends = [f"{name}_{end}" for name in names[:2] for end in ("low", "high")]
     if not task.is_multi_solution:
-        undefined = dict.fromkeys((*names, *ceilings, *ends), float("nan"))
+        undefined = dict.fromkeys((*names, *(f"{name}_ceiling" for name in names), *ends), float("nan"))
         return {**undefined, "solutions_found": None, "solutions_all": None}
     exact = count_solutions(task, puzzles)
     every = np.array([float(count) for count in exact])
-    shares = metrics.coverage_at_k(counts, widths, every, widths), metrics.uniform_ceiling(every, widths)
+    found, ceiling = metrics.coverage_at_k(counts, widths, every, widths), metrics.uniform_ceiling(every, widths)
     figures: dict[str, Any] = {}
-    for (mean, total, several), share in zip((names, ceilings), shares, strict=True):
-        figures[mean] = metrics.mean_defined(share)
-        figures[total] = metrics.pooled(share, every)
-        figures[several] = metrics.mean_defined(share[every > 1])
-    found = shares[0]
-    intervals = (
-        statistics.clustered_interval(found, clusters),
-        statistics.clustered_interval(found, clusters, weights=every),
-    )
+    for share, ending in ((found, ""), (ceiling, "_ceiling")):
+        values = metrics.mean_defined(share), metrics.pooled(share, every), metrics.mean_defined(share[every > 1])
+        figures |= {f"{name}{ending}": value for name, value in zip(names, values, strict=True)}
+    intervals = [statistics.clustered_interval(found, clusters, weights=weights) for weights in (None, every)]
     figures |= zip(ends, (*intervals[0], *intervals[1]), strict=True)
     return {**figures, "solutions_found": int((counts > 0).sum()), "solutions_all": sum(exact)}
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from gram import __version__
+from gram.config import read_toml
 from gram.evals.frontier.analysis import VERSION
 from gram.evals.frontier.beside import beside_sentences
 from gram.evals.frontier.latency import ROUNDS
@@ -36,137 +37,54 @@ def render(frontier: Frontier) -> str:
     return page(title, f"{_head(frontier, title)}<main>{body}</main>")
 
 
-def _sections(frontier: Frontier) -> list[str]:
-    """Everything between the verdict and the provenance."""
-    verdict = frontier["verdict"]
-    show = partial(section, command=frontier["about"].get("command", ""))
-    measure, halting, selector = (verdict[name] for name in ("measure", "halting", "selector"))
-    trained = frontier["grid"]["trained_depth"]
-    others = [rule for rule in frontier["grid"]["haltings"] if rule != halting]
-    return [
-        show(
-            f"What {measure} each millisecond buys",
-            figures.family_curves(frontier, measure, halting),
-            f"{measure.capitalize()} of the answer that {selector} selects, against the expected latency of a puzzle, "
-            f"one at a time, halting {halting}. Bands: 95 % intervals. Width-only cells have the trained depth, "
-            f"{trained}.",
-        ),
-        show(
-            "Every selector",
-            tables.selector_table(frontier),
-            "At the headline's budget. Below each share: width x depth, and what it spends. Differences in points are "
-            "coloured by who is ahead.",
-            lead="The verdict for each selector, the same on both sides; one trajectory needs none. First: the "
-            "checkpoint's own.",
-        ),
-        show(
-            "Matched budgets",
-            tables.budget_table(frontier, measure, "latency interactive"),
-            f"{measure.capitalize()}, selector {selector}; expected latency, one puzzle at a time. A difference is "
-            "significant where its interval leaves out zero and its p-value is below .05 after Holm's correction over "
-            f"all different comparisons.{_choice_words(frontier)}",
-            lead="The best cell of each family that fits the budget, chosen on one half of the puzzles and scored on "
-            "the other, both ways. Below each share: width x depth (two where the halves chose differently), and what "
-            "the cell spends. Differences are paired by puzzle. Puzzles of one cluster stay together.",
-        ),
-        _coverage(frontier, halting, show),
-        show(
-            "Every width and depth",
-            figures.heat(frontier, measure, halting),
-            f"{measure.capitalize()} in per cent, halting {halting}. Dashed: equal latency, at the budgets above.",
-        ),
-        show(
-            "Which cells are worth their time",
-            figures.pareto(frontier, measure, halting),
-            f"Every cell by latency, halting {halting}; the line joins those that no faster cell reaches.",
-        ),
-        show(
-            "Halting, batches and arithmetic",
-            tables.verdict_table(frontier),
-            "Each row is a verdict like the first sentence's, at four times the price of one trajectory at the trained "
-            "depth.",
-            lead="Does the verdict hold without early exit, where a batch fills the device, and where operations count "
-            "in place of time?",
-        ),
-        *(
-            show(
-                f"The same with halting {rule}",
-                figures.family_curves(frontier, measure, rule),
-                f"{measure.capitalize()} against expected latency, one puzzle at a time. Bands: 95 % intervals.",
-            )
-            for rule in others
-        ),
-        show(
-            "Matched budgets in full batches",
-            tables.budget_table(frontier, measure, "latency throughput"),
-            f"{measure.capitalize()}; a puzzle's share of the time of one full launch.",
-        ),
-        show(
-            "Matched arithmetic",
-            tables.budget_table(frontier, measure, "macs"),
-            f"{measure.capitalize()}. Counted from the model's shape and the supervision steps that trajectories took.",
-            lead="A budget here is a number of multiply-accumulates, not a time: what an ideal machine would see. "
-            "Trajectories one after another and at once take the same arithmetic.",
-        ),
-        show(
-            "Matched energy",
-            tables.budget_table(frontier, measure, "energy"),
-            f"{measure.capitalize()}; the device's mean power while a width was timed, times the latency of one "
-            "puzzle.",
-        ),
-        show(
-            "What a better selector could win",
-            figures.selector_gap(frontier, halting),
-            f"Accuracy of each selector at {trained} steps below pass@N, the share of puzzles with at least one right "
-            "trajectory.",
-        ),
-        show(
-            "When trajectories halt",
-            figures.stop_histogram(frontier),
-            f"First step at which the halt head says more than {frontier['heads']['threshold']:g}.",
-        ),
-        show(
-            "Whether the halt head can be believed",
-            _calibration(frontier),
-            "Left: the share of right answers against the predicted share, after some steps; bins hold at least "
-            f"{figures.FEWEST} trajectories. Right: how well the logit ranks right trajectories above wrong ones (all "
-            "puzzles together), and the expected calibration error. Below: every step. AUROC in a puzzle compares only "
-            "trajectories of the same puzzle.",
-        ),
-        show(
-            "By difficulty",
-            figures.difficulty(frontier),
-            f"{measure.capitalize()} of one trajectory and of the verdict's cells. Bars: 95 % intervals.",
-        ),
-        show(
-            "Latency of every cell",
-            tables.latency_table(frontier),
-            _timing_words(frontier["latency"]),
-        ),
-        show(
-            "All cells",
-            tables.cell_table(frontier),
-            "Below a share: its 95 % interval. Conflicts: violated constraints of the selected answer. All columns: "
-            "cells.csv.",
-        ),
-    ]
+def _sections(frontier: Frontier) -> Iterator[str]:
+    """Everything between the verdict and the provenance; the words stand in `page/sections.toml`."""
+    verdict, grid, command = frontier["verdict"], frontier["grid"], frontier["about"].get("command", "")
+    measure, halting = verdict["measure"], verdict["halting"]
+    facts = {
+        "measure": measure,
+        "Measure": measure.capitalize(),
+        "halting": halting,
+        "selector": verdict["selector"],
+        "trained": grid["trained_depth"],
+        "threshold": f"{frontier['heads']['threshold']:g}",
+        "fewest": figures.FEWEST,
+        "changes": _choice_words(frontier),
+        "timing": _timing_words(frontier["latency"]),
+    }
 
+    def budgets(of: str, by: str) -> str:
+        return tables.budget_table(frontier, of, by)
 
-def _coverage(frontier: Frontier, halting: str, show: Callable[..., str]) -> str:
-    """The section on coverage, where puzzles have several solutions."""
-    covered = frontier["coverage"]
-    if covered is None:
-        return ""
-    ceiling = percent(covered["one_answer_ceiling"])
-    return show(
-        "Coverage: how many of the solutions are found",
-        f"{figures.family_curves(frontier, 'coverage', halting) or ''}"
-        f"{tables.budget_table(frontier, 'coverage', 'latency interactive')}",
-        "Distinct valid solutions found / all of the puzzle. Below each share: width x depth, what it spends, and the "
-        "single accuracy of its trajectories. Expected latency, one puzzle at a time.",
-        lead=f"A system that gives one answer reaches {ceiling} at most, the mean of 1 / solutions, however deep it "
-        "is.",
-    )
+    contents: dict[str, Picture | str | None] = {
+        "buys": figures.family_curves(frontier, measure, halting),
+        "selectors": tables.selector_table(frontier),
+        "budgets": budgets(measure, "latency interactive"),
+        "coverage": None,
+        "cells": figures.heat(frontier, measure, halting),
+        "pareto": figures.pareto(frontier, measure, halting),
+        "verdicts": tables.verdict_table(frontier),
+        **{f"rule {rule}": figures.family_curves(frontier, measure, rule) for rule in grid["haltings"]},
+        "batches": budgets(measure, "latency throughput"),
+        "arithmetic": budgets(measure, "macs"),
+        "energy": budgets(measure, "energy"),
+        "gap": figures.selector_gap(frontier, halting),
+        "halts": figures.stop_histogram(frontier),
+        "calibration": _calibration(frontier),
+        "difficulty": figures.difficulty(frontier),
+        "latency": tables.latency_table(frontier),
+        "all": tables.cell_table(frontier),
+    }
+    del contents[f"rule {halting}"]  # the first figure shows it
+    if (covered := frontier["coverage"]) is not None:
+        curves = figures.family_curves(frontier, "coverage", halting)
+        contents["coverage"] = f"{curves or ''}{budgets('coverage', 'latency interactive')}"
+        facts["ceiling"] = percent(covered["one_answer_ceiling"])
+    texts = read_toml(PAGE / "sections.toml")
+    for key, content in contents.items():
+        name, _, rule = key.partition(" ")
+        text = {part: Template(words).safe_substitute(facts, rule=rule) for part, words in texts[name].items()}
+        yield section(content=content, command=command, **text)
 
 
 def _calibration(frontier: Frontier) -> str:

@@ -6,11 +6,11 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -27,10 +27,6 @@ from gram.cli.options import (
     whole,
     with_sampling_options,
 )
-
-if TYPE_CHECKING:
-    from gram.api import Sampler
-    from gram.tasks.protocol import Task
 
 OWN = ("width", "depth", "selector", "halting", "seed", "checkpoint")
 """Settings that this command offers as lists, or not at all."""
@@ -88,7 +84,6 @@ def frontier(
     Repeat `--checkpoint` to study several: each has its folder in DIR, and DIR a page that compares them.
     """
     from gram.cli import terminal
-    from gram.cli.frontier_view import show, show_estimate
     from gram.evals.api import FRONTIERS, save_frontier
     from gram.evals.frontier.files import REPORT_FILE, members, write_multi_checkpoint
     from gram.evals.frontier.study import FrontierStudy, make_grid
@@ -104,7 +99,7 @@ def frontier(
     chosen = choice.of(family)
     wanted_budgets = None if budgets == "auto" else numbers("budgets", budgets, float)
     # Everything is opened and checked before the first run: a wrong second name must not come up hours later.
-    named = {label: sampler_of(sampling, family, name) for label, name in labelled(checkpoint).items()}
+    named = {label: replace(sampling, checkpoint=name).sampler(family) for label, name in labelled(checkpoint).items()}
     root, is_joint = out or FRONTIERS, len(named) > 1
     studies = {}
     for label, sampler in named.items():
@@ -187,11 +182,6 @@ def labelled(checkpoints: Sequence[str] | None) -> dict[str, str | None]:
     raise ValueError(f"checkpoints must be different names or folders, got {', '.join(checkpoints)}")
 
 
-def sampler_of(sampling: Sampling, family: Task, checkpoint: str | None) -> Sampler:
-    """The sampler of a checkpoint of this task. Raises as `Sampling.sampler` does."""
-    return replace(sampling, checkpoint=checkpoint).sampler(family)
-
-
 def numbers(name: str, text: str, kind: type[Any]) -> list[Any]:
     """Numbers between commas. Raises `ValueError`."""
     try:
@@ -201,3 +191,47 @@ def numbers(name: str, text: str, kind: type[Any]) -> list[Any]:
     if not all(0 < value < math.inf for value in values):
         raise ValueError(f"{name} must be finite and above 0, got {text!r}")
     return values
+
+
+def show(label: str, made: Mapping[str, Any]) -> None:
+    """Prints the verdicts of what `frontier.json` holds."""
+    from gram.cli import terminal
+    from gram.evals.frontier.beside import beside_sentences, coverage_line, selector_heads, selector_lines
+    from gram.evals.frontier.launch_check import launch_words
+
+    verdict, covered = made["verdict"], made["coverage"]
+    console = terminal.output()
+    lines = [f"\n{label}: {verdict['sentence']}", *beside_sentences(made)]
+    lines += [launch_words(made["latency"].get("launch_check")) or ""]
+    for line in filter(None, [*lines, *(f"Warning: {warning}" for warning in verdict["warnings"])]):
+        console.print(line, soft_wrap=True)
+    rows = selector_lines(made)
+    if not rows:
+        return
+    table = terminal.table(*selector_heads(made))
+    for row in rows:
+        table.add_row(*row)
+    if covered is not None:
+        table.add_row(*coverage_line(made))
+    console.print(table)
+    console.print("points, at the headline's budget; *: significant", style="dim")
+
+
+def show_estimate(label: str, estimate: dict[str, Any]) -> None:
+    """The pre-flight, on stderr."""
+    from gram.cli import terminal
+
+    minutes = (estimate["trace_s"] + estimate["latency_s"]) / 60
+    needed = ", ".join(
+        f"{each['puzzles']:,.0f} for {100 * each['difference']:g} points" for each in estimate["puzzles_needed"]
+    )
+    work = f"{estimate['cells']:,} cells from {estimate['steps_of_trace']:,} supervision steps"
+    saving = f"{estimate['saving']:.1f} times fewer than cell by cell"
+    terminal.log(f"{label}: {work} ({saving}), {estimate['macs'] / 1e12:.2f} TMACs")
+    parts = f"{estimate['trace_s'] / 60:.1f} traces, {estimate['latency_s'] / 60:.1f} latency"
+    disk, memory = (f"{estimate[name] / 2**20:,.0f} MiB" for name in ("disk_bytes", "memory_bytes"))
+    terminal.log(f"about {minutes:.1f} minutes ({parts}), {disk} on disk, up to {memory} of memory")
+    here = terminal.plural(estimate["puzzles"], "puzzle")
+    if estimate["bases"] < estimate["puzzles"]:
+        here += f" of {terminal.plural(estimate['bases'], 'cluster')}, which count"
+    terminal.log(f"independent puzzles that make a difference significant, power 80 %: {needed} (here {here})")

@@ -5,7 +5,7 @@ import pytest
 
 from gram import checkpoint
 from gram.api import Sampler
-from gram.cli.frontier_view import show
+from gram.cli.frontier import show
 from gram.cli.main import main
 from gram.config import SELECTORS, ModelConfig, SamplerConfig
 from gram.evals.frontier.beside import selector_heads, selector_lines
