@@ -89,9 +89,14 @@ def read(path: Path) -> AblationStudy:
         raise ValueError(f"{path}: grid must be tables [[grid]], got {grids!r}")
     cells: dict[str, AblationCell] = {}
     for number, grid in enumerate(grids, start=1):
-        for varied in _combinations(grid, f"{path}: grid {number}"):
-            cell = _cell({**base, **varied}, varied, task, f"{path}: grid {number}")
-            cells.setdefault(json.dumps({**base, **varied}, sort_keys=True), cell)
+        where = f"{path}: grid {number}"
+        for varied in _combinations(grid, where):
+            settings = {"checkpoint": task, **base, **varied}
+            key, checkpoint = json.dumps(settings, sort_keys=True), settings.pop("checkpoint")
+            if not isinstance(checkpoint, str):
+                raise ValueError(f"{where}: checkpoint must be a name or folder, got {checkpoint!r}")
+            config = config_from_json(SamplerConfig, settings, where=where)
+            cells.setdefault(key, AblationCell(checkpoint=checkpoint, config=config, varied=varied))
     return AblationStudy(
         name=str(values.get("name", path.stem)),
         task=task,
@@ -110,15 +115,6 @@ def _combinations(grid: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
             raise ValueError(f"{where}: {name} must have at least one value, got none")
     lists = [values if isinstance(values, list) else [values] for values in grid.values()]
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*lists)]
-
-
-def _cell(settings: dict[str, Any], varied: dict[str, Any], task: str, where: str) -> AblationCell:
-    checkpoint = settings.pop("checkpoint", task)
-    if not isinstance(checkpoint, str):
-        raise ValueError(f"{where}: checkpoint must be a name or folder, got {checkpoint!r}")
-    return AblationCell(
-        checkpoint=checkpoint, config=config_from_json(SamplerConfig, settings, where=where), varied=varied
-    )
 
 
 def content_key(parts: Mapping[str, Any]) -> str:

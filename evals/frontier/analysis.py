@@ -77,7 +77,7 @@ def analyse(
     solutions = np.array(count_solutions(task, known.puzzles), dtype=np.float64) if task.is_multi_solution else None
     table = OutcomeTable(outcomes, real, grid, clusters, solutions)
     if on_outcomes is not None:
-        on_outcomes(table.arrays(known.puzzles))
+        on_outcomes({"puzzles": known.puzzles, **table.outcomes})
     steps = column_means(table.steps)[..., None] * cost.step_macs(model)["total"] + cost.decode_macs(model)
     macs = np.array(grid.widths, dtype=np.float64) * steps
     prices = {**prices_of_clock(traces, grid, timings), "macs": Prices(macs, macs)}

@@ -94,15 +94,11 @@ def _figures(
     halting, by = frontier["verdict"]["halting"], frontier["verdict"]["matched_by"]
     others = [(rule, by) for rule in frontier["grid"]["haltings"][1:]]
     return [
-        *(_arm(each[family]) for family in ("depth", "width")),
+        *(percent((each[family] or {}).get("value")) for family in ("depth", "width")),
         _points(each, has_interval=True),
         *(_points(found.get((selector, *way))) for way in [*others, (halting, "macs")]),
         _points(each["restarts_difference"]),
     ]
-
-
-def _arm(cell: Mapping[str, Any] | None) -> str:
-    return percent(None if cell is None else cell["value"])
 
 
 def _points(found: Mapping[str, Any] | None, *, has_interval: bool = False) -> str:

@@ -31,8 +31,8 @@ class CalibrationTally:
         """Trajectories by verdict and bin of the halt head's probability, for each step."""
         self.stops = np.zeros((2, depth + 1), np.int64)
         """Trajectories by verdict at the end and step at which the halt head stops them; last: never."""
-        self.within: dict[tuple[str, int], list[float]] = {}
-        """For each head and depth: right and wrong pairs won, pairs, puzzles that have both."""
+        self.within: dict[tuple[str, int], tuple[float, float]] = {}
+        """For each head and depth: right and wrong pairs won, and pairs."""
 
     def add(self, block: TraceBlock) -> None:
         """Counts a block; puzzles that are padding alone are left out."""
@@ -50,9 +50,8 @@ class CalibrationTally:
                 if found.puzzles:
                     good = right[:, :, depth - 1].sum(axis=1, dtype=np.int64)
                     pairs = float((good * (right.shape[1] - good)).sum())
-                    sums = self.within.setdefault((name, depth), [0.0, 0.0, 0.0])
-                    for place, value in enumerate((found.pooled * pairs, pairs, found.puzzles)):
-                        sums[place] += value
+                    won, all_ = self.within.get((name, depth), (0.0, 0.0))
+                    self.within[name, depth] = won + found.pooled * pairs, all_ + pairs
         stop = stop_steps(block, "head", grid.threshold("head"), grid.first_halt, slice(None))[rows]
         last = np.take_along_axis(right, (np.minimum(stop, self.depth) - 1)[..., None], axis=2)[..., 0]
         for place in (0, 1):
@@ -68,7 +67,10 @@ class CalibrationTally:
                     "step": step + 1,
                     "accuracy": _ratio(right.sum(), (right + wrong).sum()),
                     "halt_auroc": _auroc(right, wrong),
-                    **{f"{name}_auroc_within": self._within(name, step + 1) for name in ("halt", "lprm")},
+                    **{
+                        f"{name}_auroc_within": _ratio(*self.within.get((name, step + 1), (0.0, 0.0)))
+                        for name in ("halt", "lprm")
+                    },
                     **_calibration(right, wrong),
                 }
             )
@@ -81,10 +83,6 @@ class CalibrationTally:
                 "right": self.stops[1].tolist(),
             },
         }
-
-    def _within(self, name: str, depth: int) -> float:
-        won, pairs, _ = self.within.get((name, depth), (0.0, 0.0, 0.0))
-        return _ratio(won, pairs)
 
 
 def _auroc(right: NDArray[np.float64], wrong: NDArray[np.float64]) -> float:

@@ -7,6 +7,7 @@ Shapes: `P` puzzles, `H` halting rules, `M` depths, `N` widths, `S` selectors.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -43,15 +44,12 @@ class OutcomeTable:
 
     def slice(self, measure: str, halting: int) -> Slice:
         """One halting rule's cells by puzzle."""
-        name = self.grid.haltings[halting]
-        if measure == "coverage":
-            assert self.coverage is not None
-            return Slice(self.coverage[:, halting, ..., None], None, self.clusters, (None,), name)
-        return Slice(self.accuracy[:, halting], self.direct[:, halting], self.clusters, self.grid.selectors, name)
+        return slice_of(self.outcomes, self.grid, measure, halting)
 
-    def arrays(self, puzzles: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-        """What `outcomes.npz` holds."""
-        found: dict[str, NDArray[Any]] = {"puzzles": puzzles, "groups": self.clusters}
+    @property
+    def outcomes(self) -> dict[str, NDArray[Any]]:
+        """What `outcomes.npz` holds beside the puzzles."""
+        found: dict[str, NDArray[Any]] = {"groups": self.clusters}
         found |= {"accuracy": self.accuracy, "direct": self.direct}
         return found if self.coverage is None else found | {"coverage": self.coverage}
 
@@ -72,6 +70,15 @@ class OutcomeTable:
         if self.solutions is None or not (self.solutions > 0).any():
             return math.nan
         return float((1 / self.solutions[self.solutions > 0]).mean())
+
+
+def slice_of(outcomes: Mapping[str, NDArray[Any]], grid: Grid, measure: str, halting: int) -> Slice:
+    """What is compared of the outcomes by puzzle (`outcomes.py`)."""
+    name, clusters = grid.haltings[halting], outcomes["groups"]
+    if measure == "coverage":
+        return Slice(outcomes["coverage"][:, halting, ..., None], None, clusters, (None,), name)
+    values, direct = (outcomes[key][:, halting] for key in ("accuracy", "direct"))
+    return Slice(values, direct, clusters, grid.selectors, name)
 
 
 def columns_of(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from gram.evals.frontier.analysis import UNITS
 from gram.evals.frontier.beside import beside_sentences
 from gram.evals.frontier.budgets import UNDECIDED, Scored, ahead, contrast, corrected, score, shared_budgets
-from gram.evals.frontier.choice import Judge, Price, Slice
+from gram.evals.frontier.choice import Judge, Price
 from gram.evals.frontier.grid import Grid
+from gram.evals.frontier.measures import slice_of
 from gram.evals.frontier.outcomes import Arrays
 from gram.evals.frontier.verdict import ahead_by, cell_words, headline, reached, undecided
 from gram.formatting import amount, percent, plural
@@ -140,12 +141,9 @@ def _judge(member: Member, measure: str, rows: NDArray[np.int64], clusters: NDAr
     """Chooses among a member's cells, of the halting rule of its verdict."""
     grid, arrays = _grid(member.frontier), member.outcomes
     assert arrays is not None
-    halting = member.frontier["verdict"]["halting"]
-    h = grid.haltings.index(halting)
-    if measure == "coverage":
-        return Judge(grid, Slice(arrays["coverage"][rows][:, h, ..., None], None, clusters, (None,), halting))
-    values, direct = (arrays[name][rows][:, h] for name in ("accuracy", "direct"))
-    return Judge(grid, Slice(values, direct, clusters, grid.selectors, halting))
+    halting = grid.haltings.index(member.frontier["verdict"]["halting"])
+    some = {name: values[rows] for name, values in arrays.items()}
+    return Judge(grid, slice_of(some | {"groups": clusters}, grid, measure, halting))
 
 
 def _grid(frontier: Frontier) -> Grid:
@@ -173,7 +171,7 @@ def _rows(by: str, members: tuple[Member, Member], judges: tuple[Judge, Judge]) 
     ]
     chosen: list[tuple[float, list[Scored]]] = []
     for budget in shared_budgets([price.mean for price in prices], starts):
-        choices = [judge.choose("any", price, budget) for judge, price in zip(judges, prices, strict=True)]
+        choices = [judge.choices("any", price, [budget])[0] for judge, price in zip(judges, prices, strict=True)]
         scored = [(judge, choice) for judge, choice in zip(judges, choices, strict=True) if choice is not None]
         if len(scored) == len(judges):
             chosen.append((budget, scored))

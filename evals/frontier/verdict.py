@@ -45,9 +45,9 @@ def verdict(rows: Sequence[dict[str, Any]], *, measure: str, unit: str, ceiling:
     counts = count_comparisons(rows)
     built = by_construction(row, ceiling)
     parts = [_claim(row, found, rows, measure, unit), _spending(row, unit), _built(built, row, ceiling, measure)]
-    parts += [_precision(row) if measure == "coverage" else ""]
+    parts += [_precision(row) if measure == "coverage" else "", _tally(counts, len(rows))]
     return {
-        "sentence": " ".join([*filter(None, parts), _tally(counts, len(rows))]),
+        "sentence": " ".join(filter(None, parts)),
         "restarts_sentence": _restarts(row, measure),
         "winner": found["verdict"] if found["verdict"] in ("width", "depth") else None,
         "budget": row["budget"],

@@ -44,7 +44,7 @@ def svg(pictures: Sequence[Picture]) -> str:
     colours = dict(re.findall(r"--([\w-]+): (#\w+)", style[: style.index("@media")]))
     rules = re.sub(r"var\(--([\w-]+)\)", lambda found: colours[found[1]], RULES + COLOURED)
     width = sum(picture.width for picture in pictures) + 2 * EDGE
-    key, top = _key(dict(entry for picture in pictures for entry in _entries(picture)), width)
+    key, top = _key({entry: picture.is_block_key for picture in pictures for entry in picture.key}, width)
     drawn, left = "", float(EDGE)
     for picture in pictures:
         size = f'x="{left:.0f}" y="{top}" width="{picture.width:.0f}" height="{picture.height:.0f}"'
@@ -56,10 +56,6 @@ def svg(pictures: Sequence[Picture]) -> str:
     ground = f'<rect width="100%" height="100%" fill="{colours["page"]}"/>'
     size = f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size}><style>{rules}</style>{ground}{key}{drawn}</svg>\n'
-
-
-def _entries(picture: Picture) -> list[tuple[tuple[str, str], bool]]:
-    return [(entry, picture.is_block_key) for entry in picture.key]
 
 
 def _key(entries: Mapping[tuple[str, str], bool], width: float) -> tuple[str, int]:

@@ -92,17 +92,14 @@ def sizes(cell: Mapping[str, Any]) -> str:
     return " / ".join(dict.fromkeys(both))
 
 
-def budget_rows(frontier: Frontier, **wanted: str) -> list[dict[str, Any]]:
-    """Matched budgets with these fields."""
-    return [row for row in frontier["budgets"] if all(row[name] == value for name, value in wanted.items())]
-
-
 def budget_table(frontier: Frontier, measure: str, by: str) -> str:
     """Best cells of each family at each budget, and width minus depth and minus restarts: every halting rule has
     its rows."""
     made = []
     for halting in frontier["grid"]["haltings"]:
-        for row in budget_rows(frontier, matched_by=by, measure=measure, halting=halting):
+        for row in frontier["budgets"]:
+            if (row["matched_by"], row["measure"], row["halting"]) != (by, measure, halting):
+                continue
             found, serial = row["contrasts"]["width-depth"], row["contrasts"]["width-restarts"]
             line: list[Entry] = [words(halting), (amount(row["budget"], by), row["budget"], "")]
             line += [chosen(row[family], by, family, has_precision=measure == "coverage") for family in FAMILY_WORDS]
