@@ -99,6 +99,12 @@ class Judge:
                 values.mean(axis=0, dtype=np.float64) if len(values) else np.full(part.values.shape[1:], np.nan)
             )
 
+    def choose(
+        self, family: str, price: Price, budget: float, *, selector: int = 0, scale: Floats | None = None
+    ) -> Choice | None:
+        """`choices` of one budget."""
+        return self.choices(family, price, [budget], selector=selector, scale=scale)[0]
+
     def choices(
         self, family: str, price: Price, budgets: Sequence[float], *, selector: int = 0, scale: Floats | None = None
     ) -> list[Choice | None]:

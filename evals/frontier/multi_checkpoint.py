@@ -171,7 +171,7 @@ def _rows(by: str, members: tuple[Member, Member], judges: tuple[Judge, Judge]) 
     ]
     chosen: list[tuple[float, list[Scored]]] = []
     for budget in shared_budgets([price.mean for price in prices], starts):
-        choices = [judge.choices("any", price, [budget])[0] for judge, price in zip(judges, prices, strict=True)]
+        choices = [judge.choose("any", price, budget) for judge, price in zip(judges, prices, strict=True)]
         scored = [(judge, choice) for judge, choice in zip(judges, choices, strict=True) if choice is not None]
         if len(scored) == len(judges):
             chosen.append((budget, scored))

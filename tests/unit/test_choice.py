@@ -54,12 +54,12 @@ def test_what_the_scoring_half_says_never_moves_the_choice(seed, budget):
         changed[~choosing] = rng.random(changed[~choosing].shape)
         other = Judge(GRID, Slice(changed, part.direct, part.clusters, part.selectors, "head"))
         for family in FAMILIES:
-            choice = judge.choices(family, PRICE, [budget])[0]
+            choice = judge.choose(family, PRICE, budget)
             if choice is None:  # two trajectories cost more than the smallest budget
                 assert budget < 2 * 2**0.5 or family == "restarts"
                 continue
             pick = choice.pick
-            assert pick[side] == other.choices(family, PRICE, [budget])[0].pick[side]
+            assert pick[side] == other.choose(family, PRICE, budget).pick[side]
             assert np.array_equal(judge.scores(pick)[~choosing], part.values[~choosing][:, *pick[side]])
 
 
@@ -110,7 +110,7 @@ def test_every_draw_of_the_timings_chooses_anew(draws):
     for family in FAMILIES:
         for budget in (2.0, 4.0, 8.0):
             choice = judge.choose(family, PRICE._replace(draws=drawn), budget, scale=scale)
-            mean = judge.choices(family, PRICE, [budget])[0]
+            mean = judge.choose(family, PRICE, budget)
             if mean is None:
                 assert choice is None
                 continue
