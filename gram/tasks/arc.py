@@ -15,7 +15,7 @@ model on the views is the caller's. Files are read in `gram/tasks/arc_files.py`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +28,6 @@ from gram.tasks.protocol import Board, BoardCell, CellKind, PuzzleError, PuzzleS
 log = logging.getLogger(__name__)
 PAD, END, FIRST_COLOUR = 0, 1, 2
 SYMMETRIES = 8
-ATTEMPTS = 2
-"""Answers that ARC allows for a test."""
 INVERSE = (0, 3, 2, 1, 4, 5, 6, 7)
 """Number of the symmetry that undoes each."""
 
@@ -171,13 +169,11 @@ class Arc(Task):
 
     def augment(self, rng: np.random.Generator, puzzles: Tokens, answers: Tokens) -> tuple[Tokens, Tokens]:
         """Each pair `[P, 900]` turned by a random symmetry of the square, its colours but black renamed."""
-        turned: tuple[list[Tokens], list[Tokens]] = ([], [])
-        for pair in zip(puzzles, answers, strict=True):
+        turned = np.stack([puzzles, answers])
+        for pair in turned.swapaxes(0, 1):
             view = random_view(rng)
-            for side, tokens in zip(turned, pair, strict=True):
-                side.append(encode(view.apply(decode(tokens))))
-        shape = (len(puzzles), self.tokens)
-        return np.array(turned[0], dtype=np.uint8).reshape(shape), np.array(turned[1], dtype=np.uint8).reshape(shape)
+            pair[:] = [encode(view.apply(decode(tokens))) for tokens in pair]
+        return turned[0], turned[1]
 
     def board(self, puzzle: Tokens, answer: Tokens | None = None) -> Board:
         shown = puzzle if answer is None else answer
@@ -262,8 +258,3 @@ def vote(predictions: Iterable[tuple[Grid, float]]) -> list[Grid]:
         found.setdefault(key, (grid, []))[1].append(weight)
     ranked = sorted(found.values(), key=lambda entry: (-len(entry[1]), -sum(entry[1]) / len(entry[1])))
     return [grid for grid, _ in ranked]
-
-
-def is_solved(ranked: Sequence[Grid], output: Grid, *, attempts: int = ATTEMPTS) -> bool:
-    """Whether one of the first `attempts` grids equals the test output."""
-    return any(np.array_equal(grid, output) for grid in ranked[:attempts])

@@ -7,14 +7,24 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Callable, Container
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from gram.tasks import colouring, maze, nqueens, sudoku
+from gram.tasks.arc import Arc
 from gram.tasks.protocol import Task
 
 STANDARD = ("nqueens8", "nqueens10", "sudoku4", "sudoku6", "sudoku9", "colouring8", "colouring10", "maze30", "arc")
 FAMILIES = "nqueensN (N of 4 to 12), sudoku4, sudoku6, sudoku9, colouringN (N of 3 to 12), mazeN (N of 4 to 30), arc"
+SIZED: dict[str, tuple[Callable[[int], Task], Container[int]]] = {
+    "nqueens": (nqueens.NQueens, nqueens.SIZES),
+    "sudoku": (sudoku.Sudoku, sudoku.BOXES),
+    "colouring": (colouring.Colouring, colouring.SIZES),
+    "maze": (maze.Maze, maze.SIZES),
+}
+"""Families by name: the class and the sizes it takes."""
 
 
 def task_names() -> tuple[str, ...]:
@@ -28,34 +38,17 @@ def get_task(name: str, module: Path | str | None = None) -> Task:
         return _from_file(name, Path(module))
     if name == "arc":
         # Each caller's own: it remembers the outputs of the set that it has loaded.
-        from gram.tasks.arc import Arc
-
         return Arc()
     return _builtin(name)
 
 
 @cache
 def _builtin(name: str) -> Task:
-    match = re.fullmatch(r"(nqueens|sudoku|colouring|maze)(\d{1,2})", name)
-    if match:
-        family, size = match[1], int(match[2])
-        if family == "nqueens" and 4 <= size <= 12:
-            from gram.tasks.nqueens import NQueens
-
-            return NQueens(size)
-        if family == "sudoku" and size in (4, 6, 9):
-            from gram.tasks.sudoku import Sudoku
-
-            return Sudoku(size)
-        if family == "colouring" and 3 <= size <= 12:
-            from gram.tasks.colouring import Colouring
-
-            return Colouring(size)
-        if family == "maze" and 4 <= size <= 30:
-            from gram.tasks.maze import Maze
-
-            return Maze(size)
-    raise ValueError(f"task must be one of {FAMILIES}, got {name!r}")
+    match = re.fullmatch(r"([a-z]+)(\d{1,2})", name)
+    make, sizes = SIZED[match[1]] if match and match[1] in SIZED else (None, ())
+    if match is None or make is None or (size := int(match[2])) not in sizes:
+        raise ValueError(f"task must be one of {FAMILIES}, got {name!r}")
+    return make(size)
 
 
 def load_task_module(path: Path) -> list[Task]:

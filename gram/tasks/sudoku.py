@@ -32,6 +32,8 @@ GOLDEN = 0x9E3779B97F4A7C15
 """Odd multiplier of the grids' hash."""
 SEED = 0
 MOST_SOLUTIONS = 20_000
+ALIASES = str.maketrans("0_", "..")
+"""Other symbols of a blank."""
 REFINEMENTS = 8
 """Rounds that tell twins."""
 
@@ -47,7 +49,7 @@ class Sudoku(Task):
         self.n = n
         self.name = f"sudoku{n}"
         self.tokens = self.output_tokens = n * n
-        self.vocabulary = n + 2
+        self.symbols = "?." + "123456789"[:n]
         self.solver = solver(n)
         low, high = GIVENS[n]
         self.summary = f"{n}x{n} Sudoku, {low} to {high} givens, exactly one solution, no difficulty filter"
@@ -60,18 +62,12 @@ class Sudoku(Task):
     def full_grid(self, rng: np.random.Generator) -> list[int]:
         """A random solved grid: digits are tried in random order, the first row is a random permutation."""
         board = [*(rng.permutation(self.n) + 1).tolist(), *([0] * (self.tokens - self.n))]
-        found: list[list[int]] = []
-
-        def keep(solution: list[int]) -> bool:
-            found.append(solution)
-            return True
 
         def shuffled(mask: int) -> list[int]:
             digits = [digit + 1 for digit in range(self.n) if mask >> digit & 1]
             return [digits[index] for index in rng.permutation(len(digits))]
 
-        self.solver.search(board, keep, order=shuffled)
-        return found[0]
+        return self.solver.search(board, 1, order=shuffled)[0][0]
 
     def _dig(self, grid: list[int], rng: np.random.Generator, givens: int) -> list[int] | None:
         """Clears cells in random order while the solution stays the only one; None where `givens` is not reached."""
@@ -210,40 +206,12 @@ class Sudoku(Task):
     def solutions(self, puzzle: Tokens) -> Tokens:
         """All solutions `[S, A]`. Raises `PuzzleError` above 20,000."""
         found = self.solver.solutions(self._digits(puzzle), MOST_SOLUTIONS + 1)
-        self._check_count(len(found))
+        if len(found) > MOST_SOLUTIONS:
+            raise PuzzleError(f"{self.name} puzzle must have at most {MOST_SOLUTIONS:,} solutions to count, got more")
         return (np.array(found, dtype=np.uint8) + FIRST_DIGIT - 1).reshape(-1, self.tokens).astype(np.uint8)
 
-    def count_solutions(self, puzzle: Tokens) -> int:
-        """Exact number of solutions. Raises `PuzzleError` above 20,000."""
-        count = self.solver.count(self._digits(puzzle), MOST_SOLUTIONS + 1)
-        self._check_count(count)
-        return count
-
-    def _check_count(self, count: int) -> None:
-        if count > MOST_SOLUTIONS:
-            raise PuzzleError(f"{self.name} puzzle must have at most {MOST_SOLUTIONS:,} solutions to count, got more")
-
-    @cached_property
-    def _table(self) -> bytes:
-        """Token of each Latin-1 symbol; 0 for those that are none."""
-        table = bytearray(256)
-        for symbol in b".0_":
-            table[symbol] = BLANK
-        for digit in range(1, self.n + 1):
-            table[ord(str(digit))] = FIRST_DIGIT + digit - 1
-        return bytes(table)
-
     def _read(self, text: str, what: str, count: int) -> Tokens:
-        symbols = "".join(text.split())
-        if len(symbols) != count:
-            raise PuzzleError(f"{self.name} {what} must have {count} symbols, got {len(symbols)}")
-        tokens = np.frombuffer(symbols.encode("latin-1", "replace").translate(self._table), dtype=np.uint8)
-        if not tokens.all():
-            place = int(tokens.argmin())
-            raise PuzzleError(
-                f"{self.name} {what} must be of . and 1 to {self.n}, got {symbols[place]!r} at symbol {place + 1}"
-            )
-        return tokens.copy()
+        return super()._read(text.translate(ALIASES), what, count)
 
     def parse_solved(self, text: str) -> Tokens:
         tokens = self._read(text, "puzzle", self.tokens)
@@ -258,7 +226,7 @@ class Sudoku(Task):
     def parse(self, text: str) -> Tokens:
         """`n * n` symbols: digits, and `.`, `0` or `_` for a blank; white space is ignored."""
         tokens = self.parse_solved(text)
-        if not self.solver.count(self._digits(tokens), 1):
+        if not self.solver.solutions(self._digits(tokens), 1):
             raise PuzzleError(f"{self.name} puzzle must have a solution, got {self.format(tokens)} with none")
         return tokens
 

@@ -7,6 +7,7 @@ the fewest candidates.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cache
 
@@ -78,12 +79,12 @@ class Solver:
     def search(
         self,
         board: Sequence[int],
-        on_solution: Callable[[list[int]], bool],
+        limit: float,
         *,
         order: Callable[[int], Sequence[int]] | None = None,
         banned: tuple[int, int] | None = None,
-    ) -> int:
-        """Calls `on_solution` with each solution until it returns True; returns the number of guesses.
+    ) -> tuple[list[list[int]], int]:
+        """Up to `limit` solutions, and the number of guesses.
 
         A guess among `c` candidates counts `c - 1`, the wrong turns it offers: so counts Sudoku-Extreme.
 
@@ -95,8 +96,9 @@ class Solver:
             masks[banned[0]] &= ~(1 << (banned[1] - 1))
         done = [0] * (3 * self.size)
         if not self._propagate(masks, done, [cell for cell, digit in enumerate(board) if digit]):
-            return 0
+            return [], 0
         guesses = 0
+        found: list[list[int]] = []
 
         def go(masks: list[int], done: list[int]) -> bool:
             nonlocal guesses
@@ -109,7 +111,8 @@ class Solver:
                         if count == 2:
                             break
             if best < 0:
-                return on_solution([mask.bit_length() for mask in masks])
+                found.append([mask.bit_length() for mask in masks])
+                return len(found) >= limit
             guesses += fewest - 1
             for digit in _digits(masks[best]) if order is None else order(masks[best]):
                 guess, placed = masks.copy(), done.copy()
@@ -119,30 +122,11 @@ class Solver:
             return False
 
         go(masks, done)
-        return guesses
+        return found, guesses
 
     def solutions(self, board: Sequence[int], limit: int) -> list[list[int]]:
         """Up to `limit` solutions."""
-        found: list[list[int]] = []
-
-        def keep(solution: list[int]) -> bool:
-            found.append(solution)
-            return len(found) >= limit
-
-        self.search(board, keep)
-        return found
-
-    def count(self, board: Sequence[int], limit: int) -> int:
-        """Number of solutions, at most `limit`."""
-        found = 0
-
-        def tally(_: list[int]) -> bool:
-            nonlocal found
-            found += 1
-            return found >= limit
-
-        self.search(board, tally)
-        return found
+        return self.search(board, limit)[0]
 
     def has_other(self, board: Sequence[int], cell: int, digit: int) -> bool:
         """Whether some solution has another digit than `digit` in the blank `cell`: the test when digging."""
@@ -152,15 +136,7 @@ class Solver:
                 taken |= 1 << (board[peer] - 1)
         if taken | 1 << (digit - 1) == self.full:
             return False
-        found = False
-
-        def stop(_: list[int]) -> bool:
-            nonlocal found
-            found = True
-            return True
-
-        self.search(board, stop, banned=(cell, digit))
-        return found
+        return bool(self.search(board, 1, banned=(cell, digit))[0])
 
     def nearest(self, wanted: Sequence[int], order: Sequence[int]) -> list[int]:
         """A solved board that keeps many of `wanted`'s digits: cells are decided in `order`, each as wanted where that
@@ -187,7 +163,7 @@ class Solver:
 
     def rating(self, board: Sequence[int]) -> int:
         """Difficulty: guesses until the whole search is done (0: singles suffice), the `guesses` of Sudoku-Extreme."""
-        return self.search(board, lambda _: False)
+        return self.search(board, math.inf)[1]
 
 
 @cache

@@ -110,7 +110,6 @@ def test_sudoku_solver_agrees_with_a_plain_one(size):
         plain = []
         _plain_search(board, size, plain)
         assert sorted(plain) == sorted(map(tuple, solver(size).solutions(board, 10**6)))
-        assert solver(size).count(board, 10**6) == len(plain)
         assert len(puzzle) == size * size
 
 
@@ -128,11 +127,11 @@ def _plain_search(board, size, found):
 
 
 def test_sudoku_four_has_288_grids():
-    assert solver(4).count([0] * 16, 10**6) == 288
+    assert len(solver(4).solutions([0] * 16, 10**6)) == 288
 
 
 def test_sudoku_contradictions_have_no_solution():
-    assert solver(4).count([1, 1, *[0] * 14], 10) == 0
+    assert not solver(4).solutions([1, 1, *[0] * 14], 10)
     with pytest.raises(PuzzleError, match="two 1s in row 1"):
         get_task("sudoku4").parse("11" + "." * 14)
     with pytest.raises(PuzzleError, match="must have a solution"):
