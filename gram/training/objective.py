@@ -28,7 +28,6 @@ from gram.config import ModelConfig
 from gram.kernels.philox import NoiseKey, Site, noise
 from gram.kernels.reference import (
     Damping,
-    Guide,
     Weights,
     add_noise,
     damp,
@@ -207,7 +206,6 @@ def _last_transition(
     l: Tensor,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """State after the last transition, and where there is a KL, `[B, L]`: with balanced gradient, and as a figure."""
-    e_x = _condition(weights, config, slots)
     e_y = embed_target(weights, config, slots.targets) if training.has_posterior and config.guidance != "none" else None
     seen: list[Tensor] = []
 
@@ -219,29 +217,23 @@ def _last_transition(
         seen.extend((balanced_kl(q, p, training.kl_balance), kl(q, p).detach()))
 
     index = config.transitions - 1
-    guide = _guide(weights, config, slots, e_y, index, training.seed, charge)
-    damping = _damping(config, slots, index, training.seed, training.gradient_calls)
-    h, l = transition(weights, config, h, l, e_x, guide, damping)
-    return h, l, seen
+    return *_transition(weights, config, slots, e_y, index, training.seed, h, l, charge, training.gradient_calls), seen
 
 
-def _condition(weights: Weights, config: ModelConfig, slots: SlotBatch) -> Tensor:
-    return embed(weights, config, slots.puzzles, is_empty_P=slots.is_empty if "empty" in weights else None)
-
-
-def _guide(
+def _transition(
     weights: Weights,
     config: ModelConfig,
     slots: SlotBatch,
     e_y: Tensor | None,
     index: int,
     seed: int,
-    charge: Callable[[Tensor, Gaussian, Gaussian], None] | None = None,
-) -> Guide | None:
-    """Adds the learned noise of transition `index`: the posterior's, or the prior's in rows that follow it and where
-    there is no target `e_y`."""
-    if config.guidance == "none":
-        return None
+    h: Tensor,
+    l: Tensor,
+    charge: Callable[[Tensor, Gaussian, Gaussian], None] = lambda u, q, p: None,
+    gradient_calls: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """State after transition `index`, with the posterior's noise, or the prior's in rows that follow it and where there
+    is no target `e_y`."""
     noisy_B = slots.step >= config.noise_free_steps
 
     def guide(u: Tensor) -> Tensor:
@@ -250,14 +242,16 @@ def _guide(
         if e_y is None:
             return add_noise(u, *p, normal, noisy_B, config, 1.0)
         q = posterior(weights, config, u, e_y)
-        if charge is not None:
-            charge(u, q, p)
-        return add_noise(u, *_followed(slots, q, p), normal, noisy_B, config, 1.0)
+        charge(u, q, p)
+        followed = (torch.where(slots.is_prior[:, None, None], ours, theirs) for ours, theirs in zip(p, q, strict=True))
+        return add_noise(u, *followed, normal, noisy_B, config, 1.0)
 
-    return guide
+    e_x = embed(weights, config, slots.puzzles, is_empty_P=slots.is_empty if "empty" in weights else None)
+    damping = _damping(config, slots, index, seed, gradient_calls)
+    return transition(weights, config, h, l, e_x, None if config.guidance == "none" else guide, damping)
 
 
-def _damping(config: ModelConfig, slots: SlotBatch, index: int, seed: int, gradient_calls: int = 0) -> Damping | None:
+def _damping(config: ModelConfig, slots: SlotBatch, index: int, seed: int, gradient_calls: int) -> Damping | None:
     """What core calls of transition `index` leave: with EqR's damping and noise, and without a history where no
     gradient shall flow through the call."""
     calls = config.low_level_updates + 1
@@ -288,12 +282,6 @@ def set_loss(logits: Tensor, solutions: Tensor, token_weights_V: Tensor) -> Tens
     is_aimless = is_padding.all(1)
     likelihood = (spelled * share).sum(-1).masked_fill(is_padding & ~is_aimless[:, None], -torch.inf)
     return torch.where(is_aimless, 0.0, -likelihood.logsumexp(1) / share[:, 0].sum(-1))
-
-
-def _followed(slots: SlotBatch, q: Gaussian, p: Gaussian) -> Gaussian:
-    """The Gaussian that each slot draws its noise from."""
-    is_prior = slots.is_prior[:, None, None]
-    return Gaussian(torch.where(is_prior, p.mean, q.mean), torch.where(is_prior, p.log_sigma, q.log_sigma))
 
 
 def head_loss(weights: Weights, config: ModelConfig, replay: Replay) -> Tensor:
@@ -339,9 +327,7 @@ def earlier_transitions(
             first = first + (per_slot * at_first).sum() / at_first.sum()
             continue
         e_y = embed_target(weights, config, slots.targets) if has_posterior else None
-        guide = _guide(weights, config, slots, e_y, index, training.seed)
-        damping = _damping(config, slots, index, training.seed)
-        h, l = transition(weights, config, h, l, _condition(weights, config, slots), guide, damping)
+        h, l = _transition(weights, config, slots, e_y, index, training.seed, h, l)
     return Earlier(h, l, kls, first)
 
 
@@ -358,9 +344,11 @@ def transition_under_posterior(
     `[B, L]`; also where a slot takes no noise or follows the prior."""
     seen: list[Tensor] = []
     e_y = embed_target(weights, config, slots.targets)
-    guide = _guide(weights, config, slots, e_y, index, training.seed, lambda u, q, p: seen.append(kl(q, p)))
-    damping = _damping(config, slots, index, training.seed)
-    h, l = transition(weights, config, h, l, _condition(weights, config, slots), guide, damping)
+
+    def charge(u: Tensor, q: Gaussian, p: Gaussian) -> None:
+        seen.append(kl(q, p))
+
+    h, l = _transition(weights, config, slots, e_y, index, training.seed, h, l, charge)
     return h, l, seen[0]
 
 

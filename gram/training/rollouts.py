@@ -27,14 +27,12 @@ from gram.training.config import TrainConfig
 from gram.training.data_parallel import Ranks
 from gram.training.objective import Replay
 from gram.training.puzzles import TrainingPuzzles
-from gram.training.slots import initial_state
+from gram.training.slots import begin
 
 CAPACITY = 2048
 """States kept for replay, on all ranks together; at 48 rollouts they are at most about 45 optimiser steps old."""
 FIRST_TRAJECTORY = 1 << 31
 """Trajectory ids of rollouts start here, apart from those of training slots."""
-
-StepFunction = Callable[..., Step]
 
 _ARRAYS = ("puzzles", "targets", "hashes", "trajectory", "taken", "last", "past_right", "kept_right", "kept_final")
 _COUNTS = ("started", "written")
@@ -92,22 +90,14 @@ class Rollouts:
         self.last[free] = np.minimum(
             rng.integers(1, self.config.depth + 1, len(free)), rng.integers(1, self.config.depth + 3, len(free))
         )
-        device = self.h.device
-        index = torch.from_numpy(free).to(device)
-        h, l = initial_state(
-            self.config,
-            weights["z0_h"],
-            weights["z0_l"],
-            self._key(free),
-        )
-        self.h[index], self.l[index] = h.to(self.h.dtype), l.to(self.l.dtype)
+        begin(self.h, self.l, free, self.config, weights, self._key(free))
 
     def _key(self, slots: NDArray[np.int64] | slice) -> NoiseKey:
         arrays = self.hashes[slots], self.trajectory[slots], self.taken[slots]
         return NoiseKey.of_arrays(self.seed, *arrays, self.h.device)
 
     @torch.no_grad()
-    def advance(self, step_function: StepFunction, weights: Weights, rng: np.random.Generator) -> float:
+    def advance(self, step_function: Callable[..., Step], weights: Weights, rng: np.random.Generator) -> float:
         """One supervision step of every rollout; returns the share of answers now right."""
         self._refill(weights, rng)
         device = self.h.device

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gram.config import ModelConfig
 from gram.kernels.philox import NoiseKey
-from gram.kernels.reference import initial_noise
+from gram.kernels.reference import Weights, initial_noise
 from gram.tasks.protocol import puzzle_hash
 from gram.training.config import TrainConfig
 from gram.training.data_parallel import Ranks
@@ -61,7 +61,7 @@ class TrainingSlots:
         self.left = np.zeros(count, np.int64)
         self.started = 0
 
-    def refill(self, z0_h: Tensor, z0_l: Tensor, rng: np.random.Generator) -> None:
+    def refill(self, weights: Weights, rng: np.random.Generator) -> None:
         """Puts new puzzles where sequences have ended."""
         free = np.flatnonzero(self.left == 0)
         if not len(free):
@@ -86,21 +86,10 @@ class TrainingSlots:
         self.left[free] = depth if self.started else 1 + np.arange(count).repeat(copies) % depth
         self.started += len(free)
         self.taken[free] = 0
-        self._start(free[(free >= self.own.start) & (free < self.own.stop)], z0_h, z0_l)
-
-    def _start(self, rows: NDArray[np.int64], z0_h: Tensor, z0_l: Tensor) -> None:
-        """Puts the initial state into rows of this rank."""
-        if not len(rows):
-            return
-        device = self.h.device
-        index = torch.from_numpy(rows - self.own.start).to(device)
-        h, l = initial_state(
-            self.config,
-            z0_h,
-            z0_l,
-            NoiseKey.of_arrays(self.training.seed, self.hashes[rows], self.trajectory[rows], self.taken[rows], device),
-        )
-        self.h[index], self.l[index] = h.to(self.h.dtype), l.to(self.l.dtype)
+        if len(rows := free[(free >= self.own.start) & (free < self.own.stop)]):
+            arrays = self.hashes[rows], self.trajectory[rows], self.taken[rows]
+            key = NoiseKey.of_arrays(self.training.seed, *arrays, self.h.device)
+            begin(self.h, self.l, rows - self.own.start, self.config, weights, key)
 
     def _list_solutions(self, slot: int, rng: np.random.Generator) -> None:
         """Lists the slot's valid answers, a random part of them where there are many."""
@@ -128,18 +117,7 @@ class TrainingSlots:
         def tensor(array: np.ndarray) -> Tensor:
             return torch.from_numpy(array[self.own].copy()).to(self.h.device)
 
-        return SlotBatch(
-            h=self.h,
-            l=self.l,
-            puzzles=tensor(self.puzzles),
-            targets=tensor(self.targets),
-            solutions=tensor(self.solutions),
-            is_empty=tensor(self.is_empty),
-            is_prior=tensor(self.is_prior),
-            puzzle_hash=tensor(self.hashes),
-            trajectory=tensor(self.trajectory),
-            step=tensor(self.taken),
-        )
+        return SlotBatch(self.h, self.l, *(tensor(getattr(self, name)) for name in _SHOWN))
 
     def carry(self, h: Tensor, l: Tensor) -> None:
         """Takes the state after a supervision step."""
@@ -162,16 +140,15 @@ class TrainingSlots:
             setattr(self, name, tensors[name].numpy().copy())
 
 
-_ARRAYS = ("puzzles", "targets", "solutions", "is_empty", "is_prior", "hashes", "trajectory", "taken", "left")
+_SHOWN = ("puzzles", "targets", "solutions", "is_empty", "is_prior", "hashes", "trajectory", "taken")
+"""In the order of `SlotBatch`."""
+_ARRAYS = (*_SHOWN, "left")
 
 
-def initial_state(
-    config: ModelConfig,
-    z0_h: Tensor,
-    z0_l: Tensor,
-    key: NoiseKey,
-) -> tuple[Tensor, Tensor]:
-    """Initial `h` and `l` of training sequences, `[B, L, D]` or what broadcasts to it: stored, or random (EqR)."""
-    if not config.initial_std:
-        return z0_h, z0_l
-    return initial_noise(config, key, config.initial_std)
+def begin(h: Tensor, l: Tensor, rows: NDArray[np.int64], config: ModelConfig, weights: Weights, key: NoiseKey) -> None:
+    """Puts the initial states of training sequences into `rows` of `h, l [B, L, D]`: stored, or random (EqR)."""
+    new = weights["z0_h"], weights["z0_l"]
+    if config.initial_std:
+        new = initial_noise(config, key, config.initial_std)
+    index = torch.from_numpy(rows).to(h.device)
+    h[index], l[index] = new[0].to(h.dtype), new[1].to(l.dtype)

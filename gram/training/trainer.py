@@ -119,7 +119,7 @@ class Trainer:
         # A generator per step: a resumed run draws the same puzzles as one that was never stopped.
         rng = np.random.default_rng([self.training.seed, self.step])
         weights = self.flat.views(self.flat.compute.detach())
-        self.slots.refill(weights["z0_h"], weights["z0_l"], rng)
+        self.slots.refill(weights, rng)
         if not self.ranks.is_first:
             rng = np.random.default_rng([self.training.seed, self.step, self.ranks.rank])  # rollouts of its own
         rollout_right = self.rollouts.advance(self._advance, weights, rng)

@@ -146,7 +146,7 @@ def test_measuring_changes_no_weight(tmp_path, monkeypatch):
 
 def test_slots_that_follow_the_prior_count_in_no_kl(tmp_path):
     made = trainer(tmp_path, model=TWO, prior_share=0.5, batch=32)
-    made.slots.refill(made.model.z0_h, made.model.z0_l, np.random.default_rng(0))
+    made.slots.refill(made.model.weights(), np.random.default_rng(0))
     slots = made.slots.view()
     weights = made.model.weights()
     args = (weights, made.recipe.model, made.training)
@@ -167,7 +167,7 @@ def test_the_bound_by_hand(tmp_path, order):
     held = made.puzzles.held_out
     found = elbo(made.model, made.training, held.puzzles, held.answers)
 
-    made.slots.refill(made.model.z0_h, made.model.z0_l, np.random.default_rng(0))
+    made.slots.refill(made.model.weights(), np.random.default_rng(0))
     count = len(held)
     slots = made.slots.view().take(torch.arange(count))
     from gram.tasks.protocol import puzzle_hash  # the noise is named by the puzzle

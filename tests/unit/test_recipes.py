@@ -126,7 +126,7 @@ def test_a_baseline_fits_a_handful_of_puzzles(tmp_path, name):
 def noisy_loss(path: Path, name: str, *, step: int = 2, **training):
     """Loss of one supervision step, all slots noisy; and the weights, with their gradients."""
     made = trainer(path, tiny("nqueens8", name, **training))
-    made.slots.refill(made.model.z0_h, made.model.z0_l, np.random.default_rng(0))
+    made.slots.refill(made.model.weights(), np.random.default_rng(0))
     made.slots.taken[:] = step
     weights = {key: value.detach().requires_grad_() for key, value in made.model.weights().items()}
     slots = made.slots.view()
@@ -190,7 +190,7 @@ def test_direct_prediction_uses_each_weight_once(task):
 
 def test_eqr_starts_anywhere_and_meets_noise_as_in_sampling(tmp_path):
     made = trainer(tmp_path, tiny("nqueens8", "eqr"))
-    made.slots.refill(made.model.z0_h, made.model.z0_l, np.random.default_rng(0))
+    made.slots.refill(made.model.weights(), np.random.default_rng(0))
     h = made.slots.h
     assert not torch.equal(h[0], h[1])
     assert float(h.std()) == pytest.approx(1, abs=0.05)

@@ -40,7 +40,7 @@ def run(path: Path, made: Recipe, **kwargs):
 def loss_and_gradients(path: Path, **model):
     made = trainer(path, model=model)
     rng = np.random.default_rng(0)
-    made.slots.refill(made.model.z0_h, made.model.z0_l, rng)
+    made.slots.refill(made.model.weights(), rng)
     made.slots.taken[:] = 2  # all slots noisy
     weights = {
         name: value.detach().requires_grad_(value.is_floating_point()) for name, value in made.model.weights().items()
@@ -264,7 +264,7 @@ def test_set_loss_of_a_slot_that_aims_at_nothing_is_zero_and_pulls_at_nothing():
 def test_slots_that_follow_the_prior_never_see_the_target(tmp_path):
     """With all slots on the prior the posterior learns nothing, and the carried state does not depend on the target."""
     made = trainer(tmp_path, prior_share=1.0)
-    made.slots.refill(made.model.z0_h, made.model.z0_l, np.random.default_rng(0))
+    made.slots.refill(made.model.weights(), np.random.default_rng(0))
     made.slots.taken[:] = 2
     assert made.slots.is_prior.all()
     weights = {name: value.detach().requires_grad_() for name, value in made.model.weights().items()}
@@ -288,7 +288,7 @@ def test_slots_that_follow_the_prior_never_see_the_target(tmp_path):
 
 def test_prior_slots_hold_valid_answers(tmp_path):
     made = trainer(tmp_path, prior_share=0.5, batch=64)
-    made.slots.refill(made.model.z0_h, made.model.z0_l, np.random.default_rng(0))
+    made.slots.refill(made.model.weights(), np.random.default_rng(0))
     assert 10 < made.slots.is_prior.sum() < 54
     for slot in np.flatnonzero(made.slots.is_prior):
         listed = made.slots.solutions[slot].astype(np.uint8)

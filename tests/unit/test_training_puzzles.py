@@ -185,7 +185,7 @@ def test_its_slots_that_follow_the_prior_aim_at_boards_near_to_their_answers(tmp
         assert made.task.verify(blank[has_aim], aims[has_aim]).all()
     newest = trainer.slots.taken == 0
     trainer.slots.left[:8] = 0
-    trainer.slots.refill(trainer.model.z0_h, trainer.model.z0_l, np.random.default_rng(1))
+    trainer.slots.refill(trainer.model.weights(), np.random.default_rng(1))
     assert not newest.any()
     assert not trainer.slots.solutions[:8].any()  # nothing answered yet, nothing to aim at
 

@@ -37,7 +37,7 @@ def loss_of(made: Trainer, slots):
 
 
 def filled(made: Trainer):
-    made.slots.refill(made.model.z0_h, made.model.z0_l, np.random.default_rng(0))
+    made.slots.refill(made.model.weights(), np.random.default_rng(0))
     return made.slots.view()
 
 
