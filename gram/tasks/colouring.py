@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gram.tasks import canonical_graphs, parsing
-from gram.tasks.colouring_splits import MOST, PARTS, TABLE_GRAPHS, TRAINING, GraphSplits, known_colourings
+from gram.tasks.colouring_splits import MOST, TABLE_GRAPHS, TRAINING, GraphSplits, known_colourings
 from gram.tasks.dimacs import is_dimacs, is_number, read_dimacs
 from gram.tasks.protocol import Board, BoardCell, CellKind, Lookup, PuzzleError, PuzzleSet, Task, Tokens, training_split
+from gram.tasks.puzzle_sets import PARTS
 
 NO_EDGE, EDGE, FIRST_COLOUR, COLOURS = 1, 2, 3, 3
 SIZES = range(3, 13)

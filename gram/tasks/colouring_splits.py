@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gram.tasks import canonical_graphs
+from gram.tasks.puzzle_sets import PARTS, TEST_PER_CENT, VALIDATION_PER_CENT, dealt
 
 Edges = NDArray[np.bool_]
 Keep = Callable[[Edges], NDArray[np.bool_]]
 
-PARTS = ("train", "validation", "test")
 TRAINING = ("train", "labelled-train")
 """Endless splits."""
 MOST = {"test": 1000, "validation": 300, "labelled-test": 1000}
@@ -32,7 +32,6 @@ STREAMS: dict[str, tuple[int, ...]] = {
     "labelled-test": (), "labelled-train": (1,), "train": (2,), "validation": (3,), "test": (4,)
 }  # fmt: skip
 """Random numbers of each split."""
-TEST_PER_CENT, VALIDATION_PER_CENT = 15, 5
 FEW_VALIDATION_PER_CENT = 10
 """Of the few classes of up to 5 nodes."""
 TABLE_GRAPHS = 200_000
@@ -114,14 +113,7 @@ class GraphSplits:
     def _few_parts(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         """Invariants of all classes, and the part of each: at least one for every part."""
         classes = np.unique(canonical_graphs.invariants(self.joined(self._every)))
-        order = np.random.default_rng(SEED).permutation(len(classes))
-        test, validation = (
-            max(1, round(share * len(classes) / 100)) for share in (TEST_PER_CENT, FEW_VALIDATION_PER_CENT)
-        )
-        parts = np.zeros(len(classes), dtype=np.int64)
-        parts[order[:test]] = PARTS.index("test")
-        parts[order[test : test + validation]] = PARTS.index("validation")
-        return classes, parts
+        return classes, dealt(len(classes), SEED, TEST_PER_CENT / 100, FEW_VALIDATION_PER_CENT / 100)
 
     @cached_property
     def _every(self) -> Edges:

@@ -10,14 +10,14 @@ belongs to a split by a hash that its eight symmetries share.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gram.tasks.maze_paths import count_paths, distances, first_path, levels_of, list_paths
 from gram.tasks.protocol import Board, BoardCell, CellKind, PuzzleError, PuzzleSet, Task, Tokens
-from gram.tasks.puzzle_sets import split_by_hash
+from gram.tasks.puzzle_sets import Pool, split_by_hash
 
 WALL, OPEN, START, GOAL, PATH = 1, 2, 3, 4, 5
 SYMBOLS = "?# SGo"
@@ -50,7 +50,7 @@ class Maze(Task):
         self.summary = f"{n}x{n} maze, a shortest path of at least {self.least_steps} steps; any shortest one is right"
         place = np.arange(n * n).reshape(n, n)
         self._symmetries = np.stack([np.rot90(turned, k).reshape(-1) for turned in (place, place.T) for k in range(4)])
-        self._made: dict[str, dict[int, tuple[Tokens, Tokens, int]]] = {name: {} for name in self.splits}
+        self._pools = {name: Pool(partial(self._make, name), self.tokens) for name in self.splits}
 
     def _make(self, split: str, index: int) -> tuple[Tokens, Tokens, int]:
         """Maze number `index` of a split, an answer and its steps: a function of these two alone."""
@@ -80,19 +80,6 @@ class Maze(Task):
         number = int.from_bytes(hashlib.blake2b(least, digest_size=4).digest(), "little")
         return str(split_by_hash(np.array([number], dtype=np.uint64))[0])
 
-    def _take(self, split: str, indices: Iterable[int]) -> tuple[Tokens, Tokens, NDArray[np.float64]]:
-        """Mazes of a split, answers and steps; each is made when first asked for."""
-        made = self._made[split]
-        found = []
-        for index in indices:
-            if index not in made:
-                made[index] = self._make(split, index)
-            found.append(made[index])
-        shape = (len(found), self.tokens)
-        puzzles = np.array([maze for maze, _, _ in found], dtype=np.uint8).reshape(shape)
-        answers = np.array([answer for _, answer, _ in found], dtype=np.uint8).reshape(shape)
-        return puzzles, answers, np.array([steps for _, _, steps in found], dtype=np.float64)
-
     def split_size(self, name: str = "test") -> int | None:
         self.check_split(name)
         return None if name == "train" else COUNTS[name]
@@ -101,7 +88,7 @@ class Maze(Task):
         """`test`, `validation`: held-out mazes; `train`: the pool of training before its symmetries. Ratings are
         steps."""
         self.check_split(name)
-        puzzles, answers, ratings = self._take(name, range(COUNTS[name])[:limit])
+        puzzles, answers, ratings = self._pools[name].take(range(COUNTS[name])[:limit])
         return PuzzleSet(puzzles=puzzles, answers=answers, ratings=ratings, groups=np.arange(len(puzzles)))
 
     def classes(self, puzzles: Tokens) -> NDArray[np.int64]:
@@ -112,7 +99,7 @@ class Maze(Task):
 
     def training_batch(self, rng: np.random.Generator, count: int, *, split: str = "train") -> tuple[Tokens, Tokens]:
         self.check_split(split, ("train",))
-        puzzles, answers, _ = self._take("train", rng.integers(0, COUNTS["train"], count).tolist())
+        puzzles, answers, _ = self._pools["train"].take(rng.integers(0, COUNTS["train"], count).tolist())
         return self.augment(rng, puzzles, answers)
 
     def augment(self, rng: np.random.Generator, puzzles: Tokens, answers: Tokens) -> tuple[Tokens, Tokens]:

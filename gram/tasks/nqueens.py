@@ -8,6 +8,7 @@ ones, by unique input alone: every test puzzle of theirs has a turned twin in tr
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from functools import cached_property
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from gram.tasks import nqueens_splits
 from gram.tasks.protocol import Board, BoardCell, CellKind, Lookup, PuzzleError, PuzzleSet, Task, Tokens, training_split
+from gram.tasks.puzzle_sets import PARTS
 
 EMPTY, QUEEN = 1, 2
 SIZES = range(4, 13)
@@ -25,6 +27,8 @@ SPLITS = {side: nqueens_splits.split_names(orbits) for side, orbits in ORBITS.it
 INPUT_TEST_SHARE = 0.15
 """Of `input-test`."""
 ORDER_SEED = 0
+Square = tuple[int, int]
+"""Row and column."""
 ALIASES = str.maketrans("q10_", "QQ..", "/")
 """Other symbols that puzzles are written with, and what parts their rows."""
 
@@ -159,7 +163,7 @@ class NQueens(Task):
             return every[:test] if name == "input-test" else every[test:]
         if not nqueens_splits.has_folds(ORBITS[self.n]):
             parts = nqueens_splits.part_of_inputs(nqueens_splits.classes(self._given(inputs.codes), self.n))
-            return np.flatnonzero(parts == nqueens_splits.PARTS.index(name))
+            return np.flatnonzero(parts == PARTS.index(name))
         parts = nqueens_splits.part_of_each(ORBITS[self.n], name)[self._orbits]
         parts = np.repeat(parts, len(inputs.left_by) // len(parts))
         return np.flatnonzero(nqueens_splits.pure_members(name, parts, inputs.left_by, inputs.completions))
@@ -251,13 +255,11 @@ class NQueens(Task):
         """Raises `PuzzleError` for a puzzle without a completion."""
         if self.count_solutions(puzzle):
             return
-        squares = [divmod(int(place), self.n) for place in np.flatnonzero(puzzle == QUEEN)]
-        for (row, column), (other_row, other_column) in itertools.combinations(squares, 2):
-            if row == other_row or column == other_column or abs(row - other_row) == abs(column - other_column):
-                raise PuzzleError(
-                    f"{self.name} puzzle must have no attacking queens, got row {row + 1} column {column + 1} "
-                    f"attacking row {other_row + 1} column {other_column + 1}"
-                )
+        for (row, column), (other_row, other_column) in _attacking((puzzle == QUEEN).reshape(self.n, self.n)):
+            raise PuzzleError(
+                f"{self.name} puzzle must have no attacking queens, got row {row + 1} column {column + 1} "
+                f"attacking row {other_row + 1} column {other_column + 1}"
+            )
         raise PuzzleError(f"{self.name} puzzle must have a solution, got {self.format(puzzle)} with none")
 
     def format(self, puzzle: Tokens, answer: Tokens | None = None) -> str:
@@ -268,24 +270,23 @@ class NQueens(Task):
     def board(self, puzzle: Tokens, answer: Tokens | None = None) -> Board:
         shown = (puzzle if answer is None else answer).reshape(self.n, self.n)
         given = (puzzle == QUEEN).reshape(self.n, self.n)
-        attacked = self._attacked(shown == QUEEN)
+        attacked = {queen for pair in _attacking(shown == QUEEN) for queen in pair}
         return [[self._cell(shown, given, attacked, row, column) for column in range(self.n)] for row in range(self.n)]
 
     @staticmethod
-    def _cell(shown: Tokens, given: NDArray[np.bool_], attacked: NDArray[np.bool_], row: int, column: int) -> BoardCell:
+    def _cell(shown: Tokens, given: NDArray[np.bool_], attacked: set[Square], row: int, column: int) -> BoardCell:
         if shown[row, column] != QUEEN:
             return BoardCell("Q", "conflict") if given[row, column] else BoardCell("·", "blank")
         kind: CellKind = "given" if given[row, column] else "filled"
-        return BoardCell("Q", "conflict" if attacked[row, column] else kind)
+        return BoardCell("Q", "conflict" if (row, column) in attacked else kind)
 
-    def _attacked(self, queens: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Queens `[n, n]` that attack another."""
-        places = np.argwhere(queens)
-        attacked = np.zeros_like(queens)
-        for (row, column), (other_row, other_column) in itertools.permutations(places.tolist(), 2):
-            if row == other_row or column == other_column or abs(row - other_row) == abs(column - other_column):
-                attacked[row, column] = True
-        return attacked
+
+def _attacking(queens: NDArray[np.bool_]) -> Iterator[tuple[Square, Square]]:
+    """Pairs of queens `[n, n]` that attack each other, in reading order."""
+    squares = [(row, column) for row, column in np.argwhere(queens).tolist()]
+    for (row, column), (other_row, other_column) in itertools.combinations(squares, 2):
+        if row == other_row or column == other_column or abs(row - other_row) == abs(column - other_column):
+            yield (row, column), (other_row, other_column)
 
 
 def _board_tokens(queens: NDArray[np.bool_]) -> Tokens:

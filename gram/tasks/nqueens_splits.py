@@ -13,6 +13,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from gram.tasks.puzzle_sets import PARTS, TEST, VALIDATION, dealt
+
 FOLDS = 4
 FEWEST_ORBITS = 12
 """Of 8x8; smaller boards have at most 6."""
@@ -22,8 +24,6 @@ VALIDATION_ORBITS = 1 / 12
 """Share of the orbits that validates a fold."""
 TEST_INPUTS, VALIDATION_INPUTS = 0.15, 0.1
 """Shares of the canonical inputs, on boards with too few orbits."""
-TRAIN, VALIDATION, TEST = "train", "validation", "test"
-PARTS = (TRAIN, VALIDATION, TEST)
 
 
 def symmetry_weights(n: int) -> NDArray[np.int64]:
@@ -73,13 +73,7 @@ def part_of_each(count: int, name: str) -> NDArray[np.int64]:
 
 def part_of_inputs(input_classes: NDArray[np.int64]) -> NDArray[np.int64]:
     """Index in `PARTS` of each input, from its class `[P]`: for boards with too few orbits."""
-    count = int(input_classes.max()) + 1
-    order = np.random.default_rng(SEED).permutation(count)
-    test, validation = (max(1, round(share * count)) for share in (TEST_INPUTS, VALIDATION_INPUTS))
-    parts = np.zeros(count, dtype=np.int64)
-    parts[order[:test]] = PARTS.index(TEST)
-    parts[order[test : test + validation]] = PARTS.index(VALIDATION)
-    return parts[input_classes]
+    return dealt(int(input_classes.max()) + 1, SEED, TEST_INPUTS, VALIDATION_INPUTS)[input_classes]
 
 
 def pure_members(

@@ -7,6 +7,7 @@ Shapes: `P` puzzles, `L` tokens of a puzzle (output tokens included), `A` tokens
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 Tokens = NDArray[np.uint8]
 CellKind = Literal["given", "filled", "blank", "conflict", "label"]
+PARTS = TRAIN, VALIDATION, TEST = "train", "validation", "test"
 TEST_PER_CENT, VALIDATION_PER_CENT = 15, 5
 """Shares of the splits of tasks that split by a hash."""
 
@@ -93,6 +95,36 @@ def split_by_hash(hashes: NDArray[np.uint64]) -> NDArray[np.str_]:
     share = hashes % np.uint64(100)
     bounds = [share < TEST_PER_CENT, share < TEST_PER_CENT + VALIDATION_PER_CENT]
     return np.select(bounds, ["test", "validation"], "train")
+
+
+def dealt(count: int, seed: int, test_share: float, validation_share: float) -> NDArray[np.int64]:
+    """Index in `PARTS` of each of a few things: a random share of at least one tests, another validates."""
+    order = np.random.default_rng(seed).permutation(count)
+    test, validation = (max(1, round(share * count)) for share in (test_share, validation_share))
+    parts = np.zeros(count, dtype=np.int64)
+    parts[order[:test]] = PARTS.index(TEST)
+    parts[order[test : test + validation]] = PARTS.index(VALIDATION)
+    return parts
+
+
+class Pool:
+    """Numbered puzzles, each made when first asked for: `make(index)` gives a puzzle, an answer and a rating."""
+
+    def __init__(self, make: Callable[[int], tuple[Tokens, Tokens, int]], tokens: int) -> None:
+        self._make, self._tokens = make, tokens
+        self._made: dict[int, tuple[Tokens, Tokens, int]] = {}
+
+    def take(self, indices: Iterable[int]) -> tuple[Tokens, Tokens, NDArray[np.float64]]:
+        """Puzzles and answers `[P, L]`, and ratings `[P]`."""
+        found = []
+        for index in indices:
+            if index not in self._made:
+                self._made[index] = self._make(index)
+            found.append(self._made[index])
+        shape = (len(found), self._tokens)
+        puzzles = np.array([puzzle for puzzle, _, _ in found], dtype=np.uint8).reshape(shape)
+        answers = np.array([answer for _, answer, _ in found], dtype=np.uint8).reshape(shape)
+        return puzzles, answers, np.array([rating for _, _, rating in found], dtype=np.float64)
 
 
 def training_split(name: str) -> str:

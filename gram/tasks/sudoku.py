@@ -7,15 +7,14 @@ by its hash, so no training pair, augmented ones included, has such a grid (9x9:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gram.tasks.canonical_graphs import Words, mixed
 from gram.tasks.protocol import BLANK, Board, BoardCell, CellKind, PuzzleError, PuzzleSet, Task, Tokens
-from gram.tasks.puzzle_sets import split_by_hash
+from gram.tasks.puzzle_sets import Pool, split_by_hash
 from gram.tasks.sudoku_solver import BOXES, solver
 
 FIRST_DIGIT = 2
@@ -57,7 +56,7 @@ class Sudoku(Task):
         self._bits = np.zeros(256, dtype=np.uint16)
         self._bits[FIRST_DIGIT : FIRST_DIGIT + n] = 1 << np.arange(n)
         self._hash_weights = np.array([pow(GOLDEN, cell + 1, 2**64) for cell in range(self.tokens)], dtype=np.uint64)
-        self._made = {name: _Made(SIZES[name][n], self.tokens) for name in self.splits}
+        self._pools = {name: Pool(partial(self._make, name), self.tokens) for name in self.splits}
 
     def full_grid(self, rng: np.random.Generator) -> list[int]:
         """A random solved grid: digits are tried in random order, the first row is a random permutation."""
@@ -83,8 +82,8 @@ class Sudoku(Task):
                 left -= 1
         return board if left == givens else None
 
-    def _make(self, split: str, index: int) -> None:
-        """Generates puzzle number `index` of a split: a function of these two alone."""
+    def _make(self, split: str, index: int) -> tuple[Tokens, Tokens, int]:
+        """Puzzle number `index` of a split, its answer and rating: a function of these two alone."""
         rng = np.random.default_rng([SEED, self.n, STREAMS[split], index])
         low, high = GIVENS[self.n]
         givens = int(rng.integers(low, high + 1))
@@ -94,19 +93,8 @@ class Sudoku(Task):
             answer = np.array(grid, dtype=np.uint8) + np.uint8(FIRST_DIGIT - 1)
             if self.split_of(answer[None])[0] == split:
                 board = self._dig(grid, rng, givens)
-        made = self._made[split]
-        made.puzzles[index] = [digit + FIRST_DIGIT - 1 if digit else BLANK for digit in board]
-        made.answers[index] = answer
-        made.ratings[index] = self.solver.rating(board)
-        made.is_made[index] = True
-
-    def _need(self, split: str, indices: Iterable[int]) -> _Made:
-        """A split's puzzles, those at `indices` certainly made."""
-        made = self._made[split]
-        for index in indices:
-            if not made.is_made[index]:
-                self._make(split, index)
-        return made
+        puzzle = np.array([digit + FIRST_DIGIT - 1 if digit else BLANK for digit in board], dtype=np.uint8)
+        return puzzle, answer, self.solver.rating(board)
 
     def is_test_grid(self, answers: Tokens) -> NDArray[np.bool_]:
         """Whether each solved grid `[P, A]` belongs to the test split."""
@@ -127,17 +115,11 @@ class Sudoku(Task):
     def split(self, name: str = "test", *, limit: int | None = None) -> PuzzleSet:
         """`test`, `validation`: puzzles of held-out grids; `train`: base puzzles of training, before augmentation."""
         self.check_split(name)
-        count = len(range(len(self._made[name].puzzles))[:limit])
-        made = self._need(name, range(count))
-        answers = made.answers[:count].copy()
+        puzzles, answers, ratings = self._pools[name].take(range(SIZES[name][self.n])[:limit])
         # Puzzles of one grid stand and fall together: 4x4 has only some 40 test grids.
         _, grids = np.unique(answers, axis=0, return_inverse=True)
-        return PuzzleSet(
-            puzzles=made.puzzles[:count].copy(),
-            answers=answers,
-            ratings=made.ratings[:count].copy(),
-            groups=grids.reshape(-1).astype(np.int64),
-        )
+        groups = grids.reshape(-1).astype(np.int64)
+        return PuzzleSet(puzzles=puzzles, answers=answers, ratings=ratings, groups=groups)
 
     def classes(self, puzzles: Tokens) -> NDArray[np.int64]:
         """Class of each puzzle `[P, L]` under the symmetries of `augment`, numbered from 0 among these, `[P]`."""
@@ -147,15 +129,13 @@ class Sudoku(Task):
     def puzzle(self, split: str, index: int) -> PuzzleSet:
         """Puzzle number `index` of a split alone; only that one is made."""
         self.check_split(split)
-        made = self._need(split, [index])
-        one = slice(index, index + 1)
-        return PuzzleSet(puzzles=made.puzzles[one], answers=made.answers[one], ratings=made.ratings[one])
+        puzzles, answers, ratings = self._pools[split].take([index])
+        return PuzzleSet(puzzles=puzzles, answers=answers, ratings=ratings)
 
     def training_batch(self, rng: np.random.Generator, count: int, *, split: str = "train") -> tuple[Tokens, Tokens]:
         self.check_split(split, ("train",))
         chosen = rng.integers(0, SIZES["train"][self.n], count)
-        made = self._need("train", chosen.tolist())
-        puzzles, answers = made.puzzles[chosen], made.answers[chosen]
+        puzzles, answers, _ = self._pools["train"].take(chosen.tolist())
         turned_puzzles, turned_answers = self.augment(rng, puzzles, answers)
         if self.n < 9:
             # Small boards have so few classes that a symmetry can lead to a held-out grid: such pairs stay as they are.
@@ -266,16 +246,6 @@ class Sudoku(Task):
         kind: CellKind = "given" if is_given else "filled"
         is_wrong = bool(clash[place]) or (is_given and puzzle[place] != shown[place])
         return BoardCell(str(digit), "conflict" if is_wrong else kind)
-
-
-class _Made:
-    """The puzzles of one split, as far as they are made: each is made when first asked for."""
-
-    def __init__(self, most: int, tokens: int) -> None:
-        self.puzzles = np.zeros((most, tokens), dtype=np.uint8)
-        self.answers = np.zeros((most, tokens), dtype=np.uint8)
-        self.ratings = np.zeros(most)
-        self.is_made = np.zeros(most, dtype=bool)
 
 
 def _with_rules(size: int, width: int) -> list[int]:

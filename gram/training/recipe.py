@@ -86,15 +86,9 @@ def load_recipe(
         raise RecipeError(f"{path}: task must name a task, got {values.get('task')!r}")
     try:
         task = get_task(values["task"], task_module)
-        shape = {
-            "task": task.name,
-            "vocabulary": task.vocabulary,
-            "tokens": task.tokens,
-            "output_start": task.output_start,
-            "output_tokens": task.output_tokens,
-        }
+        shape = {name: getattr(task, name) for name in ("vocabulary", "tokens", "output_start", "output_tokens")}
         model_values = dict(values.get("model", {}))
-        model = model_config(model_values.pop("preset", "small"), **shape, **model_values)
+        model = model_config(model_values.pop("preset", "small"), task=task.name, **shape, **model_values)
         kept = {name: value for name, value in values.get("training", {}).items() if name not in dropped}
         training = config_from_json(TrainConfig, kept | given, where="[training]")
         _check_together(model, training)

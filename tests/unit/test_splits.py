@@ -145,7 +145,7 @@ def test_older_splits_of_colouring_differ_as_labelled_graphs_alone():
     puzzles, targets = task.training_batch(np.random.default_rng(0), 50, split="labelled-train")
     assert task.verify(puzzles, targets).all()
     for split in ("test", "validation", "labelled-test"):
-        with pytest.raises(ValueError, match="training split must be train or labelled-train"):
+        with pytest.raises(ValueError, match="training split must be one of train, labelled-train"):
             task.training_batch(np.random.default_rng(0), 2, split=split)
 
 
