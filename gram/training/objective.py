@@ -243,8 +243,9 @@ def _transition(
             return add_noise(u, *p, normal, noisy_B, config, 1.0)
         q = posterior(weights, config, u, e_y)
         charge(u, q, p)
-        followed = (torch.where(slots.is_prior[:, None, None], ours, theirs) for ours, theirs in zip(p, q, strict=True))
-        return add_noise(u, *followed, normal, noisy_B, config, 1.0)
+        is_prior = slots.is_prior[:, None, None]
+        mean, log_sigma = (torch.where(is_prior, ours, theirs) for ours, theirs in zip(p, q, strict=True))
+        return add_noise(u, mean, log_sigma, normal, noisy_B, config, 1.0)
 
     e_x = embed(weights, config, slots.puzzles, is_empty_P=slots.is_empty if "empty" in weights else None)
     damping = _damping(config, slots, index, seed, gradient_calls)
