@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gram.tasks.maze_paths import count_paths, distances, first_path, levels_of, list_paths
 from gram.tasks.protocol import Board, BoardCell, CellKind, PuzzleError, PuzzleSet, Task, Tokens
-from gram.tasks.puzzle_sets import Pool, split_by_hash
+from gram.tasks.puzzle_sets import PuzzlePool, split_by_hash
 
 WALL, OPEN, START, GOAL, PATH = 1, 2, 3, 4, 5
 SYMBOLS = "?# SGo"
@@ -50,7 +50,7 @@ class Maze(Task):
         self.summary = f"{n}x{n} maze, a shortest path of at least {self.least_steps} steps; any shortest one is right"
         place = np.arange(n * n).reshape(n, n)
         self._symmetries = np.stack([np.rot90(turned, k).reshape(-1) for turned in (place, place.T) for k in range(4)])
-        self._pools = {name: Pool(partial(self._make, name), self.tokens) for name in self.splits}
+        self._pools = {name: PuzzlePool(partial(self._make, name), self.tokens) for name in self.splits}
 
     def _make(self, split: str, index: int) -> tuple[Tokens, Tokens, int]:
         """Maze number `index` of a split, an answer and its steps: a function of these two alone."""

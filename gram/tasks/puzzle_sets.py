@@ -107,7 +107,7 @@ def dealt(count: int, seed: int, test_share: float, validation_share: float) -> 
     return parts
 
 
-class Pool:
+class PuzzlePool:
     """Numbered puzzles, each made when first asked for: `make(index)` gives a puzzle, an answer and a rating."""
 
     def __init__(self, make: Callable[[int], tuple[Tokens, Tokens, int]], tokens: int) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gram.tasks.canonical_graphs import Words, mixed
 from gram.tasks.protocol import BLANK, Board, BoardCell, CellKind, PuzzleError, PuzzleSet, Task, Tokens
-from gram.tasks.puzzle_sets import Pool, split_by_hash
+from gram.tasks.puzzle_sets import PuzzlePool, split_by_hash
 from gram.tasks.sudoku_solver import BOXES, solver
 
 FIRST_DIGIT = 2
@@ -56,7 +56,7 @@ class Sudoku(Task):
         self._bits = np.zeros(256, dtype=np.uint16)
         self._bits[FIRST_DIGIT : FIRST_DIGIT + n] = 1 << np.arange(n)
         self._hash_weights = np.array([pow(GOLDEN, cell + 1, 2**64) for cell in range(self.tokens)], dtype=np.uint64)
-        self._pools = {name: Pool(partial(self._make, name), self.tokens) for name in self.splits}
+        self._pools = {name: PuzzlePool(partial(self._make, name), self.tokens) for name in self.splits}
 
     def full_grid(self, rng: np.random.Generator) -> list[int]:
         """A random solved grid: digits are tried in random order, the first row is a random permutation."""
