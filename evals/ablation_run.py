@@ -25,7 +25,7 @@ from gram.evals.ablation import AblationCell, AblationStudy, content_key
 from gram.evals.evaluate import PREDICTIONS_FILE, RESULTS_FILE, evaluate_result, predictions, to_json, write_results
 from gram.evals.progress import ShowProgress, silent
 from gram.evals.puzzle_choice import PuzzleChoice
-from gram.json_values import plain
+from gram.formatting import plain
 from gram.kernels import dispatch
 from gram.sampler.engine import Observer, Progress
 from gram.sampler.run import Backend, shape_of

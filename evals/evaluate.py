@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from gram.checkpoint import write_atomically, write_json
 from gram.config import SamplerConfig, config_to_json
 from gram.evals import metrics, statistics
-from gram.formatting import number, percent, span
-from gram.json_values import plain
+from gram.formatting import number, percent, plain, span
 from gram.sampler.result import SampleResult
 from gram.sampler.run import SELECTOR
 from gram.sampler.trace import FLOATS

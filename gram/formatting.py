@@ -1,4 +1,4 @@
-"""Figures as text, for terminals, pages and documents. An undefined figure (None, NaN, infinity) is a dash."""
+"""Figures as text, where an undefined one (None, NaN, infinity) is a dash, and values as strict JSON has them."""
 
 from __future__ import annotations
 
@@ -76,3 +76,14 @@ def markdown(heads: Sequence[str], rows: Iterable[Iterable[str]], *, rule: str =
     """Rows of text as a Markdown table; `rule` stands below each head."""
     lines = [f"| {' | '.join(line)} |" for line in (heads, *rows)]
     return "\n".join([lines[0], "|" + f"{rule}|" * len(heads), *lines[1:]])
+
+
+def plain(value: Any) -> Any:
+    """`value` with numpy's scalars and arrays as Python's numbers and lists, and NaN and infinities as None."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value

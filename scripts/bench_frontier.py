@@ -83,29 +83,19 @@ def main() -> None:
         for mode, counts in (("interactive", rows), ("throughput", rows[-1:]))
     ]
     started = time.perf_counter()
-    made = analyse(
-        task,
-        PuzzleSet(puzzles=traces.puzzles),
-        [traces],
-        grid,
-        ModelConfig(),
-        timings={"clock": clock},
-        about={},
-    )
+    timings = {"clock": clock}
+    made = analyse(task, PuzzleSet(puzzles=traces.puzzles), [traces], grid, ModelConfig(), timings=timings, about={})
     elapsed = time.perf_counter() - started
-    print(
-        json.dumps(
-            {
-                "puzzles": puzzles,
-                "width": width,
-                "depth": depth,
-                "cells": len(made["cells"]),
-                "analysis_s": round(elapsed - traces.made_s, 1),
-                "generation_s": round(traces.made_s, 1),
-                "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-            }
-        )
-    )
+    figures = {
+        "puzzles": puzzles,
+        "width": width,
+        "depth": depth,
+        "cells": len(made["cells"]),
+        "analysis_s": round(elapsed - traces.made_s, 1),
+        "generation_s": round(traces.made_s, 1),
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from gram.evals.frontier.latency import MODES
 from gram.evals.frontier.measures import OutcomeTable, column_means
 from gram.evals.frontier.prices import Prices, prices_of_clock
 from gram.evals.frontier.verdict import exchange_rates, saturation_width, verdict, warnings
-from gram.json_values import plain
+from gram.formatting import plain
 from gram.sampler.trace import Traces
 from gram.tasks.protocol import PuzzleSet, Task
 

@@ -13,7 +13,7 @@ from gram.evals.frontier.analysis import VERSION, cells_csv
 from gram.evals.frontier.multi_checkpoint import Member, join
 from gram.evals.frontier.outcomes import OUTCOMES_FILE, Arrays
 from gram.evals.pages import multi_checkpoint_page, pictures, report
-from gram.json_values import plain
+from gram.formatting import plain
 
 FRONTIER_FILE, JOINT_FILE, CELLS_FILE, REPORT_FILE = "frontier.json", "joint.json", "cells.csv", "report.html"
 PICTURES = "pictures"

@@ -85,7 +85,7 @@ def bench(
     summary = to_json(rows) | counts | {"versions": versions()}
     if out is not None:
         from gram.checkpoint import write_json
-        from gram.json_values import plain
+        from gram.formatting import plain
 
         write_json(out, plain(summary))
     if as_json:

@@ -24,8 +24,8 @@ from rich.text import Text
 from gram.cli.errors import raise_if_stopped
 from gram.formatting import number as number
 from gram.formatting import percent as percent
+from gram.formatting import plain
 from gram.formatting import plural as plural
-from gram.json_values import plain
 from gram.tasks.protocol import Board, CellKind
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gram.json_values import plain
+from gram.formatting import plain
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

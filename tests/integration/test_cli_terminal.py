@@ -13,7 +13,7 @@ from rich.console import Console
 
 from gram.cli import outcome_view, terminal, watch
 from gram.distributed.pool import ClusterStatus
-from gram.json_values import plain
+from gram.formatting import plain
 from gram.sampler.engine import StepView
 from gram.sampler.result import SampleResult
 from gram.tasks.protocol import Board, BoardCell

@@ -18,7 +18,7 @@ from gram.evals.frontier.grid import Grid
 from gram.evals.frontier.multi_checkpoint import Member, join, price_of, shared
 from gram.evals.pages import pictures
 from gram.evals.pages.multi_checkpoint_page import render
-from gram.json_values import plain
+from gram.formatting import plain
 from gram.tasks.protocol import PuzzleSet
 from tests.browser import Browser, chromium
 from tests.models import tiny_config

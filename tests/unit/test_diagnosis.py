@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from gram.json_values import plain
+from gram.formatting import plain
 from gram.kernels.philox import Site
 from gram.kernels.reference import add_noise, core, decode
 from gram.model import embed, embed_target
