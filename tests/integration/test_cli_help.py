@@ -46,8 +46,11 @@ def test_the_shell_completes(
     assert not wanted <= complete("gram zzz", monkeypatch, capsys) or not wanted
 
 
-def test_the_completion_of_a_shell_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_completion_of_a_shell_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("shellingham.detect_shell", lambda: ("bash", "/bin/bash"))  # without a terminal there is none
     with pytest.raises(SystemExit) as end:
-        main(["--show-completion", "bash"])
+        main(["--show-completion"])
     assert not end.value.code
     assert "_GRAM_COMPLETE" in capsys.readouterr().out

@@ -30,7 +30,7 @@ class Recorder:
     def made(self, kind: str, method: str) -> Any:
         """A class that records what `method` is given."""
 
-        def make(name: str, meaning: str, boundaries: Any = None, *, tag_keys: tuple[str, ...]) -> Any:
+        def make(name: str, meaning: str, boundaries: Any = None, tag_keys: tuple[str, ...] = ()) -> Any:
             assert meaning.endswith(".")
             assert tag_keys == ("task",)
             assert (boundaries is not None) == (kind == "histogram")

@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 
 from gram.cli.main import main
-from gram.distributed import cluster, jobs, local_cluster, processes, ray_start
+from gram.distributed import access, cluster, jobs, local_cluster, processes, ray_start
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
 def state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    for name in (cluster.TOKEN, cluster.TOKEN_PATH, cluster.MODE, cluster.ADDRESS, jobs.API_ADDRESS):
+    for name in (access.TOKEN, access.TOKEN_PATH, access.MODE, cluster.ADDRESS, jobs.API_ADDRESS):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
@@ -118,7 +118,7 @@ def test_a_start_that_fails_for_its_token_is_not_tried_again(said, error, line, 
     with pytest.raises(ValueError, match=f"^{line}") as raised:
         ray_start.nodes({}, temp_dir=str(tmp_path), address="127.0.0.1:1", host="127.0.0.1", count=1, cpus=1, gpus=0)
     assert type(raised.value) is error
-    assert len(starts.read_text()) == (1 if error is ValueError else cluster.STARTS)
+    assert len(starts.read_text()) == (1 if error is ValueError else access.STARTS)
 
 
 def test_a_log_told_twice_is_written_once():

@@ -30,9 +30,9 @@ def test_refill_runs_fewer_steps_for_the_same_trajectories(sampler):
 def test_no_ratio_is_given_where_results_differ(sampler, monkeypatch):
     real = sampler_benchmark.Engine
 
-    def broken(*arguments, is_rectangular):
-        engine = real(*arguments, is_rectangular=is_rectangular)
-        if is_rectangular:
+    def broken(*arguments, is_static):
+        engine = real(*arguments, is_static=is_static)
+        if is_static:
             engine.depth -= 1
         return engine
 

@@ -12,6 +12,7 @@ from gram.tasks.colouring_splits import GraphSplits
 from gram.tasks.maze import Maze
 from gram.tasks.nqueens import ORBITS, QUEEN, NQueens, all_solutions
 from gram.tasks.nqueens_splits import canonical_keys
+from gram.tasks.puzzle_sets import PuzzlePool
 from gram.tasks.registry import get_task
 from gram.tasks.sudoku import Sudoku
 from gram.training.config import TrainConfig
@@ -172,8 +173,8 @@ def test_a_fold_is_judged_by_its_own_validation():
 NAMES = ["nqueens5", "nqueens8", "sudoku4", "sudoku6", "colouring5", "colouring8", "maze6"]
 
 
-LOWER = [(NQueens, "_members"), (GraphSplits, "held_out"), (Sudoku, "_need"), (Maze, "_take")]
-"""What gives the puzzles of a split below `split`; the split's name comes first."""
+LOWER = [(NQueens, "_members"), (GraphSplits, "held_out")]
+"""What gives the puzzles of a split, below `split`; the split's name comes first. Others have a `PuzzlePool`."""
 
 
 @pytest.fixture
@@ -191,6 +192,13 @@ def reads(monkeypatch):
 
     for kind, method in [*LOWER, *((kind, "split") for kind in (NQueens, Colouring, Sudoku, Maze))]:
         monkeypatch.setattr(kind, method, guarded(getattr(kind, method)))
+    taken = PuzzlePool.take
+
+    def take(pool, indices):
+        (split,) = pool._make.args
+        return guarded(lambda _, __: taken(pool, indices))(pool, split)
+
+    monkeypatch.setattr(PuzzlePool, "take", take)
     return found
 
 
