@@ -145,7 +145,7 @@ def test_the_only_node_is_lost(nodes, sampler, local, ill, tmp_path, is_replaced
         workers=2,
         worker_class=ill(ill_workers.dawdles(0.2)),
         patience_s=60.0 if is_replaced else 3.0,
-        tell=heard,
+        report=heard,
     )
     ended: list[int] = []
 
