@@ -6,17 +6,20 @@
 # --slow adds the slow tests. Tests that need a GPU run where one is present. Tests run side by side, one worker with one
 # thread a core (GRAM_TEST_WORKERS sets how many), and mypy beside them; those that start clusters follow one by one.
 set -euo pipefail
+unset PYTHONDONTWRITEBYTECODE # every process of a test would compile all of PyTorch's Python again
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
-marks="not slow"
+slow=no
 arguments=()
 for argument in "$@"; do
     if [ "$argument" = --slow ]; then
-        marks=
+        slow=yes
     else
         arguments+=("$argument")
     fi
 done
+marks="not slow"
+[ $slow = no ] || marks=
 nvidia-smi -L >/dev/null 2>&1 || marks=${marks:+$marks and }"not gpu"
 
 bash "$root/scripts/setup.sh" dev
@@ -53,7 +56,9 @@ OMP_NUM_THREADS=1 tests -n "$workers" --dist worksteal -m "${marks:+$marks and }
 wait $types || failed=$?
 echo '== mypy'
 cat "$typing"
-[ ${#arguments[@]} -gt 0 ] || arguments=(tests/integration) # where all that stand alone are: nothing else is collected
-tests -m "${marks:+$marks and }alone"
+if [ "$slow" = yes ]; then                                      # those that stand alone are slow, every one
+    [ ${#arguments[@]} -gt 0 ] || arguments=(tests/integration) # where they are: nothing else is collected
+    tests -m "${marks:+$marks and }alone"
+fi
 [ "$failed" = 0 ] || exit "$failed"
 [ "$found" = yes ] || exit 5

@@ -19,7 +19,13 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long tests start first: in the end no process has one left while the others are idle."""
+    """Long tests start first: in the end no process has one left while the others are idle.
+
+    Raises where a test stands alone and is not slow: `scripts/test.sh` looks for such ones with `--slow` only.
+    """
+    for item in items:
+        if item.get_closest_marker("alone") and not item.get_closest_marker("slow"):
+            raise pytest.UsageError(f"a test marked alone must be marked slow too, got {item.nodeid}")
     items.sort(key=lambda item: item.get_closest_marker("slow") is None and "in_a_process" not in item.name)
 
 

@@ -1,4 +1,4 @@
-"""Triton's interpreter with its two faults of bfloat16 mended, and with its loads and stores counted.
+"""Triton's interpreter with its two faults of bfloat16 mended, its loads and stores counted, in a third of the time.
 
 Triton 3.9's interpreter keeps bfloat16 as 16-bit integers: `tl.dot` multiplies those integers, and a cast from fp32
 cuts bits off where devices round to the nearest, ties to even.
@@ -8,12 +8,47 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import triton.language as tl
+from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+
+def hasten() -> None:
+    """Leaves out, in this process, two things whose outcome nobody reads.
+
+    Every call of a function inside a kernel replaces the whole language again, which the kernel's start has replaced
+    and its end restores. And every integer sum and product is computed twice to look for overflow, which is then
+    reported only by an option of debugging that is off.
+    """
+    replace_language, is_replaced = interpreter._patch_lang, False
+    both = SimpleNamespace(__globals__={"tl": tl, "core": tl.core})
+    """Where kernels find the language, and where its own functions do."""
+
+    def replace_once(function: Any) -> Any:
+        nonlocal is_replaced
+        if is_replaced:
+            return interpreter._LangPatchScope()
+        scope = replace_language(both)
+        restore, is_replaced = scope.restore, True
+
+        def restored() -> None:
+            nonlocal is_replaced
+            is_replaced = False
+            restore()
+
+        scope.restore = restored
+        return scope
+
+    interpreter._patch_lang = replace_once
+    options = interpreter.interpreter_builder.options
+    assert not options.debug
+    interpreter.interpreter_builder.options = replace(options, sanitize_overflow=False)
 
 
 def widened(bits: np.ndarray) -> np.ndarray:

@@ -22,6 +22,11 @@ IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 interpreted = pytest.mark.skipif(not IS_INTERPRETED, reason="runs in the process that test_in_a_process_* starts")
 NAN = float("nan")
 
+if IS_INTERPRETED:
+    from tests import mended_interpreter
+
+    mended_interpreter.hasten()
+
 
 def run_apart(marks: str, file: str = __file__) -> None:
     done = subprocess.run(
