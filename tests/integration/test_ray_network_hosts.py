@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from tests.integration.test_ray_faults import payloads
 from tests.network_hosts import ROOT, Host, Network, network, read_command, until, why_not
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.network]
-EVALUATION = ("eval", "nqueens8", "--limit", "16", "--width", "400", "--kernel", "eager", "--json")
+EVALUATION = ("eval", "nqueens8", "--limit", "16", "--width", "64", "--kernel", "eager", "--json")
 HEALTH = {
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "1000",
@@ -60,9 +61,9 @@ def cluster(hosts: int, environment: dict[str, str]) -> Iterator[Network]:
             told = host.run(*join, "--cpus-per-node", "1", **variables, **environment)
             assert told.startswith(f"joined the cluster at {head.address}:6379: 1 node, 1 CPU each")
         yield made
-        for host in made.hosts:
-            host.run("cluster", "down")
-            assert not host.processes()
+        with ThreadPoolExecutor() as together:
+            list(together.map(lambda host: host.run("cluster", "down"), made.hosts))
+        assert not any(host.processes() for host in made.hosts)
 
 
 class Driver:
