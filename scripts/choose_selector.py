@@ -114,6 +114,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help=f"first puzzles taken [default: {LIMIT}, with --rows all of them]")
     parser.add_argument("--width", type=int, help="trajectories of a puzzle [default: 16]", default=16)
     parser.add_argument("--depth", type=int, help="supervision steps at most [default: the checkpoint's]")
+    parser.add_argument("--out", type=Path, help="folder that keeps what is sampled, as that of `gram eval`")
     arguments = parser.parse_args()
     sampler = gram.load(arguments.name)
     task = sampler.task
@@ -121,7 +122,7 @@ def main() -> None:
         puzzles = chosen_puzzles(task, arguments.puzzles, arguments.rows, arguments.limit)
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
-    result = sampler.sample(puzzles, width=arguments.width, depth=arguments.depth)
+    result = sampler.sample(puzzles, out=arguments.out, width=arguments.width, depth=arguments.depth)
     compared = compare_selectors(task, puzzles, result, supported_selectors(sampler.model))
     told = [f"{arguments.puzzles.name}" if word == str(arguments.puzzles) else word for word in sys.argv[1:]]
     evidence: dict[str, Any] = {
