@@ -19,7 +19,7 @@ import torch
 
 from gram import __version__, api
 from gram.api import Sampler
-from gram.config import SamplerConfig, config_to_json
+from gram.config import ResolvedConfig, SamplerConfig, identity_json
 from gram.evals import ablation, comparison
 from gram.evals.ablation import AblationCell, AblationStudy, content_key
 from gram.evals.evaluate import PREDICTIONS_FILE, RESULTS_FILE, evaluate_result, predictions, to_json, write_results
@@ -120,9 +120,9 @@ class AblationRun:
         write_results(folder, summary, predictions(sampler.task, puzzles, result))
         return folder
 
-    def _keys(self, sampler: Sampler, settings: SamplerConfig, device: torch.device) -> tuple[str, str]:
+    def _keys(self, sampler: Sampler, settings: ResolvedConfig, device: torch.device) -> tuple[str, str]:
         """Digests of what decides a cell's results, and its trajectories alone."""
-        values = {name: value for name, value in config_to_json(settings).items() if name != "slots"}
+        values = identity_json(settings, without=("slots",))
         model = sampler.model
         parts = {
             "model": model.digest(),

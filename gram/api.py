@@ -23,6 +23,7 @@ from gram.config import (
     ResolvedConfig,
     SamplerConfig,
     Selector,
+    ViewChoice,
     WidthPolicy,
 )
 from gram.model import Model
@@ -75,6 +76,7 @@ class SamplerOptions(TypedDict, total=False):
     width: int
     depth: int | None
     selector: Selector | None
+    views: ViewChoice | None
     injector: Injector | None
     sigma: float | None
     noise_site: NoiseSite

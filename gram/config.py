@@ -27,6 +27,7 @@ NoiseSite = Literal["h", "l", "both"]
 Resampler = Literal["none", "lprm", "halt", "lprm-increment", "halt-increment"]
 Selector = Literal["vote", "lprm", "halt", "residual", "margin", "first", "first-halt"]
 WidthPolicy = Literal["fixed", "staged", "decided", "verified"]
+ViewChoice = Literal["off", "random"]
 Kernel = Literal["auto", "eager", "compiled", "fused", "blocks", "gemm"]
 
 SELECTORS: tuple[str, ...] = get_args(Selector)
@@ -35,6 +36,7 @@ INJECTORS: tuple[str, ...] = get_args(Injector)
 NOISE_SITES: tuple[str, ...] = get_args(NoiseSite)
 RESAMPLERS: tuple[str, ...] = get_args(Resampler)
 WIDTH_POLICIES: tuple[str, ...] = get_args(WidthPolicy)
+VIEWS: tuple[str, ...] = get_args(ViewChoice)
 KERNELS: tuple[str, ...] = get_args(Kernel)
 
 MODEL_FIELDS = (
@@ -42,10 +44,13 @@ MODEL_FIELDS = (
     *("relations", "mixer_norm", "mixer_hidden", "heads", "hidden", "positions", "rope_theta", "norm_eps"),
     *("is_core_shared", "transitions", "low_level_updates", "depth", "trained_depth", "guidance", "guidance_hidden"),
     *("noise_order", "noise_free_steps", "path_keep", "path_noise", "initial_std", "log_sigma_center"),
-    *("log_sigma_range", "head_readout", "head_hidden", "halt_threshold", "selector", "is_conditional"),
+    *("log_sigma_range", "head_readout", "head_hidden", "halt_threshold", "selector", "views", "is_conditional"),
     "has_empty_condition",
 )
 """Fields of `ModelConfig` in the order of `config.json`."""
+LATER = {"views": "off"}
+"""Settings that came after the first checkpoints and stores, with the value by which all is as before. There it stands
+neither in a model's JSON nor in what names a run."""
 
 T = TypeVar("T")
 
@@ -183,6 +188,8 @@ class ModelConfig(Spec):
     selector: Selector | None = None
     """Which candidate is the answer where the user names none. It is chosen on puzzles outside the test set (its card
     names them); None is `vote`."""
+    views: ViewChoice = "off"
+    """Whether each trajectory sees its puzzle under a symmetry of its own where the user does not say."""
     is_conditional: bool = True
     """Whether puzzles condition the model; False: it only samples `p(x)` from the empty condition."""
     has_empty_condition: bool = False
@@ -209,6 +216,7 @@ class ModelConfig(Spec):
             ("guidance", get_args(Guidance)),
             ("noise_order", get_args(NoiseOrder)),
             ("head_readout", get_args(HeadReadout)),
+            ("views", VIEWS),
         ):
             one_of(name, getattr(self, name), choices)
         check_halt_threshold("head", self.halt_threshold)
@@ -280,6 +288,9 @@ class SamplerConfig:
     """`M`: supervision steps a trajectory may take, at most 2^16; None is the checkpoint's own."""
     selector: Selector | None = None
     """Which candidate is the answer; None is the checkpoint's own."""
+    views: ViewChoice | None = None
+    """`random`: each trajectory but the first sees its puzzle under a random symmetry of the task, drawn from the seed,
+    and its answer is turned back; `off`: all see the puzzle as it is. None is the checkpoint's own."""
     injector: Injector | None = None
     """Where noise comes from: `prior` (GRAM), `gaussian` of fixed scale before each supervision step (PTRM), `path`
     after every core call with a random initial state (EqR), or `none`; None is what the model was trained with."""
@@ -345,7 +356,7 @@ class SamplerConfig:
             ("kernel", KERNELS),
         ):
             one_of(name, getattr(self, name), choices)
-        for name, choices in (("selector", SELECTORS), ("injector", INJECTORS)):
+        for name, choices in (("selector", SELECTORS), ("injector", INJECTORS), ("views", VIEWS)):
             if getattr(self, name) is not None:
                 one_of(name, getattr(self, name), choices)
         within("temperature", self.temperature, 0, 100)
@@ -378,6 +389,7 @@ class ResolvedConfig(SamplerConfig):
 
     depth: int
     selector: Selector
+    views: ViewChoice
     injector: Injector
     transitions: int
     low_level_updates: int
@@ -431,10 +443,20 @@ def check_halt_threshold(halting: str, threshold: float | None) -> None:
 
 
 def config_to_json(config: Any) -> dict[str, Any]:
-    """A configuration as plain JSON values."""
+    """A configuration as plain JSON values; a model's without `LATER` settings that change nothing."""
     values = asdict(config)
     names = MODEL_FIELDS if isinstance(config, ModelConfig) else values
-    return {name: list(values[name]) if isinstance(values[name], tuple) else values[name] for name in names}
+    found = {name: list(values[name]) if isinstance(values[name], tuple) else values[name] for name in names}
+    return _without_later(found) if isinstance(config, ModelConfig) else found
+
+
+def identity_json(config: ResolvedConfig, *, without: Collection[str]) -> dict[str, Any]:
+    """Settings that name a run, as JSON: all but those `without`, and but `LATER` ones that change nothing."""
+    return {name: value for name, value in _without_later(config_to_json(config)).items() if name not in without}
+
+
+def _without_later(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in LATER or value != LATER[name]}
 
 
 def config_from_json(kind: type[T], values: dict[str, Any], *, where: str) -> T:
@@ -458,11 +480,12 @@ def check_stored(values: Mapping[str, Any], *, beside: Collection[str] = (), whe
     """Checks that a stored `ModelConfig` has every field that decides what its weights compute.
 
     A default in place of a missing or misspelled field would silently run another model. Only a field whose default is
-    empty (None, no relations) may be missing. `beside` names other keys that may be there; private keys always may.
+    empty (None, no relations) or that came later may be missing. `beside` names other keys that may be there; private
+    keys always may.
     Raises `ValueError` in one line that names missing and unknown keys.
     """
     own = {field.name: field.default for field in fields(ModelConfig)}
-    missing = [name for name in MODEL_FIELDS if own[name] not in (None, ()) and name not in values]
+    missing = [name for name in MODEL_FIELDS if own[name] not in (None, ()) and name not in {*values, *LATER}]
     unknown = [key for key in values if key not in own and key not in beside and not key.startswith("_")]
     faults = []
     if missing:

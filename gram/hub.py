@@ -55,7 +55,7 @@ class GramConfig(PretrainedConfig):
 
     def to_model_config(self) -> ModelConfig:
         """The library's own configuration."""
-        values = {field.name: getattr(self, field.name) for field in fields(ModelConfig)}
+        values = {field.name: getattr(self, field.name) for field in fields(ModelConfig) if hasattr(self, field.name)}
         return config_from_json(ModelConfig, values, where="config.json")
 
 

@@ -44,6 +44,7 @@ class Site(IntEnum):
     FIXED_SCALE_HIGH = 4
     PATH = 5
     RESAMPLING = 6
+    VIEW = 7
 
 
 class NoiseKey(NamedTuple):
@@ -120,6 +121,19 @@ def random_bits(elements: int, seed: int, c1_B: Tensor, c2_B: Tensor, c3_B: Tens
     _Spent.elements += elements * c1_B.shape[0]
     run = _compiled_bits() if _Spent.elements >= COMPILE_FROM_ELEMENTS else _bits
     return run(elements, k0, k1, c1_B, c2_B, c3_B)
+
+
+def random_words(
+    count: int, seed: int, puzzle_hash: NDArray[np.int64], trajectory: NDArray[np.int64], site: Site
+) -> NDArray[np.uint32]:
+    """`count` 32-bit words of a site that no transition has a part in, for `B` trajectories of puzzles of these hashes
+    `[B]`: `[B, count]`, on the CPU."""
+    block = torch.arange(-(-count // 4), dtype=torch.int64)[None, :]
+    word1 = counter_word1(torch.zeros(1, dtype=torch.int64), site)
+    c2_B, c3_B = (torch.from_numpy(array)[:, None] for array in (trajectory, puzzle_hash))
+    k0, k1 = (torch.tensor(half, dtype=torch.int64) for half in (seed & _MASK, seed >> 32))
+    words = torch.stack(philox4x32(block, word1, c2_B, c3_B, k0, k1), dim=-1).flatten(1)
+    return words[:, :count].numpy().astype(np.uint32)
 
 
 def bits_of(word: Tensor) -> Tensor:

@@ -34,7 +34,16 @@ def hand_made(
     halts, lprms, nothing = (np.broadcast_to(np.float32(value), shape).copy() for value in (halt, lprm, 0.0))
     resolved = {"injector": "prior", "halt_threshold": 0.95, "transitions": 1, "low_level_updates": 2, "slots": 64}
     config = ResolvedConfig(
-        **{"width": shape[1], "depth": 8, "launch": 64, "kernel": "eager", "selector": "vote", **resolved, **settings}
+        **{
+            "width": shape[1],
+            "depth": 8,
+            "launch": 64,
+            "kernel": "eager",
+            "selector": "vote",
+            "views": "off",
+            **resolved,
+            **settings,
+        }
     )
     found = ShardResult(
         puzzles=puzzles,

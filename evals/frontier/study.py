@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from gram.api import Sampler
-from gram.config import SamplerConfig, config_to_json
+from gram.config import SamplerConfig, config_to_json, identity_json
 from gram.evals import cost
 from gram.evals.benchmarks.memory_probe import peak_kib
 from gram.evals.evaluate import clusters_of
@@ -229,7 +229,6 @@ class FrontierStudy:
     def identity(self) -> dict[str, Any]:
         """What timings depend on: this machine, how it is used, the model and its settings."""
         varied = ("width", "depth", "halting", "halt_threshold", "selector", "seed", "slots", "is_padded")
-        settings = {name: value for name, value in config_to_json(self.config).items() if name not in varied}
         return {
             "processor": self.processor(),
             "device": str(self.sampler.model.device),
@@ -240,7 +239,7 @@ class FrontierStudy:
             "interactive_launch": self.launch_policy(),
             "kernel": self.kernel,
             "steps": TIMED_STEPS,
-            "settings": settings,
+            "settings": identity_json(self.config, without=varied),
             "model_sha256": self.sampler.model.digest(),
             "data_sha256": self.data_sha256,
             "versions": versions(),

@@ -25,6 +25,7 @@ from gram.config import (
     NOISE_SITES,
     RESAMPLERS,
     SELECTORS,
+    VIEWS,
     WIDTH_POLICIES,
     SamplerConfig,
 )
@@ -109,6 +110,13 @@ SETTINGS: dict[str, Any] = {
         str | None,
         typer.Option(
             metavar="|".join(SELECTORS), help="Which candidate is the answer. [default: as the checkpoint says]"
+        ),
+    ],
+    "views": Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(VIEWS),
+            help="Show each trajectory the puzzle under a symmetry of its own. [default: as the checkpoint says]",
         ),
     ],
     "injector": Annotated[

@@ -31,6 +31,7 @@ from gram.sampler import halting
 from gram.sampler.halting import Readings
 from gram.sampler.particle_filter import ParticleFilter, resampler_of
 from gram.sampler.scheduler import Final, Scheduler, Shard, ShardResult, ShardState, Trajectory
+from gram.sampler.views import SlotViews
 from gram.sampler.width import width_policy_of
 from gram.tasks.protocol import Task, Tokens
 
@@ -134,7 +135,7 @@ class Engine:
         self.config, self.depth = config, config.depth
         self.observer = observer or Observer()
         self.is_traced, self.is_static = is_traced, is_static
-        self.slots = SlotStates(model, config, is_unconditional=is_unconditional)
+        self.slots = SlotStates(model, config, task=task, is_unconditional=is_unconditional)
         self.rule, self.first_halt = halting.RULES[config.halting], first_halt(config, model)
         is_adaptive, is_filtered = config.width_policy != "fixed", config.resampler != "none"
         policy = width_policy_of(config) if is_adaptive else None
@@ -331,11 +332,11 @@ class Engine:
         self.occupied += len(coming)
         is_new = np.array([each.state is None for each in coming])
         if is_new.any():
-            self.slots.start(rows[is_new], *_keys([each for each in coming if each.state is None]))
+            self.slots.start(rows[is_new], _places([each for each in coming if each.state is None]))
         if not is_new.all():
             back = [each for each in coming if each.state is not None]
             states: list[Tensor] = [each.state for each in back if each.state is not None]
-            self.slots.resume(rows[~is_new], *_keys(back), np.array([each.step for each in back]), states)
+            self.slots.resume(rows[~is_new], _places(back), np.array([each.step for each in back]), states)
 
     def _compact(self) -> None:
         """Moves the last trajectories into the holes, so that the occupied slots are the first ones."""
@@ -356,19 +357,32 @@ class Engine:
         self.occupied = len(taken)
 
 
-def _keys(trajectories: list[Trajectory]) -> tuple[Tokens, Rows, Rows]:
-    """Puzzles `[k, L]`, their hashes and trajectory ids `[k]` of waiting trajectories."""
-    return (
+class Places(NamedTuple):
+    """What waiting trajectories bring into their slots, `[k]` each."""
+
+    puzzles: Tokens
+    """`[k, L]`."""
+    hashes: Rows
+    """Of the puzzles."""
+    trajectories: Rows
+    """Ids, which key the noise."""
+    lineages: Rows
+    """Trajectories that the states descend from, which key the views."""
+
+
+def _places(trajectories: list[Trajectory]) -> Places:
+    return Places(
         np.stack([each.shard.puzzles[each.puzzle] for each in trajectories]),
         np.array([each.shard.hashes[each.puzzle] for each in trajectories], dtype=np.int64),
         np.array([each.id for each in trajectories], dtype=np.int64),
+        np.array([each.lineage for each in trajectories], dtype=np.int64),
     )
 
 
 class SlotStates:
-    """Latent states, their puzzles and the counters that key their noise."""
+    """Latent states, their puzzles, the views they see these under and the counters that key their noise."""
 
-    def __init__(self, model: Model, config: ResolvedConfig, *, is_unconditional: bool) -> None:
+    def __init__(self, model: Model, config: ResolvedConfig, *, task: Task, is_unconditional: bool) -> None:
         self.model, self.config, self.is_unconditional = model, config, is_unconditional
         self.injection, self.spec = injection_of(config), spec_of(config, model)
         self.is_random_start = config.injector == "path" and model.config.initial_std > 0
@@ -380,11 +394,12 @@ class SlotStates:
         """`h` before the last supervision step."""
         self.hash, self.trajectory, self.step = (np.zeros(rows, dtype=np.int64) for _ in range(3))
         """Puzzle hash, trajectory id and supervision steps taken of each slot."""
+        self.views = SlotViews(task, config.seed, rows) if config.views == "random" else None
 
-    def start(self, rows: Rows, puzzles: Tokens, hashes: Rows, trajectories: Rows) -> None:
-        """Puts new trajectories at their initial state into slots `rows`; `puzzles [k, L]`."""
+    def start(self, rows: Rows, places: Places) -> None:
+        """Puts new trajectories at their initial state into slots `rows`."""
         index = torch.from_numpy(rows).to(self.h.device)
-        self._place(index, rows, puzzles, hashes, trajectories)
+        self._place(index, rows, places)
         self.step[rows] = 0
         if self.is_random_start:
             h, l = self.model.random_state(self._key(rows))
@@ -392,17 +407,18 @@ class SlotStates:
             h, l = self.model.initial_state(len(rows))
         self.h[index], self.l[index] = h.to(self.h.dtype), l.to(self.l.dtype)
 
-    def resume(
-        self, rows: Rows, puzzles: Tokens, hashes: Rows, trajectories: Rows, steps: Rows, states: list[Tensor]
-    ) -> None:
+    def resume(self, rows: Rows, places: Places, steps: Rows, states: list[Tensor]) -> None:
         """Puts trajectories back that were taken out: `states` are what `take_out` gave, one each."""
         index = torch.from_numpy(rows).to(self.h.device)
-        self._place(index, rows, puzzles, hashes, trajectories)
+        self._place(index, rows, places)
         self.step[rows] = steps
         both = torch.stack(states)
         self.h[index], self.l[index] = both[:, 0], both[:, 1]
 
-    def _place(self, index: Tensor, rows: Rows, puzzles: Tokens, hashes: Rows, trajectories: Rows) -> None:
+    def _place(self, index: Tensor, rows: Rows, places: Places) -> None:
+        puzzles, hashes, trajectories, lineages = places
+        if self.views is not None:
+            puzzles = self.views.place(rows, puzzles, hashes, lineages)
         if self.is_unconditional:
             self.e_x[index] = self.model.embed_empty(len(rows))
         else:
@@ -425,6 +441,8 @@ class SlotStates:
             tensor[put] = tensor[take]
         for array in (self.hash, self.trajectory, self.step):
             array[target] = array[source]
+        if self.views is not None:
+            self.views.move(source, target)
 
     def advance(self, occupied: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """One supervision step of the first `occupied` slots; their halt logits and LPRM, `[occupied]` each."""
@@ -449,7 +467,8 @@ class SlotStates:
         return halt, lprm
 
     def read(self, rows: Rows) -> Readout:
-        """Answers, margins and residuals of slots `rows`, computed in launches as `advance` makes them."""
+        """Answers (of the puzzles as given), margins and residuals of slots `rows`, computed in launches as `advance`
+        makes them."""
         answers = np.empty((len(rows), self.spec.output_tokens), dtype=np.uint8)
         margin, residual = np.empty(len(rows), np.float32), np.empty(len(rows), np.float32)
         for first in range(0, len(rows), self.launch):
@@ -463,6 +482,8 @@ class SlotStates:
             answers[here] = logits.argmax(-1).to(torch.uint8).cpu().numpy()[: len(part)]
             margin[here] = (likeliest[..., 0] - likeliest[..., 1]).mean(1).cpu().numpy()[: len(part)]
             residual[here] = relative_movement(h, before).cpu().numpy()[: len(part)]
+        if self.views is not None:
+            answers = self.views.undo(rows, answers)
         return Readout(answers, margin, residual)
 
 

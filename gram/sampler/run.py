@@ -22,7 +22,7 @@ from typing import Any, Protocol, get_args
 
 import torch
 
-from gram.config import ResolvedConfig, SamplerConfig, Selector, config_to_json
+from gram.config import ResolvedConfig, SamplerConfig, Selector, config_to_json, identity_json
 from gram.kernels import dispatch
 from gram.kernels.spec import Spec
 from gram.model import Model
@@ -33,6 +33,7 @@ from gram.sampler.result import SampleResult
 from gram.sampler.scheduler import Shard, ShardResult
 from gram.sampler.selectors import answer_labels, count_votes, select
 from gram.sampler.store import Store
+from gram.sampler.views import check_views
 from gram.sampler.width import THRESHOLDS
 from gram.tasks.protocol import Task, Tokens, input_tokens
 
@@ -88,6 +89,7 @@ def resolve(config: SamplerConfig, model: Model, puzzles: int = 0) -> ResolvedCo
     filled = {
         "depth": depth,
         "selector": selector,
+        "views": config.views or own.views,
         "injector": injector,
         "sigma": sigma,
         "halt_threshold": threshold,
@@ -143,8 +145,9 @@ def shards_of(puzzles: int, config: SamplerConfig) -> tuple[Shard, ...]:
 
 
 def shape_of(model: Model) -> dict[str, Any]:
-    """What of a model's configuration decides its trajectories, as JSON: all but which of them is picked."""
-    return {name: value for name, value in config_to_json(model.config).items() if name != "selector"}
+    """What of a model's configuration decides its trajectories, as JSON: all but which of them is picked, and but the
+    default of a setting."""
+    return {name: value for name, value in config_to_json(model.config).items() if name not in ("selector", "views")}
 
 
 def make_plan(
@@ -158,7 +161,7 @@ def make_plan(
     device: torch.device | None = None,
 ) -> Plan:
     """The plan of a run over puzzles `[P, L]`; `device` is where it runs, if not where the model is."""
-    settings = {name: value for name, value in config_to_json(config).items() if name not in NO_IDENTITY}
+    settings = identity_json(config, without=NO_IDENTITY)
     digest = hashlib.sha256()
     for part in (
         json.dumps(settings, sort_keys=True),
@@ -361,6 +364,7 @@ def sample(
     if not resolved.is_padded and (out is not None or backend is not None):
         where = f"the folder {out}" if out is not None else "a cluster"
         raise ValueError(f"is_padded must be on for a run in {where}, got off: its rounding may follow its company")
+    check_views(resolved, task, is_unconditional=is_unconditional)
     if is_unconditional:
         model.embed_empty(1)
     check_fits(

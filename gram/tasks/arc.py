@@ -8,28 +8,27 @@ of the set that this task has loaded last; it refuses puzzles of any other origi
 generator. A model of ours sees one grid, not the demonstrations; TRM learns each task as an identifier instead.
 
 ARC is answered by many augmented views of a test, their predictions turned back, a vote and two attempts. A view is a
-symmetry of the square and a renaming of the colours 1 .. 9 (black stays), as in HRM's and TRM's data set; running a
-model on the views is the caller's. Files are read in `gram/tasks/arc_files.py`.
+symmetry of the square and a renaming of the colours 1 .. 9 (black stays), as in HRM's and TRM's data set. The sampler
+runs a model on them (`--views random`); the two attempts are the caller's. Files are read in `gram/tasks/arc_files.py`.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gram.tasks.arc_files import COLOURS, SIDE, Grid, Pair, checked_grid, read_tasks
 from gram.tasks.protocol import Board, BoardCell, CellKind, PuzzleError, PuzzleSet, Task, Tokens
+from gram.tasks.views import INVERSE, SYMMETRIES, TRANSPOSING, Views, chosen, permutations, same_values, turn
 
 log = logging.getLogger(__name__)
 PAD, END, FIRST_COLOUR = 0, 1, 2
-SYMMETRIES = 8
-INVERSE = (0, 3, 2, 1, 4, 5, 6, 7)
-"""Number of the symmetry that undoes each."""
 
 
 def encode(grid: Grid, *, row: int = 0, column: int = 0) -> Tokens:
@@ -69,6 +68,7 @@ class Arc(Task):
     vocabulary = FIRST_COLOUR + COLOURS
     tokens = output_tokens = SIDE * SIDE
     is_multi_solution = False
+    symmetry_words = COLOURS
 
     def __init__(self) -> None:
         self._known: dict[bytes, set[bytes]] = {}
@@ -167,6 +167,22 @@ class Arc(Task):
             groups=_joined_groups([index for index, _ in pairs], puzzles),
         )
 
+    def symmetry(self, puzzles: Tokens, words: NDArray[np.uint32]) -> Views:
+        """Ten words: one of the eight symmetries of the square, then the colours 1 .. 9 in the order of their words.
+
+        Where a puzzle is no grid at the top left, its view is the puzzle as it is: its answer could not be turned back.
+        """
+        sizes = grid_sizes(puzzles)
+        is_grid = np.array([np.array_equal(encode(decode(puzzle)), puzzle) for puzzle in puzzles], dtype=bool)
+        words = np.where(is_grid[:, None], words, np.uint32(0))
+        numbers = chosen(words[:, 0], SYMMETRIES)
+        values = same_values(len(puzzles), self.vocabulary)
+        values[:, FIRST_COLOUR + 1 :] = FIRST_COLOUR + 1 + permutations(words[:, 1:])
+        positions = np.empty((len(puzzles), self.tokens), dtype=np.int64)
+        for row, ((height, width), number) in enumerate(zip(sizes.tolist(), numbers.tolist(), strict=True)):
+            positions[row] = _turned_cells(height, width, number)
+        return ArcViews(positions, values, symmetry=numbers)
+
     def augment(self, rng: np.random.Generator, puzzles: Tokens, answers: Tokens) -> tuple[Tokens, Tokens]:
         """Each pair `[P, 900]` turned by a random symmetry of the square, its colours but black renamed."""
         turned = np.stack([puzzles, answers])
@@ -184,6 +200,16 @@ class Arc(Task):
         return [[BoardCell(str(colour), kind) for colour in row] for row in grid.tolist()]
 
 
+def _turned_cells(height: int, width: int, symmetry: int) -> NDArray[np.int64]:
+    """Cell that stands at each place of the canvas where its grid of that size is turned, `[900]`. End tokens, all
+    equal, keep beside the grid."""
+    cells = np.arange(SIDE * SIDE).reshape(SIDE, SIDE)
+    turned = turn(cells[:height, :width], symmetry)
+    canvas = (cells.T if symmetry in TRANSPOSING else cells).copy()
+    canvas[: turned.shape[0], : turned.shape[1]] = turned
+    return np.asarray(canvas.reshape(-1), dtype=np.int64)
+
+
 def _joined_groups(tasks: list[int], puzzles: Tokens) -> NDArray[np.int64]:
     """Cluster of each puzzle `[P, L]`: those of one task, and all tasks that share an equal puzzle, have one number."""
     joined = {task: task for task in tasks}
@@ -199,16 +225,29 @@ def _joined_groups(tasks: list[int], puzzles: Tokens) -> NDArray[np.int64]:
     return np.array([first_of(task) for task in tasks], dtype=np.int64)
 
 
-def turn(grid: Grid, symmetry: int) -> Grid:
-    """A symmetry of the square: 0 none, 1 to 3 quarter turns to the left, 4 columns reversed, 5 rows reversed, 6 the
-    transpose, 7 the other diagonal. Raises `ValueError`."""
-    if symmetry not in range(SYMMETRIES):
-        raise ValueError(f"symmetry must be within 0 and 7, got {symmetry}")
-    if symmetry < 4:
-        return np.rot90(grid, symmetry)
-    if symmetry == 7:
-        return np.rot90(grid)[:, ::-1]
-    return (grid[:, ::-1], grid[::-1], grid.T)[symmetry - 4]
+@dataclass(frozen=True, slots=True)
+class ArcViews(Views):
+    """Views of canvases. An answer's grid may have any size, so it is turned back by its own: `positions` are those of
+    the puzzle alone."""
+
+    symmetry: NDArray[np.int64] = field(kw_only=True)
+    """Number of each puzzle's symmetry of the square, `[P]`."""
+
+    def apply_to_answers(self, answers: Tokens) -> Tokens:
+        """Each answer's grid turned, written anew."""
+        return self._turned(answers, self.symmetry, self.values)
+
+    def undo(self, answers: Tokens) -> Tokens:
+        """Each answer's grid turned back, written anew: what lies outside its rectangle means nothing (`canonical`)."""
+        return self._turned(answers, np.array(INVERSE)[self.symmetry], np.argsort(self.values, axis=1))
+
+    @staticmethod
+    def _turned(answers: Tokens, symmetry: NDArray[np.int64], names: NDArray[Any]) -> Tokens:
+        turned = np.empty_like(answers)
+        colours = names[:, FIRST_COLOUR:].astype(np.uint8) - np.uint8(FIRST_COLOUR)
+        for row, answer in enumerate(answers):
+            turned[row] = encode(turn(colours[row][decode(answer)], int(symmetry[row])))
+        return turned
 
 
 @dataclass(frozen=True, slots=True)

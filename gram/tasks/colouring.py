@@ -20,6 +20,7 @@ from gram.tasks.colouring_splits import MOST, TABLE_GRAPHS, TRAINING, GraphSplit
 from gram.tasks.dimacs import is_dimacs, is_number, read_dimacs
 from gram.tasks.protocol import Board, BoardCell, CellKind, Lookup, PuzzleError, PuzzleSet, Task, Tokens, training_split
 from gram.tasks.puzzle_sets import PARTS
+from gram.tasks.views import Views, permutations, same_values
 
 NO_EDGE, EDGE, FIRST_COLOUR, COLOURS = 1, 2, 3, 3
 SIZES = range(3, 13)
@@ -45,6 +46,7 @@ class Colouring(Task):
         self.output_start = n * (n - 1) // 2
         self.output_tokens = n
         self.tokens = self.output_start + n
+        self.symmetry_words = n
         self.edge_probability = EDGE_PROBABILITY.get(n, DEFAULT_EDGE_PROBABILITY)
         self.pairs = np.array(np.triu_indices(n, 1)).T
         self.summary = f"3-colouring of G({n}, {self.edge_probability:g}) random graphs; colours may be renamed"
@@ -141,6 +143,21 @@ class Colouring(Task):
         edges, valid = self._graphs.draw(rng, count, split)
         target = np.where(valid, rng.random(valid.shape, dtype=np.float32), -1).argmax(1)
         return self._puzzles(edges), self._colourings[target]
+
+    def symmetry(self, puzzles: Tokens, words: NDArray[np.uint32]) -> Views:
+        """One word a node: nodes in the order of their words. Colours keep their names; `canonical` renames them."""
+        nodes = permutations(words)
+        edges = self._edge_of[nodes[:, self.pairs[:, 0]], nodes[:, self.pairs[:, 1]]]
+        positions = np.concatenate([edges, self.output_start + nodes], axis=1)
+        return Views(positions, same_values(len(puzzles), self.vocabulary), self.output_start)
+
+    @cached_property
+    def _edge_of(self) -> NDArray[np.int64]:
+        """Place of the token of each pair of nodes, `[n, n]`; 0 on the diagonal."""
+        places = np.zeros((self.n, self.n), dtype=np.int64)
+        first, second = self.pairs.T
+        places[first, second] = places[second, first] = np.arange(self.output_start)
+        return places
 
     def conflicts(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.int64]:
         """Edges whose ends have one colour, plus tokens that are no colour."""

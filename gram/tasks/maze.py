@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from gram.tasks.maze_paths import count_paths, distances, first_path, levels_of, list_paths
 from gram.tasks.protocol import Board, BoardCell, CellKind, PuzzleError, PuzzleSet, Task, Tokens
 from gram.tasks.puzzle_sets import PuzzlePool, split_by_hash
+from gram.tasks.views import SYMMETRIES, Views, chosen, square_cells, square_views
 
 WALL, OPEN, START, GOAL, PATH = 1, 2, 3, 4, 5
 SYMBOLS = "?# SGo"
@@ -32,6 +33,8 @@ MOST_SOLUTIONS = 20_000
 MOST_COUNTED = 2**63 - 1
 BLOCK = 512
 """Puzzles whose distances are found at once."""
+TURNS = (0, 1, 2, 3, 6, 5, 7, 4)
+"""The symmetries in the order in which training draws them."""
 
 
 class Maze(Task):
@@ -39,6 +42,7 @@ class Maze(Task):
 
     vocabulary = 6
     has_comments = False
+    symmetry_words = 1
 
     def __init__(self, n: int) -> None:
         if n not in SIZES:
@@ -48,8 +52,7 @@ class Maze(Task):
         self.tokens = self.output_tokens = n * n
         self.least_steps = max(3, 110 * n * n // 900)
         self.summary = f"{n}x{n} maze, a shortest path of at least {self.least_steps} steps; any shortest one is right"
-        place = np.arange(n * n).reshape(n, n)
-        self._symmetries = np.stack([np.rot90(turned, k).reshape(-1) for turned in (place, place.T) for k in range(4)])
+        self._symmetries = square_cells(n, TURNS)
         self._pools = {name: PuzzlePool(partial(self._make, name), self.tokens) for name in self.splits}
 
     def _make(self, split: str, index: int) -> tuple[Tokens, Tokens, int]:
@@ -102,11 +105,14 @@ class Maze(Task):
         puzzles, answers, _ = self._pools["train"].take(rng.integers(0, COUNTS["train"], count).tolist())
         return self.augment(rng, puzzles, answers)
 
+    def symmetry(self, puzzles: Tokens, words: NDArray[np.uint32]) -> Views:
+        """One word: one of the eight symmetries of the square."""
+        return square_views(self._symmetries, chosen(words[:, 0], SYMMETRIES), self.vocabulary)
+
     def augment(self, rng: np.random.Generator, puzzles: Tokens, answers: Tokens) -> tuple[Tokens, Tokens]:
         """Each pair `[P, L]` turned by a random symmetry of the square."""
-        cells = self._symmetries[rng.integers(0, len(self._symmetries), len(puzzles))]
-        row = np.arange(len(puzzles))[:, None]
-        return puzzles[row, cells], answers[row, cells]
+        views = square_views(self._symmetries, rng.integers(0, SYMMETRIES, len(puzzles)), self.vocabulary)
+        return views.apply(puzzles), views.apply_to_answers(answers)
 
     def conflicts(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.int64]:
         """Cells changed other than from open to path, path cells on no shortest path, steps with no path cell or with

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from gram.tasks import nqueens_splits
 from gram.tasks.protocol import Board, BoardCell, CellKind, Lookup, PuzzleError, PuzzleSet, Task, Tokens, training_split
 from gram.tasks.puzzle_sets import PARTS
+from gram.tasks.views import SYMMETRIES, Views, chosen, square_cells, square_views
 
 EMPTY, QUEEN = 1, 2
 SIZES = range(4, 13)
@@ -71,6 +72,7 @@ class NQueens(Task):
     """The task `nqueensN`."""
 
     symbols = "?.Q"
+    symmetry_words = 1
 
     def __init__(self, n: int) -> None:
         if n not in SIZES:
@@ -78,6 +80,7 @@ class NQueens(Task):
         self.n = n
         self.name = f"nqueens{n}"
         self.tokens = self.output_tokens = n * n
+        self._turned_cells = square_cells(n)
         self._split_members: dict[str, NDArray[np.int64]] = {}
         self.splits = (*SPLITS[n], "input-train", "input-test")
         removed = self.removed
@@ -217,6 +220,10 @@ class NQueens(Task):
         completions = self._completions(given)
         target = (rng.random(completions.shape) * completions).argmax(1)
         return _board_tokens(given), _board_tokens(self._queens[target])
+
+    def symmetry(self, puzzles: Tokens, words: NDArray[np.uint32]) -> Views:
+        """One word: one of the eight symmetries of the board."""
+        return square_views(self._turned_cells, chosen(words[:, 0], SYMMETRIES), self.vocabulary)
 
     def conflicts(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.int64]:
         """Attacking pairs in rows, columns and diagonals, plus a wrong number of queens, given queens missing and cells

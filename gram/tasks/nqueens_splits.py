@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gram.tasks.puzzle_sets import PARTS, TEST, VALIDATION, dealt
+from gram.tasks.views import square_cells
 
 FOLDS = 4
 FEWEST_ORBITS = 12
@@ -29,9 +30,7 @@ TEST_INPUTS, VALIDATION_INPUTS = 0.15, 0.1
 def symmetry_weights(n: int) -> NDArray[np.int64]:
     """Place values `[8, L]` of each cell under each symmetry of the board: their sum over the queens of a board that
     has at most one in a line is a number of its own for every board."""
-    place = np.arange(n * n).reshape(n, n)
-    views = [np.rot90(side, turns).reshape(-1) for side in (place, place.T) for turns in range(4)]
-    row, column = np.divmod(np.stack(views), n)
+    row, column = np.divmod(square_cells(n), n)
     return np.asarray((column + 1) * (n + 1) ** row, dtype=np.int64)
 
 

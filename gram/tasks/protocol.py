@@ -30,8 +30,20 @@ from gram.tasks.puzzle_sets import (
     split_by_hash,
     training_split,
 )
+from gram.tasks.views import Views
 
-__all__ = ["Board", "BoardCell", "CellKind", "Lookup", "PuzzleError", "PuzzleSet", "Task", "Tokens", "training_split"]
+__all__ = [
+    "Board",
+    "BoardCell",
+    "CellKind",
+    "Lookup",
+    "PuzzleError",
+    "PuzzleSet",
+    "Task",
+    "Tokens",
+    "Views",
+    "training_split",
+]
 
 BLANK = 1
 """Token of an empty cell in every task whose answer stands on the puzzle's own grid."""
@@ -65,6 +77,8 @@ class Task(ABC):
     """Whether a puzzle may have several correct answers (then accuracy is the verifier's verdict)."""
     has_comments: bool = True
     """Whether a line that starts with `#` in a file of puzzles is a comment."""
+    symmetry_words: int = 0
+    """Random 32-bit words that name a symmetry of a puzzle (`symmetry`); 0: the task knows none."""
     splits: tuple[str, ...] = ("train", "validation", "test")
     """Names accepted by `split`: at least `train`, `validation` and `test`.
 
@@ -244,6 +258,15 @@ class Task(ABC):
         return [cells[first : first + width] for first in range(0, len(cells), width)]
 
     # Symmetries, and what only some tasks know.
+
+    def symmetry(self, puzzles: Tokens, words: NDArray[np.uint32]) -> Views:
+        """The views of puzzles `[P, L]` that random words `[P, symmetry_words]` name (`--views random`).
+
+        Uniform words reach all of the task's symmetries, equally often as far as words allow; words of 0 name the
+        puzzle as it is. An answer solves a puzzle exactly where it solves the turned one when turned. A view depends
+        on its own puzzle and words alone.
+        """
+        raise NotImplementedError(f"task {self.name} must write symmetry where symmetry_words is above 0")
 
     def augment(self, rng: np.random.Generator, puzzles: Tokens, answers: Tokens) -> tuple[Tokens, Tokens]:
         """Pairs `[P, L]` and `[P, A]` under random symmetries, applied where training reads a file."""

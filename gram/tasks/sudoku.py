@@ -8,6 +8,7 @@ by its hash, so no training pair, augmented ones included, has such a grid (9x9:
 from __future__ import annotations
 
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from gram.tasks.canonical_graphs import Words, mixed
 from gram.tasks.protocol import BLANK, Board, BoardCell, CellKind, PuzzleError, PuzzleSet, Task, Tokens
 from gram.tasks.puzzle_sets import PuzzlePool, split_by_hash
 from gram.tasks.sudoku_solver import BOXES, solver
+from gram.tasks.views import Views, permutations, same_values
 
 FIRST_DIGIT = 2
 GIVENS = {4: (4, 8), 6: (12, 18), 9: (24, 38)}
@@ -50,6 +52,11 @@ class Sudoku(Task):
         self.tokens = self.output_tokens = n * n
         self.symbols = "?." + "123456789"[:n]
         self.solver = solver(n)
+        height, width = BOXES[n]
+        self._key_shapes = (n // height, (n // height, height)), (n // width, (n // width, width))
+        self._are_boxes_square = height == width
+        # Bands, rows, stacks, columns and digits, each to be put in order; and whether to transpose.
+        self.symmetry_words = n // height + n // width + 3 * n + self._are_boxes_square
         low, high = GIVENS[n]
         self.summary = f"{n}x{n} Sudoku, {low} to {high} givens, exactly one solution, no difficulty filter"
         self._units = np.array(self.solver.units)
@@ -143,20 +150,41 @@ class Sudoku(Task):
             return np.where(kept, turned_puzzles, puzzles), np.where(kept, turned_answers, answers)
         return turned_puzzles, turned_answers
 
+    def symmetry(self, puzzles: Tokens, words: NDArray[np.uint32]) -> Views:
+        """Bands, rows, stacks, columns and digits in the order of their words, then one word that transposes where
+        boxes are square: `n` and the numbers of bands and stacks make 34 words at 9x9, 23 at 6x6, 17 at 4x4."""
+        (bands, rows), (stacks, columns) = self._key_shapes
+        ends = np.cumsum([bands, self.n, stacks, self.n, self.n])
+        band, row, stack, column, digit, transposing = np.split(words, ends, axis=1)
+        return self._views(
+            _permuted_lines(band, row.reshape(-1, *rows)),
+            _permuted_lines(stack, column.reshape(-1, *columns)),
+            (transposing >= 2**31)[:, :1] if self._are_boxes_square else np.zeros((len(words), 1), bool),
+            digit,
+        )
+
     def augment(self, rng: np.random.Generator, puzzles: Tokens, answers: Tokens) -> tuple[Tokens, Tokens]:
         """Random symmetries, one per pair `[P, L]`: digits renamed, rows, bands, columns and stacks permuted, and
         square boxes transposed."""
-        count, (height, width) = len(puzzles), BOXES[self.n]
-        rows = _permuted_lines(rng, count, self.n // height, height)
-        columns = _permuted_lines(rng, count, self.n // width, width)
+        count = len(puzzles)
+        rows, columns = (
+            _permuted_lines(rng.random((count, groups)), rng.random((count, *lines)))
+            for groups, lines in self._key_shapes
+        )
+        transposing = rng.random((count, 1)) >= 0.5 if self._are_boxes_square else np.zeros((count, 1), bool)
+        views = self._views(rows, columns, transposing, rng.random((count, self.n)))
+        return views.apply(puzzles), views.apply_to_answers(answers)
+
+    def _views(
+        self, rows: NDArray[np.int64], columns: NDArray[np.int64], transposing: NDArray[np.bool_], digits: NDArray[Any]
+    ) -> Views:
+        """The views of orders of rows and columns `[P, n]`, transposed or not `[P, 1]`, with digits renamed in the
+        order of random numbers `[P, n]`."""
         cells = rows[:, :, None] * self.n + columns[:, None, :]
-        if height == width:
-            cells = np.where(rng.random((count, 1, 1)) < 0.5, cells, cells.transpose(0, 2, 1))
-        cells = cells.reshape(count, -1)
-        names = np.tile(np.arange(self.vocabulary, dtype=np.uint8), (count, 1))
-        names[:, FIRST_DIGIT:] = FIRST_DIGIT + rng.random((count, self.n)).argsort(1)
-        row = np.arange(count)[:, None]
-        return names[row, puzzles[row, cells]], names[row, answers[row, cells]]
+        cells = np.where(transposing[:, :, None], cells.transpose(0, 2, 1), cells)
+        values = same_values(len(rows), self.vocabulary)
+        values[:, FIRST_DIGIT:] = FIRST_DIGIT + permutations(digits)
+        return Views(cells.reshape(len(rows), -1), values)
 
     def conflicts(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.int64]:
         """Digits missing from rows, columns and boxes, plus clues changed."""
@@ -258,11 +286,11 @@ def _with_rules(size: int, width: int) -> list[int]:
     return places
 
 
-def _permuted_lines(rng: np.random.Generator, count: int, bands: int, lines: int) -> NDArray[np.int64]:
-    """Random orders of `bands * lines` rows or columns that keep bands together, `[count, bands * lines]`."""
-    band = rng.random((count, bands)).argsort(1)
-    line = rng.random((count, bands, lines)).argsort(2)
-    return np.asarray((band[:, :, None] * lines + line).reshape(count, -1), dtype=np.int64)
+def _permuted_lines(bands: NDArray[Any], lines: NDArray[Any]) -> NDArray[np.int64]:
+    """Orders of rows or columns that keep bands together, `[P, n]`, from random numbers of bands `[P, b]` and of the
+    lines in each `[P, b, n / b]`."""
+    first = permutations(bands)[:, :, None] * lines.shape[2]
+    return np.asarray((first + permutations(lines)).reshape(len(bands), -1), dtype=np.int64)
 
 
 def twin_numbers(digits: NDArray[np.uint8], n: int) -> Words:

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from gram.tasks.arc import Arc, View, decode, encode, grid_sizes, turn, views, vote
+from gram.tasks.arc import Arc, View, decode, encode, grid_sizes, views, vote
 from gram.tasks.arc_files import read_tasks
 from gram.tasks.protocol import PuzzleError, Task
 from gram.tasks.registry import get_task
+from gram.tasks.views import turn
 
 GRIDS = st.tuples(st.integers(1, 30), st.integers(1, 30)).flatmap(
     lambda shape: arrays(np.uint8, shape, elements=st.integers(0, 9))
