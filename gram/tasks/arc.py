@@ -238,15 +238,16 @@ class ArcViews(Views):
         return self._turned(answers, self.symmetry, self.values)
 
     def undo(self, answers: Tokens) -> Tokens:
-        """Each answer's grid turned back, written anew: what lies outside its rectangle means nothing (`canonical`)."""
+        """Each answer's grid turned back, written anew: what lies outside its rectangle means nothing (`canonical`).
+        Answers to puzzles as they are stay as they are."""
         return self._turned(answers, np.array(INVERSE)[self.symmetry], np.argsort(self.values, axis=1))
 
     @staticmethod
     def _turned(answers: Tokens, symmetry: NDArray[np.int64], names: NDArray[Any]) -> Tokens:
-        turned = np.empty_like(answers)
+        turned = answers.copy()
         colours = names[:, FIRST_COLOUR:].astype(np.uint8) - np.uint8(FIRST_COLOUR)
-        for row, answer in enumerate(answers):
-            turned[row] = encode(turn(colours[row][decode(answer)], int(symmetry[row])))
+        for row in np.flatnonzero((symmetry > 0) | (colours != np.arange(COLOURS)).any(1)):
+            turned[row] = encode(turn(colours[row][decode(answers[row])], int(symmetry[row])))
         return turned
 
 
