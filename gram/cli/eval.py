@@ -83,6 +83,7 @@ def _show(summary: dict[str, Any]) -> None:
         f"{terminal.plural(summary['width'], 'trajectory', 'trajectories')} a puzzle, at most {summary['depth']} steps"
     )
     how += f", injector {summary['injector']}, "
+    how += f"views {summary['views']}, " if summary["views"] != "off" else ""
     how += f"selector {summary['selector']}, seed {summary['seed']}"
     console.print(Text(how, "dim"))
     console.print()

@@ -25,6 +25,7 @@ def show_run(console: Console, sampler: Sampler, settings: ResolvedConfig) -> No
     """Task, checkpoint, how it samples, and the legend of the boards."""
     how = f"{plural(settings.width, 'trajectory', 'trajectories')}, at most {plural(settings.depth, 'step')}"
     console.print(Text.assemble((sampler.task.name, "bold"), f"  checkpoint {sampler.name}"))
+    how += f", views {settings.views}" if settings.views != "off" else ""
     console.print(Text(f"{how}, selector {settings.selector}, seed {settings.seed}", "dim"))
     console.print(legend(marks=is_plain(console)))
     console.print()

@@ -98,6 +98,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (("eval", TASK, "--halting", "fixed", "--halt-threshold", "0.5"), ("halt_threshold", "fixed")),
         (("eval", TASK, "--halting", "unchanged", "--halt-threshold", "1.5"), ("halt_threshold", "1.5", "steps")),
         (("eval", TASK, "--halting", "residual", "--halt-threshold", "0"), ("halt_threshold", "0")),
+        (("eval", TASK, "--views", "all"), ("views", "all", "random")),
+        (("generate", "sudoku6", "--views", "random"), ("views", "off", "unconditional")),
         (("eval", TASK, "--injector", "dice"), ("injector", "dice", "gaussian")),
         (("eval", TASK, "--sigma", "0.3"), ("sigma", "gaussian")),
         (("eval", TASK, "--injector", "gaussian", "--sigma", "-1"), ("sigma", "-1")),

@@ -190,7 +190,7 @@ class TestTransformers:
         from gram.config import config_to_json
         from gram.hub import GramConfig, GramForReasoning
 
-        config = tiny_config(is_core_shared=False, head_hidden=4)
+        config = tiny_config(is_core_shared=False, head_hidden=4, views="random")
         written = GramForReasoning(GramConfig(**config_to_json(config)))
         written.save_pretrained(tmp_path)
         loaded = checkpoint.load(tmp_path)

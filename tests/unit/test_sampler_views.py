@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gram import checkpoint
+from gram.api import Sampler, load
+from gram.cli.main import main
 from gram.config import ModelConfig, SamplerConfig, config_from_json, config_to_json
 from gram.distributed.worker import Runner, pack
 from gram.evals import ablation
+from gram.evals.frontier.prefix_timing import time_prefix
 from gram.kernels.philox import NoiseKey, Site, counter_word1, random_bits, random_words
 from gram.sampler.engine import Engine, Observer, injection_of
 from gram.sampler.record import Serialized
@@ -25,6 +30,7 @@ from gram.tasks.registry import get_task
 from gram.tasks.views import Views
 from tests.models import tiny_model
 
+ROOT = Path(__file__).parents[2]
 TASK = get_task("nqueens4")
 PUZZLES = np.concatenate([TASK.split(name).puzzles for name in ("train", "validation", "test")])
 SHAPES = {
@@ -331,6 +337,49 @@ def test_a_checkpoint_says_whether_trajectories_have_views(tmp_path):
     assert resolve(SamplerConfig(), loaded).views == "random"
     assert resolve(SamplerConfig(views="off"), loaded).views == "off"
     assert shape_of(loaded) == shape_of(tiny_model())
+
+
+def test_the_symmetry_of_the_page_on_tasks_is_one():
+    """The example of a user's task, with the symmetry that the page adds to it."""
+    whole, added = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "tasks.md").read_text(), re.DOTALL)
+    made = {}
+    exec(whole + added.replace("class Latin(Task)", "class Turned(Latin)"), made)
+    task = made["Turned"]()
+    puzzles, answers = task.draw(np.random.default_rng(0), 200)
+    views = draw_views(task, 0, puzzles, np.arange(200), np.arange(200))
+    turned = views.apply(puzzles)
+    assert task.verify(turned, views.apply_to_answers(answers)).all()
+    assert np.array_equal(views.undo(views.apply_to_answers(answers)), answers)
+    assert (turned != puzzles).any(1).sum() > 150
+    for row in range(20):
+        assert len(task.solutions(turned[row])) == len(task.solutions(puzzles[row]))
+
+
+def test_a_timed_run_of_a_frontier_has_the_views_of_its_settings(monkeypatch):
+    sampler, placed = Sampler(tiny_model(), TASK, name="tiny"), []
+    real = SlotViews.place
+    monkeypatch.setattr(
+        SlotViews, "place", lambda self, rows, *given: placed.append(len(rows)) or real(self, rows, *given)
+    )
+    config = sampler.settings(width=4, depth=4, slots=8, launch=8, is_padded=False, halting="fixed", views="random")
+    time_prefix(sampler, PUZZLES[:1], config)
+    assert placed == [4]
+    time_prefix(sampler, PUZZLES[:1], replace(config, views="off"))
+    assert placed == [4]
+
+
+def test_the_command_line_has_views(capsys):
+    arguments = ["solve", "nqueens8", "--limit", "2", "--width", "4", "--depth", "3", "--launch", "8", "--json"]
+    found = {}
+    for views in ("off", "random"):
+        assert main([*arguments, "--views", views, "--kernel", "eager", "--dtype", "float32"]) == 0
+        found[views] = json.loads(capsys.readouterr().out)
+        assert found[views]["views"] == views
+    sampler = load("nqueens8", device="cpu", dtype="float32")
+    puzzles = sampler.task.split("test", limit=2)
+    same = sampler.sample(puzzles, width=4, depth=3, launch=8, kernel="eager", views="random")
+    assert found["random"]["trajectories_sha256"] == same.trajectories_sha256
+    assert found["off"]["trajectories_sha256"] != same.trajectories_sha256
 
 
 def test_the_shipped_study_has_cells_with_and_without_views():
