@@ -15,7 +15,7 @@ runs a model on them (`--views random`); the two attempts are the caller's. File
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -226,32 +226,6 @@ def _joined_groups(tasks: list[int], puzzles: Tokens) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True, slots=True)
-class ArcViews(Views):
-    """Views of canvases. An answer's grid may have any size, so it is turned back by its own: `positions` are those of
-    the puzzle alone."""
-
-    symmetry: NDArray[np.int64] = field(kw_only=True)
-    """Number of each puzzle's symmetry of the square, `[P]`."""
-
-    def apply_to_answers(self, answers: Tokens) -> Tokens:
-        """Each answer's grid turned, written anew."""
-        return self._turned(answers, self.symmetry, self.values)
-
-    def undo(self, answers: Tokens) -> Tokens:
-        """Each answer's grid turned back, written anew: what lies outside its rectangle means nothing (`canonical`).
-        Answers to puzzles as they are stay as they are."""
-        return self._turned(answers, np.array(INVERSE)[self.symmetry], np.argsort(self.values, axis=1))
-
-    @staticmethod
-    def _turned(answers: Tokens, symmetry: NDArray[np.int64], names: NDArray[Any]) -> Tokens:
-        turned = answers.copy()
-        colours = names[:, FIRST_COLOUR:].astype(np.uint8) - np.uint8(FIRST_COLOUR)
-        for row in np.flatnonzero((symmetry > 0) | (colours != np.arange(COLOURS)).any(1)):
-            turned[row] = encode(turn(colours[row][decode(answers[row])], int(symmetry[row])))
-        return turned
-
-
-@dataclass(frozen=True, slots=True)
 class View:
     """One augmentation; without arguments, the grid as it is."""
 
@@ -267,11 +241,38 @@ class View:
 
     def apply(self, grid: Grid) -> Grid:
         """A grid as this view shows it."""
-        return turn(np.array(self.colours, dtype=np.uint8)[grid], self.symmetry)
+        found: Grid = turn(np.array(self.colours, dtype=np.uint8)[grid], self.symmetry)
+        return found
 
     def undo(self, grid: Grid) -> Grid:
         """A grid of this view as it was."""
         return np.argsort(self.colours).astype(np.uint8)[turn(grid, INVERSE[self.symmetry])]
+
+
+@dataclass(frozen=True, slots=True)
+class ArcViews(Views):
+    """Views of canvases. An answer's grid may have any size, so it is turned back by its own: `positions` are those of
+    the puzzle alone."""
+
+    symmetry: NDArray[np.int64] = field(kw_only=True)
+    """Number of each puzzle's symmetry of the square, `[P]`."""
+
+    def apply_to_answers(self, answers: Tokens) -> Tokens:
+        """Each answer's grid turned, written anew."""
+        return self._turned(answers, View.apply)
+
+    def undo(self, answers: Tokens) -> Tokens:
+        """Each answer's grid turned back, written anew: what lies outside its rectangle means nothing (`canonical`).
+        Answers to puzzles as they are stay as they are."""
+        return self._turned(answers, View.undo)
+
+    def _turned(self, answers: Tokens, turned: Callable[[View, Grid], Grid]) -> Tokens:
+        found = answers.copy()
+        for row, answer in enumerate(answers):
+            view = View(int(self.symmetry[row]), tuple((self.values[row, FIRST_COLOUR:] - FIRST_COLOUR).tolist()))
+            if view != View():
+                found[row] = encode(turned(view, decode(answer)))
+        return found
 
 
 def views(rng: np.random.Generator, count: int) -> list[View]:
