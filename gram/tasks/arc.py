@@ -18,7 +18,6 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -246,7 +245,8 @@ class View:
 
     def undo(self, grid: Grid) -> Grid:
         """A grid of this view as it was."""
-        return np.argsort(self.colours).astype(np.uint8)[turn(grid, INVERSE[self.symmetry])]
+        found: Grid = np.argsort(self.colours).astype(np.uint8)[turn(grid, INVERSE[self.symmetry])]
+        return found
 
 
 @dataclass(frozen=True, slots=True)
