@@ -28,6 +28,17 @@ def test_times_and_folders_may_differ(tmp_path):
     assert differences(one, other) == []
 
 
+def test_a_later_setting_may_be_written_out_where_it_changes_nothing(tmp_path):
+    """And nowhere else: any other value of it is named."""
+    made = []
+    for number, settings in enumerate(({"seed": 0}, {"views": "off", "seed": 0}, {"views": "random", "seed": 0})):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "run.json").write_text(json.dumps(settings, indent=2))
+        made.append(dict(outputs(tmp_path / str(number), tmp_path)))
+    assert differences(made[0], made[1]) == []
+    assert len(differences(made[0], made[2])) == 1
+
+
 @pytest.mark.parametrize(
     ("planted", "name"), [({"right": 0.999}, "run.json"), ({"steps": 4}, "arrays.npz steps")], ids=["figure", "array"]
 )
