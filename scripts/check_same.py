@@ -1,9 +1,9 @@
 """Whether two checkouts compute the same: `python scripts/check_same.py OLD NEW [--slow] [--keep DIR]`.
 
 Runs the cases of `tests/same/` with the code of each checkout, on this machine and this interpreter, and compares
-trajectories, stored answers and JSON bit by bit, the values of `TIMES` and the settings of `LATER` apart. Prints what differs; exits 1 where
-anything does. `--slow` compares what `torch.compile` makes, too. With `--keep`, outputs stay in DIR, and those of the
-old checkout serve again while the cases stay as they are.
+trajectories, stored answers and JSON bit by bit, the values of `TIMES` and the settings of `LATER` apart. Prints what
+differs; exits 1 where anything does. `--slow` compares what `torch.compile` makes, too. With `--keep`, outputs stay in
+DIR, and those of the old checkout serve again while the cases stay as they are.
 """
 
 from __future__ import annotations

@@ -13,21 +13,21 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gram.config import ResolvedConfig
+from gram.config import ViewChoice
 from gram.kernels.philox import Site, random_words
 from gram.tasks.protocol import Task, Tokens, Views
 
 Rows = NDArray[np.int64]
 
 
-def check_views(config: ResolvedConfig, task: Task, *, is_unconditional: bool) -> None:
-    """Refuses views of what has none, before anything is sampled. Raises `ValueError`."""
-    if config.views == "off":
+def check_views(views: ViewChoice, task: Task, *, is_unconditional: bool) -> None:
+    """Refuses views of what has none, before anything is sampled or trained. Raises `ValueError`."""
+    if views == "off":
         return
     if is_unconditional:
-        raise ValueError(f"views must be off where no puzzle is shown (unconditional samples), got {config.views}")
+        raise ValueError(f"views must be off where no puzzle is shown (unconditional samples), got {views}")
     if not task.symmetry_words:
-        raise ValueError(f"views must be off for {task.name}, which knows no symmetry, got {config.views}")
+        raise ValueError(f"views must be off for {task.name}, which knows no symmetry, got {views}")
 
 
 def draw_views(task: Task, seed: int, puzzles: Tokens, hashes: Rows, lineages: Rows) -> Views:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from gram.config import ModelConfig, config_from_json, config_to_json, model_config, read_toml
+from gram.sampler.views import check_views
 from gram.tasks.protocol import Task
 from gram.tasks.registry import get_task
 from gram.training.config import TrainConfig, TrainOverrides
@@ -92,6 +93,7 @@ def load_recipe(
         kept = {name: value for name, value in values.get("training", {}).items() if name not in dropped}
         training = config_from_json(TrainConfig, kept | given, where="[training]")
         _check_together(model, training)
+        check_views(model.views, task, is_unconditional=not model.is_conditional)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"{path}: {error}") from None
     return Recipe(path.stem, str(values["description"]), task, model, training, str(values["puzzles"]))

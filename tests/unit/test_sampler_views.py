@@ -28,6 +28,7 @@ from gram.sampler.views import SlotViews, draw_views
 from gram.tasks.protocol import Task, puzzle_hash
 from gram.tasks.registry import get_task
 from gram.tasks.views import Views
+from gram.training.recipe import load_recipe
 from tests.models import tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -283,10 +284,19 @@ def test_a_task_without_symmetry_or_with_a_wrong_one_is_refused_in_one_line(task
     assert run(model, task=task, views="off").votes.shape == (5, 6)
 
 
-def test_unconditional_samples_and_unknown_values_are_refused_in_one_line():
+def test_unconditional_samples_and_unknown_values_are_refused_in_one_line(tmp_path):
     model, empty = tiny_model(has_empty_condition=True), np.zeros((1, 16), np.uint8)
     with pytest.raises(ValueError, match=r"^views must be off where no puzzle is shown \(unconditional samples\)"):
         sample(model, TASK, empty, SamplerConfig(width=2, launch=8, views="random"), is_unconditional=True)
+    recipe = tmp_path / "blank.toml"
+    recipe.write_text(
+        "task = 'sudoku4'\ndescription = ''\n[model]\nviews = 'random'\nis_conditional = false\n"
+        "has_empty_condition = true\n[training]\nsteps = 1\nempty_probability = 1.0\n"
+    )
+    with pytest.raises(ValueError, match=r"blank.toml: views must be off where no puzzle is shown"):
+        load_recipe(recipe)
+    recipe.write_text("task = 'sudoku4'\ndescription = ''\n[model]\nviews = 'random'\n[training]\nsteps = 1\n")
+    assert load_recipe(recipe).model.views == "random"
     with pytest.raises(ValueError, match=r"^views must be one of off, random, got 'all'$"):
         SamplerConfig(views="all")
     with pytest.raises(ValueError, match=r"^views must be one of off, random, got 'all'$"):
