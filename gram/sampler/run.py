@@ -364,7 +364,8 @@ def sample(
     if not resolved.is_padded and (out is not None or backend is not None):
         where = f"the folder {out}" if out is not None else "a cluster"
         raise ValueError(f"is_padded must be on for a run in {where}, got off: its rounding may follow its company")
-    check_views(resolved.views, task, is_unconditional=is_unconditional)
+    if resolved.views == "random":
+        check_views(task, is_unconditional=is_unconditional)
     if is_unconditional:
         model.embed_empty(1)
     check_fits(

@@ -13,21 +13,18 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gram.config import ViewChoice
 from gram.kernels.philox import Site, random_words
 from gram.tasks.protocol import Task, Tokens, Views
 
 Rows = NDArray[np.int64]
 
 
-def check_views(views: ViewChoice, task: Task, *, is_unconditional: bool) -> None:
-    """Refuses views of what has none, before anything is sampled or trained. Raises `ValueError`."""
-    if views == "off":
-        return
+def check_views(task: Task, *, is_unconditional: bool) -> None:
+    """Refuses random views of what has none, before anything is sampled or trained. Raises `ValueError`."""
     if is_unconditional:
-        raise ValueError(f"views must be off where no puzzle is shown (unconditional samples), got {views}")
+        raise ValueError("views must be off where no puzzle is shown (unconditional samples), got random")
     if not task.symmetry_words:
-        raise ValueError(f"views must be off for {task.name}, which knows no symmetry, got {views}")
+        raise ValueError(f"views must be off for {task.name}, which knows no symmetry, got random")
 
 
 def draw_views(task: Task, seed: int, puzzles: Tokens, hashes: Rows, lineages: Rows) -> Views:

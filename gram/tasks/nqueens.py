@@ -80,7 +80,6 @@ class NQueens(Task):
         self.n = n
         self.name = f"nqueens{n}"
         self.tokens = self.output_tokens = n * n
-        self._turned_cells = square_cells(n)
         self._split_members: dict[str, NDArray[np.int64]] = {}
         self.splits = (*SPLITS[n], "input-train", "input-test")
         removed = self.removed
@@ -223,7 +222,7 @@ class NQueens(Task):
 
     def symmetry(self, puzzles: Tokens, words: NDArray[np.uint32]) -> Views:
         """One word: one of the eight symmetries of the board."""
-        return square_views(self._turned_cells, chosen(words[:, 0], SYMMETRIES), self.vocabulary)
+        return square_views(square_cells(self.n), chosen(words[:, 0], SYMMETRIES), self.vocabulary)
 
     def conflicts(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.int64]:
         """Attacking pairs in rows, columns and diagonals, plus a wrong number of queens, given queens missing and cells

@@ -93,7 +93,8 @@ def load_recipe(
         kept = {name: value for name, value in values.get("training", {}).items() if name not in dropped}
         training = config_from_json(TrainConfig, kept | given, where="[training]")
         _check_together(model, training)
-        check_views(model.views, task, is_unconditional=not model.is_conditional)
+        if model.views == "random":
+            check_views(task, is_unconditional=not model.is_conditional)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"{path}: {error}") from None
     return Recipe(path.stem, str(values["description"]), task, model, training, str(values["puzzles"]))
