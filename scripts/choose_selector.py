@@ -125,6 +125,8 @@ def main() -> None:
     result = sampler.sample(puzzles, out=arguments.out, width=arguments.width, depth=arguments.depth)
     compared = compare_selectors(task, puzzles, result, supported_selectors(sampler.model))
     told = [f"{arguments.puzzles.name}" if word == str(arguments.puzzles) else word for word in sys.argv[1:]]
+    if arguments.out is not None:
+        del told[(place := told.index("--out")) : place + 2]
     evidence: dict[str, Any] = {
         "selector": chosen(compared),
         "command": " ".join(["python scripts/choose_selector.py", *told]),
