@@ -79,7 +79,7 @@ class Maze(Task):
 
     def split_of(self, puzzle: Tokens) -> str:
         """Split that a maze `[L]` belongs to, by a hash that its symmetries share."""
-        least = min(puzzle[cells].tobytes() for cells in self._symmetries)
+        least = self.forms(puzzle[None])[0].tobytes()
         number = int.from_bytes(hashlib.blake2b(least, digest_size=4).digest(), "little")
         return str(split_by_hash(np.array([number], dtype=np.uint64))[0])
 
@@ -94,11 +94,15 @@ class Maze(Task):
         puzzles, answers, ratings = self._pools[name].take(range(COUNTS[name])[:limit])
         return PuzzleSet(puzzles=puzzles, answers=answers, ratings=ratings, groups=np.arange(len(puzzles)))
 
+    def forms(self, puzzles: Tokens) -> Tokens:
+        """The canonical form `[P, L]` of each maze `[P, L]`: the least of the eight that symmetries turn it into."""
+        least = b"".join(min(puzzle[cells].tobytes() for cells in self._symmetries) for puzzle in puzzles)
+        return np.frombuffer(least, dtype=np.uint8).reshape(-1, self.tokens)
+
     def classes(self, puzzles: Tokens) -> NDArray[np.int64]:
         """Class of each maze `[P, L]` under the eight symmetries of the square, numbered from 0 among these, `[P]`."""
-        least = [min(puzzle[cells].tobytes() for cells in self._symmetries) for puzzle in puzzles]
         numbers: dict[bytes, int] = {}
-        return np.array([numbers.setdefault(key, len(numbers)) for key in least], dtype=np.int64)
+        return np.array([numbers.setdefault(form.tobytes(), len(numbers)) for form in self.forms(puzzles)], np.int64)
 
     def training_batch(self, rng: np.random.Generator, count: int, *, split: str = "train") -> tuple[Tokens, Tokens]:
         self.check_split(split, ("train",))

@@ -17,6 +17,7 @@ import math
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -56,9 +57,20 @@ def read_text(path: Path) -> str:
     if path.is_dir():
         raise PuzzleError(f"{path}: must be a file of puzzles, got a folder")
     content = path.read_bytes()
-    is_packed = path.suffix.lower() == ".gz" or content.startswith(b"\x1f\x8b")
+    with readable(path):
+        return (gzip.decompress(content) if is_packed(path, content) else content).decode("utf-8-sig")
+
+
+def is_packed(path: Path, start: bytes) -> bool:
+    """Whether a file that starts so is gzip's."""
+    return path.suffix.lower() == ".gz" or start.startswith(b"\x1f\x8b")
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Raises `PuzzleError` in place of what gzip and UTF-8 raise while `path` is read."""
     try:
-        return (gzip.decompress(content) if is_packed else content).decode("utf-8-sig")
+        yield
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise PuzzleError(f"{path}: not a gzip file ({error})") from None
     except UnicodeDecodeError:
@@ -73,15 +85,16 @@ def file_format(path: Path) -> str:
 def read_rows(path: Path, text: str, *, has_comments: bool = True) -> Iterator[PuzzleRow]:
     """The puzzles of a file's text in one of the common formats."""
     kind = file_format(path)
-    first = next((line for _, line in _lines(text) if not _is_comment(line)), "")
+    first = next((line for _, line in _lines(text) if not is_comment(line)), "")
     if kind in JSON_NAMES or (kind not in TABLE_NAMES and first.lstrip()[:1] in ("{", "[")):
         yield from _json_rows(path, text)
     elif kind in TABLE_NAMES or _delimiter(first) is not None:
-        yield from _table_rows(path, text, first, has_comments=has_comments)
+        lines = io.StringIO(text, newline="")
+        yield from (row for row, _, _ in table_rows(path, lines, first, has_comments=has_comments))
     else:
         is_first = True
         for number, line in _lines(text):
-            if not (has_comments and _is_comment(line)):
+            if not (has_comments and is_comment(line)):
                 yield PuzzleRow(f"{path}:{number}", line, None, None, is_unmarked=is_first)
                 is_first = False
 
@@ -94,7 +107,8 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def _is_comment(line: str) -> bool:
+def is_comment(line: str) -> bool:
+    """Whether a line of a file of puzzles is a comment, where its task has some."""
     return line.lstrip().startswith("#")
 
 
@@ -110,14 +124,18 @@ def _folded(name: str) -> str:
     return name.strip().lower()
 
 
-def _table_rows(path: Path, text: str, header: str, *, has_comments: bool) -> Iterator[PuzzleRow]:
+def table_rows(
+    path: Path, lines: Iterable[str], header: str, *, has_comments: bool
+) -> Iterator[tuple[PuzzleRow, list[str], list[str]]]:
+    """The puzzles of a table's lines (ends included), each with the names of its columns and its fields as they are;
+    `header` is the first line that is no comment. Raises `PuzzleError`."""
     try:
         delimiter = _delimiter(header)
         if delimiter is None:
             raise PuzzleError(f"{path}:1: header must have a column 'question', got {header[:80]!r}")
         # `question, answer`: whoever writes so writes the rows so, and a quote behind a blank is none otherwise.
         has_blanks = f"{delimiter} " in header
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=has_blanks)
+        reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=has_blanks)
         names: list[str] = []
         for fields in reader:
             is_skipped = not any(map(str.strip, fields)) or (
@@ -134,7 +152,7 @@ def _table_rows(path: Path, text: str, header: str, *, has_comments: bool) -> It
                     f"{place}: row must have the {len(names)} fields of its header, got {len(fields)} "
                     f"(a puzzle with {delimiter!r} inside needs quotes)"
                 )
-            yield _row(place, list(zip(names, fields, strict=False)))
+            yield _row(place, list(zip(names, fields, strict=False))), names, fields
     except csv.Error as error:
         raise PuzzleError(f"{path}:{reader.line_num}: not CSV ({error})") from None
 
@@ -158,7 +176,7 @@ def _json_rows(path: Path, text: str) -> Iterator[PuzzleRow]:
         yield _row(f"{path}:{next(_lines(text))[0]}", whole.items())
     else:
         for number, line in _lines(text):
-            if not _is_comment(line):
+            if not is_comment(line):
                 yield _row(f"{path}:{number}", _json_object(f"{path}:{number}", line.strip()).items())
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gram.tasks.canonical_graphs import Words, mixed
+from gram.tasks.canonical_sudoku import canonical, invariants
 from gram.tasks.protocol import BLANK, Board, BoardCell, CellKind, PuzzleError, PuzzleSet, Task, Tokens
 from gram.tasks.puzzle_sets import PuzzlePool, split_by_hash
 from gram.tasks.sudoku_solver import BOXES, solver
@@ -35,8 +35,6 @@ SEED = 0
 MOST_SOLUTIONS = 20_000
 ALIASES = str.maketrans("0_", "..")
 """Other symbols of a blank."""
-REFINEMENTS = 8
-"""Rounds that tell twins."""
 
 
 class Sudoku(Task):
@@ -128,10 +126,20 @@ class Sudoku(Task):
         groups = grids.reshape(-1).astype(np.int64)
         return PuzzleSet(puzzles=puzzles, answers=answers, ratings=ratings, groups=groups)
 
+    def forms(self, puzzles: Tokens) -> Tokens:
+        """The canonical form `[P, L]` of each puzzle `[P, L]`: the same puzzle for all its twins, and for no others."""
+        return canonical(np.maximum(puzzles, BLANK) - np.uint8(BLANK), self.n) + np.uint8(BLANK)
+
     def classes(self, puzzles: Tokens) -> NDArray[np.int64]:
         """Class of each puzzle `[P, L]` under the symmetries of `augment`, numbered from 0 among these, `[P]`."""
-        numbers = twin_numbers(np.maximum(puzzles, BLANK) - np.uint8(BLANK), self.n)
-        return np.unique(numbers, return_inverse=True)[1].reshape(-1).astype(np.int64)
+        numbers = invariants(np.maximum(puzzles, BLANK) - np.uint8(BLANK), self.n)
+        _, found, counts = np.unique(numbers, return_inverse=True, return_counts=True)
+        is_shared = counts[found] > 1
+        different, copy_of = np.unique(puzzles[is_shared], axis=0, return_inverse=True)
+        _, form_of = np.unique(self.forms(different), axis=0, return_inverse=True)
+        exact = found.astype(np.int64) * (len(puzzles) + 1)
+        exact[is_shared] += form_of.reshape(-1)[copy_of.reshape(-1)]
+        return np.unique(exact, return_inverse=True)[1].astype(np.int64)
 
     def puzzle(self, split: str, index: int) -> PuzzleSet:
         """Puzzle number `index` of a split alone; only that one is made."""
@@ -291,32 +299,3 @@ def _permuted_lines(bands: NDArray[Any], lines: NDArray[Any]) -> NDArray[np.int6
     lines in each `[P, b, n / b]`."""
     first = permutations(bands)[:, :, None] * lines.shape[2]
     return np.asarray((first + permutations(lines)).reshape(len(bands), -1), dtype=np.int64)
-
-
-def twin_numbers(digits: NDArray[np.uint8], n: int) -> Words:
-    """A number `[P]` for each puzzle `[P, L]` (digits, 0 for blank) that its twins share.
-
-    Twins become one another when digits are renamed, lines and bands permuted or, with square boxes, the board
-    transposed. As for graphs (`gram/tasks/canonical_graphs.py`), colours of cells, lines, boxes and digits refine one
-    another. Other puzzles share a number very rarely; where they do, they count as twins.
-    """
-    height, width = BOXES[n]
-    row, column = np.divmod(np.arange(n * n), n)
-    box = row // height * (n // width) + column // width
-    count = len(digits)
-    places = [np.eye(n, dtype=np.uint64)[unit] for unit in (row, column, box)]
-    given = (digits[:, :, None] == np.arange(1, n + 1)).astype(np.uint64)
-    # Rows and columns may change places only where boxes are square.
-    kinds = np.array([1, 1 if height == width else 2, 3], dtype=np.uint64)
-    units = [np.full((count, n), kind, dtype=np.uint64) for kind in kinds]
-    names = np.full((count, n), 4, dtype=np.uint64)
-    cells = np.where(digits > 0, np.uint64(5), np.uint64(6))
-    for _ in range(REFINEMENTS):
-        around = mixed(units[2] + np.uint64(1)) @ places[2].T
-        for unit, place in zip(units[:2], places, strict=False):
-            around = around + mixed(unit + np.uint64(2)) @ place.T
-        named = (given @ mixed(names + np.uint64(3))[:, :, None])[:, :, 0]
-        cells = mixed(cells * np.uint64(3) + around + mixed(named + np.uint64(4)))
-        units = [mixed(unit * np.uint64(3) + cells @ place) for unit, place in zip(units, places, strict=True)]
-        names = mixed(names * np.uint64(3) + (cells[:, None, :] @ given)[:, 0])
-    return mixed(cells.sum(1, dtype=np.uint64))
