@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gram.evals.api import ablate, evaluate, frontier
     from gram.sampler.result import SampleResult
     from gram.training.config import TrainConfig
+    from gram.training.published import data
     from gram.training.run import train
 
 _HOMES = {
@@ -26,6 +27,7 @@ _HOMES = {
     "ModelConfig": "gram.config",
     "SamplerConfig": "gram.config",
     "TrainConfig": "gram.training.config",
+    "data": "gram.training.published",
     "train": "gram.training.run",
     "SampleResult": "gram.sampler.result",
     "evaluate": "gram.evals.api",
@@ -41,6 +43,7 @@ __all__ = [
     "TrainConfig",
     "__version__",
     "ablate",
+    "data",
     "evaluate",
     "frontier",
     "load",

@@ -13,7 +13,7 @@ import io
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
@@ -58,12 +58,12 @@ def count_lines(path: Path) -> int:
         return sum(part.count(b"\n") for part in iter(lambda: file.read(1 << 20), b""))
 
 
-def _opened(path: Path) -> io.BufferedIOBase:
+def _opened(path: Path) -> IO[bytes]:
     if not path.is_file() and path.exists():
         raise PuzzleError(f"{path}: must be a file that can be read twice, got a folder, a pipe or a device")
     with path.open("rb") as file:
         start = file.read(2)
-    return gzip.open(path, "rb") if is_packed(path, start) else path.open("rb")
+    return cast(IO[bytes], gzip.open(path, "rb")) if is_packed(path, start) else path.open("rb")
 
 
 def _stream(path: Path, *, has_comments: bool) -> Iterator[tuple[PuzzleRow, list[str], list[str]]]:
