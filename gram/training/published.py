@@ -308,8 +308,9 @@ def _chosen(table: _Table, validation: float | None, seed: int) -> NDArray[np.bo
     """Rows `[P]` of the classes whose seeded hashes are least, as many as hold the wanted number of kept rows."""
     is_kept = table.fate == KEPT
     kept = int(is_kept.sum())
-    wanted = min(VALIDATION_PUZZLES, kept * MOST_VALIDATION) if validation is None else validation
-    count = max(1, round(wanted if wanted >= 1 else wanted * kept))
+    if validation is None:
+        validation = max(1, min(VALIDATION_PUZZLES, int(kept * MOST_VALIDATION)))
+    count = int(validation) if validation >= 1 else max(1, round(validation * kept))
     key = mixed(np.array([seed], dtype=np.uint64))
     hashes = mixed(table.classes ^ key)
     different, counts = np.unique(hashes[is_kept], return_counts=True)

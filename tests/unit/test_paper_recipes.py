@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from gram.training import published
 from gram.training.cost import cost_of
+from gram.training.published import PUBLISHED
 from gram.training.puzzles import TrainingPuzzles
 from gram.training.recipe import load_recipe, recipe_names
 from gram.training.trainer import Trainer
@@ -82,3 +84,11 @@ def test_a_few_steps_on_generated_puzzles(tmp_path, name):
 @pytest.mark.parametrize("name", sorted(FILES))
 def test_a_few_steps_on_real_rows(tmp_path, gram_data, name):
     few_steps(name, tmp_path, gram_data / FILES[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_a_few_steps_on_files_of_gram_data(tmp_path, gram_data, name):
+    recipe = f"paper-{name}"
+    published.data(name, tmp_path / "data", source=str(gram_data / FILES[recipe]), limit=60)
+    few_steps(recipe, tmp_path / "run", tmp_path / "data" / "train.csv.gz")
