@@ -207,7 +207,7 @@ class _Source(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Table:
+class _ReadTable:
     """A table's rows as their classes alone."""
 
     source: _Source
@@ -225,7 +225,7 @@ class _Table:
         classes = len(np.unique(self.classes))
         return PuzzleFile(file=self.source.name, sha256=self.source.sha256(), rows=len(self.classes), classes=classes)
 
-    def apart_from(self, tested: _Table) -> _Table:
+    def apart_from(self, tested: _ReadTable) -> _ReadTable:
         """The same with the twins of test puzzles marked."""
         is_twin = np.isin(self.classes, tested.classes[tested.fate == KEPT])
         return replace(self, fate=np.where((self.fate == KEPT) & is_twin, np.uint8(IN_TEST), self.fate))
@@ -263,7 +263,7 @@ class _Work:
         """What tells the class of each puzzle `[P, L]`."""
         return [hashlib.blake2b(form.tobytes(), digest_size=16).digest() for form in self.task.forms(puzzles)]
 
-    def read(self, source: _Source, unit: str, limit: int | None = None) -> _Table:
+    def read(self, source: _Source, unit: str, limit: int | None = None) -> _ReadTable:
         """The classes of a table's first rows, and which of them are excluded. Raises `PuzzleError`."""
         classes, fates = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint8)]
         lines = max(1, count_lines(source.path) - 1)
@@ -274,9 +274,9 @@ class _Work:
                 is_excluded = np.array([digest in self.excluded for digest in found])
                 fates.append(np.where(is_excluded, EXCLUDED, KEPT).astype(np.uint8))
                 advance(len(found))
-        return _Table(source=source, classes=np.concatenate(classes), fate=np.concatenate(fates))
+        return _ReadTable(source=source, classes=np.concatenate(classes), fate=np.concatenate(fates))
 
-    def copy(self, table: _Table, files: dict[Path, NDArray[np.bool_]], limit: int | None) -> None:
+    def copy(self, table: _ReadTable, files: dict[Path, NDArray[np.bool_]], limit: int | None) -> None:
         """Copies the kept rows of a table into new files, each of which takes some `[P]`, in their order."""
         first = 0
         with ExitStack() as stack, self.show(len(table.fate), "rows written") as advance:
@@ -304,7 +304,7 @@ def _writing(path: Path) -> Iterator[Any]:
         yield csv.writer(text, lineterminator="\n")
 
 
-def _chosen(table: _Table, validation: float | None, seed: int) -> NDArray[np.bool_]:
+def _chosen(table: _ReadTable, validation: float | None, seed: int) -> NDArray[np.bool_]:
     """Rows `[P]` of the classes whose seeded hashes are least, as many as hold the wanted number of kept rows."""
     is_kept = table.fate == KEPT
     kept = int(is_kept.sum())
