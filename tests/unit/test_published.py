@@ -233,10 +233,14 @@ def test_a_faulty_table_is_one_line_and_nothing_is_written(tmp_path, capsys, con
 
 def test_a_faulty_maze_is_named(tmp_path, capsys):
     (question, answer), *others = texts("maze-hard", slice(0, 6))
+    levels, _ = TASKS["maze-hard"]._levels(PAIRS["maze-hard"].puzzles[0])
+    aside = next(place for place, symbol in enumerate(question) if symbol == " " and levels[place] < 0)
+    marked = [text[:aside] + "o" + text[aside + 1 :] for text in (question, answer)]
     for wrong, words in [
         ((question.replace("S", "#"), answer), "a.csv:7: maze30 puzzle must have one S, got 0"),
         ((question, answer.replace("o", " ", 1)), "a.csv:7: answer must solve its question"),
         ((answer, answer), "a.csv:7: maze30 puzzle must be of"),
+        (marked, "a.csv:7: maze30 puzzle must be of"),
         ((question, answer[1:]), "a.csv:7: maze30 answer must have 900 symbols, got 899"),
     ]:
         source = table(tmp_path / "a.csv", [*others, wrong])
