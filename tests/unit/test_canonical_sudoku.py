@@ -66,9 +66,20 @@ def test_forms_tell_boards_apart_as_brute_force_does(seed, givens):
     boards = np.stack([grid_of(task, each) for each in rng.integers(0, 2**32, 30)])
     for board in boards:
         board[rng.permutation(16)[givens:]] = 0
-    forms = [form.tobytes() for form in canonical(boards, 4)]
+    made = canonical(boards, 4)
+    forms = [form.tobytes() for form in made]
     twins = [least_twin(board) for board in boards]
+    assert [least_twin(form) for form in made] == twins, "a form is of its puzzle's class"
     assert len(set(zip(forms, twins, strict=True))) == len(set(forms)) == len(set(twins))
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([6, 9]))
+def test_the_form_of_a_grid_is_a_grid(seed, n):
+    task = get_task(f"sudoku{n}")
+    forms = task.forms(grid_of(task, seed)[None] + np.uint8(1))
+    assert task.verify(np.ones_like(forms), forms).all()
+    assert np.array_equal(task.forms(forms), forms)
 
 
 def test_as_many_forms_as_there_are_grids():

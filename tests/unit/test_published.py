@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import signal
+import sys
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -352,6 +353,12 @@ def test_without_a_network_the_hub_is_one_line(empty_hub, tmp_path, capsys):
     assert "hf://sapientinc/maze-30x30-hard-1k/train.csv: the hub cannot be reached" in told
     assert told.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_without_the_extra_the_command_names_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert main(["data", "maze-hard", "--out", str(tmp_path / "out")]) == 2
+    assert "pip install 'gram-sampler[hub]'" in capsys.readouterr().err
 
 
 def test_the_help_names_every_set(capsys):
