@@ -7,8 +7,9 @@
     gemm      the GPU library's matrix products with fused kernels between them, captured as one graph, for wider models
               (`gemm/`)
 
-The last three need a GPU. Before its first use with a model, each is compared with the reference on the same device and
-input, and refused where they differ. A path that cannot run raises an error; none is replaced silently.
+The last three need a GPU. Before its first use with a model and an injector, each is compared with the reference on the
+same device (`first_use.py`), and refused where they differ. A path that cannot run raises an error; none is replaced
+silently.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from gram.kernels import reference
+from gram.kernels import first_use, reference
 from gram.kernels.compiled import cache as compile_cache
 from gram.kernels.compiled import path as compiled
 from gram.kernels.fused import pack
@@ -31,8 +32,8 @@ from gram.kernels.spec import LEARNED, Injection, Spec
 
 KERNELS = ("eager", "compiled", "fused", "blocks", "gemm")
 """Names of the kernel paths; part of a result's identity."""
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
-"""Largest relative difference of the states (root of mean squares) that the first-use check allows, by type."""
+TYPES = (torch.float32, torch.bfloat16)
+"""Types that every path computes in."""
 COMPILE_FROM_FLOPS = 2e13
 """Floating-point operations of a run from which compiling it pays: about three minutes of two cores, where the compiler
 takes one and a half and saves a third of the rest. The choice depends on the run and never on the cache, so that the
@@ -105,7 +106,7 @@ def _compile_obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why the compiled path cannot run, or None."""
     if device.type != "cpu":
         return f"the compiled path is for a CPU, got {device.type}"
-    if dtype not in TOLERANCE:
+    if dtype not in TYPES:
         return f"the compiled path takes float32 or bfloat16, got {dtype}"
     if compile_cache.compiler() is None:
         return f"the compiled path needs a C++ compiler ({', '.join(compile_cache.COMPILERS)}), got none"
@@ -152,7 +153,7 @@ def _obstacle(device: torch.device, spec: Spec | None, dtype: torch.dtype, kerne
     what = "the fused kernel" if kernel in ("fused", "blocks") else f"kernel {kernel}"
     if device.type != "cuda":
         return f"{what} needs a GPU, got {device.type}"
-    if dtype not in TOLERANCE:
+    if dtype not in TYPES:
         return f"{what} takes float32 or bfloat16, got {dtype}"
     if spec is None:
         return "no model is given yet"
@@ -174,8 +175,8 @@ _READY: dict[tuple[Any, Spec, torch.dtype], _Ready] = {}
 """The last model of each packer, spec and type; keeping its tensors keeps their identities from being given to
 others."""
 
-_CHECKED: set[tuple[str, Spec, torch.dtype]] = set()
-"""Kernels that agreed with the reference on the weights last packed."""
+_CHECKED: set[tuple[str, Spec, torch.dtype, tuple[Any, ...]]] = set()
+"""Kernels and kinds of injection that agreed with the reference on the weights last packed."""
 
 
 def _packed(weights: Weights, spec: Spec, dtype: torch.dtype, kernel: str = "fused") -> tuple[Any, bool]:
@@ -198,16 +199,6 @@ def _packed(weights: Weights, spec: Spec, dtype: torch.dtype, kernel: str = "fus
     return _READY[use].packed, True
 
 
-def _disagreement(actual: Step, expected: Step) -> float:
-    """Largest relative difference of two steps' states; infinite where one is not finite."""
-    worst = 0.0
-    for one, other in ((actual.h, expected.h), (actual.l, expected.l)):
-        gap, size = ((x.float().square().mean().sqrt()).item() for x in (one.float() - other.float(), other))
-        ratio = gap / max(size, 1e-12)
-        worst = max(worst, ratio) if ratio == ratio else float("inf")
-    return worst
-
-
 def _triton_step(
     weights: Weights, spec: Spec, h: Tensor, l: Tensor, e_x: Tensor, key: NoiseKey, injection: Injection, kernel: str
 ) -> Step:
@@ -215,21 +206,26 @@ def _triton_step(
     reference."""
     dtype = h.dtype
     packed, is_new = _packed(weights, spec, dtype, kernel)
-    use = (kernel, spec, dtype)
     module = import_module("gram.kernels." + LAUNCHED[kernel].module)  # triton is slow to load
-    made: Step = module.supervision_step(packed, spec, h, l, e_x, key, injection=injection)
+
+    def run(asked: Spec, states: tuple[Tensor, Tensor, Tensor], key: NoiseKey) -> Step:
+        made: Step = module.supervision_step(packed, asked, *states, key, injection=injection)
+        return made
+
     if is_new:
-        _CHECKED.difference_update({(name, spec, dtype) for name in KERNELS})
+        _CHECKED.difference_update([each for each in _CHECKED if each[1:3] == (spec, dtype)])
+    use = (kernel, spec, dtype, first_use.kind_of(injection))
     if use not in _CHECKED:
-        gap = _disagreement(made, reference.supervision_step(weights, spec, h, l, e_x, key, injection=injection))
-        if not gap <= TOLERANCE[dtype]:
+        # The graph that is checked is the one that will run; rows of the other paths do not depend on their number.
+        count = max(1, h.shape[0]) if kernel == "gemm" else first_use.ROWS
+        if found := first_use.faults(run, weights, spec, dtype, h.device, injection, count):
             _READY.pop((LAUNCHED[kernel].packer, spec, dtype), None)
             raise RuntimeError(
-                f"kernel {kernel} must agree with the reference within {TOLERANCE[dtype]:g} on its first use, "
-                f"got {gap:.3g}; take --kernel eager"
+                f"kernel {kernel} must agree with the reference on its first use, got another {'; '.join(found)}; "
+                "take --kernel eager"
             )
         _CHECKED.add(use)
-    return made
+    return run(spec, (h, l, e_x), key)
 
 
 def launch_size(spec: Spec) -> int:

@@ -28,8 +28,8 @@ def tiny_config(**overrides: Any) -> ModelConfig:
 
 
 def tiny_model(seed: int = 0, **overrides: Any) -> Model:
-    """A model of `tiny_config` with heads that are not all zero."""
+    """A model of `tiny_config` with heads that differ and are not all zero."""
     model = Model(tiny_config(**overrides), seed=seed).requires_grad_(False)
-    for head in (model.halt, model.lprm):
-        head.weight.normal_(generator=torch.Generator().manual_seed(seed + 1))
+    for number, head in enumerate((model.halt, model.lprm), start=1):
+        head.weight.normal_(generator=torch.Generator().manual_seed(seed + number))
     return model

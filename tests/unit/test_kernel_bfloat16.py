@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from gram.kernels import cost
+from gram.kernels import cost, dispatch, first_use
 from gram.kernels.fused import pack
-from gram.kernels.spec import Injection
+from gram.kernels.philox import NoiseKey
+from gram.kernels.spec import LEARNED, Injection
 from tests.models import tiny_model
 from tests.unit.test_kernel_interpreted import ATTENTION, CASES, IS_INTERPRETED, PATHS, interpreted, launch, run_apart
 
 LIMIT = 2e-2
+GAUSSIAN = Injection(injector="gaussian", sigma=0.3, site="both")
 
 if IS_INTERPRETED:
     import triton
@@ -67,7 +69,7 @@ def test_bfloat16_is_close_to_the_reference(case, path):
 @interpreted
 @PATHS
 @pytest.mark.parametrize(
-    "injection", [Injection(injector="gaussian", sigma=0.3, site="both"), Injection(injector="path", sigma=0.1)]
+    "injection", [GAUSSIAN, Injection(injector="path", sigma=0.1)], ids=lambda injection: injection.injector
 )
 def test_published_noise_in_bfloat16(injection, path):
     assert_close(tiny_model(path_keep=0.05, transitions=2), injection=injection, path=path)
@@ -84,6 +86,21 @@ def test_full_width_in_bfloat16(mixer, tokens, path):
         low_level_updates=1, positions="both", head_hidden=64,
     )  # fmt: skip
     assert_close(model, rows=[2], path=path)
+
+
+@interpreted
+@pytest.mark.parametrize("path", ["fused", "blocks", "gemm"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("injection", [LEARNED, GAUSSIAN], ids=lambda injection: injection.injector)
+def test_the_first_use_refuses_no_kernel(monkeypatch, path, dtype, injection):
+    """By the way that a run takes; it would refuse one without noise, though the first step has none."""
+    monkeypatch.setattr(dispatch, "_obstacle", lambda *_: None)
+    monkeypatch.setattr(first_use, "ROWS", 8)
+    model, rows = tiny_model(head_hidden=5).to(dtype), torch.arange(8)
+    e_x = model.embed(torch.ones(8, 16, dtype=torch.long))
+    launched = (model.weights(), model.spec, *model.initial_state(8), e_x, NoiseKey(0, rows, rows, rows * 0))
+    with mended_interpreter.bfloat16():
+        dispatch.supervision_step(*launched, injection=injection, kernel=path)
 
 
 @interpreted
