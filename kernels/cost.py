@@ -1,4 +1,5 @@
-"""Bytes that one supervision step moves to and from device memory, counted from shapes. Counts, not measurements.
+"""Bytes that one supervision step moves, counted from shapes: device memory's, and the second-level cache's. Counts,
+not measurements.
 
 Eager: every operation reads its inputs and writes its outputs, views apart; an expanded tensor counts once. Fused: the
 kernel's loads and stores of states, by trajectory, and weights once per launch, since all programs share them in the
@@ -28,7 +29,11 @@ class Count(NamedTuple):
     """Bytes moved and operations launched."""
 
     bytes: int
+    """To and from device memory."""
     launches: int
+    l2_bytes: int
+    """Through the second-level cache, at least: every program of a launch reads the weights from there, while device
+    memory gives them once. Of library products, whose tiles are not ours, what device memory moves."""
 
 
 def _bytes(tensor: Tensor) -> int:
@@ -53,7 +58,7 @@ def count_eager(run: Callable[[], Any]) -> Count:
     make: Any = _Meter  # its base class is not annotated
     with make() as meter:
         run()
-    return Count(meter.bytes, meter.launches)
+    return Count(meter.bytes, meter.launches, meter.bytes)
 
 
 def eager_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> Count:
@@ -79,6 +84,15 @@ KEYS, HEADS = 3 * 8, 2 * 4
 """Bytes of one trajectory's puzzle hash, id and step number, and of its two heads."""
 
 
+def _numbers_read(packed: pack.Packed, spec: Spec) -> int:
+    """Numbers of the packed weights that one trajectory's step reads: a block's at every call, the heads' once."""
+    layout = packed.layout
+    block = layout.core_rows * spec.dim + 3 * layout.mixer_hidden * layout.token_rows
+    heads = (packed.matrix.shape[0] - layout.head_row) * spec.dim
+    prior = (4 if spec.guidance == "full" else 3) * layout.guidance_hidden * spec.dim  # 0 units without guidance
+    return spec.transitions * ((spec.low_level_updates + 1) * spec.blocks * block + prior) + heads
+
+
 def fused_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> Count:
     """The fused kernel's supervision step of `count` trajectories with the prior's noise: one launch."""
     calls, low_calls = spec.transitions * (spec.low_level_updates + 1), spec.transitions * spec.low_level_updates
@@ -90,8 +104,10 @@ def fused_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> 
     states = 4 + guided + loaded + stored + 1  # both copied first; the heads load h
     packed = pack.pack(weights, spec, dtype)
     numbers = packed.matrix.numel() + (packed.tokens.numel() if spec.mixer == "token" else 0)
-    shared = dtype.itemsize * numbers + 4 * packed.vector.numel() + _tables(packed, spec)
-    return Count(count * (states * _state_bytes(spec, dtype) + KEYS + HEADS) + shared, 1)
+    rest = 4 * packed.vector.numel() + _tables(packed, spec)
+    each = states * _state_bytes(spec, dtype) + KEYS + HEADS
+    read = dtype.itemsize * _numbers_read(packed, spec) + rest
+    return Count(count * each + dtype.itemsize * numbers + rest, 1, count * (each + read))
 
 
 def blocks_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> Count:
@@ -101,14 +117,10 @@ def blocks_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) ->
     # Of each block the mixer and the channel SwiGLU read and write one; a call's first mixer sums two or three.
     states = 4 + 4 * calls * spec.blocks + calls + low_calls + (spec.path_keep > 0) * calls + 2 * guided + 1
     packed = pack.pack(weights, spec, dtype)
-    layout = packed.layout
-    block = layout.core_rows * spec.dim + 3 * layout.mixer_hidden * layout.token_rows
-    heads = (packed.matrix.shape[0] - layout.head_row) * spec.dim
-    prior = 4 * layout.guidance_hidden * spec.dim
-    shared = dtype.itemsize * (calls * spec.blocks * block + guided * prior + heads) + 4 * packed.vector.numel()
-    shared += calls * spec.blocks * _tables(packed, spec)
+    rest = 4 * packed.vector.numel() + calls * spec.blocks * _tables(packed, spec)
+    shared = dtype.itemsize * _numbers_read(packed, spec) + rest
     each = states * _state_bytes(spec, dtype) + KEYS + guided * KEYS + HEADS
-    return Count(count * each + shared, 2 + 2 * calls * spec.blocks + guided)
+    return Count(count * each + shared, 2 + 2 * calls * spec.blocks + guided, count * (each + shared))
 
 
 def gemm_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> Count:
@@ -125,4 +137,5 @@ def gemm_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> C
     plan = gemm_plan.StepPlan(matrices, spec, count, LEARNED, has_active=False, device=torch.device("meta"))
     moved = [tensor for operation in plan.operations for tensor in operation.moved()]
     copied = [*plan.given(), plan.state, plan.score]
-    return Count(sum(map(_bytes, moved)) + 2 * sum(map(_bytes, copied)), len(plan.operations) + len(copied))
+    total = sum(map(_bytes, moved)) + 2 * sum(map(_bytes, copied))
+    return Count(total, len(plan.operations) + len(copied), total)

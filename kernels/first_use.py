@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from torch import Tensor
 from gram.kernels import reference
 from gram.kernels.philox import NoiseKey
 from gram.kernels.reference import Step, Weights
-from gram.kernels.spec import Injection, Spec
+from gram.kernels.spec import LEARNED, Injection, Spec
 
 ROWS = 64
 """Rows checked of a path whose rows do not depend on their number."""
@@ -35,7 +35,7 @@ MAGNIFIED = 0.1
 SEED = (0xF0000007 << 32) | 0xE0000009
 """Both halves use their highest bit."""
 
-Made = tuple[tuple[Tensor, Tensor, Tensor], NoiseKey]
+Inputs = tuple[tuple[Tensor, Tensor, Tensor], NoiseKey]
 Run = Callable[[Spec, tuple[Tensor, Tensor, Tensor], NoiseKey], Step]
 
 
@@ -44,7 +44,7 @@ def kind_of(injection: Injection) -> tuple[Any, ...]:
     return injection.injector, injection.site, injection.sigma != 0, injection.temperature != 0
 
 
-def made_up(spec: Spec, dtype: torch.dtype, device: torch.device, count: int = ROWS) -> Made:
+def made_up(spec: Spec, dtype: torch.dtype, device: torch.device, count: int = ROWS) -> Inputs:
     """States `h, l, e_x [count, L, D]` and a noise key whose rows all differ. Each eighth row is at its first step."""
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randn(3, min(count, ROWS), spec.length, spec.dim, generator=generator).to(device, dtype)
@@ -52,12 +52,6 @@ def made_up(spec: Spec, dtype: torch.dtype, device: torch.device, count: int = R
     h, l, e_x = drawn[:, rows % ROWS].unbind()
     step = torch.where(rows % 8 == 7, 0, spec.noise_free_steps + rows % 5)
     return (h, l, e_x), NoiseKey(SEED, (rows * 0x9E3779B1 + 7) % 2**32, (rows * 0x85EBCA6B + 3) % 2**31, step)
-
-
-def widened(weights: Weights, dtype: torch.dtype) -> tuple[Weights, torch.dtype]:
-    """The weights in the next wider type than `dtype`, and that type; the values stay those of `dtype`."""
-    wide = torch.float64 if dtype is torch.float32 else torch.float32
-    return {name: tensor.detach().to(dtype).to(wide) for name, tensor in weights.items()}, wide
 
 
 def errors(made: Step, expected: Step) -> dict[str, Tensor]:
@@ -73,6 +67,44 @@ def errors(made: Step, expected: Step) -> dict[str, Tensor]:
     return found
 
 
+def excess(found: dict[str, Tensor], eager: dict[str, Tensor]) -> list[str]:
+    """The parts whose errors exceed what those of `eager` allow, with the worst row; both as `errors` gives them."""
+    said = []
+    for name, error in found.items():
+        margin = STATE_MARGIN if name in ("h", "l") else HEAD_MARGIN
+        limit = max(margin * float(eager[name].max()), LEAST)
+        worst = int(error.nan_to_num(float("inf"), float("inf")).argmax())
+        if not float(error[worst]) <= limit:
+            said.append(f"{name} of row {worst}: error {float(error[worst]):.3g}, allowed {limit:.3g}")
+    return said
+
+
+class Truth(NamedTuple):
+    """What a step of given inputs should give, and how far eager is from it."""
+
+    expected: Step
+    """The reference's step in the next wider type."""
+    eager: dict[str, Tensor]
+    """Errors of eager's own step."""
+
+    @property
+    def is_magnified(self) -> bool:
+        """Whether the step makes so much of rounding that it hides faults."""
+        return max(float(self.eager[name].max()) for name in ("h", "l")) > MAGNIFIED
+
+
+@torch.no_grad()
+def truth(weights: Weights, spec: Spec, dtype: torch.dtype, inputs: Inputs, injection: Injection = LEARNED) -> Truth:
+    """The truth of one supervision step in `dtype`, whose inputs `made_up` gives."""
+    (h, l, e_x), key = inputs
+    wide = torch.float64 if dtype is torch.float32 else torch.float32
+    own = {name: tensor.detach().to(dtype) for name, tensor in weights.items()}
+    wider = {name: tensor.to(wide) for name, tensor in own.items()}
+    states = h.to(wide), l.to(wide), e_x.to(wide)
+    expected = reference.supervision_step(wider, spec, *states, key, injection=injection)
+    return Truth(expected, errors(reference.supervision_step(own, spec, h, l, e_x, key, injection=injection), expected))
+
+
 @torch.no_grad()
 def faults(
     run: Run, weights: Weights, spec: Spec, dtype: torch.dtype, device: torch.device, injection: Injection, count: int
@@ -81,21 +113,12 @@ def faults(
 
     `run` takes the spec, the states and the key of `count` rows; its states come back in `dtype`.
     """
-    found, asked = [], spec
-    wide_weights, wide = widened(weights, dtype)
-    own = {name: tensor.detach().to(dtype) for name, tensor in weights.items()}
-    while True:
-        states, key = made_up(asked, dtype, device, count)
-        h, l, e_x = (state.to(wide) for state in states)
-        expected = reference.supervision_step(wide_weights, asked, h, l, e_x, key, injection=injection)
-        eager = errors(reference.supervision_step(own, asked, *states, key, injection=injection), expected)
-        for name, error in errors(run(asked, states, key), expected).items():
-            margin = STATE_MARGIN if name in ("h", "l") else HEAD_MARGIN
-            limit = max(margin * float(eager[name].max()), LEAST)
-            worst = int(error.nan_to_num(float("inf"), float("inf")).argmax())
-            if not float(error[worst]) <= limit:
-                kind = f", {asked.transitions} of {spec.transitions} transitions" if asked != spec else ""
-                found.append(f"{name} of row {worst}{kind}: error {float(error[worst]):.3g}, allowed {limit:.3g}")
-        if asked.transitions == 1 or max(float(eager[name].max()) for name in ("h", "l")) <= MAGNIFIED:
-            return found
-        asked = replace(spec, transitions=1)
+    inputs = made_up(spec, dtype, device, count)
+    whole = truth(weights, spec, dtype, inputs, injection)
+    found = excess(errors(run(spec, *inputs), whole.expected), whole.eager)
+    if whole.is_magnified and spec.transitions > 1:
+        short = replace(spec, transitions=1)
+        one = truth(weights, short, dtype, inputs, injection)
+        said = excess(errors(run(short, *inputs), one.expected), one.eager)
+        found += [f"{each} (1 of {spec.transitions} transitions)" for each in said]
+    return found

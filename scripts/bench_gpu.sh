@@ -1,59 +1,142 @@
 #!/usr/bin/env bash
-# Proves and measures gram on this machine's GPU: installs it, then runs the GPU tests, the benchmarks of kernels and
-# sampler and a frontier at matched latency. Every result is a file.
+# Proves and measures gram on this machine's GPU: the GPU tests, whether results depend on slots, kernels, the engine and
+# a frontier at matched latency, most valuable first. Every result is a file, written as it comes.
 #
-#   bash scripts/bench_gpu.sh FOLDER
+#   bash scripts/bench_gpu.sh FOLDER               installs gram into .venv first
+#   bash scripts/bench_gpu.sh FOLDER --installed   takes $GRAM_PYTHON (or python3) as it is: no set-up, no network
 #
-# FOLDER is new or empty. A part that fails is recorded and the others still run; status.tsv says which. Exit status: 0
-# when all parts succeeded, 1 when one failed, 2 when nothing was run. Leave the machine otherwise idle.
+# No part takes more than nine minutes: it is ended then, and what it has written stays. The same command with the same
+# FOLDER goes on with the parts that are missing, then tries again those that had failed before. FOLDER is new, empty or
+# of such a run, with the same sources and GPU. status.tsv has the last exit status of each part (124: out of time).
+#
+# Exit status: 0 when all parts succeeded, 1 when one failed or could not run, 2 when nothing was run. Leave the machine
+# otherwise idle.
 set -euo pipefail
+
+limit=540
 
 refuse() {
     echo "bench_gpu: $1" >&2
     exit 2
 }
 
-[ $# = 1 ] && [ -n "$1" ] || refuse "the argument must be one folder for the results, got $# arguments"
+folder=${1:-} how=${2:-}
+[ $# -le 2 ] && [ -n "$folder" ] && [[ $folder != --* ]] && { [ -z "$how" ] || [ "$how" = --installed ]; } ||
+    refuse "the arguments must be a folder for the results and, if you like, --installed, got: ${*:-none}"
 nvidia-smi -L >/dev/null 2>&1 || refuse "a GPU is needed, nvidia-smi found none; nothing was run or written"
-if [ -e "$1" ]; then
-    [ -d "$1" ] && [ -z "$(ls -A "$1")" ] || refuse "the folder for the results must be new or empty, got $1"
-fi
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
-bash "$root/scripts/setup.sh" dev
-python=$root/.venv/bin/python
-"$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' ||
-    refuse "PyTorch must see the GPU, but this build does not; pip's index must offer a CUDA build"
+run=$(nvidia-smi -L && cd "$root" && find -L gram scripts -type f \( -name '*.py' -o -name '*.sh' \) | LC_ALL=C sort | xargs cat | cksum)
+if [ -e "$folder" ]; then
+    [ -d "$folder" ] || refuse "the folder for the results must be a folder, got $folder"
+    if [ -n "$(ls -A "$folder")" ]; then
+        [ -f "$folder/run.txt" ] ||
+            refuse "the folder for the results must be new, empty or of an earlier run, got $folder"
+        [ "$(cat "$folder/run.txt")" = "$run" ] ||
+            refuse "the folder for the results must be of the same sources and GPU, got another run's: $folder"
+    fi
+fi
 
-mkdir -p "$1"
-out=$(cd "$1" && pwd -P)
+if [ "$how" = --installed ]; then
+    python=$(command -v "${GRAM_PYTHON:-python3}") || refuse "GRAM_PYTHON must be an interpreter, got ${GRAM_PYTHON:-python3}"
+    export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+else
+    bash "$root/scripts/setup.sh" dev || refuse "gram could not be installed; --installed takes an interpreter as it is"
+    python=$root/.venv/bin/python
+fi
+has() {
+    "$python" -c "import $1" >/dev/null 2>&1
+}
+"$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' ||
+    refuse "PyTorch must see the GPU, but this build does not ($python); pip's index must offer a CUDA build"
+
+mkdir -p "$folder"
+out=$(cd "$folder" && pwd -P)
+[ -f "$out/run.txt" ] || printf '%s\n' "$run" >"$out/run.txt"
+[ -f "$out/status.tsv" ] || printf 'part\texit\tseconds\tcommand\n' >"$out/status.tsv"
+before=$(cat "$out/status.tsv")
 failed=0
 
-# part NAME COMMAND...: standard output to NAME.txt (NAME.json for what prints JSON), progress to NAME.log.
+# status_of PART [TEXT]: its last exit status, nothing where it has none; TEXT is by default the file as it is now.
+status_of() {
+    awk -F '\t' -v part="$1" '$1 == part { print $2 }' <<<"${2-$(cat "$out/status.tsv")}"
+}
+
+# record PART STATUS SECONDS COMMAND
+record() {
+    local rest
+    rest=$(awk -F '\t' -v part="$1" '$1 != part' "$out/status.tsv")
+    printf '%s\n%s\t%s\t%s\t%s\n' "$rest" "$1" "$2" "$3" "$4" >"$out/status.tsv.new"
+    mv "$out/status.tsv.new" "$out/status.tsv"
+    [ "$2" = 0 ] || failed=1
+}
+
+# part PASS NAME COMMAND...: standard output to NAME.txt (NAME.json for what prints JSON), progress to NAME.log. The first
+# pass runs what has no status, the second what had failed before this call.
 part() {
-    local name=$1 began=$SECONDS status=0 file=$1.txt
-    shift
+    local pass=$1 name=$2 began=$SECONDS status=0 file=$2.txt
+    shift 2
+    if [ "$pass" = 1 ]; then
+        [ -z "$(status_of "$name")" ] || return 0
+    else
+        case $(status_of "$name" "$before") in '' | 0) return 0 ;; esac
+    fi
     [[ " $* " != *" --json "* ]] || file=$name.json
     printf '== %s: %s\n' "$name" "$*"
-    (cd "$root" && "$@") >"$out/$file" 2>"$out/$name.log" || status=$?
-    printf '%s\t%s\t%s\t%s\n' "$name" "$status" $((SECONDS - began)) "$*" >>"$out/status.tsv"
-    if [ "$status" != 0 ]; then
-        failed=1
-        printf '   failed with %s; it last said:\n' "$status"
-        tail -q -n 3 "$out/$file" "$out/$name.log" | sed 's/^/   /'
-        [ -s "$out/$file" ] || rm "$out/$file"
+    (cd "$root" && exec timeout --kill-after=20 "$limit" "$@") >"$out/$file" 2>"$out/$name.log" || status=$?
+    record "$name" "$status" $((SECONDS - began)) "$*"
+    [ "$status" != 0 ] || return 0
+    case $status in
+        124 | 137) printf '   was ended after %s s; it last said:\n' "$limit" ;;
+        *) printf '   failed with %s; it last said:\n' "$status" ;;
+    esac
+    tail -q -n 3 "$out/$file" "$out/$name.log" | sed 's/^/   /'
+    [ -s "$out/$file" ] || rm "$out/$file"
+}
+
+# without NAME REASON: a part that cannot run here.
+without() {
+    printf '== %s: not run: %s\n' "$1" "$2"
+    record "$1" - 0 "not run: $2"
+}
+
+gram=("$python" -m gram)
+# Our own settings of pytest name a version that an installed one may lack.
+tests=("$python" -m pytest -c /dev/null --rootdir . --import-mode=importlib -p no:cacheprovider -W ignore -ra --color=no)
+! has xdist || tests+=(-n "$(n=$(nproc) && echo $((n < 12 ? n : 12)))")
+untestable=$("$python" -c 'import hypothesis, pytest' 2>&1) && untestable= || untestable=${untestable##*$'\n'}
+
+# tests_part PASS TYPE EXPRESSION: those of the GPU tests that the expression chooses.
+tests_part() {
+    if [ -z "$untestable" ]; then
+        part "$1" "tests-$2" "${tests[@]}" -k "$3" tests/unit/test_kernel_gpu.py
+    elif [ "$1" = 1 ]; then
+        without "tests-$2" "$untestable"
     fi
 }
 
-printf 'part\texit\tseconds\tcommand\n' >"$out/status.tsv"
-gram=("$python" -m gram)
-part machine nvidia-smi -q -d CLOCK,POWER,MEMORY,UTILIZATION
-part doctor "${gram[@]}" doctor --json
-part tests "$python" -m pytest -m gpu -ra --color=no
-part kernels "${gram[@]}" bench kernels --json
-part sampler "${gram[@]}" bench sampler --json
-for kernel in eager fused; do
-    part "frontier-$kernel" "${gram[@]}" frontier sudoku6 --kernel "$kernel" --out "$out/frontier-$kernel" --json
+# bench_part PASS NAME KIND OPTION...: rows stand in NAME.rows.json as they come, a table in NAME.txt.
+bench_part() {
+    local pass=$1 name=$2
+    shift 2
+    part "$pass" "$name" "${gram[@]}" bench "$@" --out "$out/$name.rows.json"
+}
+
+for pass in 1 2; do
+    part $pass machine nvidia-smi -q -d CLOCK,POWER,MEMORY,UTILIZATION
+    part $pass doctor "${gram[@]}" doctor --json
+    tests_part $pass bfloat16 bfloat16
+    bench_part $pass slots slots
+    for preset in small small-attention paper paper-sudoku; do
+        bench_part $pass "kernels-$preset" kernels --preset "$preset" --no-resources --no-cpu
+    done
+    bench_part $pass engine engine --rounds 3
+    for kernel in fused eager; do
+        part $pass "frontier-$kernel" "${gram[@]}" frontier sudoku6 --kernel "$kernel" \
+            --limit 200 --seeds 1 --rounds 5 --out "$out/frontier-$kernel" --json
+    done
+    tests_part $pass float32 'not bfloat16'
+    bench_part $pass sampler sampler --rounds 3
 done
 
 echo "results: $out"

@@ -1,7 +1,8 @@
 """A supervision step by count, for each preset and kernel path: no GPU is needed. Counts, not measurements.
 
-FLOPs are those of the matrix products, bytes those of device memory (`kernels/cost.py`); the floor is the longer of the
-two at given rates. Resources are those of the compiled kernels (`kernels/resources.py`).
+FLOPs are those of the matrix products, bytes those of device memory and of the second-level cache (`kernels/cost.py`);
+the floor is the longest of the three times at given rates. Resources are those of the compiled kernels
+(`kernels/resources.py`).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -25,8 +26,20 @@ from gram.model import Model
 
 TRAJECTORIES = 1280
 """Of a launch: 64 puzzles of 20."""
-TERAFLOPS, TERABYTES = 790.0, 3.0
-"""Rates of bf16 matrix products and of memory, per second, both measured on an H100."""
+
+
+class Rates(NamedTuple):
+    """What a GPU can do, per second."""
+
+    teraflops: float = 790.0
+    """Of bf16 matrix products, measured on an H100."""
+    terabytes: float = 3.0
+    """To and from device memory, measured on an H100."""
+    l2_terabytes: float = 5.5
+    """Out of the second-level cache, about, of an H100."""
+
+
+H100 = Rates()
 BYTES_FLOOR = 50.0
 COUNTS: dict[str, tuple[Callable[..., Count], Callable[[Spec], str | None]]] = {
     "eager": (cost.eager_step, lambda _: None),
@@ -48,12 +61,17 @@ def paths_of(preset: str) -> dict[str, Callable[..., Count]]:
     return {name: count for name, (count, unsupported_reason) in COUNTS.items() if unsupported_reason(spec) is None}
 
 
+def floors_s(flops: float, counted: Count, rates: Rates) -> dict[str, float]:
+    """The least seconds that a step takes, by what binds it."""
+    return {
+        "FLOPs": flops / (rates.teraflops * 1e12),
+        "bytes": counted.bytes / (rates.terabytes * 1e12),
+        "L2 bytes": counted.l2_bytes / (rates.l2_terabytes * 1e12),
+    }
+
+
 def roofline(
-    presets: Iterable[str] = PRESETS,
-    *,
-    trajectories: int = TRAJECTORIES,
-    teraflops: float = TERAFLOPS,
-    terabytes: float = TERABYTES,
+    presets: Iterable[str] = PRESETS, *, trajectories: int = TRAJECTORIES, rates: Rates = H100
 ) -> Iterator[dict[str, Any]]:
     """FLOPs, bytes, launches and floor of a step in bf16, one entry for each preset and path that can take it."""
     for preset in presets:
@@ -62,16 +80,18 @@ def roofline(
         flops = trajectories * step_flops(weights, spec)
         for path, count in paths_of(preset).items():
             counted = count(weights, spec, trajectories, torch.bfloat16)
-            by_flops, by_bytes = 1e3 * flops / (teraflops * 1e12), 1e3 * counted.bytes / (terabytes * 1e12)
+            floors = floors_s(flops, counted, rates)
+            bound = max(floors, key=lambda name: floors[name])
             yield {
                 "preset": preset,
                 "path": path,
                 "trajectories": trajectories,
                 "flops": flops,
                 "bytes": counted.bytes,
+                "l2_bytes": counted.l2_bytes,
                 "launches": counted.launches,
-                "floor_ms": max(by_flops, by_bytes),
-                "bound": "FLOPs" if by_flops > by_bytes else "bytes",
+                "floor_ms": 1e3 * floors[bound],
+                "bound": bound,
             }
 
 

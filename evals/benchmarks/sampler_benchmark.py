@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from gram import checkpoint
-from gram.api import Sampler
-from gram.config import ModelConfig
+from gram.api import Sampler, SamplerOptions
+from gram.config import Kernel, ModelConfig
 from gram.evals.benchmarks.timing import ROOT, Measurement, paired
 from gram.evals.evaluate import judge
 from gram.evals.paired import paired_difference
@@ -93,14 +93,17 @@ def adaptive_rows(
         yield Measurement(name=name, ratio=value, low=low, high=high, floor=-0.5)
 
 
-def slot_row(sampler: Sampler, puzzles: PuzzleSet, *, width: int) -> Measurement:
+def slot_row(
+    sampler: Sampler, puzzles: PuzzleSet, *, width: int, kernel: Kernel = "auto", launch: int | None = None
+) -> Measurement:
     """Distinct digests over slot counts and orders of the puzzles, with a width that stops early: 1."""
     digests = {}
+    given: SamplerOptions = {"width": width, "width_policy": "decided", "kernel": kernel, "launch": launch}
     for slots in SLOT_COUNTS:
-        result = sampler.sample(puzzles, width=width, slots=slots, width_policy="decided")
+        result = sampler.sample(puzzles, **given | SamplerOptions(slots=slots))
         digests[f"slots {slots}"] = result.trajectories_sha256
     order = np.random.default_rng(0).permutation(len(puzzles))
-    shuffled = sampler.sample(puzzles.take(order), width=width, width_policy="decided")
+    shuffled = sampler.sample(puzzles.take(order), **given)
     inverse = np.argsort(order)
     digests["another order"] = replace(
         shuffled,
@@ -111,6 +114,7 @@ def slot_row(sampler: Sampler, puzzles: PuzzleSet, *, width: int) -> Measurement
     ).trajectories_sha256
     count = float(len(set(digests.values())))
     name = f"{sampler.task.name}: distinct digests over slots and orders, adaptive width"
+    name += f", {kernel}" if kernel != "auto" else ""
     return Measurement.of(name, [count], 1.0, is_ceiling=True, facts=digests)
 
 

@@ -37,13 +37,22 @@ class Measurement:
     """Whether the value must stay below `floor`."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What was measured, by name."""
+    error: str | None = None
+    """Why nothing could be measured; the numbers are NaN then."""
 
     @property
     def is_met(self) -> bool | None:
-        """Whether the value holds its floor; None without one."""
-        if self.floor is None:
+        """Whether the value holds its floor; None without one or without a value."""
+        if self.floor is None or self.error is not None:
             return None
         return self.ratio <= self.floor if self.is_ceiling else self.ratio >= self.floor
+
+    @classmethod
+    def failed(cls, name: str, error: Exception, **facts: Any) -> Measurement:
+        """A row without numbers, that says what was raised, in its first line."""
+        said = (str(error).strip().splitlines() or [""])[0]
+        nan = float("nan")
+        return cls(name=name, ratio=nan, low=nan, high=nan, facts=facts, error=f"{type(error).__name__}: {said}")
 
     @classmethod
     def of(cls, name: str, values: Sequence[float], floor: float | None = None, **more: Any) -> Measurement:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from gram.evals.benchmarks.timing import Measurement
 
-KINDS = ("sampler", "kernels", "ray")
+KINDS = ("sampler", "kernels", "slots", "engine", "ray")
 POLICIES: dict[str, dict[str, Any]] = {
     "staged, LPRM above 0.9": {"width_policy": "staged"},
     "decided, probability .95": {"width_policy": "decided"},
@@ -40,14 +40,26 @@ def bench(
     has_timings: Annotated[
         bool, typer.Option("--timings/--no-timings", help="Of kernels: time a supervision step here.")
     ] = True,
+    presets: Annotated[
+        list[str] | None,
+        typer.Option("--preset", metavar="P", help="Of kernels: this preset alone; repeatable.", show_default="all"),
+    ] = None,
+    has_cpu: Annotated[
+        bool, typer.Option("--cpu/--no-cpu", help="Of kernels: time the CPU's paths too, on a machine with a GPU.")
+    ] = True,
     teraflops: Annotated[
         float, typer.Option(parser=real, metavar="R", help="Of kernels: a GPU's bf16 rate, TFLOP/s.")
     ] = 790.0,
     terabytes: Annotated[
         float, typer.Option(parser=real, metavar="R", help="Of kernels: a GPU's memory rate, TB/s.")
     ] = 3.0,
+    l2_terabytes: Annotated[
+        float, typer.Option(parser=real, metavar="R", help="Of kernels: its second-level cache's rate, TB/s.")
+    ] = 5.5,
     shards: Annotated[int, typer.Option(parser=whole, metavar="S", help="ray: shards of the driver's plan.")] = 320,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON there too.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the JSON there too, again after every row.")
+    ] = None,
     as_json: Json = False,
     is_quiet: Quiet = False,
 ) -> None:
@@ -56,9 +68,10 @@ def bench(
         raise ValueError(f"benchmark must be one of {', '.join(KINDS)}, got {kind!r}")
     at_least_one("rounds", rounds)
     at_least_one("limit", limit)
-    for name, value in (("teraflops", teraflops), ("terabytes", terabytes)):
+    for name, value in (("teraflops", teraflops), ("terabytes", terabytes), ("l2_terabytes", l2_terabytes)):
         if not 0 < value < float("inf"):
             raise ValueError(f"{name} must be above 0, got {value:g}")
+    chosen = _presets(presets)
     at_least_one("shards", shards)
     from gram.cli import terminal
     from gram.evals.benchmarks.timing import to_json
@@ -70,26 +83,35 @@ def bench(
 
     rows: list[Measurement] = []
     counts: dict[str, Any] = {}
+
+    def summary() -> dict[str, Any]:
+        return to_json(rows) | counts | {"versions": versions()}
+
+    def keep() -> None:
+        if out is not None:
+            from gram.checkpoint import write_json
+            from gram.formatting import plain
+
+            write_json(out, plain(summary()))
+
+    rates = {"teraflops": teraflops, "terabytes": terabytes, "l2_terabytes": l2_terabytes}
     if kind == "kernels":
-        counts = _kernel_counts(teraflops, terabytes, has_resources, tell)
+        counts = _kernel_counts(chosen, rates, has_resources, tell)
         rows += counts.pop("rows")
-    rates = {"teraflops": teraflops, "terabytes": terabytes}
+    keep()
     measured: dict[str, Callable[[], Iterable[Measurement]]] = {
         "sampler": lambda: _sampler_rows(rounds, limit, peer_repo),
-        "kernels": lambda: _kernel_rows(rounds, peer_repo, rates) if has_timings else (),
+        "kernels": lambda: _kernel_rows(chosen, rounds, peer_repo, rates, has_cpu) if has_timings else (),
+        "slots": lambda: _engine_rows("slots", rounds, limit),
+        "engine": lambda: _engine_rows("engine", rounds, limit),
         "ray": lambda: _ray_rows(rounds, shards),
     }
     for row in measured[kind]():
         rows.append(row)
-        tell(f"{row.name}: {row.ratio:.2f}")
-    summary = to_json(rows) | counts | {"versions": versions()}
-    if out is not None:
-        from gram.checkpoint import write_json
-        from gram.formatting import plain
-
-        write_json(out, plain(summary))
+        keep()
+        tell(f"{row.name}: {row.error or format(row.ratio, '.2f')}")
     if as_json:
-        terminal.print_json(summary)
+        terminal.print_json(summary())
         return
     if counts:
         from gram.cli.kernel_view import show_counts
@@ -98,17 +120,25 @@ def bench(
     _show(rows)
 
 
+def _presets(asked: list[str] | None) -> list[str]:
+    """The presets asked for; all of them where none is."""
+    from gram.config import PRESETS
+
+    for name in asked or ():
+        if name not in PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
+    return list(asked or PRESETS)
+
+
 def _kernel_counts(
-    teraflops: float, terabytes: float, has_resources: bool, tell: Callable[[str], None]
+    presets: list[str], rates: dict[str, float], has_resources: bool, tell: Callable[[str], None]
 ) -> dict[str, Any]:
     """`rows` that are counted, `roofline`, `rates` and, where asked for, the compiled kernels' `resources`."""
     from gram.evals.benchmarks import kernel_counts
 
-    roofline = list(kernel_counts.roofline(teraflops=teraflops, terabytes=terabytes))
-    resources = list(kernel_counts.compiled(tell=tell)) if has_resources else []
-    rows = list(kernel_counts.rows(roofline))
-    rates = {"teraflops": teraflops, "terabytes": terabytes}
-    return {"rows": rows, "rates": rates, "roofline": roofline, "resources": resources}
+    roofline = list(kernel_counts.roofline(presets, rates=kernel_counts.Rates(**rates)))
+    resources = list(kernel_counts.compiled(presets, tell=tell)) if has_resources else []
+    return {"rows": list(kernel_counts.rows(roofline)), "rates": rates, "roofline": roofline, "resources": resources}
 
 
 def _ray_rows(rounds: int, shards: int) -> Iterator[Measurement]:
@@ -127,13 +157,26 @@ def _ray_rows(rounds: int, shards: int) -> Iterator[Measurement]:
     yield start_row(rounds)
 
 
-def _kernel_rows(rounds: int, peer_repo: Path | None, rates: dict[str, float]) -> Iterator[Measurement]:
+def _kernel_rows(
+    presets: list[str], rounds: int, peer_repo: Path | None, rates: dict[str, float], has_cpu: bool
+) -> Iterator[Measurement]:
     from gram.api import choose_device
-    from gram.evals.benchmarks import cpu_benchmark, gpu_benchmark
+    from gram.evals.benchmarks import cpu_benchmark, gpu_benchmark, kernel_counts
 
     if choose_device().type == "cuda":
-        yield from gpu_benchmark.rows(rounds=rounds, **rates)
-    yield from cpu_benchmark.rows(peer_repo, rounds=rounds)
+        yield from gpu_benchmark.rows(presets, rounds=rounds, rates=kernel_counts.Rates(**rates))
+    if has_cpu:
+        yield from cpu_benchmark.rows(peer_repo, rounds=rounds)
+
+
+def _engine_rows(kind: str, rounds: int, limit: int) -> Iterator[Measurement]:
+    import gram
+    from gram.evals.benchmarks import engine_benchmark
+
+    if kind == "slots":
+        yield from engine_benchmark.slot_rows(gram.load, limit=min(limit, 12))
+    else:
+        yield from engine_benchmark.speed_rows(gram.load, limit=limit, width=20, rounds=rounds)
 
 
 def _sampler_rows(rounds: int, limit: int, peer_repo: Path | None) -> Iterator[Measurement]:
@@ -160,7 +203,13 @@ def _show(rows: list[Measurement]) -> None:
     console = terminal.output()
     made = terminal.table("", "value", "low", "high", "floor", "", left=1, wraps=0)
     for row in rows:
+        if row.error is not None:
+            made.add_row(row.name, "", "", "", "", "FAILS")
+            continue
         verdict = {None: "", True: "met", False: "SHORT"}[row.is_met]
         bound = "" if row.floor is None else f"{'<=' if row.is_ceiling else '>='} {row.floor:g}"
         made.add_row(row.name, f"{row.ratio:.2f}", f"{row.low:.2f}", f"{row.high:.2f}", bound, verdict)
     console.print(made)
+    for row in rows:
+        if row.error is not None:
+            console.print(f"{row.name}: {row.error}", markup=False)

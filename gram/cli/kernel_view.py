@@ -21,7 +21,7 @@ def show_counts(counts: dict[str, Any], rows: Iterable[Measurement]) -> None:
     console.print(
         Text(
             f"A step of {trajectories:,} trajectories in bf16, by count; floors at "
-            f"{rates['teraflops']:g} TFLOP/s, {rates['terabytes']:g} TB/s",
+            f"{rates['teraflops']:g} TFLOP/s, {rates['terabytes']:g} TB/s, L2 {rates['l2_terabytes']:g} TB/s",
             "bold",
         )
     )
@@ -51,7 +51,7 @@ def measured_ms(rows: Iterable[Measurement]) -> dict[tuple[str, str], float]:
 
 
 def _roofline(entries: list[dict[str, Any]], measured: dict[tuple[str, str], float]) -> Any:
-    headers = ["preset", "kernel", "launches", "GFLOP", "MB", "floor, ms", "bound by"]
+    headers = ["preset", "kernel", "launches", "GFLOP", "MB", "L2 MB", "floor, ms", "bound by"]
     made = terminal.table(*headers, *(["measured, ms"] if measured else []), left=2)
     before = ""
     for entry in entries:
@@ -62,6 +62,7 @@ def _roofline(entries: list[dict[str, Any]], measured: dict[tuple[str, str], flo
             f"{entry['launches']:,}",
             f"{entry['flops'] / 1e9:,.0f}",
             f"{entry['bytes'] / 1e6:,.0f}",
+            f"{entry['l2_bytes'] / 1e6:,.0f}",
             f"{entry['floor_ms']:,.2f}",
             entry["bound"],
         ]

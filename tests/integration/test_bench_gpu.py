@@ -6,18 +6,35 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from gram.config import PRESETS
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_gpu.sh"
-PARTS = ["machine", "doctor", "tests", "kernels", "sampler", "frontier-eager", "frontier-fused"]
+KERNELS = [f"kernels-{preset}" for preset in PRESETS]
+PARTS = ["machine", "doctor", "tests-bfloat16", "slots", *KERNELS, "engine", "frontier-fused", "frontier-eager",
+         "tests-float32", "sampler"]  # fmt: skip
 
 PYTHON = """#!/bin/sh
-# Stands in for the interpreter: prints what it is asked for; parts in FAILING end with 3, `-c` as SEES_GPU says.
-case "$*" in -c*) exit "$SEES_GPU" ;; esac
+# Stands in for the interpreter: prints what it is asked for; parts in FAILING end with 3, those in SLOW take long, `-c`
+# does as SEES_GPU says where it asks for torch and as LACKING where it imports what is named there.
+case "$*" in
+-c*torch*) exit "$SEES_GPU" ;;
+-c*)
+    for word in $LACKING; do
+        case "$*" in *"$word"*) echo "ModuleNotFoundError: No module named '$word'" >&2; exit 1 ;; esac
+    done
+    exit 0 ;;
+esac
+echo "$PYTHONPATH $*" >>"$ASKED"
 for word in $FAILING; do
     case "$*" in *"$word"*) echo "no $word" >&2; exit 3 ;; esac
+done
+for word in $SLOW; do
+    case "$*" in *"$word"*) echo begun; exec sleep 60 ;; esac
 done
 case "$*" in *--json*) echo '{"asked": "'"$*"'"}' ;; *) echo "asked: $*" ;; esac
 """
@@ -30,7 +47,10 @@ def checkout(tmp_path):
     for name, text in (
         ("scripts/setup.sh", "true"),
         (".venv/bin/python", PYTHON),
-        ("bin/nvidia-smi", "#!/bin/sh\necho GPU 0\n"),
+        ("bin/nvidia-smi", "#!/bin/sh\necho ${GPU:-GPU 0}\n"),
+        ("bin/python3", PYTHON),
+        ("bin/other-python", PYTHON),
+        ("gram/model.py", "x = 1\n"),
     ):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,15 +60,24 @@ def checkout(tmp_path):
     return root
 
 
-def run(root: Path, *arguments: str, failing: str = "", sees_gpu: int = 0, has_gpu: bool = True):
+def run(root: Path, *arguments: str, sees_gpu: int = 0, has_gpu: bool = True, **more: str):
+    """`more` is environment, in capitals."""
     path = os.environ["PATH"]
     if has_gpu:
         path = f"{root / 'bin'}:{path}"
-    environment = {**os.environ, "PATH": path, "FAILING": failing, "SEES_GPU": str(sees_gpu)}
+    environment = {**os.environ, "PATH": path, "SEES_GPU": str(sees_gpu), "ASKED": str(root / "asked")}
+    environment |= {"FAILING": "", "SLOW": "", "LACKING": "", "PYTHONPATH": ""} | more
     return subprocess.run(
         ["bash", str(root / "scripts" / "bench_gpu.sh"), *arguments],
         capture_output=True, text=True, env=environment, cwd=root.parent,
     )  # fmt: skip
+
+
+def statuses(folder: Path) -> dict[str, str]:
+    """Exit status of each part, in order."""
+    lines = [line.split("\t") for line in (folder / "status.tsv").read_text().splitlines()]
+    assert lines[0] == ["part", "exit", "seconds", "command"]
+    return {line[0]: line[1] for line in lines[1:]}
 
 
 def assert_refused(done, *words):
@@ -65,36 +94,129 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(checkout, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_bad_folders_are_refused(checkout, tmp_path):
+def test_bad_arguments_are_refused(checkout, tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "kept").write_text("mine")
-    assert_refused(run(checkout), "folder", "0 arguments")
-    assert_refused(run(checkout, "one", "two"), "folder", "2 arguments")
+    assert_refused(run(checkout), "folder", "none")
+    assert_refused(run(checkout, "one", "two"), "--installed", "one two")
+    assert_refused(run(checkout, "--installed"), "folder", "--installed")
     assert_refused(run(checkout, "file"), "file")
-    assert_refused(run(checkout, "full"), "empty")
+    assert_refused(run(checkout, "full"), "earlier run")
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["kept"]
     assert_refused(run(checkout, "results", sees_gpu=1), "PyTorch")
+    assert_refused(run(checkout, "results", "--installed", GRAM_PYTHON="no-such-python"), "no-such-python")
     assert not (tmp_path / "results").exists()
 
 
 def test_every_part_leaves_its_result(checkout, tmp_path):
     done = run(checkout, "results")
     assert done.returncode == 0, done.stderr
-    lines = [line.split("\t") for line in (tmp_path / "results" / "status.tsv").read_text().splitlines()]
-    assert [line[0] for line in lines[1:]] == PARTS
-    assert {line[1] for line in lines[1:]} == {"0"}
-    assert "bench kernels" in json.loads((tmp_path / "results" / "kernels.json").read_text())["asked"]
-    assert "-m gpu" in (tmp_path / "results" / "tests.txt").read_text()
+    results = tmp_path / "results"
+    assert list(statuses(results).items()) == [(part, "0") for part in PARTS]
+    assert "frontier sudoku6 --kernel fused" in json.loads((results / "frontier-fused.json").read_text())["asked"]
+    text = (results / "tests-bfloat16.txt").read_text()
+    assert "-k bfloat16 tests/unit/test_kernel_gpu.py" in text
+    assert "-n " in text
+    assert (
+        f"--preset paper --no-resources --no-cpu --out {results}/kernels-paper.rows.json"
+        in (results / "kernels-paper.txt").read_text()
+    )
+
+
+@pytest.mark.parametrize("python", [None, "other-python"])
+def test_an_installed_interpreter_is_taken_as_it_is(checkout, tmp_path, python):
+    """Without set-up, with this checkout in its path; what lacks xdist runs its tests one by one."""
+    (checkout / "scripts" / "setup.sh").write_text("exit 1")
+    shutil.rmtree(checkout / ".venv")
+    named = {} if python is None else {"GRAM_PYTHON": python}
+    done = run(checkout, "results", "--installed", LACKING="xdist", **named)
+    assert done.returncode == 0, done.stderr
+    assert statuses(tmp_path / "results") == dict.fromkeys(PARTS, "0")
+    assert " -n " not in (tmp_path / "results" / "tests-bfloat16.txt").read_text()
+    asked = (checkout / "asked").read_text().splitlines()
+    assert len(asked) == len(PARTS) - 1
+    assert all(line.startswith(f"{checkout} ") for line in asked)
+    refused = run(checkout, "another")
+    assert refused.returncode == 2
+    assert "--installed" in refused.stderr
+    assert not (tmp_path / "another").exists()
+
+
+def test_what_cannot_run_says_why(checkout, tmp_path):
+    done = run(checkout, "results", "--installed", LACKING="hypothesis")
+    assert done.returncode == 1
+    assert "tests-float32: not run: ModuleNotFoundError: No module named 'hypothesis'" in done.stdout
+    tests = {"tests-bfloat16", "tests-float32"}
+    assert statuses(tmp_path / "results") == {name: "-" if name in tests else "0" for name in PARTS}
 
 
 def test_a_part_that_fails_is_told_and_hides_no_other(checkout, tmp_path):
-    done = run(checkout, "results", failing="kernels sampler")
+    done = run(checkout, "results", FAILING="kernels sampler")
     assert done.returncode == 1
-    lines = [line.split("\t") for line in (tmp_path / "results" / "status.tsv").read_text().splitlines()]
-    assert {line[0]: line[1] for line in lines[1:]} == {
-        name: "3" if name in ("kernels", "sampler") else "0" for name in PARTS
-    }
+    results = tmp_path / "results"
+    failed = {*KERNELS, "sampler"}
+    assert statuses(results) == {name: "3" if name in failed else "0" for name in PARTS}
     assert "no kernels" in done.stdout
-    assert not (tmp_path / "results" / "kernels.json").exists()
-    assert (tmp_path / "results" / "frontier-fused.json").exists()
+    assert not (results / "kernels-paper.txt").exists()
+    assert (results / "frontier-fused.json").exists()
+
+
+def test_the_same_command_goes_on_with_what_is_missing_then_with_what_failed(checkout, tmp_path):
+    run(checkout, "results", FAILING="slots")
+    results = tmp_path / "results"
+    status = (results / "status.tsv").read_text()
+    (results / "status.tsv").write_text("".join(line for line in status.splitlines(True) if "engine\t" not in line))
+    (checkout / "asked").unlink()
+    done = run(checkout, "results")
+    assert done.returncode == 0, done.stderr
+    asked = (checkout / "asked").read_text().splitlines()
+    assert ["engine" in asked[0], "slots" in asked[1], len(asked)] == [True, True, 2]
+    assert statuses(results) == dict.fromkeys(PARTS, "0")
+    assert run(checkout, "results").returncode == 0
+    assert (checkout / "asked").read_text().splitlines() == asked, "nothing is left"
+
+
+def test_results_of_other_sources_or_another_gpu_are_not_mixed(checkout, tmp_path):
+    run(checkout, "results")
+    assert_refused(run(checkout, "results", GPU="GPU 1"), "same sources and GPU")
+    (checkout / "gram" / "model.py").write_text("x = 2\n")
+    assert_refused(run(checkout, "results"), "same sources and GPU")
+
+
+def test_a_part_is_ended_in_time_and_its_beginning_kept(checkout, tmp_path):
+    script = checkout / "scripts" / "bench_gpu.sh"
+    script.write_text(script.read_text().replace("limit=540\n", "limit=1\n"))
+    done = run(checkout, "results", SLOW="engine")
+    assert done.returncode == 1
+    assert statuses(tmp_path / "results") == {name: "124" if name == "engine" else "0" for name in PARTS}
+    assert "was ended after 1 s" in done.stdout
+    assert (tmp_path / "results" / "engine.txt").read_text() == "begun\n"
+
+
+BLOCKED = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("ray", "jsonschema"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+@pytest.mark.slow
+def test_the_gpu_tests_are_found_without_ray_and_jsonschema(tmp_path):
+    """In all of the tests, with no settings of ours."""
+    (tmp_path / "sitecustomize.py").write_text(BLOCKED)
+    line = (
+        "-m pytest -c /dev/null --rootdir . --import-mode=importlib -p no:cacheprovider -W ignore -m gpu --co -q tests"
+    )
+    done = subprocess.run(
+        [sys.executable, *line.split()], capture_output=True, text=True, cwd=SCRIPT.parents[1],
+        env=os.environ | {"PYTHONPATH": f"{SCRIPT.parents[1]}:{tmp_path}"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "test_kernel_gpu.py::test_equals_float64" in done.stdout
+    assert "error" not in done.stdout.splitlines()[-1]

@@ -12,7 +12,6 @@ import pytest
 from rich.console import Console
 
 from gram.cli import outcome_view, terminal, watch
-from gram.distributed.pool import ClusterStatus
 from gram.formatting import plain
 from gram.sampler.engine import StepView
 from gram.sampler.result import SampleResult
@@ -20,6 +19,7 @@ from gram.tasks.protocol import Board, BoardCell
 from gram.tasks.registry import get_task
 from tests.results import hand_made
 
+ClusterStatus = pytest.importorskip("gram.distributed.pool").ClusterStatus  # needs ray
 BOARD: Board = [
     [BoardCell("1", "given"), BoardCell("2", "filled")],
     [BoardCell("2", "conflict"), BoardCell(".", "blank")],

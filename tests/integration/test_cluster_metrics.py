@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from gram.distributed import local_cluster, metrics
+from gram.distributed import local_cluster
 from gram.distributed.pull_queue import PullQueue
 
+metrics = pytest.importorskip("gram.distributed.metrics")  # needs ray
 ROOT = Path(__file__).parents[2]
 
 

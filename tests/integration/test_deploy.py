@@ -7,20 +7,20 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
-import ray.autoscaler
 import yaml
-from ray.scripts import scripts
 
 from gram.cli.main import check_command
 from gram.distributed.access import QUIET
 
+jsonschema = pytest.importorskip("jsonschema")
+autoscaler = pytest.importorskip("ray.autoscaler")
+scripts = pytest.importorskip("ray.scripts.scripts")
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "distributed" / "deploy"
 INLINE = "RAY_max_direct_call_object_size"
 RAYJOB_SCHEMA = json.loads((ROOT / "tests" / "schemas" / "rayjob.json").read_text())
-RAY_SCHEMA = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
+RAY_SCHEMA = json.loads((Path(autoscaler.__file__).parent / "ray-schema.json").read_text())
 
 
 def closed(schema: Any) -> Any:

@@ -10,15 +10,15 @@ import pytest
 
 import gram
 from gram.cli.main import main
-from gram.distributed import driver_benchmark
 from gram.distributed.access import INLINE_BYTES
-from gram.distributed.driver_benchmark import in_process, made_up, plan_of
-from gram.distributed.plan_check import check
 from gram.distributed.prediction import predict
 from gram.evals.benchmarks import ray_benchmark
 from gram.evals.benchmarks.ray_benchmark import driver_row
 from gram.sampler.store import Store
 
+driver_benchmark = pytest.importorskip("gram.distributed.driver_benchmark")  # needs ray
+check = pytest.importorskip("gram.distributed.plan_check").check
+in_process, made_up, plan_of = driver_benchmark.in_process, driver_benchmark.made_up, driver_benchmark.plan_of
 FIGURES = {"shards", "result_bytes", "wall_ms", "driver_ms", "thread_cpu_ms", "process_cpu_ms", "sync_ms"}
 
 

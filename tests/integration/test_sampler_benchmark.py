@@ -3,7 +3,7 @@
 import pytest
 
 from gram.api import Sampler
-from gram.evals.benchmarks import sampler_benchmark
+from gram.evals.benchmarks import engine_benchmark, sampler_benchmark
 from gram.evals.benchmarks.sampler_benchmark import adaptive_rows, refill_rows, slot_row
 from gram.evals.benchmarks.timing import Measurement, paired, to_json
 from gram.tasks.registry import get_task
@@ -82,3 +82,25 @@ def test_memory_grows_with_slots_not_with_trajectories(monkeypatch):
     monkeypatch.setattr(sampler_benchmark, "MEMORY_RUNS", (1_000, 20_000))
     row = sampler_benchmark.memory_row()
     assert row.is_met, row
+
+
+def test_slots_and_speed_of_each_kernel(sampler, monkeypatch):
+    """A path that fails is a row with its error, and the others are measured."""
+    monkeypatch.setattr(engine_benchmark, "CHECKPOINTS", ("tiny",))
+    monkeypatch.setattr(engine_benchmark, "kernels_of", lambda _: ["eager", "fused"])
+    right, wrong = engine_benchmark.slot_rows(lambda _: sampler, limit=4)
+    assert (right.ratio, right.is_met, right.error) == (1.0, True, None)
+    assert "eager" in right.name
+    assert (wrong.is_met, wrong.facts) == (None, {"kernel": "fused"})
+    assert "fused" in wrong.error
+    wrong, right = engine_benchmark.speed_rows(lambda _: sampler, limit=4, width=5, rounds=2)
+    assert "fused" in wrong.error
+    assert (right.ratio, right.low, right.high) == (1.0, 1.0, 1.0)
+    facts = right.facts
+    assert (facts["kernel"], facts["launch"], facts["device"]) == ("eager", 64, "cpu")
+    assert len(facts["seconds"]) == 2
+    assert facts["trajectories_per_s"] * sum(facts["seconds"]) / 2 == pytest.approx(20)
+
+
+def test_kernels_are_those_that_can_run(sampler):
+    assert engine_benchmark.kernels_of(sampler) == ["eager"]

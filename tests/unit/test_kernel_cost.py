@@ -14,21 +14,25 @@ from tests.models import tiny_model
 def test_eager_count_by_hand():
     """`a [2, 8] + b [8]` moves 16 + 8 + 16 numbers of 4 bytes; a view moves nothing; an expanded tensor counts once."""
     a, b = torch.zeros(2, 8, device="meta"), torch.zeros(8, device="meta")
-    assert cost.count_eager(lambda: a.view(16)) == (0, 0)
-    assert cost.count_eager(lambda: a + b) == (160, 1)
-    assert cost.count_eager(lambda: a + b.expand(2, 8)) == (160, 1)
+    assert cost.count_eager(lambda: a.view(16)) == (0, 0, 0)
+    assert cost.count_eager(lambda: a + b) == (160, 1, 160)
+    assert cost.count_eager(lambda: a + b.expand(2, 8)) == (160, 1, 160)
 
 
 def test_fused_count_by_hand():
     """T=1, K=2: 4 copy both states, the prior takes 2, l is loaded once, h 3 times, e_x twice, 2 are stored, 1 is read.
 
-    That makes 15 states of 16 x 16 numbers.
+    That makes 15 states of 16 x 16 numbers. Device memory gives the weights once, the second-level cache to every
+    trajectory: two blocks in each of three calls, with 3 x 32 rows of 16 for the tokens and as many for the channels,
+    and the prior's 4 x 32 rows.
     """
     model = tiny_model()
     packed = pack.pack(model.weights(), model.spec, torch.float32)
     shared = 4 * (packed.matrix.numel() + packed.tokens.numel() + packed.vector.numel())
-    expected = 5 * (15 * 16 * 16 * 4 + 32) + shared
-    assert cost.fused_step(model.weights(), model.spec, 5, torch.float32) == (expected, 1)
+    states = 15 * 16 * 16 * 4 + 32
+    read = 4 * (3 * 2 * (96 * 16 + 96 * 16) + 128 * 16 + 2 * 17)
+    expected = (5 * states + shared, 1, 5 * (states + read))
+    assert cost.fused_step(model.weights(), model.spec, 5, torch.float32) == expected
 
 
 def test_gemm_count_by_hand():
@@ -42,7 +46,11 @@ def test_gemm_count_by_hand():
     operations = 4 * (13 * s + 512 + blocks + settled + 2 * s + 10)
     copies = 2 * (4 * 5 * s + 3 * 5 * 8 + 16 + 8 + 40)
     launches = 4 + 6 * 4 + 6 + 1 + 10
-    assert cost.gemm_step(model.weights(), model.spec, 5, torch.float32) == (operations + copies, launches)
+    assert cost.gemm_step(model.weights(), model.spec, 5, torch.float32) == (
+        operations + copies,
+        launches,
+        operations + copies,
+    )
 
 
 @pytest.mark.parametrize(
@@ -74,8 +82,9 @@ def test_blocks_count_by_hand():
     layout = packed.layout
     block = layout.core_rows * 16 + 3 * layout.mixer_hidden * 16
     shared = 4 * (6 * block + 4 * layout.guidance_hidden * 16 + packed.vector.numel())
-    expected = 5 * (36 * 16 * 16 * 4 + 2 * 24 + 8) + shared
-    assert cost.blocks_step(model.weights(), model.spec, 5, torch.float32) == (expected, 15)
+    states = 36 * 16 * 16 * 4 + 2 * 24 + 8
+    expected = (5 * states + shared, 15, 5 * (states + shared))
+    assert cost.blocks_step(model.weights(), model.spec, 5, torch.float32) == expected
 
 
 @pytest.mark.parametrize("name", ["sudoku6", "colouring8", "small", "small-attention"])

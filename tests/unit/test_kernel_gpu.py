@@ -15,7 +15,13 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-4), (torch.bfloat16, 5e-2)])
+TYPES = pytest.mark.parametrize(
+    ("dtype", "limit"), [(torch.float32, 1e-4), (torch.bfloat16, 5e-2)], ids=["float32", "bfloat16"]
+)
+"""Named, since `scripts/bench_gpu.sh` takes the tests in bfloat16 first."""
+
+
+@TYPES
 @pytest.mark.parametrize("mixer", ["token", "attention"])
 @pytest.mark.parametrize("tokens", [9, 63, 64, 81])
 @pytest.mark.parametrize("path", ["fused", "blocks"])
@@ -92,7 +98,7 @@ WIDE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-4), (torch.bfloat16, 5e-2)])
+@TYPES
 @pytest.mark.parametrize("order", ["before", "after"])
 @pytest.mark.parametrize("shape", WIDE)
 def test_kernel_c_equals_float64(dtype, limit, order, shape):
