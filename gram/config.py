@@ -328,7 +328,7 @@ class SamplerConfig:
     """Trajectories advanced side by side, at most 2^20; None lets the model's size decide. No part of a result's
     identity."""
     launch: int | None = None
-    """Trajectories of one launch, 1 to 2^16; None lets the model's size decide. Part of a result's identity."""
+    """Trajectories of one launch, 1 to 2^16; None lets model, device and kernel decide. Part of a result's identity."""
     is_padded: bool = True
     """Whether every launch has its full number of rows, the last one by padding. Without padding a launch has the rows
     that run, so few cost less; but a trajectory's rounding may follow its company. So such a run is kept in no folder

@@ -228,14 +228,28 @@ def _triton_step(
     return run(spec, (h, l, e_x), key)
 
 
-def launch_size(spec: Spec) -> int:
-    """Trajectories of one launch where the user names none: enough to fill two cores, less for wide models."""
-    return 64 if spec.length * spec.dim <= 128 * 128 else 16
+GPU_SLOTS = 2048
+"""Slots on a GPU where the user names none: enough rows for every multiprocessor, many times over."""
+
+
+def launch_size(spec: Spec, device: torch.device, kernel: str) -> int:
+    """Trajectories of one launch where the user names none.
+
+    On a CPU enough to fill two cores, less for wide models. On a GPU a launch costs the host as much as thousands of
+    rows cost the device: `fused` and `blocks`, whose rows do not depend on each other, take every slot at once, `eager`
+    and `gemm` as many as their buffers allow.
+    """
+    is_wide = spec.length * spec.dim > 128 * 128
+    if device.type == "cpu":
+        return 16 if is_wide else 64
+    if kernel in ("fused", "blocks"):
+        return GPU_SLOTS
+    return 256 if is_wide else 1024
 
 
 def slot_count(device: torch.device, launch: int) -> int:
-    """Slots where the user names none: one launch on a CPU, many on a GPU, which is idle with few."""
-    return launch if device.type == "cpu" else 32 * launch
+    """Slots where the user names none: one launch on a CPU, many rows on a GPU, which is idle with few."""
+    return launch if device.type == "cpu" else max(launch, min(32 * launch, GPU_SLOTS))
 
 
 def supervision_step(

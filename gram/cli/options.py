@@ -149,7 +149,7 @@ SETTINGS: dict[str, Any] = {
     "seed": Annotated[int, typer.Option(parser=whole, metavar="S", help="Key of all noise.")],
     "slots": _optional(whole, "S", "Trajectories advanced side by side; changes no result. [default: by the device]"),
     "kernel": _choice(KERNELS, "Kernel path; `gram doctor` says what runs here."),
-    "launch": _optional(whole, "B", "Trajectories of one launch. [default: by the model's size]"),
+    "launch": _optional(whole, "B", "Trajectories of one launch. [default: by model, device and kernel]"),
     "is_padded": Annotated[
         bool,
         typer.Option(

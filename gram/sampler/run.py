@@ -80,12 +80,13 @@ def resolve(config: SamplerConfig, model: Model, puzzles: int = 0) -> ResolvedCo
     threshold = config.halt_threshold
     if threshold is None:
         threshold = own.halt_threshold if config.halting == "head" else RULES[config.halting].threshold
-    launch = config.launch if config.launch is not None else dispatch.launch_size(spec)
     depth = config.depth if config.depth is not None else own.depth
     transitions = config.transitions if config.transitions is not None else spec.transitions
     updates = config.low_level_updates if config.low_level_updates is not None else spec.low_level_updates
     asked = replace(spec, transitions=transitions, low_level_updates=updates)
     flops = puzzles * config.width * depth * dispatch.step_flops(model.weights(), asked)
+    kernel = dispatch.choose(model.device, spec, model.dtype, config.kernel, flops).kernel
+    launch = config.launch if config.launch is not None else dispatch.launch_size(spec, model.device, kernel)
     filled = {
         "depth": depth,
         "selector": selector,
@@ -99,7 +100,7 @@ def resolve(config: SamplerConfig, model: Model, puzzles: int = 0) -> ResolvedCo
         "transitions": transitions,
         "low_level_updates": updates,
         "launch": launch,
-        "kernel": dispatch.choose(model.device, spec, model.dtype, config.kernel, flops).kernel,
+        "kernel": kernel,
         "slots": config.slots if config.slots is not None else dispatch.slot_count(model.device, launch),
     }
     return ResolvedConfig(**{**asdict(config), **filled})

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from gram.config import SamplerConfig
 from gram.kernels import dispatch, reference
 from gram.kernels.philox import NoiseKey
+from gram.sampler.run import resolve
 from tests.models import tiny_model
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -105,3 +107,40 @@ def test_a_graph_is_not_made_of_weights_that_do_not_count_their_changes():
         weights = {name: tensor.clone() for name, tensor in model.weights().items()}
     with pytest.raises(ValueError, match=r"gemm.*inference_mode"):
         dispatch._packed(weights, model.spec, torch.float32, "gemm")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "dim", "kernel", "sizes"),
+    [
+        (64, 128, "eager", (64, 64, 1024, 2048)),
+        (81, 160, "gemm", (64, 64, 1024, 2048)),
+        (97, 512, "eager", (16, 16, 256, 2048)),
+        (97, 512, "gemm", (16, 16, 256, 2048)),
+        (64, 128, "fused", (64, 64, 2048, 2048)),
+        (128, 128, "blocks", (64, 64, 2048, 2048)),
+    ],
+)
+def test_launches_are_sized_by_device_and_path(tokens, dim, kernel, sizes):
+    spec = replace(tiny_model().spec, tokens=tokens, output_tokens=tokens, dim=dim)
+    found = []
+    for device in (CPU, GPU):
+        launch = dispatch.launch_size(spec, device, kernel)
+        found += [launch, dispatch.slot_count(device, launch)]
+    assert tuple(found) == sizes
+
+
+@pytest.mark.parametrize(("launch", "slots"), [(1, 32), (8, 256), (64, 2048), (2048, 2048), (4096, 4096)])
+def test_slots_follow_a_launch_that_the_user_names(launch, slots):
+    assert dispatch.slot_count(GPU, launch) == slots
+    assert dispatch.slot_count(CPU, launch) == launch
+
+
+@pytest.mark.parametrize(("kernel", "launch"), [("auto", 1024), ("eager", 1024), ("fused", 2048)])
+def test_a_run_on_a_gpu_takes_the_launch_of_its_path(monkeypatch, kernel, launch):
+    """Settings alone: no device is touched."""
+    model = tiny_model()
+    monkeypatch.setattr(type(model), "device", GPU)
+    config = resolve(SamplerConfig(kernel=kernel), model)
+    assert (config.launch, config.slots) == (launch, 2048)
+    config = resolve(SamplerConfig(kernel=kernel, launch=8, slots=24), model)
+    assert (config.launch, config.slots) == (8, 24)
