@@ -32,8 +32,8 @@ class Count(NamedTuple):
     """To and from device memory."""
     launches: int
     l2_bytes: int
-    """Through the second-level cache, at least: every program of a launch reads the weights from there, while device
-    memory gives them once. Of library products, whose tiles are not ours, what device memory moves."""
+    """Through the second-level cache: every program of a launch reads the weights from there, while device memory gives
+    them once. Of library products, whose tiles are not ours, what device memory moves."""
 
 
 def _bytes(tensor: Tensor) -> int:
@@ -136,6 +136,6 @@ def gemm_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> C
     matrices = gemm_pack.pack(meta, spec, dtype)
     plan = gemm_plan.StepPlan(matrices, spec, count, LEARNED, has_active=False, device=torch.device("meta"))
     moved = [tensor for operation in plan.operations for tensor in operation.moved()]
-    copied = [*plan.given(), plan.state, plan.score]
+    copied = [*plan.given(), plan.state, plan.score]  # key and scales are written where they change
     total = sum(map(_bytes, moved)) + 2 * sum(map(_bytes, copied))
     return Count(total, len(plan.operations) + len(copied), total)

@@ -114,8 +114,8 @@ def random_bits(elements: int, seed: int, c1_B: Tensor, c2_B: Tensor, c3_B: Tens
 
     Counter words `c1_B, c2_B, c3_B` are int64 `[B]`. Compiled once the process has asked for enough to repay it.
     """
-    k0 = torch.tensor(seed & _MASK, dtype=torch.int64, device=c1_B.device)
-    k1 = torch.tensor(seed >> 32, dtype=torch.int64, device=c1_B.device)
+    # Filled on the device: a tensor made of a number is copied there, which waits for all work before it.
+    k0, k1 = (torch.full((), half, dtype=torch.int64, device=c1_B.device) for half in (seed & _MASK, seed >> 32))
     if torch.compiler.is_compiling():
         return _bits(elements, k0, k1, c1_B, c2_B, c3_B)
     _Spent.elements += elements * c1_B.shape[0]

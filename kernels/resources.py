@@ -127,18 +127,26 @@ def spills_of(listing: str, access: str) -> tuple[int, int]:
 
 
 def compile_path(
-    spec: Spec, shapes: Mapping[str, list[int]], target: str, injection: Injection = LEARNED, path: str = "fused"
+    spec: Spec,
+    shapes: Mapping[str, list[int]],
+    target: str,
+    injection: Injection = LEARNED,
+    path: str = "fused",
+    dtype: str = "bfloat16",
 ) -> list[Resources]:
-    """Compiles every launch of a path's supervision step in bf16, active flags included, for a target.
+    """Compiles every launch of a path's supervision step, active flags included, for a target.
 
     Raises `ValueError` for an unknown target or path, a spec the kernels cannot take or a process that interprets them.
     """
     _check(target, path)
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise ValueError("kernels must be compiled in a process without TRITON_INTERPRET, got TRITON_INTERPRET=1")
+    import torch
+
     from gram.kernels.sources import sources  # triton is slow to load
 
-    return [_compiled(source, target) for source in sources(path, spec, shapes, injection)]
+    made = sources(path, spec, shapes, injection, target, getattr(torch, dtype))
+    return [_compiled(source, target) for source in made]
 
 
 def _check(target: str, path: str) -> None:

@@ -1,6 +1,6 @@
 """The Triton kernels of each path as a compiler takes them: bodies, constants and types of parameters.
 
-Each kernel of a supervision step in bf16 is named once, active flags included. `resources.py` compiles them.
+Each kernel of a supervision step is named once, active flags included. `resources.py` compiles them.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from gram.kernels.spec import Injection, Spec
 
 META = torch.device("meta")
 TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int64: "*i64", torch.int8: "*i8"}
+STATES = ("h_ptr", "l_ptr", "e_ptr", "state_ptr", "x_ptr", "out_ptr")
 POINTERS = {
-    **dict.fromkeys(("h_ptr", "l_ptr", "e_ptr", "state_ptr", "x_ptr", "out_ptr"), "*bf16"),
     **dict.fromkeys(("score_ptr", "vector_ptr", "cos_ptr", "sin_ptr"), "*fp32"),
     **dict.fromkeys(("hash_ptr", "trajectory_ptr", "step_ptr"), "*i64"),
     "active_ptr": "*i8",
 }
-"""Types of the fused and the per-block kernels' parameters; other parameters are int32 or fp32 numbers."""
+"""Types of the fused and the per-block kernels' parameters; `STATES` have the type multiplied in, and other parameters
+are int32 or fp32 numbers."""
 
 
 class Source(NamedTuple):
@@ -41,21 +42,24 @@ class Source(NamedTuple):
     options: Mapping[str, int]
 
 
-def sources(path: str, spec: Spec, shapes: Mapping[str, list[int]], injection: Injection) -> Iterator[Source]:
-    """The kernels of a path. Raises `ValueError` for a spec that the path cannot take."""
+def sources(
+    path: str, spec: Spec, shapes: Mapping[str, list[int]], injection: Injection, target: str, dtype: torch.dtype
+) -> Iterator[Source]:
+    """The kernels of a path for a target. Raises `ValueError` for a spec that the path cannot take."""
     weights = {name: torch.empty(shape, device=META) for name, shape in shapes.items()}
     if path == "gemm":
-        plan = StepPlan(gemm_pack.pack(weights, spec, torch.bfloat16), spec, 8, injection, has_active=True, device=META)
+        plan = StepPlan(gemm_pack.pack(weights, spec, dtype), spec, 8, injection, has_active=True, device=META)
         launches = [each for each in plan.operations if isinstance(each, KernelLaunch)]
         for name, launch in {gemm_name(launch): launch for launch in launches}.items():
             signature = {each: _gemm_type(launch, each) for each in launch.kernel.arg_names}
             yield Source(name, launch.kernel, launch.constants, signature, {"num_warps": launch.warps})
         return
     layout = layout_of(weights, spec)
-    fixed = fused.constants(spec, layout, injection, has_active=True)
-    types = POINTERS | {"temperature": "fp32", "sigma": "fp32"}
+    fixed = fused.constants(spec, layout, injection, has_active=True, tuned=fused.tuning(target, dtype))
+    number = TYPES[dtype].removeprefix("*")
+    types = POINTERS | dict.fromkeys(STATES, TYPES[dtype]) | {"temperature": "fp32", "sigma": "fp32"}
     for name, (rows, dim) in fused.block_shapes(spec, layout).items():
-        types[name] = f"tensordesc<bf16[{rows},{dim}]>"
+        types[name] = f"tensordesc<{number}[{rows},{dim}]>"
     if path == "fused":
         launched = [("supervision step", supervision_step_kernel, fixed)]
     else:
@@ -88,5 +92,5 @@ def _gemm_type(launch: KernelLaunch, name: str) -> str:
     value = launch.arguments[name]
     if name == "tiles":
         rows, dim = value.block_shape
-        return f"tensordesc<bf16[{rows},{dim}]>"
+        return f"tensordesc<{TYPES[value.base.dtype].removeprefix('*')}[{rows},{dim}]>"
     return TYPES[value.dtype] if isinstance(value, Tensor) else "i32"

@@ -69,7 +69,7 @@ def mixer_kernel(
     x_ptr, state_ptr, e_ptr, active_ptr, matrix, heads, tokens, cos_ptr, sin_ptr, e_stride_b, rows, row, token_row,
     L: tl.constexpr, LP: tl.constexpr, D: tl.constexpr, W: tl.constexpr, HM: tl.constexpr, TT: tl.constexpr,
     IS_TOKEN: tl.constexpr, IS_ROTARY: tl.constexpr, EPS: tl.constexpr,
-    SUMS: tl.constexpr, HAS_ACTIVE: tl.constexpr,
+    SUMS: tl.constexpr, HAS_ACTIVE: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """`x = norm(x + mixer(x))`; `SUMS` 0 reads `x`, 1 takes `h + l` (`f_H`), 2 `h + e_x + l` (`f_L`)."""
     row_b = tl.program_id(0)
@@ -90,9 +90,9 @@ def mixer_kernel(
         low = tl.load(at + rows.to(tl.int64) * (L * D), mask=is_token, other=0.0)
         x = (low.to(tl.float32) + summed).to(low.dtype)
     if IS_TOKEN:
-        acc = token_mixed(x, tokens, token_row, HM, TT, LP, D)
+        acc = token_mixed(x, tokens, token_row, HM, TT, LP, D, STAGES, PRECISION)
     else:
-        acc = attended(x, heads, row, cos_ptr, sin_ptr, L, LP, D, W, IS_ROTARY)
+        acc = attended(x, heads, row, cos_ptr, sin_ptr, L, LP, D, W, IS_ROTARY, STAGES, PRECISION)
     tl.debug_barrier()
     tl.store(place, normed(acc, EPS, D).to(x.dtype), mask=is_token)
 
@@ -102,6 +102,7 @@ def channel_kernel(
     x_ptr, out_ptr, hash_ptr, trajectory_ptr, step_ptr, active_ptr, matrix, k0, k1, row, call, sigma,
     L: tl.constexpr, LP: tl.constexpr, D: tl.constexpr, F: tl.constexpr, TILE: tl.constexpr, EPS: tl.constexpr,
     CALLS: tl.constexpr, KEEP: tl.constexpr, HAS_PATH: tl.constexpr, HAS_ACTIVE: tl.constexpr,
+    STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """`out = norm(x + swiglu(x))`; the last block's keeps a share of `out` and adds path noise (EqR)."""
     row_b = tl.program_id(0)
@@ -113,10 +114,10 @@ def channel_kernel(
     is_token = token < L
     x = tl.load(x_ptr + wide_b * (L * D) + inside, mask=is_token, other=0.0)
     acc = x.to(tl.float32)
-    for tile in tl.range(0, F // TILE, num_stages=1):
+    for tile in tl.range(0, F // TILE, num_stages=STAGES):
         first = row + tile * 3 * TILE
-        act = hidden_tile(x, matrix, first, LP, TILE)
-        acc = product(act, matrix.load([first + 2 * TILE, 0]), acc)
+        act = hidden_tile(x, matrix, first, LP, TILE, PRECISION)
+        acc = product(act, matrix.load([first + 2 * TILE, 0]), acc, PRECISION)
     made = normed(acc, EPS, D)
     place = out_ptr + wide_b * (L * D) + inside
     if KEEP > 0 or HAS_PATH:
@@ -136,7 +137,7 @@ def prior_kernel(
     state_ptr, hash_ptr, trajectory_ptr, step_ptr, active_ptr, matrix, k0, k1, index, temperature,
     L: tl.constexpr, LP: tl.constexpr, D: tl.constexpr, T: tl.constexpr, PRIOR_ROW: tl.constexpr, G: tl.constexpr,
     GUIDANCE: tl.constexpr, NOISE_FREE: tl.constexpr, IS_WARM: tl.constexpr, CENTER: tl.constexpr, RANGE: tl.constexpr,
-    TILE: tl.constexpr, HAS_ACTIVE: tl.constexpr,
+    TILE: tl.constexpr, HAS_ACTIVE: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """`h + mu + temperature sigma n`, in place, in rows past the noise-free steps."""
     row_b = tl.program_id(0)
@@ -148,7 +149,7 @@ def prior_kernel(
     u = tl.load(place, mask=token < L, other=0.0)
     noisy = guided(
         u, matrix, k0, k1, step * T + index, tl.load(trajectory_ptr + row_b), tl.load(hash_ptr + row_b), temperature,
-        PRIOR_ROW, G, GUIDANCE, IS_WARM, CENTER, RANGE, LP, D, TILE,
+        PRIOR_ROW, G, GUIDANCE, IS_WARM, CENTER, RANGE, LP, D, TILE, STAGES, PRECISION,
     )  # fmt: skip
     tl.debug_barrier()
     tl.store(place, noisy.to(u.dtype), mask=token < tl.where(step >= NOISE_FREE, L, 0))
@@ -159,6 +160,7 @@ def readout_kernel(
     state_ptr, score_ptr, active_ptr, matrix, vector_ptr, rows,
     L: tl.constexpr, LP: tl.constexpr, D: tl.constexpr, HEAD_ROW: tl.constexpr, HH: tl.constexpr,
     TILE: tl.constexpr, READS_REGISTER: tl.constexpr, HAS_ACTIVE: tl.constexpr,
+    STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Halt logit and LPRM into `score_ptr [2, B]`; NaN for an inactive row."""
     row_b = tl.program_id(0)
@@ -168,7 +170,7 @@ def readout_kernel(
     h = tl.load(at, mask=token < L, other=0.0)
     READ_ROWS: tl.constexpr = 1 if READS_REGISTER else L
     read_weight = tl.where(token < READ_ROWS, 1.0 / READ_ROWS, 0.0)
-    halt = head_value(h, matrix, vector_ptr, read_weight, 0, HEAD_ROW, HH, LP, D, TILE)
-    lprm = head_value(h, matrix, vector_ptr, read_weight, 1, HEAD_ROW, HH, LP, D, TILE)
+    halt = head_value(h, matrix, vector_ptr, read_weight, 0, HEAD_ROW, HH, LP, D, TILE, STAGES, PRECISION)
+    lprm = head_value(h, matrix, vector_ptr, read_weight, 1, HEAD_ROW, HH, LP, D, TILE, STAGES, PRECISION)
     tl.store(score_ptr + row_b, tl.where(is_active, halt, float("nan")))
     tl.store(score_ptr + rows + row_b, tl.where(is_active, lprm, float("nan")))

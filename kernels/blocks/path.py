@@ -84,12 +84,14 @@ def supervision_step(
     out: tuple[Tensor, Tensor] | None = None,
 ) -> Step:
     """See `fused.supervision_step`: the same arguments, results and errors, in one launch per block."""
-    given = fused.arguments(packed, spec, h, l, e_x, key, injection, active_B, out)
-    state = given["state_ptr"]
-    x = torch.empty_like(state[0])
-    fixed = fused.constants(spec, packed.layout, injection, has_active=active_B is not None)
-    for launch in launches(spec, fixed) if len(x) else ():
-        place = (x, *state)[launch.scalars.get("place", 0)]
-        values = given | {"x_ptr": x, "out_ptr": place} | launch.scalars
-        fused.launch(launch.kernel, values, constants(spec, fixed, launch))
+    with fused.on_device(h.device):
+        given = fused.arguments(packed, spec, h, l, e_x, key, injection, active_B, out)
+        state = given["state_ptr"]
+        x = torch.empty_like(state[0])
+        tuned = fused.tuning(fused.target_of(h.device), h.dtype)
+        fixed = fused.constants(spec, packed.layout, injection, has_active=active_B is not None, tuned=tuned)
+        for launch in launches(spec, fixed) if len(x) else ():
+            place = (x, *state)[launch.scalars.get("place", 0)]
+            values = given | {"x_ptr": x, "out_ptr": place} | launch.scalars
+            fused.launch(launch.kernel, values, constants(spec, fixed, launch))
     return Step(*state, *given["score_ptr"])

@@ -22,9 +22,9 @@ PATH = tl.constexpr(5)
 
 
 @triton.jit
-def product(a, b, acc):
-    """`acc + a b`, fp32; fp32 factors are multiplied in full."""
-    return tl.dot(a, b, acc, input_precision="ieee", out_dtype=tl.float32)
+def product(a, b, acc, PRECISION: tl.constexpr):
+    """`acc + a b`, fp32; fp32 factors are multiplied as `PRECISION` says."""
+    return tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=tl.float32)
 
 
 @triton.jit
@@ -38,11 +38,11 @@ def gated(gate, up):
 
 
 @triton.jit
-def hidden_tile(x, matrix, row, ROWS: tl.constexpr, TILE: tl.constexpr):
+def hidden_tile(x, matrix, row, ROWS: tl.constexpr, TILE: tl.constexpr, PRECISION: tl.constexpr):
     """`silu(gate) * up` of one tile of hidden units, whose rows begin at `row`."""
     blank = tl.zeros((ROWS, TILE), tl.float32)
-    gate = product(x, tl.trans(matrix.load([row, 0])), blank)
-    up = product(x, tl.trans(matrix.load([row + TILE, 0])), blank)
+    gate = product(x, tl.trans(matrix.load([row, 0])), blank, PRECISION)
+    up = product(x, tl.trans(matrix.load([row + TILE, 0])), blank, PRECISION)
     return gated(gate, up).to(x.dtype)
 
 
@@ -57,15 +57,16 @@ def rotated(x, cos, sin, ROWS: tl.constexpr, W: tl.constexpr):
 def attended(
     x, heads, row, cos_ptr, sin_ptr,
     L: tl.constexpr, LP: tl.constexpr, D: tl.constexpr, W: tl.constexpr, IS_ROTARY: tl.constexpr,
+    STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """`x` plus attention over it, fp32."""
     acc = x.to(tl.float32)
     tokens = tl.arange(0, LP)
     blank = tl.zeros((LP, W), tl.float32)
-    for head in tl.range(0, D // W, num_stages=1):
+    for head in tl.range(0, D // W, num_stages=STAGES):
         first = row + head * 4 * W
-        query = product(x, tl.trans(heads.load([first, 0])), blank)
-        key = product(x, tl.trans(heads.load([first + W, 0])), blank)
+        query = product(x, tl.trans(heads.load([first, 0])), blank, PRECISION)
+        key = product(x, tl.trans(heads.load([first + W, 0])), blank, PRECISION)
         if IS_ROTARY:
             at = tokens[:, None] * (W // 2) + tl.arange(0, W // 2)[None, :]
             is_token = tokens[:, None] < L
@@ -74,25 +75,28 @@ def attended(
             query = rotated(query, cos, sin, LP, W)
             key = rotated(key, cos, sin, LP, W)
         query = (query * (W**-0.5)).to(x.dtype)
-        scores = product(query, tl.trans(key.to(x.dtype)), tl.zeros((LP, LP), tl.float32))
+        scores = product(query, tl.trans(key.to(x.dtype)), tl.zeros((LP, LP), tl.float32), PRECISION)
         scores = tl.where((tokens < L)[None, :], scores, float("-inf"))
         attention = tl.exp(scores - tl.max(scores, 1)[:, None])
         attention = (attention / tl.sum(attention, 1)[:, None]).to(x.dtype)
-        value = product(x, tl.trans(heads.load([first + 2 * W, 0])), blank).to(x.dtype)
-        mixed = product(attention, value, blank).to(x.dtype)
-        acc = product(mixed, heads.load([first + 3 * W, 0]), acc)
+        value = product(x, tl.trans(heads.load([first + 2 * W, 0])), blank, PRECISION).to(x.dtype)
+        mixed = product(attention, value, blank, PRECISION).to(x.dtype)
+        acc = product(mixed, heads.load([first + 3 * W, 0]), acc, PRECISION)
     return tl.where((tokens < L)[:, None], acc, 0.0)
 
 
 @triton.jit
-def token_mixed(x, tokens, row, HM: tl.constexpr, TT: tl.constexpr, LP: tl.constexpr, D: tl.constexpr):
+def token_mixed(
+    x, tokens, row, HM: tl.constexpr, TT: tl.constexpr, LP: tl.constexpr, D: tl.constexpr,
+    STAGES: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """`x` plus the SwiGLU over its tokens, fp32. Transposed: `D` rows fill eight warps where `L` would not."""
     turned = tl.trans(x)
     acc = tl.zeros((D, LP), tl.float32)
-    for tile in tl.range(0, HM // TT, num_stages=1):
+    for tile in tl.range(0, HM // TT, num_stages=STAGES):
         first = row + tile * 3 * TT
-        act = hidden_tile(turned, tokens, first, D, TT)
-        acc = product(act, tokens.load([first + 2 * TT, 0]), acc)
+        act = hidden_tile(turned, tokens, first, D, TT, PRECISION)
+        acc = product(act, tokens.load([first + 2 * TT, 0]), acc, PRECISION)
     return x.to(tl.float32) + tl.trans(acc)
 
 
@@ -101,19 +105,20 @@ def guided(
     u, matrix, k0, k1, transition, trajectory, puzzle_hash, temperature,
     PRIOR_ROW: tl.constexpr, G: tl.constexpr, GUIDANCE: tl.constexpr, IS_WARM: tl.constexpr,
     CENTER: tl.constexpr, RANGE: tl.constexpr, LP: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr,
+    STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """`u + mu + temperature sigma n`, fp32, with mu and sigma of the prior given `u`."""
     HAS_MEAN: tl.constexpr = GUIDANCE != "noise"
     HAS_NORMAL: tl.constexpr = IS_WARM and GUIDANCE != "mean"
     mean = u.to(tl.float32)
     raw = tl.zeros((LP, D), tl.float32)
-    for tile in tl.range(0, G // TILE, num_stages=1):
+    for tile in tl.range(0, G // TILE, num_stages=STAGES):
         first = PRIOR_ROW + tile * 4 * TILE
-        act = hidden_tile(u, matrix, first, LP, TILE)
+        act = hidden_tile(u, matrix, first, LP, TILE, PRECISION)
         if HAS_MEAN:
-            mean = product(act, matrix.load([first + 2 * TILE, 0]), mean)
+            mean = product(act, matrix.load([first + 2 * TILE, 0]), mean, PRECISION)
         if HAS_NORMAL:
-            raw = product(act, matrix.load([first + 3 * TILE, 0]), raw)
+            raw = product(act, matrix.load([first + 3 * TILE, 0]), raw, PRECISION)
     if HAS_NORMAL:
         bounded = RANGE * (2.0 * tl.sigmoid(raw * (2.0 / RANGE)) - 1.0)
         scale = temperature * tl.exp(CENTER + bounded)
@@ -124,15 +129,15 @@ def guided(
 @triton.jit
 def head_value(
     h, matrix, vector_ptr, read_weight, INDEX: tl.constexpr, HEAD_ROW: tl.constexpr, HH: tl.constexpr,
-    LP: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr,
+    LP: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Halt logit (`INDEX` 0) or LPRM (1); `read_weight [LP, 1]` is each token's weight in the readout."""
     WIDTH: tl.constexpr = HH if HH > 0 else D
     base = vector_ptr + INDEX * (WIDTH + 1)
     value = tl.load(base + WIDTH)
     if HH > 0:
-        for tile in tl.range(0, HH // TILE, num_stages=1):
-            act = hidden_tile(h, matrix, HEAD_ROW + INDEX * 2 * HH + tile * 2 * TILE, LP, TILE)
+        for tile in tl.range(0, HH // TILE, num_stages=STAGES):
+            act = hidden_tile(h, matrix, HEAD_ROW + INDEX * 2 * HH + tile * 2 * TILE, LP, TILE, PRECISION)
             readout = tl.sum(act.to(tl.float32) * read_weight, 0)
             value += tl.sum(readout * tl.load(base + tile * TILE + tl.arange(0, TILE)), 0)
     else:
@@ -168,6 +173,7 @@ def supervision_step_kernel(
     IS_WARM: tl.constexpr, CENTER: tl.constexpr, RANGE: tl.constexpr,
     PERTURBS_H: tl.constexpr, PERTURBS_L: tl.constexpr, KEEP: tl.constexpr, HAS_PATH: tl.constexpr,
     READS_REGISTER: tl.constexpr, HAS_ACTIVE: tl.constexpr,
+    STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Program `b` takes trajectory `b`: state into `state_ptr [2, B, L, D]` (h, l), heads into `score_ptr [2, B]`."""
     row_b = tl.program_id(0)
@@ -205,6 +211,7 @@ def supervision_step_kernel(
             noisy = guided(
                 u, matrix, k0, k1, transition, trajectory, puzzle_hash, temperature,
                 PRIOR_ROW, G, GUIDANCE, IS_WARM, CENTER, RANGE, LP, D, TILE,
+                STAGES, PRECISION,
             )  # fmt: skip
             tl.store(h_out, noisy.to(u.dtype), mask=token < noisy_rows)
             tl.debug_barrier()
@@ -223,16 +230,16 @@ def supervision_step_kernel(
             for _ in tl.range(0, BLOCKS, num_stages=1):
                 channel_row = row
                 if IS_TOKEN:
-                    acc = token_mixed(x, tokens, token_row, HM, TT, LP, D)
+                    acc = token_mixed(x, tokens, token_row, HM, TT, LP, D, STAGES, PRECISION)
                 else:
-                    acc = attended(x, heads, row, cos_ptr, sin_ptr, L, LP, D, W, IS_ROTARY)
+                    acc = attended(x, heads, row, cos_ptr, sin_ptr, L, LP, D, W, IS_ROTARY, STAGES, PRECISION)
                     channel_row = row + 4 * D
                 x = normed(acc, EPS, D).to(low.dtype)
                 acc = x.to(tl.float32)
-                for tile in tl.range(0, F // TILE, num_stages=1):
+                for tile in tl.range(0, F // TILE, num_stages=STAGES):
                     first = channel_row + tile * 3 * TILE
-                    act = hidden_tile(x, matrix, first, LP, TILE)
-                    acc = product(act, matrix.load([first + 2 * TILE, 0]), acc)
+                    act = hidden_tile(x, matrix, first, LP, TILE, PRECISION)
+                    acc = product(act, matrix.load([first + 2 * TILE, 0]), acc, PRECISION)
                 x = normed(acc, EPS, D).to(low.dtype)
                 row += CORE_ROWS
                 token_row += 3 * HM
@@ -256,6 +263,7 @@ def supervision_step_kernel(
             noisy = guided(
                 u, matrix, k0, k1, transition, trajectory, puzzle_hash, temperature,
                 PRIOR_ROW, G, GUIDANCE, IS_WARM, CENTER, RANGE, LP, D, TILE,
+                STAGES, PRECISION,
             )  # fmt: skip
             tl.store(h_out, noisy.to(u.dtype), mask=token < noisy_rows)
             tl.debug_barrier()
@@ -263,7 +271,7 @@ def supervision_step_kernel(
     h = tl.load(h_out, mask=is_token, other=0.0)
     READ_ROWS: tl.constexpr = 1 if READS_REGISTER else L
     read_weight = tl.where(token < READ_ROWS, 1.0 / READ_ROWS, 0.0)
-    halt = head_value(h, matrix, vector_ptr, read_weight, 0, HEAD_ROW, HH, LP, D, TILE)
-    lprm = head_value(h, matrix, vector_ptr, read_weight, 1, HEAD_ROW, HH, LP, D, TILE)
+    halt = head_value(h, matrix, vector_ptr, read_weight, 0, HEAD_ROW, HH, LP, D, TILE, STAGES, PRECISION)
+    lprm = head_value(h, matrix, vector_ptr, read_weight, 1, HEAD_ROW, HH, LP, D, TILE, STAGES, PRECISION)
     tl.store(score_ptr + row_b, tl.where(is_active, halt, float("nan")))
     tl.store(score_ptr + rows + row_b, tl.where(is_active, lprm, float("nan")))

@@ -8,6 +8,7 @@ Shapes: `B` trajectories, `L` tokens (registers included), `D` channels.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -21,10 +22,42 @@ from gram.kernels.reference import Step
 from gram.kernels.spec import LEARNED, Injection, Spec
 
 WARPS = 8
+STAGES = 3
+"""Tiles of weights that are loaded while one is multiplied, itself included, where there is room for them."""
 
 
-def constants(spec: Spec, layout: Layout, injection: Injection, *, has_active: bool) -> dict[str, Any]:
-    """Constants that one model and one kind of noise compile into the kernel, by parameter."""
+def on_device(device: torch.device) -> AbstractContextManager[Any]:
+    """Makes a GPU the current one, whose stream kernels are launched on; nothing elsewhere."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def target_of(device: torch.device) -> str:
+    """The architecture of a device, as `resources.TARGETS` names them; `interpreter` for a CPU."""
+    if device.type != "cuda":
+        return "interpreter"
+    if torch.version.hip:
+        return str(torch.cuda.get_device_properties(device).gcnArchName).split(":")[0]
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm_{major}{minor}"
+
+
+def tuning(target: str, dtype: torch.dtype) -> dict[str, Any]:
+    """Constants that depend on the architecture: tiles of weights on their way at once, and how fp32 multiplies.
+
+    Several stages pay on sm_90 alone. Devices before it and AMD's have too little shared memory for them, registers are
+    spilled on sm_100, and tiles of fp32 are twice as large. NVIDIA's matrix units take fp32 in three parts of TF32,
+    nearly exact; they do not take it as it is.
+    """
+    return {
+        "STAGES": STAGES if target == "sm_90" and dtype is torch.bfloat16 else 1,
+        "PRECISION": "tf32x3" if target.startswith("sm_") and dtype is torch.float32 else "ieee",
+    }
+
+
+def constants(
+    spec: Spec, layout: Layout, injection: Injection, *, has_active: bool, tuned: dict[str, Any]
+) -> dict[str, Any]:
+    """Constants that one model, one kind of noise and `tuning` compile into the kernel, by parameter."""
     is_token = spec.mixer == "token"
     return {
         "L": spec.length,
@@ -52,6 +85,7 @@ def constants(spec: Spec, layout: Layout, injection: Injection, *, has_active: b
         "IS_BEFORE": spec.noise_order == "before",
         "READS_REGISTER": spec.head_readout != "mean",
         "HAS_ACTIVE": has_active,
+        **tuned,
     }
 
 
@@ -175,8 +209,10 @@ def supervision_step(
     `active_B` (bool) names the rows to advance; all of them without it. `out` receives the states `[2, B, L, D]` and
     heads `[2, B]` (fp32). Raises `ValueError` where a state's type is not that of the weights.
     """
-    given = arguments(packed, spec, h, l, e_x, key, injection, active_B, out)
-    if given["rows"]:
-        fixed = constants(spec, packed.layout, injection, has_active=active_B is not None)
-        launch(supervision_step_kernel, given, fixed)
+    with on_device(h.device):
+        given = arguments(packed, spec, h, l, e_x, key, injection, active_B, out)
+        if given["rows"]:
+            tuned = tuning(target_of(h.device), h.dtype)
+            fixed = constants(spec, packed.layout, injection, has_active=active_B is not None, tuned=tuned)
+            launch(supervision_step_kernel, given, fixed)
     return Step(*given["state_ptr"], *given["score_ptr"])

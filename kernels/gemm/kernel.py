@@ -148,13 +148,13 @@ def attention_kernel(
             cos = tl.load(cos_ptr + at, mask=is_token, other=0.0)
             sin = tl.load(sin_ptr + at, mask=is_token, other=0.0)
             key = rotated(key.to(tl.float32), cos, sin, BN, W).to(query.dtype)
-        scores = product(scaled, tl.trans(key), tl.zeros((BM, BN), tl.float32))
+        scores = product(scaled, tl.trans(key), tl.zeros((BM, BN), tl.float32), "ieee")
         scores = tl.where((token < L)[None, :], scores, float("-inf"))
         larger = tl.maximum(maximum, tl.max(scores, 1))
         weights = tl.exp(scores - larger[:, None])
         rescale = tl.exp(maximum - larger)
         denominator = denominator * rescale + tl.sum(weights, 1)
-        acc = product(weights.to(query.dtype), value, acc * rescale[:, None])
+        acc = product(weights.to(query.dtype), value, acc * rescale[:, None], "ieee")
         maximum = larger
     place = mixed_ptr + row_b.to(tl.int64) * (L * D) + query_token[:, None] * D + head * W + tl.arange(0, W)[None, :]
     tl.store(place, (acc / denominator[:, None]).to(query.dtype), mask=is_query)
@@ -176,7 +176,7 @@ def token_mix_kernel(
     is_in = (token < L) & (channel < D)
     place = x_ptr + row_b.to(tl.int64) * (L * D) + token * D + channel
     x = tl.load(place, mask=is_in, other=0.0)
-    mixed = token_mixed(x, tiles, 0, HM, TT, LP, CT)
+    mixed = token_mixed(x, tiles, 0, HM, TT, LP, CT, 1, "ieee")
     if not IS_SCALED:
         mixed = mixed * tl.rsqrt(tl.sum(mixed * mixed, 0) / L + EPS)[None, :]
     tl.debug_barrier()

@@ -11,7 +11,7 @@ A model's tensors keep their names and their order `[out, in]`, in the type mult
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ WIDEST = 4096
 
 @dataclass(kw_only=True, slots=True)
 class Matrices:
-    """Weights as products read them, and the graph that was captured with them last."""
+    """Weights as products read them, and the graphs that were captured with them."""
 
     layers: dict[str, Tensor]
     vector: Tensor
@@ -47,8 +47,9 @@ class Matrices:
     cos: Tensor
     """Rotary tables `[L, W/2]`, fp32, as is `sin`."""
     sin: Tensor
-    captured: Any = None
-    """`path.Captured` of the last launch shape; it holds these matrices' addresses, so it goes when they go."""
+    captured: dict[Any, Any] = field(default_factory=dict)
+    """`path.Captured` by launch shape, the last one used last; they hold these matrices' addresses, so they go when the
+    matrices go."""
 
     @property
     def dtype(self) -> torch.dtype:

@@ -25,12 +25,13 @@ from gram.kernels.philox import NoiseKey
 from gram.kernels.reference import Step
 from gram.kernels.spec import LEARNED, Injection, Spec
 
+KEPT = 8
+"""Launch shapes whose graphs are kept: what a frontier's launches and kinds of noise alternate between."""
+
 
 class Captured(NamedTuple):
     """A plan, and its graph where there is one."""
 
-    shape: tuple[Any, ...]
-    """What it was laid out for."""
     plan: StepPlan
     graph: Any
     """`torch.cuda.CUDAGraph`, or None off a GPU."""
@@ -70,17 +71,21 @@ def _noise_kind(spec: Spec, injection: Injection) -> tuple[Any, ...]:
 def captured(
     matrices: Matrices, spec: Spec, count: int, injection: Injection, *, has_active: bool, device: torch.device
 ) -> Captured:
-    """The plan of a launch shape, from the last step or laid out (and captured) now. Only the last shape is kept: its
-    buffers take room for about `B L (4 D + 3 F)` numbers."""
+    """The plan of a launch shape, from an earlier step or laid out (and captured) now.
+
+    The last `KEPT` shapes are kept; the buffers of each take room for about `B L (4 D + 3 F)` numbers.
+    """
     shape = (spec, count, _noise_kind(spec, injection), has_active, device)
-    known: Captured | None = matrices.captured
-    if known is None or known.shape != shape:
-        known = matrices.captured = None  # frees its buffers before new ones are made
+    known: Captured | None = matrices.captured.pop(shape, None)
+    if known is None:
+        while len(matrices.captured) >= KEPT:
+            del matrices.captured[next(iter(matrices.captured))]  # frees its buffers before new ones are made
         plan = StepPlan(matrices, spec, count, injection, has_active=has_active, device=device)
         for given in plan.given():
             given.zero_()  # capturing runs the plan once
-        known = Captured(shape, plan, _capture(plan, device) if device.type == "cuda" else None)
-        matrices.captured = known
+        plan.write_numbers(0, 0.0, 0.0)
+        known = Captured(plan, _capture(plan, device) if device.type == "cuda" else None)
+    matrices.captured[shape] = known  # the last one used is the last one
     return known
 
 
@@ -102,19 +107,20 @@ def supervision_step(
     state, score = out or fused.empty_results(spec, h)
     if not count:
         return Step(state[0], state[1], score[0], score[1])
-    # Buffers outlive this call, so they must not be what inference mode makes; nothing here takes gradients.
-    with torch.inference_mode(False), torch.no_grad():
-        ready = captured(matrices, spec, count, injection, has_active=active_B is not None, device=h.device)
-    plan = ready.plan
-    with torch.no_grad():
-        numbers = [key.seed & 0xFFFFFFFF, key.seed >> 32], [injection.temperature, injection.sigma]
-        values = [h, l, e_x, *key[1:], *map(torch.tensor, numbers), *([] if active_B is None else [active_B])]
-        for given, value in zip(plan.given(), values, strict=True):
-            given.copy_(value)
-        if ready.graph is None:
-            plan.run()
-        else:
-            ready.graph.replay()
-        state.copy_(plan.state)
-        score.copy_(plan.score)
+    with fused.on_device(h.device):
+        # Buffers outlive this call, so they must not be what inference mode makes; nothing here takes gradients.
+        with torch.inference_mode(False), torch.no_grad():
+            ready = captured(matrices, spec, count, injection, has_active=active_B is not None, device=h.device)
+        plan = ready.plan
+        with torch.no_grad():
+            plan.write_numbers(key.seed, injection.temperature, injection.sigma)
+            values = [h, l, e_x, *key[1:], *([] if active_B is None else [active_B])]
+            for given, value in zip(plan.given(), values, strict=True):
+                given.copy_(value)
+            if ready.graph is None:
+                plan.run()
+            else:
+                ready.graph.replay()
+            state.copy_(plan.state)
+            score.copy_(plan.score)
     return Step(state[0], state[1], score[0], score[1])

@@ -124,6 +124,8 @@ class StepPlan:
         """Rows to advance; None is all."""
         self.key, self.scale = empty(2, dtype=torch.int64), empty(2, dtype=torch.float32)
         """Both halves of the seed; temperature and sigma."""
+        self.numbers: tuple[float, ...] = ()
+        """What `key` and `scale` hold, as `write_numbers` has written them."""
         self.score = empty(2, count, dtype=torch.float32)
         """Halt logit and LPRM."""
         self.buffers = {
@@ -161,9 +163,17 @@ class StepPlan:
         self._lay_out()
 
     def given(self) -> list[Tensor]:
-        """What a step is given, in the order `h, l, e_x`, hashes, trajectories, steps, key, scale and active rows."""
-        rows = [self.puzzle_hash, self.trajectory, self.step, self.key, self.scale]
+        """What a step is given, in the order `h, l, e_x`, hashes, trajectories, steps and active rows."""
+        rows = [self.puzzle_hash, self.trajectory, self.step]
         return [*self.state, self.e_x, *rows, *([] if self.active is None else [self.active])]
+
+    def write_numbers(self, seed: int, temperature: float, sigma: float) -> None:
+        """Writes seed and scales into their buffers where they have changed: filled on the device, not copied to it."""
+        numbers = (seed & 0xFFFFFFFF, seed >> 32, temperature, sigma)
+        if numbers != self.numbers:
+            for cell, number in zip((*self.key, *self.scale), numbers, strict=True):
+                cell.fill_(number)
+            self.numbers = numbers
 
     def run(self) -> None:
         """Runs every operation in order."""

@@ -1,15 +1,19 @@
 """Which kernel path is chosen, that the reason is said, and that a wrong kernel is refused."""
 
+from contextlib import contextmanager
 from dataclasses import replace
+from importlib import import_module
 from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gram.config import SamplerConfig
 from gram.kernels import dispatch, reference
 from gram.kernels.philox import NoiseKey
+from gram.kernels.spec import Injection
 from gram.sampler.run import resolve
 from tests.models import tiny_model
 
@@ -144,3 +148,65 @@ def test_a_run_on_a_gpu_takes_the_launch_of_its_path(monkeypatch, kernel, launch
     assert (config.launch, config.slots) == (launch, 2048)
     config = resolve(SamplerConfig(kernel=kernel, launch=8, slots=24), model)
     assert (config.launch, config.slots) == (8, 24)
+
+
+class _Seen(TorchDispatchMode):
+    """Names of the operations that ran."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("injection", [Injection(), Injection(injector="gaussian", sigma=0.3, site="both")])
+def test_a_step_makes_no_tensor_of_a_python_number(injection):
+    """On a GPU each is a copy that waits for all work before it, and is illegal while a graph is captured."""
+    model, rows = tiny_model(transitions=2, mixer="attention", positions="both"), torch.arange(2)
+    h, l = model.initial_state(2)
+    e_x = model.embed(torch.ones(2, 16, dtype=torch.long))
+    with _Seen() as before:
+        torch.tensor(1)
+    assert [name for name in before.names if "lift" in name], "else nothing would be found below"
+    with _Seen() as seen:
+        model.step(h, l, e_x, NoiseKey(0, rows, rows, rows + 1), injection=injection)
+    assert len(seen.names) > 100
+    assert not [name for name in seen.names if "lift" in name]
+
+
+@pytest.mark.parametrize("path", ["fused", "blocks", "gemm"])
+def test_kernels_run_on_the_device_of_their_states(monkeypatch, path):
+    """Else `cuda:1` would run on the stream of `cuda:0`."""
+    from gram.kernels.fused import path as fused
+
+    entered = []
+
+    @contextmanager
+    def device(chosen):
+        entered.append(chosen)
+        yield
+
+    model = tiny_model()
+    real = fused.on_device
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(fused, "on_device", lambda _: real(torch.device("cuda:1")))
+    h, l = model.initial_state(3 if path == "gemm" else 0)
+    e_x, key = torch.zeros_like(h), NoiseKey(0, *[torch.arange(len(h))] * 3)
+    launched = dispatch.LAUNCHED[path]
+    module = import_module(f"gram.kernels.{launched.module}")
+    if path == "gemm":
+        plan = SimpleNamespace(
+            given=lambda: [torch.zeros(each.shape, dtype=each.dtype) for each in (h, l, e_x, *key[1:])],
+            write_numbers=lambda *_: None, run=lambda: None,
+            state=torch.zeros(2, *h.shape), score=torch.zeros(2, len(h)),
+        )  # fmt: skip
+        monkeypatch.setattr(module, "captured", lambda *_, **__: SimpleNamespace(plan=plan, graph=None))
+    packed = launched.packer(model.weights(), model.spec, torch.float32)
+    module.supervision_step(packed, model.spec, h, l, e_x, key)
+    assert entered == [torch.device("cuda:1")]
+    entered.clear()
+    with real(torch.device("cpu")):
+        assert not entered

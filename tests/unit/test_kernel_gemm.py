@@ -3,6 +3,7 @@
 Triton decides at import whether kernels are interpreted, so the cases run in a process of their own.
 """
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -54,6 +55,7 @@ def poisoned(matrices, spec, count, injection, has_active):
             tensor.fill_(NAN)
     for tensor in (ready.plan.key, ready.plan.scale, ready.plan.step):
         tensor.fill_(7)
+    ready.plan.numbers = ()
     return (torch.full((2, count, spec.length, spec.dim), NAN, dtype=matrices.dtype), torch.full((2, count), NAN))
 
 
@@ -153,6 +155,10 @@ def test_a_trajectory_is_the_same_in_any_slot_and_company(mixer):
         assert torch.allclose(whole[2], one[0], atol=1e-5)
 
 
+def last_plan(matrices):
+    return [*matrices.captured.values()][-1].plan
+
+
 @interpreted
 def test_a_plan_is_laid_out_once_for_a_launch_shape():
     """What changes from step to step stands in buffers: other seeds, scales and rows need no other plan."""
@@ -162,11 +168,65 @@ def test_a_plan_is_laid_out_once_for_a_launch_shape():
     for seed, temperature in ((1, 1.0), (2**63 + 5, 1.0), (1, 0.5)):
         injection = Injection(temperature=temperature)
         assert_equal_to_reference(model, matrices=matrices, seed=seed, injection=injection)
-        plans.append(matrices.captured.plan)
+        plans.append(last_plan(matrices))
     assert plans[0] is plans[1] is plans[2]
     assert_equal_to_reference(model, matrices=matrices, rows=[4, 1])
     assert_equal_to_reference(model, matrices=matrices, rows=[4, 1], injection=Injection(injector="none"))
-    assert matrices.captured.plan is not plans[0]
+    assert last_plan(matrices) is not plans[0]
+    assert len(matrices.captured) == 3
+    assert_equal_to_reference(model, matrices=matrices)
+    assert last_plan(matrices) is plans[0]
+
+
+def test_plans_of_alternating_launches_are_kept(monkeypatch):
+    """As a frontier alternates them; the one not used for longest goes first, and its buffers with it."""
+    from gram.kernels.gemm import path as gemm
+
+    laid_out = []
+    plan = gemm.StepPlan
+
+    def counted(*arguments, **named):
+        laid_out.append(arguments[2])
+        return plan(*arguments, **named)
+
+    monkeypatch.setattr(gemm, "StepPlan", counted)
+    model = tiny_model()
+    matrices = gemm_pack.pack(model.weights(), model.spec, torch.float32)
+
+    def take(count):
+        device = torch.device("cpu")
+        return gemm.captured(matrices, model.spec, count, LEARNED, has_active=False, device=device)
+
+    for _ in range(3):
+        assert [take(8).plan.count, take(16).plan.count] == [8, 16]
+    assert laid_out == [8, 16]
+    for count in range(1, gemm.KEPT):
+        take(8)
+        take(count)
+    assert len(matrices.captured) == gemm.KEPT
+    first = weakref.ref(take(8).plan)
+    laid_out.clear()
+    take(16)
+    assert laid_out == [16], "the oldest was let go"
+    for count in range(20, 20 + gemm.KEPT):
+        take(count)
+    assert first() is None
+
+
+def test_seed_and_scales_are_written_where_they_change(monkeypatch):
+    """Filled in place: no step copies a number to the device."""
+    from gram.kernels.gemm import plan as gemm_plan
+
+    model, filled = tiny_model(), []
+    matrices = gemm_pack.pack(model.weights(), model.spec, torch.float32)
+    plan = gemm_plan.StepPlan(matrices, model.spec, 2, LEARNED, has_active=False, device=torch.device("cpu"))
+    real = torch.Tensor.fill_
+    monkeypatch.setattr(torch.Tensor, "fill_", lambda tensor, value: filled.append(value) or real(tensor, value))
+    for seed, sigma in ((SEED, 0.5), (SEED, 0.5), (SEED, 0.25), (1, 0.25)):
+        plan.write_numbers(seed, 1.5, sigma)
+        assert plan.key.tolist() == [seed & 0xFFFFFFFF, seed >> 32]
+        assert plan.scale.tolist() == [1.5, sigma]
+    assert len(filled) == 3 * 4
 
 
 @interpreted
@@ -234,6 +294,7 @@ def test_the_plan_says_what_its_kernels_move(case):
     plan = gemm_plan.StepPlan(matrices, model.spec, 3, LEARNED, has_active=False, device=cpu)
     for tensor in plan.given():
         tensor.zero_()
+    plan.write_numbers(0, 1.0, 0.0)
     for operation in plan.operations:
         with mended_interpreter.bfloat16(), mended_interpreter.traffic() as counted:
             operation.run()

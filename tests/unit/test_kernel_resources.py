@@ -4,19 +4,52 @@ Most compile in this process, which interprets no kernels: a process apart for e
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from gram.config import ModelConfig
 from gram.kernels import resources
+from gram.kernels.fused import path as fused
 from gram.kernels.spec import LEARNED, Injection
 from tests.kernel_presets import FUSED, GEMM, NONE, SHIPPED, shipped_config, small_config, spec_and_shapes
 
 STACK_BUDGET, SHARED_BUDGET = 64, 227 * 1024
+SHARED_LIMITS = {"sm_80": 163 * 1024, "sm_90": SHARED_BUDGET, "sm_100": SHARED_BUDGET, "gfx942": 64 * 1024}
+"""Shared memory that a program may have on each device."""
 PRODUCTS = {"sm_80": "mma.sync", "sm_90": "wgmma.mma_async", "gfx942": "mfma"}
 BLOCKS = {"begin", "mixer of x", "mixer of h + e_x + l", "mixer of h + l", "channel", "readout"}
 WITHOUT_PRODUCTS = ("begin",)
+
+
+@pytest.mark.parametrize(
+    ("target", "dtype", "stages", "precision"),
+    [
+        ("sm_90", torch.bfloat16, 3, "ieee"),
+        ("sm_90", torch.float32, 1, "tf32x3"),
+        ("sm_80", torch.bfloat16, 1, "ieee"),
+        ("sm_80", torch.float32, 1, "tf32x3"),
+        ("sm_100", torch.bfloat16, 1, "ieee"),
+        ("gfx942", torch.bfloat16, 1, "ieee"),
+        ("gfx942", torch.float32, 1, "ieee"),
+        ("interpreter", torch.bfloat16, 1, "ieee"),
+    ],
+)
+def test_what_a_device_compiles_into_the_kernel(target, dtype, stages, precision):
+    assert fused.tuning(target, dtype) == {"STAGES": stages, "PRECISION": precision}
+
+
+def test_devices_are_named_as_targets(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0) if device.index else (10, 0))
+    assert fused.target_of(torch.device("cuda:1")) == "sm_90"
+    assert fused.target_of(torch.device("cuda:0")) == "sm_100"
+    assert fused.target_of(torch.device("cpu")) == "interpreter"
+    monkeypatch.setattr(torch.version, "hip", "6")
+    named = SimpleNamespace(gcnArchName="gfx942:sramecc+:xnack-")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: named)
+    assert fused.target_of(torch.device("cuda:0")) == "gfx942"
 
 
 def assert_within_budget(made: resources.Resources) -> None:
@@ -54,6 +87,9 @@ def test_every_shipped_model_compiles(name, target):
     print(name, made)
     if target == "sm_90":
         assert_within_budget(made)
+        assert made.stack_bytes == 0, made
+    assert made.inner_spills == 0 or target == "gfx942", made
+    assert made.shared_bytes <= SHARED_LIMITS[target], made
     assert made.products == PRODUCTS.get(target, made.products)
     assert made.product_count > 0
 
@@ -123,8 +159,6 @@ WIDE = {
     "norm-over-tokens": {"mixer": "token", "tokens": 97, "mixer_hidden": 192, "mixer_norm": "tokens"},
     "attention": {"mixer": "attention", "tokens": 96, "heads": 8, "positions": "rotary"},
 }
-SHARED_LIMITS = {"sm_80": 163 * 1024, "sm_90": SHARED_BUDGET, "sm_100": SHARED_BUDGET, "gfx942": 64 * 1024}
-"""Shared memory that a program may have on each device."""
 
 
 def assert_kernel_c_within_budget(mixer: str, target: str, injection: Injection = LEARNED, **overrides: Any) -> None:
