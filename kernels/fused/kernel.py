@@ -3,7 +3,8 @@
 It computes `reference.supervision_step`; `pack.py` lays out its weights, `path.py` launches it. Functions without
 annotations are bodies of GPU kernels. Both states stay in global memory (in the second-level cache), since they would
 spill if registers carried them through the products. Registers carry only the output of a core call to the next sum, so
-only the last `l` of a transition is stored. A barrier separates a store from the loads of other threads.
+only the last `l` of a transition is stored. A barrier separates a store from the loads of other threads. Only loops
+over tiles of weights load ahead (`STAGES`): they hold no store, and nothing writes weights.
 
 Shapes: `LP` token rows (padded), `D` channels, `W` channels of a head.
 """

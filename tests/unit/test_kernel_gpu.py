@@ -1,12 +1,16 @@
 """The Triton kernels on a GPU, against the reference in float64; runs only where there is one."""
 
+from importlib import import_module
+
 import pytest
 import torch
 
-from gram.kernels import reference
+import gram
+from gram.kernels import dispatch, first_use, reference
 from gram.kernels.fused import pack
 from gram.kernels.philox import NoiseKey
 from gram.kernels.spec import Injection
+from tests.kernel_presets import FUSED, GEMM
 from tests.models import tiny_model
 
 pytestmark = [
@@ -140,3 +144,37 @@ def test_kernel_c_equals_float64(dtype, limit, order, shape):
     some = gemm.supervision_step(matrices, spec, h, l, e_x, key, active_B=active_B)
     assert torch.equal(some.h[~active_B], h[~active_B])
     assert torch.equal(some.h[active_B], actual.h[active_B])
+
+
+@pytest.mark.parametrize("injection", [Injection(), Injection(injector="gaussian", sigma=0.3, site="both")])
+@pytest.mark.parametrize(
+    ("name", "path"), [*((name, path) for name in FUSED for path in ("fused", "blocks", "gemm")),
+                       *((name, "gemm") for name in GEMM)],
+)  # fmt: skip
+def test_shipped_models_are_not_refused_at_first_use_in_bfloat16(name, path, injection):
+    """By the way that a run takes, at a launch of its size."""
+    model = gram.load(name).model.to("cuda", torch.bfloat16)
+    count = dispatch.launch_size(model.spec, model.device, path)
+    rows = torch.arange(count, device="cuda")
+    e_x = model.embed(torch.ones(count, model.config.tokens, dtype=torch.long, device="cuda"))
+    key = NoiseKey(0, rows, rows, torch.zeros_like(rows))
+    made = model.step(*model.initial_state(count), e_x, key, injection=injection, kernel=path)
+    assert bool(made.h.isfinite().all())
+
+
+@pytest.mark.parametrize("mixer", ["token", "attention"])
+@pytest.mark.parametrize("path", ["fused", "blocks", "gemm"])
+def test_a_step_is_the_same_every_time_in_bfloat16(path, mixer):
+    """Bit for bit, three hundred times: threads that read before others have written would be seen."""
+    model = tiny_model(
+        mixer=mixer, tokens=64, output_tokens=64, dim=128, heads=4, hidden=256, mixer_hidden=128, positions="both",
+        guidance_hidden=128, head_hidden=64, transitions=2,
+    ).to("cuda", torch.bfloat16)  # fmt: skip
+    launched = dispatch.LAUNCHED[path]
+    step = import_module(f"gram.kernels.{launched.module}").supervision_step
+    inputs, key = first_use.made_up(model.spec, torch.bfloat16, model.device, 600)
+    packed = launched.packer(model.weights(), model.spec, torch.bfloat16)
+    first = step(packed, model.spec, *inputs, key)
+    for _ in range(300):
+        for one, other in zip(step(packed, model.spec, *inputs, key), first, strict=True):
+            assert torch.equal(one, other)
