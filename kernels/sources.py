@@ -55,7 +55,8 @@ def sources(
             yield Source(name, launch.kernel, launch.constants, signature, {"num_warps": launch.warps})
         return
     layout = layout_of(weights, spec)
-    fixed = fused.constants(spec, layout, injection, has_active=True, tuned=fused.tuning(target, dtype))
+    tuned = (fused if path == "fused" else blocks).tuning(target, dtype)
+    fixed = fused.constants(spec, layout, injection, has_active=True, tuned=tuned)
     number = TYPES[dtype].removeprefix("*")
     types = POINTERS | dict.fromkeys(STATES, TYPES[dtype]) | {"temperature": "fp32", "sigma": "fp32"}
     for name, (rows, dim) in fused.block_shapes(spec, layout).items():

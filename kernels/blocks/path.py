@@ -29,6 +29,11 @@ class BlockLaunch(NamedTuple):
     scalars: dict[str, int]
 
 
+def tuning(target: str, dtype: torch.dtype) -> dict[str, Any]:
+    """As `fused.tuning`, but nothing is loaded ahead: what that may do wrong must not be shared."""
+    return fused.tuning(target, dtype) | {"STAGES": 1}
+
+
 def launches(spec: Spec, fixed: dict[str, Any]) -> Iterator[BlockLaunch]:
     """A supervision step's launches in order; `fixed` is `fused.constants`."""
     calls = spec.low_level_updates + 1
@@ -88,7 +93,7 @@ def supervision_step(
         given = fused.arguments(packed, spec, h, l, e_x, key, injection, active_B, out)
         state = given["state_ptr"]
         x = torch.empty_like(state[0])
-        tuned = fused.tuning(fused.target_of(h.device), h.dtype)
+        tuned = tuning(fused.target_of(h.device), h.dtype)
         fixed = fused.constants(spec, packed.layout, injection, has_active=active_B is not None, tuned=tuned)
         for launch in launches(spec, fixed) if len(x) else ():
             place = (x, *state)[launch.scalars.get("place", 0)]

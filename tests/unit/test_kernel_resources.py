@@ -12,6 +12,7 @@ import torch
 
 from gram.config import ModelConfig
 from gram.kernels import resources
+from gram.kernels.blocks import path as blocks
 from gram.kernels.fused import path as fused
 from gram.kernels.spec import LEARNED, Injection
 from tests.kernel_presets import FUSED, GEMM, NONE, SHIPPED, shipped_config, small_config, spec_and_shapes
@@ -39,6 +40,7 @@ WITHOUT_PRODUCTS = ("begin",)
 )
 def test_what_a_device_compiles_into_the_kernel(target, dtype, stages, precision):
     assert fused.tuning(target, dtype) == {"STAGES": stages, "PRECISION": precision}
+    assert blocks.tuning(target, dtype) == {"STAGES": 1, "PRECISION": precision}
 
 
 def test_devices_are_named_as_targets(monkeypatch):
