@@ -11,7 +11,7 @@ import gram
 from gram import checkpoint
 from gram.checkpoint import CheckpointError
 from gram.cli.main import main
-from gram.config import MOST_BYTES, ModelConfig, read_json, read_toml
+from gram.config import LATER, MOST_BYTES, ModelConfig, read_json, read_toml
 from tests.models import tiny_model
 
 
@@ -36,7 +36,9 @@ def edited(folder, **changes):
     path.write_text(json.dumps({name: value for name, value in values.items() if value is not None}))
 
 
-@pytest.mark.parametrize("name", [one.name for one in fields(ModelConfig) if one.default not in (None, ())])
+@pytest.mark.parametrize(
+    "name", [one.name for one in fields(ModelConfig) if one.default not in (None, ()) and one.name not in LATER]
+)
 def test_a_field_that_changes_the_model_must_be_written(folder, name):
     edited(folder, **{name: None})
     assert f"{name} must be given" in refusal(folder)
@@ -71,7 +73,13 @@ def test_optional_fields_and_keys_of_transformers_do_not_matter(folder):
 def test_shipped_configurations_say_everything(name):
     values = json.loads((checkpoint.find(name) / "config.json").read_text())
     optional = {one.name for one in fields(ModelConfig) if one.default is None}
-    assert {one.name for one in fields(ModelConfig)} - optional <= set(values)
+    assert {one.name for one in fields(ModelConfig)} - optional - set(LATER) <= set(values)
+
+
+def test_a_setting_that_came_later_is_what_changes_nothing_where_it_is_missing(folder):
+    assert checkpoint.load(folder).config.views == "off"
+    edited(folder, views="random")
+    assert checkpoint.load(folder).config.views == "random"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
