@@ -95,6 +95,8 @@ def card_head(name: str, card: dict[str, Any]) -> str:
         scaled += f"| supervision steps, trained | {' and '.join(map(str, dict.fromkeys(depths)))} |\n"
     if "halt_threshold" in card:
         scaled += f"| halt threshold, chosen after training | {card['halt_threshold']:g} |\n"
+    if "views" in card:
+        scaled += f"| views, chosen after training | `{card['views']}` |\n"
     if "selection" in card:
         scaled += f"| selector, chosen on {selection_words(card['selection'])} |\n"
     trained = card.get("held_out_while_training", {})

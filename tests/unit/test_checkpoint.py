@@ -164,7 +164,8 @@ def test_shipped_checkpoints_come_from_the_published_recipes():
             assert shipped.selector == card["selection"]["selector"]
         else:
             assert shipped.selector == recipe.model.selector
-        names = ("log_sigma_center", "halt_threshold", "depth", "trained_depth", "selector")
+        assert shipped.views == card.get("views", recipe.model.views)
+        names = ("log_sigma_center", "halt_threshold", "depth", "trained_depth", "selector", "views")
         chosen = {name: getattr(recipe.model, name) for name in names}
         assert replace(shipped, **chosen) == recipe.model
         # Steps or minutes, whichever ended the run.

@@ -22,6 +22,7 @@ def by_engine(name: str, **settings: object) -> SampleResult:
     settings = {"depth": DEPTH, "launch": 8, "slots": 8, "kernel": "eager", "selector": "vote"} | settings
     if not sampler.model.config.is_conditional:
         return sampler.generate(WIDTH, **settings)
+    settings = {"views": "off"} | settings
     return sampler.sample(sampler.task.split("validation", limit=2), width=WIDTH, **settings)
 
 
