@@ -73,6 +73,7 @@ def test_forms_tell_boards_apart_as_brute_force_does(seed, givens):
     assert len(set(zip(forms, twins, strict=True))) == len(set(forms)) == len(set(twins))
 
 
+@pytest.mark.slow
 @settings(max_examples=10)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([6, 9]))
 def test_the_form_of_a_grid_is_a_grid(seed, n):

@@ -134,6 +134,7 @@ def test_a_wrong_answer_is_exact_for_no_target(monkeypatch):
             assert float(loss_of(made, slots)[0].exact) == 0
 
 
+@pytest.mark.slow
 def test_a_deterministic_model_learns_an_answer_where_there_are_two(tmp_path):
     """5x5 N-Queens: 12 training puzzles have two solutions. Towards one drawn anew these stay undecided; towards the
     set, or one that is stored, every puzzle has an answer."""
