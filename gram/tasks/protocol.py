@@ -111,7 +111,10 @@ class Task(ABC):
         kind = type(self)
         values = [name for name in ("name", "tokens", "vocabulary") if not getattr(self, name, None)]
         own = [name for name in ("split", "training_batch") if getattr(kind, name) is getattr(Task, name)]
-        return values + (["draw"] if own and kind.draw is Task.draw else [])
+        needed = {"draw": bool(own), "symmetry": self.symmetry_words > 0}
+        return values + [
+            name for name, is_needed in needed.items() if is_needed and getattr(kind, name) is getattr(Task, name)
+        ]
 
     # Sets of puzzles.
 

@@ -55,6 +55,14 @@ class TestNewTask:
         (tmp_path / "latin.py").write_text(LATIN)
         return get_task("latin3", tmp_path / "latin.py")
 
+    def test_must_write_the_symmetry_that_it_claims_words_for(self, tmp_path):
+        claims = LATIN.replace("    tokens = 9\n", "    tokens = 9\n    symmetry_words = 3\n")
+        (tmp_path / "latin.py").write_text(claims)
+        with pytest.raises(ValueError, match="must write symmetry, got Latin without"):
+            get_task("latin3", tmp_path / "latin.py")
+        (tmp_path / "latin.py").write_text(claims.replace("    def draw(", "    symmetry = None\n\n    def draw("))
+        assert get_task("latin3", tmp_path / "latin.py").unwritten() == []
+
     def test_keeps_what_tasks_promise(self, task, tmp_path):
         written = [name for name in vars(type(task)) if not name.startswith("__")]
         assert len(written) <= 8
