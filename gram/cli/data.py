@@ -30,7 +30,7 @@ def data(
         str | None,
         typer.Option(
             metavar="FILE|none",
-            help="Test rows, of the same form; their twins do not train. [default: the hub's, with --source none]",
+            help="Test rows, of the same form; their twins do not train. [default: the hub's; with a --source: none]",
         ),
     ] = None,
     exclude: Annotated[
