@@ -11,6 +11,7 @@ from typing import Any
 from gram.config import ModelConfig
 from gram.evals import statistics
 from gram.evals.frontier.grid import Grid
+from gram.kernels import relations
 
 TRACE_BYTES = 21
 """Of one supervision step in a trace: answer, verdict and four scores."""
@@ -28,7 +29,8 @@ def step_macs(config: ModelConfig) -> dict[str, int]:
     if config.mixer == "token":
         mixer = 3 * config.mixer_hidden * length * dim
     elif config.mixer == "relations":
-        mixer = (3 * dim + length) * config.mixer_hidden * length
+        share = config.mixer_hidden // len(config.relations)
+        mixer = 3 * dim * config.mixer_hidden * length + share * relations.additions(config.relations, length)
     else:
         mixer = 4 * length * dim * dim + 2 * length * length * dim
     block = mixer + 3 * config.hidden * length * dim

@@ -18,10 +18,10 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-from gram.kernels.spec import Guidance, HeadReadout, Mixer, MixerNorm, NoiseOrder, Positions, Spec
+from gram.kernels.spec import Guidance, HeadReadout, Mixer, MixerNorm, NoiseOrder, Positions, Spec, box_shape
 from gram.sampler.halting import RULES, Halting
 
-Relation = Literal["row", "column", "diagonal", "antidiagonal", "all"]
+Relation = Literal["row", "column", "diagonal", "antidiagonal", "box", "up", "down", "left", "right", "all"]
 Injector = Literal["none", "prior", "gaussian", "path"]
 NoiseSite = Literal["h", "l", "both"]
 Resampler = Literal["none", "lprm", "halt", "lprm-increment", "halt-increment"]
@@ -255,6 +255,8 @@ class ModelConfig(Spec):
                 f"relations must be of a square grid without registers, got {self.tokens} tokens and "
                 f"{self.registers} registers"
             )
+        if "box" in self.relations:
+            box_shape(math.isqrt(self.tokens))
         if self.mixer_hidden % len(self.relations):
             raise ValueError(
                 f"mixer_hidden must share out among {len(self.relations)} relations, got {self.mixer_hidden}"

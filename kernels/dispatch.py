@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from gram.kernels import first_use, reference
+from gram.kernels import first_use, reference, relations
 from gram.kernels.compiled import cache as compile_cache
 from gram.kernels.compiled import path as compiled
 from gram.kernels.fused import pack
@@ -127,8 +127,10 @@ def step_flops(weights: Weights, spec: Spec) -> float:
     if spec.mixer == "attention":
         total += (spec.low_level_updates + 1) * spec.blocks * 4 * spec.length**2 * spec.dim
     elif spec.mixer == "relations":
-        hidden = weights["low.0.mixer.down"].shape[1]
-        total += (spec.low_level_updates + 1) * spec.blocks * 2 * spec.length**2 * hidden
+        share = weights["low.0.mixer.down"].shape[1] // len(spec.relations)
+        total += (
+            (spec.low_level_updates + 1) * spec.blocks * 2 * relations.additions(spec.relations, spec.length) * share
+        )
     return spec.transitions * total
 
 

@@ -105,8 +105,10 @@ def attend(x_BLD: Tensor, qkv: Tensor, out: Tensor, spec: Spec) -> Tensor:
 
 def relate(x_BLD: Tensor, gate_up: Tensor, down: Tensor, spec: Spec) -> Tensor:
     """Gated sums along relations. Each relation has an equal part of the hidden channels and sums them over the tokens
-    that it relates (`relations.tables`); each token gates the sums that it receives."""
+    that it relates (`relations.tables`); each token gates the sums that it receives. A large grid is summed by line."""
     gate, up = linear(x_BLD, gate_up).chunk(2, dim=-1)
+    if not relations.is_dense(spec.length):
+        return linear(silu(gate) * relations.sums(spec.relations, up, axis=1), down)
     tables = relations.tables(spec.relations, spec.length, x_BLD.device).to(x_BLD.dtype)
     sums = [table @ part for table, part in zip(tables, up.chunk(len(tables), -1), strict=True)]
     return linear(silu(gate) * torch.cat(sums, -1), down)

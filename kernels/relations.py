@@ -1,7 +1,8 @@
 """Relations of the tokens of a square grid: along which lines the mixer `relations` lets tokens exchange sums.
 
 A relation is a matrix `[L, L]` over tokens. The dense product with it is the definition; no parameter depends on `L`,
-so weights trained on one board fit another. Mixing over the lines of a grid follows 1711.08028 (recurrent relational
+so weights trained on one board fit another. Large grids take the same sums by line (`sums`), in arithmetic that grows
+with `L` and not with its square. Mixing over the lines of a grid follows 1711.08028 (recurrent relational
 networks) and, as a pattern of attention, 2504.17768.
 """
 
@@ -13,12 +14,20 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from gram.kernels.spec import box_shape
+
+NEIGHBOURS = {"up": (-1, 0), "down": (1, 0), "left": (0, -1), "right": (0, 1)}
+"""Row and column of the token that each token hears, beside its own."""
+DENSE_TOKENS = 150
+"""Up to here a matrix product is faster on a CPU than sums by line."""
+
 
 def tables(names: tuple[str, ...], tokens: int, device: torch.device) -> Tensor:
     """The relations' matrices, fp32 `[R, L, L]`.
 
-    A line relates a token to the line's other tokens with weight `1 / sqrt(side)`; `all` relates it to every token,
-    itself included, with weight `1 / L`.
+    A line (row, column, diagonal, antidiagonal, box) relates a token to the line's other tokens with weight
+    `1 / sqrt(side)`; `up`, `down`, `left` and `right` relate it to one neighbour with weight 1; `all` relates it to
+    every token, itself included, with weight `1 / L`.
     """
     return (_tables if torch.compiler.is_compiling() else _kept_tables)(names, tokens, device)
 
@@ -29,16 +38,72 @@ def _tables(names: tuple[str, ...], tokens: int, device: torch.device) -> Tensor
     with torch.inference_mode(False):
         place = torch.arange(tokens, device=device)
         row, column = place // side, place % side
-        numbers = {"row": row, "column": column, "diagonal": row - column, "antidiagonal": row + column}
         itself = torch.eye(tokens, device=device)
-        made = [
-            torch.full((tokens, tokens), 1 / tokens, device=device)
-            if name == "all"
-            else ((numbers[name][:, None] == numbers[name]).float() - itself) / math.sqrt(side)
-            for name in names
-        ]
-        return torch.stack(made)
+
+        def table(name: str) -> Tensor:
+            if name == "all":
+                return torch.full((tokens, tokens), 1 / tokens, device=device)
+            if name in NEIGHBOURS:
+                down, right = NEIGHBOURS[name]
+                is_next = (row[:, None] + down == row) & (column[:, None] + right == column)
+                return is_next.float()
+            number = _line_numbers(name, row, column, side)
+            return ((number[:, None] == number).float() - itself) / math.sqrt(side)
+
+        return torch.stack([table(name) for name in names])
 
 
 _kept_tables = lru_cache(maxsize=16)(_tables)
 """Not for the compiler: it looks through a cache, and warns that it does."""
+
+
+def _line_numbers(name: str, row: Tensor, column: Tensor, side: int) -> Tensor:
+    """Number of the line that each token belongs to, `[L]`."""
+    if name == "box":
+        height, width = box_shape(side)
+        return row // height * side + column // width
+    return {"row": row, "column": column, "diagonal": row - column + side, "antidiagonal": row + column}[name]
+
+
+def is_dense(tokens: int) -> bool:
+    """Whether sums of so many tokens are computed as matrix products."""
+    return tokens <= DENSE_TOKENS
+
+
+def additions(names: tuple[str, ...], tokens: int) -> int:
+    """Multiply-accumulates of one hidden channel of every relation together, as `sums` computes them."""
+    return len(names) * tokens * (tokens if is_dense(tokens) else 2)
+
+
+def sums(names: tuple[str, ...], x: Tensor, axis: int) -> Tensor:
+    """What each token hears: `x` with its last axis in equal shares, one a relation, each summed over the tokens of
+    `axis` (0 or 1) that its table relates. By line, without tables."""
+    parts = x.chunk(len(names), -1)
+    return torch.cat([_by_line(name, part, axis) for name, part in zip(names, parts, strict=True)], -1)
+
+
+def _by_line(name: str, x: Tensor, axis: int) -> Tensor:
+    """The product of one relation's table with `x` over its token axis."""
+    tokens = x.shape[axis]
+    side = math.isqrt(tokens)
+    if name == "all":
+        return x.mean(axis, keepdim=True).expand_as(x)
+    grid = x.unflatten(axis, (side, side))
+    if name in NEIGHBOURS:
+        shift, along = sum(NEIGHBOURS[name]), axis + (NEIGHBOURS[name][0] == 0)
+        edge = torch.zeros_like(grid.narrow(along, 0, 1))
+        kept = grid.narrow(along, max(shift, 0), side - 1)
+        return torch.cat([kept, edge] if shift > 0 else [edge, kept], along).flatten(axis, axis + 1)
+    if name in ("row", "column"):
+        total = grid.sum(axis + (name == "row"), keepdim=True, dtype=torch.float32)
+    elif name == "box":
+        height, width = box_shape(side)
+        grid = x.unflatten(axis, (side // height, height, side // width, width))
+        total = grid.sum((axis + 1, axis + 3), keepdim=True, dtype=torch.float32)
+    else:
+        place = torch.arange(tokens, device=x.device)
+        number = _line_numbers(name, place // side, place % side, side)
+        shape = (*x.shape[:axis], 2 * side, *x.shape[axis + 1 :])
+        lines = torch.zeros(shape, device=x.device).index_add(axis, number, x.to(torch.float32))
+        grid, total = x, lines.index_select(axis, number)
+    return ((total - grid) / math.sqrt(side)).to(x.dtype).reshape(x.shape)

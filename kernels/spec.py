@@ -6,6 +6,7 @@ every model.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,8 +38,8 @@ class Spec:
     """What mixes tokens: `token` (SwiGLU over the token axis), `attention` (non-causal) or `relations` (gated sums
     along the lines of a square grid, whose parameters do not depend on the number of tokens)."""
     relations: tuple[str, ...] = ()
-    """Lines that the mixer `relations` sums along: some of `row`, `column`, `diagonal`, `antidiagonal` and `all` (every
-    token)."""
+    """What the mixer `relations` sums along: some of `row`, `column`, `diagonal`, `antidiagonal`, `box` (of Sudoku),
+    `up`, `down`, `left`, `right` (one neighbour each) and `all` (every token)."""
     mixer_norm: MixerNorm = "columns"
     """Axis of the RMSNorm after the mixer: the channels of each token (`columns`), or the tokens of each channel
     (`tokens`: TRM and EqR where a SwiGLU mixes tokens, since their code norms the transposed state)."""
@@ -99,3 +100,15 @@ class Injection:
 
 LEARNED = Injection()
 """GRAM's own noise at temperature 1."""
+
+
+def box_shape(side: int) -> tuple[int, int]:
+    """Height and width of the boxes of a board: the widest that are not wider than one and a half times their height,
+    2 x 2 at side 4, 2 x 3 at 6, 3 x 3 at 9.
+
+    Raises `ValueError` for a side without.
+    """
+    height = max(height for height in range(1, math.isqrt(side) + 1) if side % height == 0)
+    if height == 1:
+        raise ValueError(f"relations must have box only where a board's side has two factors, got side {side}")
+    return height, side // height

@@ -68,6 +68,7 @@ class Arc(Task):
     tokens = output_tokens = SIDE * SIDE
     is_multi_solution = False
     symmetry_words = COLOURS
+    relations = ("up", "down", "left", "right", "row", "column", "all")
 
     def __init__(self) -> None:
         self._known: dict[bytes, set[bytes]] = {}

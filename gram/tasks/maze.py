@@ -43,6 +43,7 @@ class Maze(Task):
     vocabulary = 6
     has_comments = False
     symmetry_words = 1
+    relations = ("up", "down", "left", "right", "row", "column", "all")
 
     def __init__(self, n: int) -> None:
         if n not in SIZES:

@@ -72,6 +72,7 @@ class NQueens(Task):
     """The task `nqueensN`."""
 
     symbols = "?.Q"
+    relations = ("row", "column", "diagonal", "antidiagonal", "all")
     symmetry_words = 1
 
     def __init__(self, n: int) -> None:

@@ -77,6 +77,9 @@ class Task(ABC):
     """Whether a puzzle may have several correct answers (then accuracy is the verifier's verdict)."""
     has_comments: bool = True
     """Whether a line that starts with `#` in a file of puzzles is a comment."""
+    relations: tuple[str, ...] = ()
+    """Relations of the tokens (`gram.config.Relation`) that a model with the mixer `relations` sums along where its
+    recipe names none. Tasks of one family that name the same can share a model, whatever their number of tokens."""
     symmetry_words: int = 0
     """Random 32-bit words that name a symmetry of a puzzle (`symmetry`); 0: the task knows none."""
     splits: tuple[str, ...] = ("train", "validation", "test")

@@ -41,6 +41,7 @@ class Sudoku(Task):
     """The task `sudokuN`."""
 
     is_multi_solution = False
+    relations = ("row", "column", "box", "all")
 
     def __init__(self, n: int) -> None:
         if n not in BOXES:

@@ -89,6 +89,8 @@ def load_recipe(
         task = get_task(values["task"], task_module)
         shape = {name: getattr(task, name) for name in ("vocabulary", "tokens", "output_start", "output_tokens")}
         model_values = dict(values.get("model", {}))
+        if model_values.get("mixer") == "relations":
+            model_values.setdefault("relations", list(task.relations))
         model = model_config(model_values.pop("preset", "small"), task=task.name, **shape, **model_values)
         kept = {name: value for name, value in values.get("training", {}).items() if name not in dropped}
         training = config_from_json(TrainConfig, kept | given, where="[training]")

@@ -63,9 +63,11 @@ def _attend(x_LBD: Tensor, qkv: Tensor, out: Tensor, spec: Spec, cos: Tensor, si
     return linear((attention @ value).permute(2, 0, 1, 3).flatten(2), out)
 
 
-def _relate(x_LBD: Tensor, gate_up: Tensor, down: Tensor, tables: Tensor) -> Tensor:
+def _relate(x_LBD: Tensor, gate_up: Tensor, down: Tensor, spec: Spec, tables: Tensor) -> Tensor:
     """`reference.relate` with the token axis first."""
     gate, up = linear(x_LBD, gate_up).chunk(2, dim=-1)
+    if not relations.is_dense(spec.length):
+        return linear(silu(gate) * relations.sums(spec.relations, up, axis=0), down)
     parts = up.chunk(len(tables), -1)
     sums = [(table @ part.flatten(1)).view_as(part) for table, part in zip(tables, parts, strict=True)]
     return linear(silu(gate) * torch.cat(sums, -1), down)
@@ -86,7 +88,7 @@ class Core(nn.Module):
         cos, sin = reference.rotary_tables(spec.length, width, spec.rope_theta, torch.device("cpu"))
         self.register_buffer("cos", cos)
         self.register_buffer("sin", sin)
-        is_related = spec.mixer == "relations"
+        is_related = spec.mixer == "relations" and relations.is_dense(spec.length)
         named = (spec.relations, spec.length, torch.device("cpu"))
         self.register_buffer("tables", relations.tables(*named) if is_related else torch.empty(0))
 
@@ -99,7 +101,7 @@ class Core(nn.Module):
             if spec.mixer == "token":
                 mixed = _mix_tokens(x, first, second)
             elif spec.mixer == "relations":
-                mixed = _relate(x, first, second, self.tables.to(x.dtype))
+                mixed = _relate(x, first, second, spec, self.tables.to(x.dtype))
             else:
                 mixed = _attend(x, first, second, spec, self.cos, self.sin)
             x = rmsnorm(x + mixed, spec.norm_eps, axis=0 if spec.mixer_norm == "tokens" else -1)

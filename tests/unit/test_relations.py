@@ -9,11 +9,16 @@ from hypothesis import strategies as st
 
 from gram import checkpoint
 from gram.config import ModelConfig, Relation, config_from_json, config_to_json
+from gram.evals.cost import step_macs
 from gram.kernels import dispatch, reference, relations
+from gram.kernels.compiled import path as compiled
 from gram.kernels.fused import pack
 from gram.kernels.gemm import pack as gemm_pack
 from gram.kernels.philox import NoiseKey
 from gram.model import Model
+from gram.tasks.registry import get_task
+from gram.tasks.sudoku_solver import BOXES, solver
+from gram.training.recipe import load_recipe
 from tests.models import tiny_config, tiny_model
 
 LINES = {
@@ -21,6 +26,12 @@ LINES = {
     "column": lambda a, b: a[1] == b[1],
     "diagonal": lambda a, b: a[0] - a[1] == b[0] - b[1],
     "antidiagonal": lambda a, b: sum(a) == sum(b),
+}
+NEIGHBOURS = {
+    "up": lambda a, b: (a[0] - 1, a[1]) == b,
+    "down": lambda a, b: (a[0] + 1, a[1]) == b,
+    "left": lambda a, b: (a[0], a[1] - 1) == b,
+    "right": lambda a, b: (a[0], a[1] + 1) == b,
 }
 ALL = {"mixer": "relations", "relations": (*LINES, "all"), "mixer_hidden": 20, "positions": "none"}
 
@@ -38,6 +49,68 @@ def test_a_line_relates_a_square_to_the_others_of_its_line(side, name):
         for j, other in enumerate(squares):
             expected = side**-0.5 if i != j and LINES[name](one, other) else 0.0
             assert float(table[i, j]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", sorted(NEIGHBOURS))
+def test_a_direction_relates_a_square_to_its_neighbour(name):
+    table = relations.tables((name,), 25, torch.device("cpu"))[0]
+    squares = [divmod(place, 5) for place in range(25)]
+    assert table.tolist() == [[float(NEIGHBOURS[name](one, other)) for other in squares] for one in squares]
+
+
+@pytest.mark.parametrize("n", BOXES)
+def test_a_box_is_a_box_of_sudoku(n):
+    table = relations.tables(("box",), n * n, torch.device("cpu"))[0]
+    boxes = solver(n).units[2 * n :]
+    for box in boxes:
+        for cell in box:
+            assert set(torch.nonzero(table[cell]).flatten().tolist()) == {*box} - {cell}
+    assert float(table.max()) == pytest.approx(n**-0.5)
+
+
+@given(side=st.integers(4, 16), axis=st.sampled_from([0, 1]), data=st.data())
+def test_sums_by_line_are_the_products_with_the_tables(side, axis, data):
+    known = [name for name in Relation.__args__ if name != "box" or not is_prime(side)]
+    names = tuple(data.draw(st.lists(st.sampled_from(known), min_size=1, max_size=4, unique=True)))
+    x = torch.randn(3, side * side, 2 * len(names), generator=torch.Generator().manual_seed(side))
+    tables = relations.tables(names, side * side, torch.device("cpu"))
+    expected = torch.cat([table @ part for table, part in zip(tables, x.chunk(len(names), -1), strict=True)], -1)
+    found = relations.sums(names, x if axis else x.transpose(0, 1), axis)
+    assert torch.allclose(found if axis else found.transpose(0, 1), expected, atol=1e-5)
+
+
+def is_prime(number):
+    return all(number % factor for factor in range(2, number))
+
+
+def test_a_large_grid_takes_sums_by_line_with_the_gradients_of_the_tables(monkeypatch):
+    spec = replace(tiny_model(**ALL).spec, tokens=169, output_tokens=169)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 169, 16, generator=generator, requires_grad=True)
+    gate_up, down = torch.randn(40, 16, generator=generator), torch.randn(16, 20, generator=generator)
+
+    def computed():
+        y = reference.relate(x, gate_up, down, spec)
+        return y, *torch.autograd.grad(y.square().sum(), x)
+
+    assert not relations.is_dense(169)
+    by_line = computed()
+    monkeypatch.setattr(relations, "DENSE_TOKENS", 169)
+    for found, expected in zip(by_line, computed(), strict=True):
+        assert torch.allclose(found, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("tokens", [16, 169])
+def test_what_is_compiled_is_the_reference_with_the_token_axis_first(tokens):
+    """The module that inductor takes, run as it is; the compiled pieces themselves are tested in `test_compiled.py`."""
+    names = ("up", "right", "row", "box", "all") if tokens == 16 else ("up", "right", "row", "diagonal", "all")
+    model = Model(tiny_config(**{**ALL, "relations": names, "tokens": tokens, "output_tokens": tokens}))
+    weights, spec = model.weights(), model.spec
+    x = torch.randn(2, tokens, 16, generator=torch.Generator().manual_seed(0))
+    expected = reference.core(weights, "low", x, spec)
+    first = x.transpose(0, 1)
+    found = compiled.Core(spec)(first, torch.zeros_like(first), *compiled.core_weights(weights, "low", spec))
+    assert torch.allclose(found.transpose(0, 1), expected, atol=1e-5)
 
 
 def test_gated_sums_against_loops():
@@ -95,6 +168,25 @@ def test_flops_count_the_products_along_relations():
     assert dispatch.step_flops(model.weights(), model.spec) == 3 * model.spec.blocks * (mixer + channel)
 
 
+def test_flops_of_a_large_grid_grow_with_its_tokens():
+    spec = tiny_config(**ALL, tokens=900, output_tokens=900, guidance="none")
+    model = Model(spec)
+    mixer = 2 * 900 * (3 * 20 * 16) + 2 * 2 * 900 * 20
+    channel = 2 * 900 * 3 * 16 * 16
+    assert dispatch.step_flops(model.weights(), model.spec) == 3 * spec.blocks * (mixer + channel)
+    assert 2 * step_macs(spec)["core"] == 3 * spec.blocks * (mixer + channel)
+
+
+@pytest.mark.parametrize("name", ["sudoku4", "sudoku9", "nqueens6", "maze12", "arc"])
+def test_a_recipe_takes_the_relations_of_its_task(name, tmp_path):
+    path = tmp_path / "recipe.toml"
+    hidden = 4 * len(get_task(name).relations)
+    path.write_text(f'task = "{name}"\n[model]\nmixer = "relations"\nmixer_hidden = {hidden}\n[training]\nsteps = 1\n')
+    assert load_recipe(path).model.relations == get_task(name).relations
+    path.write_text(path.read_text().replace("[training]", 'relations = ["all"]\n[training]'))
+    assert load_recipe(path).model.relations == ("all",)
+
+
 @pytest.mark.parametrize("unsupported_reason", [pack.unsupported_reason, gemm_pack.unsupported_reason])
 def test_the_kernels_that_lack_it_refuse_in_one_line(unsupported_reason):
     reason = unsupported_reason(replace(tiny_model().spec, mixer="relations", relations=("row",)))
@@ -121,6 +213,7 @@ def test_a_checkpoint_keeps_the_relations(tmp_path):
         ({"relations": ("row",), "tokens": 63, "output_tokens": 63}, "square grid"),
         ({"relations": ("row",), "registers": 2}, "2 registers"),
         ({"relations": ("row", "column", "all"), "mixer_hidden": 128}, "share out among 3 relations, got 128"),
+        ({"relations": ("box",), "tokens": 49, "output_tokens": 49}, "two factors, got side 7"),
         ({"mixer": "token", "relations": ("row",)}, "must come with the mixer relations, got mixer token"),
     ],
 )
