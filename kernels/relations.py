@@ -76,8 +76,8 @@ def additions(names: tuple[str, ...], tokens: int) -> int:
 
 
 def sums(names: tuple[str, ...], x: Tensor, axis: int) -> Tensor:
-    """What each token hears: `x` with its last axis in equal shares, one a relation, each summed over the tokens of
-    `axis` (0 or 1) that its table relates. By line, without tables."""
+    """What each token hears: `x` with its last axis in equal shares, one a relation, each summed over the tokens that its
+    table relates. `axis` is that of the tokens, whichever it is (not a negative number). By line, without tables."""
     parts = x.chunk(len(names), -1)
     return torch.cat([_by_line(name, part, axis) for name, part in zip(names, parts, strict=True)], -1)
 
