@@ -128,9 +128,8 @@ def step_flops(weights: Weights, spec: Spec) -> float:
         total += (spec.low_level_updates + 1) * spec.blocks * 4 * spec.length**2 * spec.dim
     elif spec.mixer == "relations":
         share = weights["low.0.mixer.down"].shape[1] // len(spec.relations)
-        total += (
-            (spec.low_level_updates + 1) * spec.blocks * 2 * relations.additions(spec.relations, spec.length) * share
-        )
+        sums = share * relations.additions(spec.relations, spec.length)
+        total += (spec.low_level_updates + 1) * spec.blocks * 2 * sums
     return spec.transitions * total
 
 

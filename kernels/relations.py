@@ -76,8 +76,8 @@ def additions(names: tuple[str, ...], tokens: int) -> int:
 
 
 def sums(names: tuple[str, ...], x: Tensor, axis: int) -> Tensor:
-    """What each token hears: `x` with its last axis in equal shares, one a relation, each summed over the tokens that its
-    table relates. `axis` is that of the tokens, whichever it is (not a negative number). By line, without tables."""
+    """What each token hears: `x` with its last axis in equal shares, one a relation, each summed over the tokens that
+    its table relates. `axis` is the tokens' (not counted from the end). By line, without tables."""
     parts = x.chunk(len(names), -1)
     return torch.cat([_by_line(name, part, axis) for name, part in zip(names, parts, strict=True)], -1)
 
@@ -106,4 +106,5 @@ def _by_line(name: str, x: Tensor, axis: int) -> Tensor:
         shape = (*x.shape[:axis], 2 * side, *x.shape[axis + 1 :])
         lines = torch.zeros(shape, device=x.device).index_add(axis, number, x.to(torch.float32))
         grid, total = x, lines.index_select(axis, number)
-    return ((total - grid) / math.sqrt(side)).to(x.dtype).reshape(x.shape)
+    heard: Tensor = (total - grid) / math.sqrt(side)
+    return heard.to(x.dtype).reshape(x.shape)
