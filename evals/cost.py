@@ -25,7 +25,7 @@ DISCORDANCE = 2.0
 
 def step_macs(config: ModelConfig) -> dict[str, int]:
     """MACs of one trajectory's supervision step by part, and their `total`."""
-    length, dim, turns = config.registers + config.tokens, config.dim, config.transitions
+    length, dim, turns = config.length, config.dim, config.transitions
     if config.mixer == "token":
         mixer = 3 * config.mixer_hidden * length * dim
     elif config.mixer == "relations":

@@ -33,6 +33,8 @@ def model_card(name: str, card: dict[str, Any]) -> str:
     """README.md of the checkpoint."""
     is_conditional = card["recipe"]["model"].get("is_conditional", True)
     measured = heads_section(card["figures"]) if is_conditional else boards_section(card["figures"])
+    if card.get("tasks"):
+        measured += sizes_section(name, card)
     if card.get("split_note"):
         measured += f"\n## Old split\n\n{card['split_note']}\n"
     notes = f"\n## Notes\n\n{card['notes']}\n" if card.get("notes") else ""
@@ -82,6 +84,33 @@ Against full depth on the same puzzles (`{full["command"]}`: single accuracy
 and takes {share:.0f} % of the steps.
 
 {few_steps}"""
+
+
+def sizes_section(name: str, card: dict[str, Any]) -> str:
+    """Figures of every task that the model does, as Markdown."""
+    trained = {card["recipe"]["task"], *card["recipe"].get("tasks", [])}
+    every = {card["task"]: {"figures": card["figures"]}, **card["tasks"]}
+
+    def row(task: str, figures: dict[str, Any]) -> str:
+        low, high = figures["intervals"]["single_accuracy"]
+        cells = [f"`{task}`", "yes" if task in trained else "no", f"{figures['puzzles']:,}"]
+        cells += [f"{100 * figures['single_accuracy']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"]
+        cells += [f"{100 * figures['accuracy']:.1f} %"]
+        cells += [f"{figures['coverage_pooled']:.3f} ({figures['coverage_pooled_ceiling']:.3f})"]
+        cells += [f"{figures['mean_steps']:.1f} of {figures['depth']}"]
+        return "| " + " | ".join(cells) + " |"
+
+    rows = "\n".join(row(task, found["figures"]) for task, found in every.items())
+    return f"""
+## Every size
+
+No parameter depends on the number of tokens. `gram eval TASK --checkpoint {name} --width 20 --seed 0` (1, 2) gives the
+figures of each test split. A task that is not trained on has a size that training never showed.
+
+| task | trained on | puzzles | one trajectory (95 %) | selected answer | pooled coverage (ceiling) | steps |
+|---|---|---|---|---|---|---|
+{rows}
+"""
 
 
 def card_head(name: str, card: dict[str, Any]) -> str:

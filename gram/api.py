@@ -31,6 +31,7 @@ from gram.sampler.engine import Observer
 from gram.sampler.halting import Halting
 from gram.sampler.result import SampleResult
 from gram.sampler.run import Backend, resolve, sample
+from gram.sizes import SHAPE, resized, settings_for
 from gram.tasks.protocol import PuzzleSet, Task, Tokens, input_tokens
 from gram.tasks.registry import get_task
 
@@ -194,25 +195,31 @@ def load(
     *,
     device: str = "auto",
     dtype: str = "auto",
+    task: Task | str | None = None,
     task_module: Path | str | None = None,
 ) -> Sampler:
     """A sampler from a shipped checkpoint's name or a checkpoint directory.
 
-    `task_module` is a file that defines the checkpoint's task where it is not a built-in one. Raises
+    `task` is one of another size than the checkpoint's own, for a model that knows no size (`gram.sizes`): `queens` on
+    `nqueens9`. `task_module` is a file that defines the checkpoint's task where it is not a built-in one. Raises
     `checkpoint.CheckpointError` and `ValueError` in one line each.
     """
     directory = checkpoint.find(name_or_directory)
     where = choose_device(device)
+    try:
+        card = checkpoint.read_card(directory)
+    except (checkpoint.CheckpointError, OSError):
+        card = {}  # sampling needs none; commands that show cards say what is wrong with it
     model = checkpoint.load(directory, device=where, dtype=choose_dtype(dtype, where))
-    task = get_task(model.config.task, task_module)
-    for field in ("tokens", "vocabulary", "output_start", "output_tokens"):
+    if task is None:
+        task = model.config.task
+    if isinstance(task, str):
+        task = get_task(task, task_module)
+    model.resize(resized(model.config, task, settings_for(card, task.name)))
+    for field in SHAPE:
         if getattr(task, field) != getattr(model.config, field):
             raise ValueError(
                 f"checkpoint {directory} must fit task {task.name} ({field} {getattr(task, field)}), "
                 f"got {field} {getattr(model.config, field)}"
             )
-    try:
-        card = checkpoint.read_card(directory)
-    except (checkpoint.CheckpointError, OSError):
-        card = {}  # sampling needs none; commands that show cards say what is wrong with it
     return Sampler(model, task, name=str(name_or_directory), card=card)

@@ -21,6 +21,7 @@ from torch import Tensor
 from gram.atomic_files import making, replacing
 from gram.config import ModelConfig, check_stored, config_from_json, config_to_json, read_json, shown
 from gram.model import Model
+from gram.sizes import fits
 
 PREFIX = "model."
 WEIGHTS_FILE = "model.safetensors"
@@ -212,14 +213,17 @@ def shipped_names() -> list[str]:
 def default_for(task: str, *, is_conditional: bool = True) -> str:
     """Name of the shipped checkpoint that solves a task best by its card or, without a condition, generates its boards.
 
-    Raises `CheckpointError` where none does.
+    A card may list tasks of other sizes that its model does (`tasks`); of those that fit and are not listed it has no
+    figure. Raises `CheckpointError` where none does.
     """
     figure, able = "accuracy" if is_conditional else "valid", {}
     for name in shipped_names():
         config = read_config(SHIPPED / name)
         can_do = config.is_conditional if is_conditional else config.has_empty_condition or not config.is_conditional
-        if config.task == task and can_do:
-            able[name] = (float(read_card(SHIPPED / name).get("figures", {}).get(figure, 0)), name == task)
+        card = read_card(SHIPPED / name)
+        listed = card if config.task == task else card.get("tasks", {}).get(task, {})
+        if can_do and (config.task == task or ("tasks" in card and fits(config, task))):
+            able[name] = (float(listed.get("figures", {}).get(figure, 0)), name == task)
     if not able:
         what = "solves" if is_conditional else "generates boards of"
         raise CheckpointError(

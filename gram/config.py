@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar, get_args
 from gram.kernels.spec import Guidance, HeadReadout, Mixer, MixerNorm, NoiseOrder, Positions, Spec, box_shape
 from gram.sampler.halting import RULES, Halting
 
-Relation = Literal["row", "column", "diagonal", "antidiagonal", "box", "up", "down", "left", "right", "all"]
+Relation = Literal["row", "column", "diagonal", "antidiagonal", "box", "up", "down", "left", "right", "graph", "all"]
 Injector = Literal["none", "prior", "gaussian", "path"]
 NoiseSite = Literal["h", "l", "both"]
 Resampler = Literal["none", "lprm", "halt", "lprm-increment", "halt-increment"]
@@ -250,7 +250,9 @@ class ModelConfig(Spec):
         known = get_args(Relation)
         if not self.relations or len(set(self.relations)) != len(self.relations) or set(self.relations) - {*known}:
             raise ValueError(f"relations must be different and some of {', '.join(known)}, got {list(self.relations)}")
-        if math.isqrt(self.tokens) ** 2 != self.tokens or self.registers:
+        if self.has_graph:
+            self._check_graph()
+        elif math.isqrt(self.tokens) ** 2 != self.tokens or self.registers:
             raise ValueError(
                 f"relations must be of a square grid without registers, got {self.tokens} tokens and "
                 f"{self.registers} registers"
@@ -261,6 +263,18 @@ class ModelConfig(Spec):
             raise ValueError(
                 f"mixer_hidden must share out among {len(self.relations)} relations, got {self.mixer_hidden}"
             )
+
+    def _check_graph(self) -> None:
+        """Raises `ValueError` where nodes are no graph's, or have relations of a grid."""
+        nodes = self.output_tokens
+        pairs = nodes * (nodes - 1) // 2
+        if self.output_start != pairs or self.tokens != pairs + nodes or self.registers:
+            raise ValueError(
+                f"relations with graph must be of a graph's pairs and then its nodes, without registers, got "
+                f"{self.tokens} tokens, {nodes} of them nodes, and {self.registers} registers"
+            )
+        if strange := [name for name in self.relations if name not in ("graph", "all")]:
+            raise ValueError(f"relations with graph must be graph and all, got {', '.join(strange)}")
 
     @property
     def spec(self) -> Spec:

@@ -142,6 +142,8 @@ def load(name: str) -> Gram:
     for setting in (*same.split(), "head_hidden"):
         if (value := getattr(stored.config, setting)) not in (getattr(plain, setting), "none"):
             raise ValueError(f"{setting} must be {getattr(plain, setting)} on this page, got {value}")
+    if stored.config.has_graph:
+        raise ValueError(f"relations must be a board's on this page, got {', '.join(stored.config.relations)}")
     model, weights = Gram(stored.config), stored.weights()
     for name, parameter in model.named_parameters():
         key = name.replace("core.", "low.").replace("halt.down", "halt")

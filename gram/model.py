@@ -20,6 +20,7 @@ from gram.config import ModelConfig
 from gram.kernels import dispatch
 from gram.kernels.philox import NoiseKey
 from gram.kernels.reference import Step, Weights
+from gram.kernels.relations import graphs
 from gram.kernels.spec import LEARNED, Injection, Spec
 
 
@@ -157,6 +158,10 @@ class Model(nn.Module):
         scaled = features / features.sum(1, keepdim=True).clamp(min=1).sqrt()
         self.positions[self.config.registers :] = (scaled @ vectors).to(self.positions)
 
+    def resize(self, config: ModelConfig) -> None:
+        """Takes another configuration of the same weights: that of a task of another size (`gram.sizes.resized`)."""
+        self.config, self.spec = config, config.spec
+
     def weights(self) -> dict[str, Tensor]:
         """Every tensor of the model by name: what `embed`, `step` and `decode` read, and what kernels pack."""
         return dict(self.state_dict(keep_vars=True))
@@ -181,7 +186,7 @@ class Model(nn.Module):
         return self.embedding.weight.device
 
     def embed(self, puzzles_PL: Tensor, *, weights: Weights | None = None) -> Tensor:
-        """`e_x [P, R + L, D]` of puzzles `[P, L]`; computed once and shared by all trajectories and steps."""
+        """`e_x [P, R + L, D]` (`embed`) of puzzles `[P, L]`; computed once and shared by all trajectories and steps."""
         return embed(weights or self.weights(), self.config, puzzles_PL)
 
     def embed_empty(self, count: int) -> Tensor:
@@ -229,9 +234,12 @@ class Model(nn.Module):
 
 def embed(weights: Weights, config: ModelConfig, puzzles_PL: Tensor, *, is_empty_P: Tensor | None = None) -> Tensor:
     """`e_x`: token embedding, registers in front, learned positions, scaled by `sqrt(D)`; empty rows take the empty
-    embedding at every token."""
+    embedding at every token. Where each puzzle is a graph, its nodes alone, each with its row of the graph's matrix
+    behind (`Spec.embedded_dim`)."""
     table = weights["embedding.weight"]
     e_x = table[puzzles_PL]
+    if config.has_graph:
+        e_x = e_x[:, config.output_start :]
     if is_empty_P is not None:
         e_x = torch.where(is_empty_P[:, None, None], weights["empty"], e_x)
     if config.registers:
@@ -239,11 +247,14 @@ def embed(weights: Weights, config: ModelConfig, puzzles_PL: Tensor, *, is_empty
     if "positions" in weights:
         e_x = e_x + weights["positions"]
     scaled: Tensor = e_x * config.dim**0.5
+    if config.has_graph:
+        graph = graphs(puzzles_PL, config.output_tokens).to(scaled.dtype)
+        scaled = torch.cat([scaled, graph if is_empty_P is None else graph * ~is_empty_P[:, None, None]], -1)
     return scaled
 
 
 def embed_target(weights: Weights, config: ModelConfig, targets_BA: Tensor) -> Tensor:
     """`e_y [B, R + L, D]`: the target's embedding at the output positions, zero elsewhere."""
-    before = config.registers + config.output_start
-    after = config.tokens - config.output_start - config.output_tokens
+    before = config.answer_start
+    after = config.length - before - config.output_tokens
     return pad(weights["target_embedding.weight"][targets_BA] * config.dim**0.5, (0, 0, before, after))

@@ -103,25 +103,27 @@ def attend(x_BLD: Tensor, qkv: Tensor, out: Tensor, spec: Spec) -> Tensor:
     return linear((attention @ value).transpose(1, 2).flatten(2), out)
 
 
-def relate(x_BLD: Tensor, gate_up: Tensor, down: Tensor, spec: Spec) -> Tensor:
+def relate(x_BLD: Tensor, gate_up: Tensor, down: Tensor, spec: Spec, graph_BLL: Tensor | None = None) -> Tensor:
     """Gated sums along relations. Each relation has an equal part of the hidden channels and sums them over the tokens
-    that it relates (`relations.tables`); each token gates the sums that it receives. A large grid is summed by line."""
+    that it relates (`relations.tables`); each token gates the sums that it receives. A large grid is summed by line;
+    `graph_BLL` is the relation `graph`, each row's own."""
     gate, up = linear(x_BLD, gate_up).chunk(2, dim=-1)
     if not relations.is_dense(spec.length):
         return linear(silu(gate) * relations.sums(spec.relations, up, axis=1), down)
-    tables = relations.tables(spec.relations, spec.length, x_BLD.device).to(x_BLD.dtype)
-    sums = [table @ part for table, part in zip(tables, up.chunk(len(tables), -1), strict=True)]
+    table = iter(relations.tables(relations.fixed(spec.relations), spec.length, x_BLD.device).to(x_BLD.dtype))
+    matrices = [graph_BLL if name == "graph" and graph_BLL is not None else next(table) for name in spec.relations]
+    sums = [matrix @ part for matrix, part in zip(matrices, up.chunk(len(matrices), -1), strict=True)]
     return linear(silu(gate) * torch.cat(sums, -1), down)
 
 
-def core(weights: Weights, name: str, x_BLD: Tensor, spec: Spec) -> Tensor:
+def core(weights: Weights, name: str, x_BLD: Tensor, spec: Spec, graph_BLL: Tensor | None = None) -> Tensor:
     """`f_L` (`name` "low") or `f_H` ("high") on the sum of its state and injection."""
     for block in range(spec.blocks):
         mixer, channel = f"{name}.{block}.mixer.", f"{name}.{block}.channel."
         if spec.mixer == "token":
             mixed = mix_tokens(x_BLD, weights[mixer + "gate_up"], weights[mixer + "down"])
         elif spec.mixer == "relations":
-            mixed = relate(x_BLD, weights[mixer + "gate_up"], weights[mixer + "down"], spec)
+            mixed = relate(x_BLD, weights[mixer + "gate_up"], weights[mixer + "down"], spec, graph_BLL)
         else:
             mixed = attend(x_BLD, weights[mixer + "qkv"], weights[mixer + "out"], spec)
         x_BLD = rmsnorm(x_BLD + mixed, spec.norm_eps, axis=1 if spec.mixer_norm == "tokens" else -1)
@@ -157,16 +159,18 @@ def transition(
 ) -> tuple[Tensor, Tensor]:
     """One transition: `K` low-level updates, one high-level update, `guide` (adds the noise) before or after them.
 
-    `h, l, e_x` are `[B, L, D]`; 2605.19376, eqs. 3 to 5. `damping(old, new, call)` makes the next state from what core
+    `h, l, e_x` are `[B, L, D]` (`e_x` has its puzzle's graph behind, where there is one: `Spec.embedded_dim`);
+    2605.19376, eqs. 3 to 5. `damping(old, new, call)` makes the next state from what core
     call number `call` of the transition read and gave (EqR's damping and path noise).
     """
     if guide is not None and spec.noise_order == "before":
         h = guide(h)
+    e_x, graph = relations.split_graph(e_x, spec)
     injection = h + e_x
     for call in range(spec.low_level_updates):
-        new = core(weights, "low", l + injection, spec)
+        new = core(weights, "low", l + injection, spec, graph)
         l = new if damping is None else damping(l, new, call)
-    new = core(weights, "low" if spec.is_core_shared else "high", h + l, spec)
+    new = core(weights, "low" if spec.is_core_shared else "high", h + l, spec, graph)
     h = new if damping is None else damping(h, new, spec.low_level_updates)
     if guide is not None and spec.noise_order == "after":
         h = guide(h)
@@ -197,7 +201,7 @@ def read_head(weights: Weights, name: str, h: Tensor, spec: Spec) -> Tensor:
 
 def decode(weights: Weights, spec: Spec, h: Tensor) -> Tensor:
     """Logits `[B, A, V]`, fp32, at the output positions."""
-    start = spec.registers + spec.output_start
+    start = spec.answer_start
     return linear(h[:, start : start + spec.output_tokens], weights["decoder.weight"]).to(torch.float32)
 
 

@@ -1,4 +1,5 @@
-"""Relations of the tokens of a square grid: along which lines the mixer `relations` lets tokens exchange sums.
+"""Relations of the tokens of a square grid, or of a graph's nodes: along which lines the mixer `relations` lets tokens
+exchange sums.
 
 A relation is a matrix `[L, L]` over tokens. The dense product with it is the definition; no parameter depends on `L`,
 so weights trained on one board fit another. Large grids take the same sums by line (`sums`), in arithmetic that grows
@@ -14,12 +15,34 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from gram.kernels.spec import box_shape
+from gram.kernels.spec import Spec, box_shape
 
 NEIGHBOURS = {"up": (-1, 0), "down": (1, 0), "left": (0, -1), "right": (0, 1)}
 """Row and column of the token that each token hears, beside its own."""
+EDGE = 2
+"""Token of a puzzle that joins two nodes: the first `n (n - 1) / 2` are the pairs of `n` nodes, row by row."""
+GRAPH_WEIGHT = 0.5
+"""What a node hears of a neighbour."""
 DENSE_TOKENS = 150
 """Up to here a matrix product is faster on a CPU than sums by line."""
+
+
+def graphs(puzzles: Tensor, nodes: int) -> Tensor:
+    """The relation `graph` of puzzles `[P, L]`: fp32 `[P, nodes, nodes]`, weight 1/2 where two are joined."""
+    first, second = torch.triu_indices(nodes, nodes, 1, device=puzzles.device)
+    half = torch.zeros(len(puzzles), nodes, nodes, device=puzzles.device)
+    half[:, first, second] = GRAPH_WEIGHT * (puzzles[:, : len(first)] == EDGE).float()
+    return half + half.mT
+
+
+def split_graph(e_x: Tensor, spec: Spec) -> tuple[Tensor, Tensor | None]:
+    """The embedding `[..., D]` and the graphs' matrices `[..., n]` that stand behind it, where each puzzle has one."""
+    return (e_x[..., : spec.dim], e_x[..., spec.dim :]) if spec.has_graph else (e_x, None)
+
+
+def fixed(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The relations that all puzzles share: those with a table."""
+    return tuple(name for name in names if name != "graph")
 
 
 def tables(names: tuple[str, ...], tokens: int, device: torch.device) -> Tensor:
@@ -35,6 +58,8 @@ def tables(names: tuple[str, ...], tokens: int, device: torch.device) -> Tensor:
 def _tables(names: tuple[str, ...], tokens: int, device: torch.device) -> Tensor:
     side = math.isqrt(tokens)
     # Kept for later calls, which may need gradients: the first one often comes from sampling.
+    if not names:
+        return torch.empty(0, tokens, tokens, device=device)
     with torch.inference_mode(False):
         place = torch.arange(tokens, device=device)
         row, column = place // side, place % side

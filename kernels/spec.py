@@ -39,7 +39,8 @@ class Spec:
     along the lines of a square grid, whose parameters do not depend on the number of tokens)."""
     relations: tuple[str, ...] = ()
     """What the mixer `relations` sums along: some of `row`, `column`, `diagonal`, `antidiagonal`, `box` (of Sudoku),
-    `up`, `down`, `left`, `right` (one neighbour each) and `all` (every token)."""
+    `up`, `down`, `left`, `right` (one neighbour each) and `all` (every token). With `graph` (each puzzle's own) a state
+    has the answer's tokens alone, the nodes; the puzzle's other tokens say which of them are joined."""
     mixer_norm: MixerNorm = "columns"
     """Axis of the RMSNorm after the mixer: the channels of each token (`columns`), or the tokens of each channel
     (`tokens`: TRM and EqR where a SwiGLU mixes tokens, since their code norms the transposed state)."""
@@ -75,7 +76,22 @@ class Spec:
     @property
     def length(self) -> int:
         """Tokens of a state, registers included."""
-        return self.registers + self.tokens
+        return self.output_tokens if self.has_graph else self.registers + self.tokens
+
+    @property
+    def has_graph(self) -> bool:
+        """Whether each puzzle brings a relation of its own, and a state is of its nodes."""
+        return "graph" in self.relations
+
+    @property
+    def answer_start(self) -> int:
+        """Place in a state of the first answer token."""
+        return 0 if self.has_graph else self.registers + self.output_start
+
+    @property
+    def embedded_dim(self) -> int:
+        """Channels of `e_x`: where each puzzle has a graph, each node's row of its matrix stands behind its own."""
+        return self.dim + (self.length if self.has_graph else 0)
 
     @property
     def is_rotary(self) -> bool:

@@ -1,6 +1,7 @@
 """Ships a trained run: copies it to gram/weights/NAME and measures what its card says, all by `gram eval`.
 
     python scripts/ship_checkpoint.py runs/nqueens8 nqueens8
+    python scripts/ship_checkpoint.py runs/queens queens --tasks nqueens9 nqueens10
 
 Writes config.json, model.safetensors, log.jsonl, card.json (figures) and README.md (the model card). Every figure
 stands beside the command that printed it. What only people know goes into card.json by hand afterwards (`notes`;
@@ -50,19 +51,7 @@ def measure(
     The last step, and the only one that reads the test split.
     """
     common = (task, "--checkpoint", name, "--width", "20", *(() if split == "test" else ("--split", split)))
-    limited = () if limit is None else ("--limit", str(limit))
-    runs = [evaluate(*common, *limited, "--seed", str(seed)) for seed in (SEEDS if is_stochastic else SEEDS[:1])]
-    values = {key: [result[key] for _, result in runs] for key in SHOWN if runs[0][1][key] is not None}
-    figures: dict[str, Any] = {key: round(statistics.mean(value), 5) for key, value in values.items()}
-    figures["single_accuracy_by_seed"] = values["single_accuracy"]
-    figures["intervals"] = {
-        key: [runs[0][1][f"{key}_{end}"] for end in ("low", "high")]
-        for key in SHOWN
-        if runs[0][1].get(f"{key}_low") is not None
-    }
-    figures["puzzles"], figures["width"], figures["depth"] = (runs[0][1][key] for key in ("puzzles", "width", "depth"))
-    figures["commands"] = [command for command, _ in runs]
-    figures["versions"] = runs[0][1]["versions"]
+    figures = measure_answers(common, is_stochastic=is_stochastic, limit=limit)
     if (lookup := get_task(task).lookup(split)) is not None:
         figures["lookup"] = {"split": split, **asdict(lookup)}
 
@@ -83,6 +72,24 @@ def measure(
         command, few = evaluate(*common, "--halting", "fixed", "--depth", str(depth), *few_limit)
         keys = ("single_accuracy", "accuracy", "pass_at_width", "lprm_auroc", "halt_auroc", "auroc_puzzles")
         figures["few_steps"].append({"command": command, "depth": depth, **{key: few[key] for key in keys}})
+    return figures
+
+
+def measure_answers(common: tuple[str, ...], *, is_stochastic: bool, limit: int | None) -> dict[str, Any]:
+    """Figures of answers over the sampling seeds of one `gram eval`."""
+    limited = () if limit is None else ("--limit", str(limit))
+    runs = [evaluate(*common, *limited, "--seed", str(seed)) for seed in (SEEDS if is_stochastic else SEEDS[:1])]
+    values = {key: [result[key] for _, result in runs] for key in SHOWN if runs[0][1][key] is not None}
+    figures: dict[str, Any] = {key: round(statistics.mean(value), 5) for key, value in values.items()}
+    figures["single_accuracy_by_seed"] = values["single_accuracy"]
+    figures["intervals"] = {
+        key: [runs[0][1][f"{key}_{end}"] for end in ("low", "high")]
+        for key in SHOWN
+        if runs[0][1].get(f"{key}_low") is not None
+    }
+    figures["puzzles"], figures["width"], figures["depth"] = (runs[0][1][key] for key in ("puzzles", "width", "depth"))
+    figures["commands"] = [command for command, _ in runs]
+    figures["versions"] = runs[0][1]["versions"]
     return figures
 
 
@@ -128,6 +135,9 @@ def main() -> None:
         default=FEW_PUZZLES,
         help="held-out puzzles of the runs at full depth and at few steps [default: %(default)s]",
     )
+    parser.add_argument(
+        "--tasks", nargs="*", default=(), help="tasks of other sizes that the card lists with their figures"
+    )
     arguments = parser.parse_args()
     target = ROOT / "gram" / "weights" / arguments.name
     target.mkdir(parents=True, exist_ok=True)
@@ -156,6 +166,10 @@ def main() -> None:
             limit=arguments.limit,
             few_puzzles=arguments.few_puzzles,
         )
+        for task in arguments.tasks:
+            common = (task, "--checkpoint", arguments.name, "--width", "20")
+            figures = measure_answers(common, is_stochastic=is_stochastic, limit=arguments.limit)
+            card.setdefault("tasks", {})[task] = {"figures": figures}
     else:
         card["figures"] = measure_boards(card["task"], arguments.name)
     write_atomically(target / "card.json", (json.dumps(card, indent=2) + "\n").encode())

@@ -224,21 +224,24 @@ class Sampling:
         Raises `CheckpointError`, and `ValueError` for a checkpoint of another task.
         """
         from gram.checkpoint import default_for, find, read_config
+        from gram.sizes import fits
 
         name = self.checkpoint or default_for(task.name, is_conditional=is_conditional)
-        trained_for = read_config(find(name)).task
-        if trained_for != task.name:
-            raise ValueError(f"checkpoint {name!r} must be one of task {task.name!r}, got one of {trained_for!r}")
-        sampler = self.load(name)
+        config = read_config(find(name))
+        if config.task != task.name and (self.task_module is not None or not fits(config, task.name)):
+            raise ValueError(f"checkpoint {name!r} must be one of task {task.name!r}, got one of {config.task!r}")
+        sampler = self.load(name, None if config.task == task.name else task)
         # The caller's task, which may know its file's outputs.
         sampler.task = task
         return sampler
 
-    def load(self, checkpoint: str) -> Sampler:
-        """A checkpoint's sampler, in the type that its workers will compute in. Raises as `api.load` does."""
+    def load(self, checkpoint: str, task: Task | None = None) -> Sampler:
+        """A checkpoint's sampler, in the type that its workers will compute in; `task` where it is of another size than
+        the checkpoint's own. Raises as `api.load` does."""
         from gram.api import load
 
-        return load(checkpoint, device=self.device, dtype=self.worker_dtype, task_module=self.task_module)
+        module, dtype = self.task_module, self.worker_dtype
+        return load(checkpoint, device=self.device, dtype=dtype, task=task, task_module=module)
 
     @property
     def worker_dtype(self) -> str:

@@ -67,7 +67,8 @@ def _checkpoints() -> list[dict[str, Any]]:
         known = {"recipe": recipe.get("name") if isinstance(recipe, dict) else recipe, "card_fault": fault}
         known |= {key: card.get(key) for key in CARD_KEYS}
         known |= {"split": trained_split(card), "is_old_split": bool(card.get("split_note"))}
-        listed.append({"checkpoint": name, "task": checkpoint.read_config(directory).task, **known})
+        own, others = checkpoint.read_config(directory).task, card.get("tasks", {})
+        listed.append({"checkpoint": name, "task": own, "tasks": [*dict.fromkeys((own, *others))], **known})
     return listed
 
 
@@ -121,7 +122,7 @@ def _show(listed: dict[str, Any]) -> None:
         figures = entry["figures"] or {}
         shipped.add_row(
             Text(entry["checkpoint"], "bold"),
-            entry["task"],
+            ", ".join(entry["tasks"]),
             terminal.number(entry["optimiser_steps"], 0),
             terminal.number(entry["minutes"], 1),
             *(terminal.percent(figures.get(key)) for key in HEADLINES),

@@ -389,7 +389,8 @@ class SlotStates:
         self.launch, self.count, self.is_padded = config.launch, config.slots, config.is_padded
         rows = -(-self.count // self.launch) * self.launch
         shape = (rows, self.spec.length, self.spec.dim)
-        self.h, self.l, self.e_x = (torch.zeros(shape, dtype=model.dtype, device=model.device) for _ in range(3))
+        shapes = shape, shape, (rows, self.spec.length, self.spec.embedded_dim)
+        self.h, self.l, self.e_x = (torch.zeros(each, dtype=model.dtype, device=model.device) for each in shapes)
         self.h_before = torch.zeros_like(self.h)
         """`h` before the last supervision step."""
         self.hash, self.trajectory, self.step = (np.zeros(rows, dtype=np.int64) for _ in range(3))

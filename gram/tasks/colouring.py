@@ -7,6 +7,7 @@ output tokens whose input is padding: `L = E + n`, `A = n`. Tokens: 1 no edge, 2
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from functools import cached_property
@@ -23,8 +24,8 @@ from gram.tasks.puzzle_sets import PARTS
 from gram.tasks.views import Views, permutations, same_values
 
 NO_EDGE, EDGE, FIRST_COLOUR, COLOURS = 1, 2, 3, 3
-SIZES = range(3, 13)
-EDGE_PROBABILITY = {8: 0.5, 10: 0.4}
+SIZES = range(3, 15)
+EDGE_PROBABILITY = {8: 0.5, 10: 0.4, 13: 0.3, 14: 0.3}
 DEFAULT_EDGE_PROBABILITY = 0.5
 FIRST_GRAPHS = 1000
 """Of an endless split, where no limit is given."""
@@ -34,6 +35,8 @@ LETTERS = "ABC"
 class Colouring(Task):
     """The task `colouringN`."""
 
+    family = "colouring"
+    relations = ("graph", "all")
     vocabulary = 6
     has_comments = False
     splits = (*PARTS, "labelled-train", "labelled-test")
@@ -54,14 +57,13 @@ class Colouring(Task):
     @cached_property
     def _colourings(self) -> Tokens:
         """Every colouring of n nodes with at most three colours, colours in order of first use: `[C, n]`."""
-        rows = [[FIRST_COLOUR]]
+        rows = np.full((1, 1), FIRST_COLOUR, dtype=np.uint8)
         for _ in range(self.n - 1):
-            rows = [
-                [*row, colour]
-                for row in rows
-                for colour in range(FIRST_COLOUR, min(max(row) + 1, FIRST_COLOUR + COLOURS - 1) + 1)
-            ]
-        return np.array(rows, dtype=np.uint8)
+            choices = np.minimum(rows.max(1) + 1, FIRST_COLOUR + COLOURS - 1).astype(np.int64) - FIRST_COLOUR + 1
+            of_row = np.arange(choices.sum()) - np.repeat(choices.cumsum() - choices, choices)
+            colours = (FIRST_COLOUR + of_row).astype(np.uint8)
+            rows = np.concatenate([np.repeat(rows, choices, axis=0), colours[:, None]], axis=1)
+        return rows
 
     @cached_property
     def _same_colour(self) -> NDArray[np.float32]:
@@ -93,7 +95,7 @@ class Colouring(Task):
 
     @property
     def _most_rows(self) -> int:
-        """Graphs to hold against all colourings at once, so that 12 nodes fit in memory too."""
+        """Graphs to hold against all colourings at once, so that 14 nodes fit in memory too."""
         return max(8, 2**24 // len(self._colourings))
 
     def _first_colourings(self, graphs: Tokens) -> Tokens:
@@ -186,8 +188,15 @@ class Colouring(Task):
             renamed[rows, node] = names[rows, colour]
         return renamed.reshape(answers.shape)
 
+    def renamings(self, answers: Tokens) -> Tokens:
+        """Colours under all permutations: six of each answer."""
+        names = np.array(list(itertools.permutations(range(COLOURS))), dtype=np.uint8)
+        colours = np.minimum(answers - np.uint8(FIRST_COLOUR), np.uint8(COLOURS - 1))
+        is_colour = (answers >= FIRST_COLOUR) & (answers < FIRST_COLOUR + COLOURS)
+        return np.where(is_colour, FIRST_COLOUR + names[:, colours], answers).astype(np.uint8)
+
     def solutions(self, puzzle: Tokens) -> Tokens:
-        """All proper colourings of one graph, colours in order of first use, `[S, n]`; at most 88,574 (n = 12)."""
+        """All proper colourings of one graph, colours in order of first use, `[S, n]`; at most 797,162 (n = 14)."""
         proper: Tokens = self._colourings[self._valid(puzzle[None])[0]]
         return proper
 

@@ -40,6 +40,7 @@ TURNS = (0, 1, 2, 3, 6, 5, 7, 4)
 class Maze(Task):
     """The task `mazeN`."""
 
+    family = "maze"
     vocabulary = 6
     has_comments = False
     symmetry_words = 1

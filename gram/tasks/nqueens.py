@@ -71,6 +71,7 @@ class _Inputs(NamedTuple):
 class NQueens(Task):
     """The task `nqueensN`."""
 
+    family = "nqueens"
     symbols = "?.Q"
     relations = ("row", "column", "diagonal", "antidiagonal", "all")
     symmetry_words = 1

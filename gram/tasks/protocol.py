@@ -77,6 +77,9 @@ class Task(ABC):
     """Whether a puzzle may have several correct answers (then accuracy is the verifier's verdict)."""
     has_comments: bool = True
     """Whether a line that starts with `#` in a file of puzzles is a comment."""
+    family: str = ""
+    """Tasks of one family differ in size alone: a model that knows no size can do them all (`gram/sizes.py`). Empty:
+    the task stands alone."""
     relations: tuple[str, ...] = ()
     """Relations of the tokens (`gram.config.Relation`) that a model with the mixer `relations` sums along where its
     recipe names none. Tasks of one family that name the same can share a model, whatever their number of tokens."""
@@ -213,6 +216,11 @@ class Task(ABC):
     def count_solutions(self, puzzle: Tokens) -> int:
         """Exact number of canonical solutions of one puzzle `[L]`. Raises `PuzzleError` above the task's cap."""
         return len(self.solutions(puzzle))
+
+    def renamings(self, answers: Tokens) -> Tokens:
+        """All that `canonical` takes for each answer `[P, A]`, `[K, P, A]`: a model that cannot tell tokens apart by
+        their places (relation `graph`) learns them all. By default: the answers alone."""
+        return answers[None]
 
     # Text and drawing.
 

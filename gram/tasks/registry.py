@@ -18,7 +18,7 @@ from gram.tasks.protocol import Task
 from gram.tasks.sudoku_solver import BOXES
 
 STANDARD = ("nqueens8", "nqueens10", "sudoku4", "sudoku6", "sudoku9", "colouring8", "colouring10", "maze30", "arc")
-FAMILIES = "nqueensN (N of 4 to 12), sudoku4, sudoku6, sudoku9, colouringN (N of 3 to 12), mazeN (N of 4 to 30), arc"
+FAMILIES = "nqueensN (N of 4 to 12), sudoku4, sudoku6, sudoku9, colouringN (N of 3 to 14), mazeN (N of 4 to 30), arc"
 SIZED: dict[str, tuple[Callable[[int], Task], Container[int]]] = {
     "nqueens": (nqueens.NQueens, nqueens.SIZES),
     "sudoku": (sudoku.Sudoku, BOXES),

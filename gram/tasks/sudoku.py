@@ -40,6 +40,7 @@ ALIASES = str.maketrans("0_", "..")
 class Sudoku(Task):
     """The task `sudokuN`."""
 
+    family = "sudoku"
     is_multi_solution = False
     relations = ("row", "column", "box", "all")
 

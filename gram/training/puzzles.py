@@ -26,6 +26,7 @@ class TrainingPuzzles:
         """`file`: question and answer of each puzzle, in a format that the task reads. Raises `PuzzleError`."""
         self.task, self.split, self.is_conditional = task, training.split, config.is_conditional
         self.is_stored = training.target == "stored" and task.is_multi_solution
+        self.renames = config.has_graph
         self.pairs: PuzzleSet | None = None
         has_own = task.split_size("train") != 0
         if file is not None:
@@ -42,7 +43,18 @@ class TrainingPuzzles:
     def draw(self, rng: np.random.Generator, count: int) -> tuple[Tokens, Tokens]:
         """`count` pairs from `rng` alone: puzzles `[count, L]` and targets `[count, A]`."""
         puzzles, targets = self._draw(rng, count)
-        return puzzles, np.stack([self._stored(puzzle) for puzzle in puzzles]) if self.is_stored else targets
+        if self.is_stored:
+            targets = np.stack([self._stored(puzzle) for puzzle in puzzles])
+        if self.renames:
+            # A graph's nodes have no order, so a model of nodes cannot know which colour comes first.
+            every = self.task.renamings(targets)
+            targets = every[rng.integers(0, len(every), count), np.arange(count)]
+        return puzzles, targets
+
+    def solutions(self, puzzle: Tokens) -> Tokens:
+        """All answers `[S, A]` to a puzzle `[L]` that a model may learn to give."""
+        found = self.task.solutions(puzzle)
+        return self.task.renamings(found).reshape(-1, found.shape[1]) if self.renames else found
 
     def _stored(self, puzzle: Tokens) -> Tokens:
         """The one solution `[A]` that stands for all of a puzzle's, by its hash: the same in any run."""

@@ -1,6 +1,7 @@
 """Recipes: TOML files that say how a checkpoint is trained; the published ones stand in `gram/recipes/`.
 
 task = "nqueens8"
+tasks = ["nqueens10"]     # only where one model learns several sizes by turns: the others
 description = "one line"
 puzzles = "which file"    # only where it trains on a file (`--puzzles FILE`): what that file is
 [model]
@@ -19,13 +20,14 @@ from typing import Any, Unpack
 
 from gram.config import ModelConfig, config_from_json, config_to_json, model_config, read_toml
 from gram.sampler.views import check_views
+from gram.sizes import SHAPE, resized
 from gram.tasks.protocol import Task
 from gram.tasks.registry import get_task
 from gram.training.config import TrainConfig, TrainOverrides
 
 FOLDER = Path(__file__).parent.parent / "recipes"
 TABLES = ("model", "training")
-KEYS = ("base", "task", "description", "puzzles", *TABLES)
+KEYS = ("base", "task", "tasks", "description", "puzzles", *TABLES)
 LENGTHS = {"steps", "minutes"}
 
 
@@ -44,12 +46,16 @@ class Recipe:
     training: TrainConfig
     needs_puzzles: str = ""
     """What the file is that it trains on; empty where the task makes the puzzles."""
+    others: tuple[Task, ...] = ()
+    """Tasks beside `task` that the model learns by turns (`gram/training/lanes.py`)."""
 
     def to_json(self) -> dict[str, Any]:
         """What decides the run's outcome; a resumed run must have the same."""
+        others = {"tasks": [task.name for task in self.others]} if self.others else {}
         return {
             "name": self.name,
             "task": self.task.name,
+            **others,
             "model": config_to_json(self.model),
             "training": config_to_json(self.training),
         }
@@ -87,7 +93,7 @@ def load_recipe(
         raise RecipeError(f"{path}: task must name a task, got {values.get('task')!r}")
     try:
         task = get_task(values["task"], task_module)
-        shape = {name: getattr(task, name) for name in ("vocabulary", "tokens", "output_start", "output_tokens")}
+        shape = {name: getattr(task, name) for name in SHAPE}
         model_values = dict(values.get("model", {}))
         if model_values.get("mixer") == "relations":
             model_values.setdefault("relations", list(task.relations))
@@ -95,11 +101,22 @@ def load_recipe(
         kept = {name: value for name, value in values.get("training", {}).items() if name not in dropped}
         training = config_from_json(TrainConfig, kept | given, where="[training]")
         _check_together(model, training)
+        others = _others(values.get("tasks", []), model)
         if model.views == "random":
             check_views(task, is_unconditional=not model.is_conditional)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"{path}: {error}") from None
-    return Recipe(path.stem, str(values["description"]), task, model, training, str(values["puzzles"]))
+    return Recipe(path.stem, str(values["description"]), task, model, training, str(values["puzzles"]), others)
+
+
+def _others(names: list[Any], model: ModelConfig) -> tuple[Task, ...]:
+    """The other tasks that a recipe names. Raises `ValueError` where its model cannot learn them all."""
+    if len({model.task, *names}) != len(names) + 1:
+        raise ValueError(f"tasks must be different ones beside {model.task}, got {names}")
+    others = tuple(get_task(name) for name in names)
+    for other in others:
+        resized(model, other)
+    return others
 
 
 def _find(name_or_file: str | Path, beside: Path | None = None) -> Path:
@@ -123,7 +140,10 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     for key, value in values.items():
         if key not in KEYS:
             raise RecipeError(f"{path}: {key!r} is not a key of a recipe; known: {', '.join(KEYS)}")
-        if isinstance(value, dict) != (key in TABLES):
+        if key == "tasks":
+            if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+                raise RecipeError(f"{path}: tasks must be a list of names, got {value!r}")
+        elif isinstance(value, dict) != (key in TABLES):
             raise RecipeError(f"{path}: {key} must be {'a table' if key in TABLES else 'text'}, got {value!r}")
     base = values.pop("base", None)
     if base is None:

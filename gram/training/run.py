@@ -69,6 +69,10 @@ def train(
     kind = dtype if isinstance(dtype, torch.dtype) else choose_dtype(dtype, where)
     if recipe.needs_puzzles and puzzles is None:
         raise RecipeError(f"recipe {recipe.name} must be given --puzzles FILE ({recipe.needs_puzzles}), got none")
+    if recipe.others and puzzles is not None:
+        raise RecipeError(
+            f"puzzles must be none for recipe {recipe.name}, which trains on several tasks, got {puzzles}"
+        )
     ranks.share(recipe.training.batch, "batch")
     source = TrainingPuzzles(recipe.task, recipe.model, recipe.training, puzzles)
     with ExitStack() as opened:

@@ -41,7 +41,7 @@ class TrainingSlots:
         ranks: Ranks,
     ) -> None:
         self.source, self.config, self.training, self.ranks = puzzles, config, training, ranks
-        count, length = training.rows, config.registers + config.tokens
+        count, length = training.rows, config.length
         own = ranks.share(training.batch, "batch")
         self.own = slice(own.start * training.best_of, own.stop * training.best_of)
         """Rows whose states this rank holds."""
@@ -51,7 +51,8 @@ class TrainingSlots:
         self.targets = np.zeros((count, config.output_tokens), np.int64)
         has_several = puzzles.task.is_multi_solution and config.is_conditional
         is_listing = training.prior_share > 0 or training.target == "set"
-        listed = MOST_SOLUTIONS if is_listing and has_several else 1
+        names = len(puzzles.task.renamings(np.zeros((1, config.output_tokens), np.uint8))) if puzzles.renames else 1
+        listed = MOST_SOLUTIONS * names if is_listing and has_several else 1
         self.solutions = np.zeros((count, listed, config.output_tokens), np.int64)
         self.is_empty = np.zeros(count, bool)
         self.is_prior = np.zeros(count, bool)
@@ -96,9 +97,9 @@ class TrainingSlots:
         if not self.source.task.is_multi_solution:
             self.solutions[slot, 0] = self.targets[slot]
             return
-        valid = self.source.task.solutions(self.puzzles[slot].astype(np.uint8))
-        if len(valid) > MOST_SOLUTIONS:
-            valid = valid[rng.permutation(len(valid))[:MOST_SOLUTIONS]]
+        valid, most = self.source.solutions(self.puzzles[slot].astype(np.uint8)), self.solutions.shape[1]
+        if len(valid) > most:
+            valid = valid[rng.permutation(len(valid))[:most]]
         self.solutions[slot, : len(valid)] = valid
 
     def aim(self, answers: Tensor) -> None:

@@ -14,6 +14,7 @@ import math
 import platform
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,15 @@ from safetensors import safe_open
 from torch import Tensor
 
 from gram import checkpoint
-from gram.config import SamplerConfig
+from gram.config import ModelConfig, SamplerConfig
 from gram.kernels import reference
 from gram.model import Model
 from gram.sampler.run import sample
-from gram.tasks.protocol import PuzzleSet
+from gram.tasks.protocol import PuzzleSet, Task
 from gram.training.data_parallel import Ranks
 from gram.training.diagnosis import explain, recent_signs
 from gram.training.elbo import elbo
+from gram.training.lanes import Lane, open_lanes
 from gram.training.objective import Loss, Replay, SlotBatch, earlier_transitions, rows_ahead, step_loss
 from gram.training.optimiser import FlatWeights, kl_beta, learning_rate
 from gram.training.puzzles import TrainingPuzzles
@@ -79,26 +81,48 @@ class Trainer:
             self.model.load_state_dict(starting_weights(recipe, start))
         self.spec = self.model.spec
         self.flat = FlatWeights(self.model, self.training, self.dtype, self.ranks)
-        self.slots = TrainingSlots(self.puzzles, recipe.model, self.training, dtype, device, self.ranks)
-        self.rollouts = Rollouts(self.puzzles, recipe.model, self.training, dtype, device, self.ranks)
+        self.lanes = open_lanes(recipe, self.puzzles, dtype, device, self.ranks)
         weights = torch.ones(recipe.model.vocabulary)
         for token, weight in self.training.token_weights:
             weights[int(token)] = weight
         self.token_weights = weights.to(device)
         self.step, self.elapsed_s = 0, 0.0
         self.figures: dict[str, float] = {}
-        compiled: Callable[..., Any] = torch.compile if is_compiled else (lambda function: function)
+        # Each number of tokens is compiled for itself: code for any number is slower.
+        options: dict[str, Any] = {"dynamic": False} if len(self.lanes) > 1 else {}
+        compiled: Callable[..., Any] = partial(torch.compile, **options) if is_compiled else (lambda function: function)
         self._loss = compiled(self._loss_of_flat)
         self._ahead = compiled(self._rows_ahead)
         self._advance = compiled(reference.supervision_step)
 
-    def _loss_of_flat(self, flat: Tensor, slots: SlotBatch, replay: Replay, beta: Tensor, h: Tensor, l: Tensor) -> Loss:
-        return step_loss(
-            self.flat.views(flat), self.recipe.model, self.training, slots, replay, beta, self.token_weights, h, l
-        )
+    @property
+    def slots(self) -> TrainingSlots:
+        """Those of the recipe's own task."""
+        return self.lanes[0].slots
 
-    def _rows_ahead(self, flat: Tensor, slots: SlotBatch, h: Tensor, l: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return rows_ahead(self.flat.views(flat), self.recipe.model, self.training, slots, self.token_weights, h, l)
+    @property
+    def rollouts(self) -> Rollouts:
+        """Those of the recipe's own task."""
+        return self.lanes[0].rollouts
+
+    def _loss_of_flat(
+        self,
+        flat: Tensor,
+        slots: SlotBatch,
+        replay: Replay,
+        beta: Tensor,
+        h: Tensor,
+        l: Tensor,
+        config: ModelConfig | None = None,
+    ) -> Loss:
+        config = config or self.recipe.model
+        return step_loss(self.flat.views(flat), config, self.training, slots, replay, beta, self.token_weights, h, l)
+
+    def _rows_ahead(
+        self, flat: Tensor, slots: SlotBatch, h: Tensor, l: Tensor, config: ModelConfig | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        config = config or self.recipe.model
+        return rows_ahead(self.flat.views(flat), config, self.training, slots, self.token_weights, h, l)
 
     @property
     def fraction(self) -> float:
@@ -117,30 +141,32 @@ class Trainer:
     def advance(self) -> dict[str, Any]:
         """One optimiser step; returns the figures of `TrainProgress` that it made."""
         # A generator per step: a resumed run draws the same puzzles as one that was never stopped.
+        lane = self.lanes[self.step % len(self.lanes)]
         rng = np.random.default_rng([self.training.seed, self.step])
         weights = self.flat.views(self.flat.compute.detach())
-        self.slots.refill(weights, rng)
+        lane.slots.refill(weights, rng)
         if not self.ranks.is_first:
             rng = np.random.default_rng([self.training.seed, self.step, self.ranks.rank])  # rollouts of its own
-        rollout_right = self.rollouts.advance(self._advance, weights, rng)
-        slots = self.slots.view()
+        rollout_right = lane.rollouts.advance(self._advance, weights, rng)
+        slots = lane.slots.view()
         is_watched = self.is_watched
-        earlier = earlier_transitions(weights, self.recipe.model, self.training, slots, is_watched=is_watched)
+        earlier = earlier_transitions(weights, lane.config, self.training, slots, is_watched=is_watched)
         h, l = earlier.h, earlier.l
         carried = None
         if not self.training.has_posterior:
-            *carried, nearest = self._ahead(self.flat.compute.detach(), slots, h, l)
+            *carried, nearest = self._ahead(self.flat.compute.detach(), slots, h, l, lane.config)
             slots, h, l = slots.take(nearest), h[nearest], l[nearest]
         beta = kl_beta(self.training, self.fraction)
-        replay = self.rollouts.draw(rng, max(1, HEAD_STATES // self.ranks.size))
-        loss = self._loss(self.flat.compute, slots, replay, torch.tensor(beta, device=self.device), h, l)
+        replay = lane.rollouts.draw(rng, max(1, HEAD_STATES // self.ranks.size))
+        level = torch.tensor(beta, device=self.device)
+        loss = self._loss(self.flat.compute, slots, replay, level, h, l, lane.config)
         loss.total.backward()
         rate = learning_rate(self.training, self.step, self.fraction)
         norm = self.flat.update(rate)
         if not math.isfinite(norm):
             raise FloatingPointError(f"gradient norm must be finite, got {norm} at optimiser step {self.step}")
-        self.slots.carry(*(carried or (loss.h, loss.l)))
-        self.slots.aim(loss.answers)
+        lane.slots.carry(*(carried or (loss.h, loss.l)))
+        lane.slots.aim(loss.answers)
         self.step += 1
         names = ("cross_entropy", "kl", "kl_first", "exact", "heads")
         shown = torch.stack([getattr(loss, name).detach().float() for name in names] + [*earlier.kl, earlier.kl_first])
@@ -158,37 +184,49 @@ class Trainer:
             "kl_beta": beta,
         }
 
-    def averaged(self) -> Model:
-        """The model with the averaged weights, in the training dtype."""
-        return self.flat.averaged_model(Model(self.recipe.model).to(self.device), self.dtype)
+    def averaged(self, config: ModelConfig | None = None) -> Model:
+        """The model with the averaged weights, in the training dtype; `config` is that of another lane."""
+        return self.flat.averaged_model(Model(config or self.recipe.model).to(self.device), self.dtype)
 
     def evaluate(self) -> dict[str, float]:
         """Prior rollouts on held-out puzzles: single accuracy and, with several solutions, pooled coverage. Of a model
-        without condition: shares of valid and of distinct boards."""
-        config = SamplerConfig(width=self.training.evaluate_width, halting="fixed", seed=self.training.seed)
-        held_out, width = self.puzzles.held_out, config.width
-        if self.puzzles.blank is not None:
-            many = replace(config, width=width * self.training.evaluate_puzzles)
-            boards = sample(self.averaged(), self.task, held_out.puzzles[:1], many, is_unconditional=True).candidates[0]
-            is_valid = self.task.verify(np.repeat(self.puzzles.blank[None], len(boards), axis=0), boards)
-            distinct = len(np.unique(self.task.canonical(boards), axis=0))
-            return {"valid": float(is_valid.mean()), "distinct": distinct / len(boards)}
-        result = sample(self.averaged(), self.task, held_out.puzzles, config)
-        flat = result.candidates.reshape(-1, result.candidates.shape[-1])
-        is_right = self.task.verify(np.repeat(held_out.puzzles, width, axis=0), flat).reshape(-1, width)
-        figures = {"single_accuracy": float(is_right.mean())}
-        if self.training.has_posterior and self.spec.guidance != "none" and held_out.answers is not None:
-            figures |= elbo(self.averaged(), self.training, held_out.puzzles, held_out.answers)
-        if self.task.is_multi_solution:
-            figures["coverage_pooled"] = self._coverage(held_out, result.candidates, is_right)
+        without condition: shares of valid and of distinct boards. Of several tasks: the means, and each under its
+        task's name."""
+        found = [self._evaluate(lane) for lane in self.lanes]
+        if len(found) == 1:
+            return found[0]
+        figures = {key: sum(each[key] for each in found) / len(found) for key in found[0]}
+        for lane, each in zip(self.lanes, found, strict=True):
+            figures |= {f"{lane.task.name}/{key}": value for key, value in each.items()}
         return figures
 
-    def _coverage(self, held_out: PuzzleSet, candidates: np.ndarray, is_right: np.ndarray) -> float:
-        found = sum(
-            len(np.unique(self.task.canonical(answers[right]), axis=0)) if right.any() else 0
-            for answers, right in zip(candidates, is_right, strict=True)
-        )
-        return found / sum(self.task.count_solutions(puzzle) for puzzle in held_out.puzzles)
+    def _evaluate(self, lane: Lane) -> dict[str, float]:
+        """`evaluate` of one lane."""
+        task, puzzles, model = lane.task, lane.puzzles, self.averaged(lane.config)
+        config = SamplerConfig(width=self.training.evaluate_width, halting="fixed", seed=self.training.seed)
+        held_out, width = puzzles.held_out, config.width
+        if puzzles.blank is not None:
+            many = replace(config, width=width * self.training.evaluate_puzzles)
+            boards = sample(model, task, held_out.puzzles[:1], many, is_unconditional=True).candidates[0]
+            is_valid = task.verify(np.repeat(puzzles.blank[None], len(boards), axis=0), boards)
+            distinct = len(np.unique(task.canonical(boards), axis=0))
+            return {"valid": float(is_valid.mean()), "distinct": distinct / len(boards)}
+        result = sample(model, task, held_out.puzzles, config)
+        flat = result.candidates.reshape(-1, result.candidates.shape[-1])
+        is_right = task.verify(np.repeat(held_out.puzzles, width, axis=0), flat).reshape(-1, width)
+        figures = {"single_accuracy": float(is_right.mean())}
+        if self.training.has_posterior and self.spec.guidance != "none" and held_out.answers is not None:
+            figures |= elbo(model, self.training, held_out.puzzles, held_out.answers)
+        if task.is_multi_solution:
+            figures["coverage_pooled"] = _coverage(task, held_out, result.candidates, is_right)
+        return figures
+
+    def _parts(self) -> dict[str, Any]:
+        """What holds the lanes' states, by the name under which each is kept; the first lane's have no number."""
+        parts: dict[str, Any] = {}
+        for number, lane in enumerate(self.lanes):
+            parts |= {f"slots{number or ''}": lane.slots, f"rollouts{number or ''}": lane.rollouts}
+        return parts
 
     def save_state(self) -> None:
         """Writes what a resumed run needs, in one file that is whole or absent; every rank must call.
@@ -197,8 +235,8 @@ class Trainer:
         was, bit for bit, on one type of machine and with one number of threads and ranks.
         """
         tensors = {f"flat.{name}": tensor for name, tensor in self.flat.state().items()}
-        tensors |= {f"slots.{name}": tensor for name, tensor in self.slots.state().items()}
-        tensors |= {f"rollouts.{name}": tensor for name, tensor in self.rollouts.state().items()}
+        for name, part in self._parts().items():
+            tensors |= {f"{name}.{key}": tensor for key, tensor in part.state().items()}
         metadata = {
             "step": str(self.step),
             "elapsed_s": repr(self.elapsed_s),
@@ -220,8 +258,8 @@ class Trainer:
             return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
         self.flat.load_state(part("flat."))
-        self.slots.load_state(part("slots."))
-        self.rollouts.load_state(part("rollouts."))
+        for name, holder in self._parts().items():
+            holder.load_state(part(f"{name}."))
         self.step, self.elapsed_s = int(metadata["step"]), float(metadata["elapsed_s"])
         self.figures = json.loads(metadata["figures"])
         return True
@@ -249,3 +287,12 @@ class Trainer:
             )
             checkpoint.save(self.averaged(), self.out, card=card, dtype=torch.bfloat16)
         return card
+
+
+def _coverage(task: Task, held_out: PuzzleSet, candidates: np.ndarray, is_right: np.ndarray) -> float:
+    """Distinct solutions that were found, of all solutions of all puzzles."""
+    found = sum(
+        len(np.unique(task.canonical(answers[right]), axis=0)) if right.any() else 0
+        for answers, right in zip(candidates, is_right, strict=True)
+    )
+    return found / sum(task.count_solutions(puzzle) for puzzle in held_out.puzzles)

@@ -63,13 +63,20 @@ def _attend(x_LBD: Tensor, qkv: Tensor, out: Tensor, spec: Spec, cos: Tensor, si
     return linear((attention @ value).permute(2, 0, 1, 3).flatten(2), out)
 
 
-def _relate(x_LBD: Tensor, gate_up: Tensor, down: Tensor, spec: Spec, tables: Tensor) -> Tensor:
-    """`reference.relate` with the token axis first."""
+def _relate(
+    x_LBD: Tensor, gate_up: Tensor, down: Tensor, spec: Spec, tables: Tensor, graph: Tensor | None = None
+) -> Tensor:
+    """`reference.relate` with the token axis first; `graph` is `[L, B, L]`."""
     gate, up = linear(x_LBD, gate_up).chunk(2, dim=-1)
     if not relations.is_dense(spec.length):
         return linear(silu(gate) * relations.sums(spec.relations, up, axis=0), down)
-    parts = up.chunk(len(tables), -1)
-    sums = [(table @ part.flatten(1)).view_as(part) for table, part in zip(tables, parts, strict=True)]
+    table, sums = iter(tables), []
+    for name, part in zip(spec.relations, up.chunk(len(spec.relations), -1), strict=True):
+        if name == "graph":
+            assert graph is not None
+            sums.append((graph.transpose(0, 1) @ part.transpose(0, 1)).transpose(0, 1))
+        else:
+            sums.append((next(table) @ part.flatten(1)).view_as(part))
     return linear(silu(gate) * torch.cat(sums, -1), down)
 
 
@@ -89,19 +96,21 @@ class Core(nn.Module):
         self.register_buffer("cos", cos)
         self.register_buffer("sin", sin)
         is_related = spec.mixer == "relations" and relations.is_dense(spec.length)
-        named = (spec.relations, spec.length, torch.device("cpu"))
+        named = (relations.fixed(spec.relations), spec.length, torch.device("cpu"))
         self.register_buffer("tables", relations.tables(*named) if is_related else torch.empty(0))
 
     def forward(self, state: Tensor, injection: Tensor, *weights: Tensor) -> Tensor:
-        """The new state; `weights` as `core_weights` orders them."""
+        """The new state; `weights` as `core_weights` orders them, and behind them the puzzles' graphs where there are
+        some."""
         spec = self.spec
+        graph = weights[-1] if spec.has_graph else None
         x = state + injection
         for block in range(spec.blocks):
             first, second, gate_up, down = weights[4 * block : 4 * block + 4]
             if spec.mixer == "token":
                 mixed = _mix_tokens(x, first, second)
             elif spec.mixer == "relations":
-                mixed = _relate(x, first, second, spec, self.tables.to(x.dtype))
+                mixed = _relate(x, first, second, spec, self.tables.to(x.dtype), graph)
             else:
                 mixed = _attend(x, first, second, spec, self.cos, self.sin)
             x = rmsnorm(x + mixed, spec.norm_eps, axis=0 if spec.mixer_norm == "tokens" else -1)
@@ -161,7 +170,8 @@ def _arguments(name: str, spec: Spec, dtype: torch.dtype, shapes: Shapes) -> tup
     counter = torch.zeros(rows, dtype=torch.int64)
     weights = [torch.zeros(shape, dtype=dtype) for shape in shapes]
     if name == "core":
-        return (state, state.clone(), *weights)
+        graph = [torch.zeros(spec.length, rows, spec.length, dtype=dtype)] if spec.has_graph else []
+        return (state, state.clone(), *weights, *graph)
     if name == "normals":
         return (torch.zeros(2, dtype=torch.int64), counter, counter.clone(), counter.clone())
     return (state, state.float().clone(), counter > 0, torch.zeros(()), *weights)
@@ -172,7 +182,7 @@ def _alike(name: str, spec: Spec) -> Spec:
     read = {field: getattr(spec, field) for field in READ[name]}
     if name == "core" and spec.is_rotary:
         read["positions"] = "rotary"
-    return Spec(tokens=spec.length, dim=spec.dim, **read)
+    return Spec(tokens=spec.length, output_tokens=spec.length, dim=spec.dim, **read)
 
 
 def piece(name: str, spec: Spec, dtype: torch.dtype, shapes: Shapes) -> Piece:
@@ -260,13 +270,15 @@ def _block(
             l = reference.perturb(l, injection.sigma, normals(Site.FIXED_SCALE_LOW, key.step))
     path_scale = injection.sigma if injection.injector == "path" else 0.0
     temperature = injection.temperature if injection.injector == "prior" else 0.0
+    e_x, graph = relations.split_graph(e_x, spec)
+    graphs = [] if graph is None else [graph.contiguous()]
 
     low = core_weights(weights, "low", spec)
     high = low if spec.is_core_shared else core_weights(weights, "high", spec)
     core = piece("core", spec, h.dtype, _shapes(low))
 
     def called(state: Tensor, injected: Tensor, which: list[Tensor], call_B: Tensor) -> Tensor:
-        new = core(state, injected, *which)
+        new = core(state, injected, *which, *graphs)
         if not (spec.path_keep or path_scale):
             return new
         eps = path_scale * normals(Site.PATH, call_B) if path_scale else None

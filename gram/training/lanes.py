@@ -1,0 +1,46 @@
+"""Lanes of training: what a run keeps of each task that its one model learns, by turns.
+
+Most runs have one lane. A model that knows no size (`gram/sizes.py`) may learn several sizes of a family: every
+optimiser step takes the next lane, whose slots and rollouts have a task, a number of tokens and a state of their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gram.config import ModelConfig
+from gram.sizes import resized
+from gram.tasks.protocol import Task
+from gram.training.data_parallel import Ranks
+from gram.training.puzzles import TrainingPuzzles
+from gram.training.recipe import Recipe
+from gram.training.rollouts import Rollouts
+from gram.training.slots import TrainingSlots
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One task of a run."""
+
+    task: Task
+    config: ModelConfig
+    """The model's for this task."""
+    puzzles: TrainingPuzzles
+    slots: TrainingSlots
+    rollouts: Rollouts
+
+
+def open_lanes(
+    recipe: Recipe, puzzles: TrainingPuzzles, dtype: torch.dtype, device: torch.device, ranks: Ranks
+) -> list[Lane]:
+    """The lanes of a recipe, its own task first; `puzzles` are that task's."""
+    lanes = []
+    for task in (recipe.task, *recipe.others):
+        config = resized(recipe.model, task)
+        source = puzzles if task is recipe.task else TrainingPuzzles(task, config, recipe.training)
+        places: tuple[Any, ...] = (source, config, recipe.training, dtype, device, ranks)
+        lanes.append(Lane(task, config, source, TrainingSlots(*places), Rollouts(*places)))
+    return lanes
