@@ -193,7 +193,14 @@ def evaluate_chosen(
     with progress(len(chosen) * settings.width, "trajectories") as advance:
         result = sampler.sample(chosen, settings, out=out, observer=Progress(advance), backend=backend)
     return EvaluationReport(
-        evaluation=evaluate_result(sampler.task, chosen, result, checkpoint=sampler.name, versions=versions()),
+        evaluation=evaluate_result(
+            sampler.task,
+            chosen,
+            result,
+            checkpoint=sampler.name,
+            versions=versions(),
+            model=sampler.model.config,
+        ),
         puzzles=chosen,
         result=result,
         task=sampler.task,

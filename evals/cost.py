@@ -12,6 +12,7 @@ from gram.config import ModelConfig
 from gram.evals import statistics
 from gram.evals.frontier.grid import Grid
 from gram.kernels import relations
+from gram.model import OPINIONS
 
 TRACE_BYTES = 21
 """Of one supervision step in a trace: answer, verdict and four scores."""
@@ -30,7 +31,8 @@ def step_macs(config: ModelConfig) -> dict[str, int]:
         mixer = 3 * config.mixer_hidden * length * dim
     elif config.mixer == "relations":
         share = config.mixer_hidden // len(config.relations)
-        mixer = 3 * dim * config.mixer_hidden * length + share * relations.additions(config.relations, length)
+        summed = relations.additions(config.relations, length, config.value_tokens)
+        mixer = 3 * dim * config.mixer_hidden * length + share * summed
     else:
         mixer = 4 * length * dim * dim + 2 * length * length * dim
     block = mixer + 3 * config.hidden * length * dim
@@ -39,11 +41,15 @@ def step_macs(config: ModelConfig) -> dict[str, int]:
         "prior": 0 if config.guidance == "none" else turns * 4 * config.guidance_hidden * dim * length,
         "heads": 2 * (2 * config.head_hidden * dim * length + config.head_hidden if config.head_hidden else dim),
     }
+    if config.latent == "lattice":
+        parts["decoder"] = OPINIONS * dim * length  # every round reads it
     return {**parts, "total": sum(parts.values())}
 
 
 def decode_macs(config: ModelConfig) -> int:
     """MACs of decoding one answer."""
+    if config.latent == "lattice":
+        return OPINIONS * config.dim * config.length
     return config.output_tokens * config.vocabulary * config.dim
 
 

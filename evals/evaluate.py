@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gram.checkpoint import write_atomically, write_json
-from gram.config import SamplerConfig, config_to_json
+from gram.config import ModelConfig, ResolvedConfig, SamplerConfig, config_to_json
 from gram.evals import metrics, statistics
-from gram.formatting import number, percent, plain, span
+from gram.evals.cost import step_macs
+from gram.formatting import count, number, percent, plain, span
 from gram.sampler.result import SampleResult
 from gram.sampler.run import SELECTOR
 from gram.sampler.trace import FLOATS
@@ -83,6 +84,9 @@ class Evaluation:
     """Supervision steps of all trajectories that count."""
     steps_run: int
     """Supervision steps of all trajectories that were run, those cancelled as no longer needed included."""
+    flops_of_answer: float
+    """Counted floating-point operations of all trajectories that count, mean over puzzles; undefined where the model's
+    shape is not known."""
     unique_solutions: float
     """Distinct valid answers found, mean over puzzles."""
     lprm_auroc: float
@@ -151,9 +155,15 @@ def clusters_of(known: PuzzleSet) -> NDArray[np.int64]:
 
 
 def evaluate_result(
-    task: Task, puzzle_set: PuzzleSet, result: SampleResult, *, checkpoint: str, versions: Mapping[str, str | None]
+    task: Task,
+    puzzle_set: PuzzleSet,
+    result: SampleResult,
+    *,
+    checkpoint: str,
+    versions: Mapping[str, str | None],
+    model: ModelConfig | None = None,
 ) -> Evaluation:
-    """Figures of `result`, a sampling run on exactly the puzzles of `puzzle_set`.
+    """Figures of `result`, a sampling run on exactly the puzzles of `puzzle_set`; `model` is what sampled.
 
     Raises `ValueError` where the result is of other puzzles, or a task counts fewer solutions than were found.
     """
@@ -188,6 +198,7 @@ def evaluate_result(
         mean_width=metrics.mean_defined(widths),
         supervision_steps=int(result.steps[real].sum()),
         steps_run=result.steps_run,
+        flops_of_answer=_flops(model, result.config, result.steps[real]),
         unique_solutions=metrics.mean_defined((counts > 0).sum(axis=1)),
         lprm_auroc=lprm.pooled,
         halt_auroc=halt.pooled,
@@ -275,6 +286,8 @@ def figure_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
         ("AUROC of the halt head", "halt_auroc"),
     ):
         made.append((label, number(summary[key]), "", ""))
+    if summary.get("flops_of_answer") is not None:
+        made.append(("arithmetic of an answer, mean", f"{count(summary['flops_of_answer'])}FLOP", "", ""))
     return made
 
 
@@ -283,6 +296,14 @@ def _real(puzzle_set: PuzzleSet, result: SampleResult) -> NDArray[np.int64]:
     if not np.array_equal(puzzle_set.puzzles, result.puzzles):
         raise ValueError(f"result must be of the same {len(puzzle_set)} puzzles, got {len(result.puzzles)} others")
     return np.flatnonzero(result.puzzles.any(axis=1))
+
+
+def _flops(model: ModelConfig | None, config: ResolvedConfig, steps: NDArray[np.integer]) -> float:
+    """Operations of a puzzle's steps `[P, N]`, mean over puzzles: two for each multiply-accumulate of `step_macs`."""
+    if model is None or not len(steps):
+        return float("nan")
+    ran = replace(model, transitions=config.transitions, low_level_updates=config.low_level_updates)
+    return 2.0 * step_macs(ran)["total"] * float(steps.sum()) / len(steps)
 
 
 def _mean(name: str, values: NDArray[np.float64], clusters: NDArray[np.int64]) -> dict[str, Any]:

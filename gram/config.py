@@ -21,13 +21,16 @@ from typing import Any, Literal, TypeVar, get_args
 from gram.kernels.spec import Guidance, HeadReadout, Mixer, MixerNorm, NoiseOrder, Positions, Spec, box_shape
 from gram.sampler.halting import RULES, Halting
 
-Relation = Literal["row", "column", "diagonal", "antidiagonal", "box", "up", "down", "left", "right", "graph", "all"]
-Injector = Literal["none", "prior", "gaussian", "path"]
+Relation = Literal[
+    *("row", "column", "diagonal", "antidiagonal", "box", "up", "down", "left", "right", "graph", "value", "all")
+]
+Injector = Literal["none", "prior", "gaussian", "path", "commitment"]
 NoiseSite = Literal["h", "l", "both"]
 Resampler = Literal["none", "lprm", "halt", "lprm-increment", "halt-increment"]
 Selector = Literal["vote", "lprm", "halt", "residual", "margin", "first", "first-halt"]
 WidthPolicy = Literal["fixed", "staged", "decided", "verified"]
 ViewChoice = Literal["off", "random"]
+Latent = Literal["continuous", "lattice"]
 Kernel = Literal["auto", "eager", "compiled", "fused", "blocks", "gemm"]
 
 SELECTORS: tuple[str, ...] = get_args(Selector)
@@ -45,10 +48,28 @@ MODEL_FIELDS = (
     *("is_core_shared", "transitions", "low_level_updates", "depth", "trained_depth", "guidance", "guidance_hidden"),
     *("noise_order", "noise_free_steps", "path_keep", "path_noise", "initial_std", "log_sigma_center"),
     *("log_sigma_range", "head_readout", "head_hidden", "halt_threshold", "selector", "views", "is_conditional"),
-    "has_empty_condition",
+    *(
+        "has_empty_condition",
+        "value_tokens",
+        "values",
+        "are_values_alike",
+        "latent",
+        "drop_below",
+        "conflict_above",
+        "commitment_temperature",
+    ),
 )
 """Fields of `ModelConfig` in the order of `config.json`."""
-LATER = {"views": "off"}
+LATER: dict[str, Any] = {
+    "views": "off",
+    "value_tokens": 1,
+    "values": (),
+    "are_values_alike": False,
+    "latent": "continuous",
+    "drop_below": 0.1,
+    "conflict_above": 0.5,
+    "commitment_temperature": 1.0,
+}
 """Settings that came after the first checkpoints and stores, with the value by which all is as before. There it stands
 neither in a model's JSON nor in what names a run."""
 
@@ -138,10 +159,11 @@ def _plain(value: Any, declared: str, name: str) -> Any:
 def _plain_list(value: Any, declared: str, name: str) -> Any:
     """A tuple of names, or of pairs of numbers; lists will do."""
     is_listed = isinstance(value, Sequence) and not isinstance(value, str | bytes)
-    if declared == "tuple[str, ...]":
-        if not is_listed or not all(isinstance(entry, str) for entry in value):
-            raise ValueError(f"{name} must be a list of names, got {shown(value)}")
-        return tuple(str(entry) for entry in value)
+    if declared in ("tuple[str, ...]", "tuple[int, ...]"):
+        kind = "str" if "str" in declared else "int"
+        if not is_listed or (kind == "str" and not all(isinstance(entry, str) for entry in value)):
+            raise ValueError(f"{name} must be a list of {'names' if kind == 'str' else 'numbers'}, got {shown(value)}")
+        return tuple(_plain(entry, kind, name) for entry in value)
     kinds = declared.removeprefix("tuple[tuple[").split("]")[0].split(", ")
     if not is_listed or not all(
         isinstance(pair, Sequence) and not isinstance(pair, str | bytes) and len(pair) == len(kinds) for pair in value
@@ -194,6 +216,20 @@ class ModelConfig(Spec):
     """Whether puzzles condition the model; False: it only samples `p(x)` from the empty condition."""
     has_empty_condition: bool = False
     """Whether the empty condition was trained, so that `gram generate` works."""
+    latent: Latent = "continuous"
+    """What a trajectory carries from one supervision step to the next: `continuous`, the states `h` and `l`, or
+    `lattice`, the values that are still possible for each answer token (`gram/sampler/lattice.py`)."""
+    values: tuple[int, ...] = ()
+    """Of a lattice: tokens that an answer may have where the puzzle leaves it open; `value_tokens` is their number."""
+    are_values_alike: bool = False
+    """Of a lattice: whether any renaming of the values is a symmetry of the task (digits of Sudoku). The model then
+    cannot tell them apart, and fits a task with another number of them."""
+    drop_below: float = 0.1
+    """Of a lattice: probability of belonging to a solution below which a value is removed."""
+    conflict_above: float = 0.5
+    """Of a lattice: probability that no solution is left above which a state is in conflict."""
+    commitment_temperature: float = 1.0
+    """Of a lattice: factor on the temperature of the value that a token is committed to; 0 takes the likeliest."""
 
     def __post_init__(self) -> None:
         make_plain(self)
@@ -217,8 +253,10 @@ class ModelConfig(Spec):
             ("noise_order", get_args(NoiseOrder)),
             ("head_readout", get_args(HeadReadout)),
             ("views", VIEWS),
+            ("latent", get_args(Latent)),
         ):
             one_of(name, getattr(self, name), choices)
+        self._check_lattice()
         check_halt_threshold("head", self.halt_threshold)
         if self.selector is not None:
             one_of("selector", self.selector, SELECTORS)
@@ -241,6 +279,38 @@ class ModelConfig(Spec):
         if self.head_readout == "register" and not self.registers:
             raise ValueError("head_readout 'register' must have registers of at least 1, got 0")
 
+    def _check_lattice(self) -> None:
+        """Raises `ValueError` where a lattice is given what only continuous states have, or thresholds out of range."""
+        for name in ("drop_below", "conflict_above"):
+            within(name, getattr(self, name), 0, 1)
+        within("commitment_temperature", self.commitment_temperature, 0, 100)
+        if self.latent == "continuous":
+            if self.values or self.value_tokens != 1 or self.are_values_alike:
+                raise ValueError(f"values must come with the latent lattice, got latent {self.latent}")
+            return
+        if not self.values or len(self.values) != self.value_tokens or len(set(self.values)) != len(self.values):
+            raise ValueError(
+                f"values must be {self.value_tokens} different tokens (value_tokens), got {list(self.values)}"
+            )
+        if not 0 < min(self.values) <= max(self.values) < self.vocabulary:
+            raise ValueError(f"values must be tokens from 1 to {self.vocabulary - 1}, got {list(self.values)}")
+        if self.output_start or self.output_tokens != self.tokens:
+            raise ValueError(f"answers must stand on the puzzle's own grid with a lattice, got {self.task}")
+        needed = {
+            "guidance": "none",
+            "low_level_updates": 0,
+            "is_core_shared": True,
+            "is_conditional": True,
+            "has_empty_condition": False,
+            "registers": 0,
+            "path_keep": 0.0,
+            "path_noise": 0.0,
+            "initial_std": 0.0,
+        }
+        for name, value in needed.items():
+            if getattr(self, name) != value:
+                raise ValueError(f"{name} must be {shown(value)} with a lattice, got {shown(getattr(self, name))}")
+
     def _check_relations(self) -> None:
         """Raises `ValueError` where relations and mixer do not go together."""
         if self.mixer != "relations":
@@ -250,6 +320,8 @@ class ModelConfig(Spec):
         known = get_args(Relation)
         if not self.relations or len(set(self.relations)) != len(self.relations) or set(self.relations) - {*known}:
             raise ValueError(f"relations must be different and some of {', '.join(known)}, got {list(self.relations)}")
+        if "value" in self.relations and self.latent == "continuous":
+            raise ValueError("relation value must come with the latent lattice, got latent continuous")
         if self.has_graph:
             self._check_graph()
         elif math.isqrt(self.tokens) ** 2 != self.tokens or self.registers:
@@ -284,11 +356,14 @@ class ModelConfig(Spec):
     @property
     def is_stochastic(self) -> bool:
         """Whether two trajectories of one puzzle differ as the model was trained."""
-        return self.guidance in ("full", "noise") or self.path_noise > 0 or self.initial_std > 0
+        has_noise = self.guidance in ("full", "noise") or self.path_noise > 0 or self.initial_std > 0
+        return has_noise or self.latent == "lattice"
 
     @property
     def injector(self) -> Injector:
         """The noise that the model was trained with: the default of sampling."""
+        if self.latent == "lattice":
+            return "commitment"
         if self.path_noise > 0 or self.initial_std > 0:
             return "path"
         return "none" if self.guidance == "none" else "prior"

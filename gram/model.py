@@ -14,7 +14,7 @@ import hashlib
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import linear, pad
 
 from gram.config import ModelConfig
 from gram.kernels import dispatch
@@ -22,6 +22,9 @@ from gram.kernels.philox import NoiseKey
 from gram.kernels.reference import Step, Weights
 from gram.kernels.relations import graphs
 from gram.kernels.spec import LEARNED, Injection, Spec
+
+OPINIONS = 2
+"""What a lattice's decoder says of each value: whether it belongs to a solution, and how likely it is (logits)."""
 
 
 def init_parameter(
@@ -123,7 +126,12 @@ class Model(nn.Module):
             self.posterior = SwiGLU(2 * dim, hidden, 2 * dim, generator, output_scale=0.1)
             self.target_embedding = Embedding(config.vocabulary, dim, generator)
 
-        self.decoder = Embedding(config.vocabulary, dim, generator)
+        is_lattice = config.latent == "lattice"
+        if is_lattice:
+            self.possible = Embedding(3, dim, generator)
+            if not config.are_values_alike:
+                self.values = Embedding(config.value_tokens, dim, generator)
+        self.decoder = Embedding(OPINIONS if is_lattice else config.vocabulary, dim, generator)
         self.halt = Head(dim, config.head_hidden, generator)
         self.lprm = Head(dim, config.head_hidden, generator)
         for name in ("z0_h", "z0_l"):
@@ -251,6 +259,27 @@ def embed(weights: Weights, config: ModelConfig, puzzles_PL: Tensor, *, is_empty
         graph = graphs(puzzles_PL, config.output_tokens).to(scaled.dtype)
         scaled = torch.cat([scaled, graph if is_empty_P is None else graph * ~is_empty_P[:, None, None]], -1)
     return scaled
+
+
+def embed_sets(weights: Weights, config: ModelConfig, puzzles_BA: Tensor, sets_BAv: Tensor) -> Tensor:
+    """A lattice's states as tokens, `[B, v * A, D]`: for each of the `v` values of each answer token whether it is
+    ruled out, possible or the only one left, with the puzzle's token, and which value it is where that matters."""
+    is_only = sets_BAv & (sets_BAv.sum(-1, keepdim=True) == 1)
+    made = weights["possible.weight"][(sets_BAv.long() + is_only.long()).transpose(1, 2)]
+    # Of alike values the model sees that a token is given, never which.
+    shown = puzzles_BA.clamp(max=2) if config.are_values_alike else puzzles_BA
+    made = made + weights["embedding.weight"][shown][:, None]
+    if not config.are_values_alike:
+        made = made + weights["values.weight"][:, None, :]
+    return made.flatten(1, 2) * config.dim**0.5
+
+
+def read_values(weights: Weights, config: ModelConfig, h: Tensor) -> tuple[Tensor, Tensor]:
+    """What a lattice's core says of each value of each answer token, fp32 `[B, A, v]` each: the logit of belonging to a
+    solution, and that of being the token's value."""
+    said = linear(h, weights["decoder.weight"]).to(torch.float32)
+    keep, value = said.unflatten(1, (config.value_tokens, config.tokens)).permute(3, 0, 2, 1)
+    return keep, value
 
 
 def embed_target(weights: Weights, config: ModelConfig, targets_BA: Tensor) -> Tensor:

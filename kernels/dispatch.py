@@ -128,7 +128,7 @@ def step_flops(weights: Weights, spec: Spec) -> float:
         total += (spec.low_level_updates + 1) * spec.blocks * 4 * spec.length**2 * spec.dim
     elif spec.mixer == "relations":
         share = weights["low.0.mixer.down"].shape[1] // len(spec.relations)
-        sums = share * relations.additions(spec.relations, spec.length)
+        sums = share * relations.additions(spec.relations, spec.length, spec.value_tokens)
         total += (spec.low_level_updates + 1) * spec.blocks * 2 * sums
     return spec.transitions * total
 

@@ -45,6 +45,7 @@ class Site(IntEnum):
     PATH = 5
     RESAMPLING = 6
     VIEW = 7
+    COMMITMENT = 8
 
 
 class NoiseKey(NamedTuple):

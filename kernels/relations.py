@@ -90,21 +90,32 @@ def _line_numbers(name: str, row: Tensor, column: Tensor, side: int) -> Tensor:
     return {"row": row, "column": column, "diagonal": row - column + side, "antidiagonal": row + column}[name]
 
 
-def is_dense(tokens: int) -> bool:
-    """Whether sums of so many tokens are computed as matrix products."""
-    return tokens <= DENSE_TOKENS
+def is_dense(tokens: int, values: int = 1) -> bool:
+    """Whether sums of so many tokens are computed as matrix products; those of a lattice's values never are."""
+    return values == 1 and tokens <= DENSE_TOKENS
 
 
-def additions(names: tuple[str, ...], tokens: int) -> int:
+def additions(names: tuple[str, ...], tokens: int, values: int = 1) -> int:
     """Multiply-accumulates of one hidden channel of every relation together, as `sums` computes them."""
-    return len(names) * tokens * (tokens if is_dense(tokens) else 2)
+    return len(names) * tokens * (tokens if is_dense(tokens, values) else 2)
 
 
-def sums(names: tuple[str, ...], x: Tensor, axis: int) -> Tensor:
+def sums(names: tuple[str, ...], x: Tensor, axis: int, values: int = 1) -> Tensor:
     """What each token hears: `x` with its last axis in equal shares, one a relation, each summed over the tokens that
-    its table relates. `axis` is the tokens' (not counted from the end). By line, without tables."""
-    parts = x.chunk(len(names), -1)
-    return torch.cat([_by_line(name, part, axis) for name, part in zip(names, parts, strict=True)], -1)
+    its table relates. `axis` is the tokens' (not counted from the end): where a lattice has `values` of each, those of
+    one value after another, and relations of places relate tokens of one value. By line, without tables."""
+    grid = x if values == 1 else x.unflatten(axis, (values, -1))
+    heard = [
+        _by_value(part, axis) if name == "value" else _by_line(name, part, axis + (values > 1))
+        for name, part in zip(names, grid.chunk(len(names), -1), strict=True)
+    ]
+    return torch.cat(heard, -1).reshape(x.shape)
+
+
+def _by_value(x: Tensor, axis: int) -> Tensor:
+    """Sums over the other values of a token, at `axis`."""
+    heard: Tensor = (x.sum(axis, keepdim=True, dtype=torch.float32) - x) / math.sqrt(x.shape[axis])
+    return heard.to(x.dtype)
 
 
 def _by_line(name: str, x: Tensor, axis: int) -> Tensor:

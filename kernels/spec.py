@@ -15,7 +15,7 @@ MixerNorm = Literal["columns", "tokens"]
 Positions = Literal["learned", "rotary", "both", "none"]
 Guidance = Literal["full", "mean", "noise", "none"]
 NoiseOrder = Literal["before", "after"]
-HeadReadout = Literal["mean", "register", "first"]
+HeadReadout = Literal["mean", "register", "first", "max"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +30,9 @@ class Spec:
     """`A`: tokens the decoder is asked for."""
     registers: int = 0
     """`R`: learned tokens in front of the puzzle (the paper prepends 16)."""
+    value_tokens: int = 1
+    """Tokens of the state for each puzzle token, value by value: a lattice has one for every value of an answer token,
+    so that its parameters know neither the number of values nor that of tokens."""
     dim: int = 128
     """`D`: channels of a token's state; a multiple of 4 (one noise counter gives four channels)."""
     blocks: int = 2
@@ -39,8 +42,9 @@ class Spec:
     along the lines of a square grid, whose parameters do not depend on the number of tokens)."""
     relations: tuple[str, ...] = ()
     """What the mixer `relations` sums along: some of `row`, `column`, `diagonal`, `antidiagonal`, `box` (of Sudoku),
-    `up`, `down`, `left`, `right` (one neighbour each) and `all` (every token). With `graph` (each puzzle's own) a state
-    has the answer's tokens alone, the nodes; the puzzle's other tokens say which of them are joined."""
+    `up`, `down`, `left`, `right` (one neighbour each) and `all` (every token). With a lattice these relate tokens of
+    one value, and `value` relates the values of one answer token. With `graph` (each puzzle's own) a state has the
+    answer's tokens alone, the nodes; the puzzle's other tokens say which of them are joined."""
     mixer_norm: MixerNorm = "columns"
     """Axis of the RMSNorm after the mixer: the channels of each token (`columns`), or the tokens of each channel
     (`tokens`: TRM and EqR where a SwiGLU mixes tokens, since their code norms the transposed state)."""
@@ -71,12 +75,15 @@ class Spec:
     log_sigma_range: float = 1.25
     """Half-width of the interval that bounds `log sigma`."""
     head_readout: HeadReadout = "mean"
-    """What halt head and LPRM read: the mean over tokens, the first register, or the first of all tokens (EqR)."""
+    """What halt head and LPRM read: the mean over tokens, the first register, the first of all tokens (EqR), or of each
+    channel the token where it is largest (a lattice: one token shows a conflict)."""
 
     @property
     def length(self) -> int:
         """Tokens of a state, registers included."""
-        return self.output_tokens if self.has_graph else self.registers + self.tokens
+        if self.has_graph:
+            return self.output_tokens
+        return self.registers + self.tokens * self.value_tokens
 
     @property
     def has_graph(self) -> bool:

@@ -26,12 +26,13 @@ from gram.config import ResolvedConfig, SamplerConfig, Selector, config_to_json,
 from gram.kernels import dispatch
 from gram.kernels.spec import Spec
 from gram.model import Model
-from gram.sampler.engine import Engine, Observer, spec_of
+from gram.sampler.engine import Engine, Observer
 from gram.sampler.halting import RULES
 from gram.sampler.record import Serialized
 from gram.sampler.result import SampleResult
 from gram.sampler.scheduler import Shard, ShardResult
 from gram.sampler.selectors import answer_labels, count_votes, select
+from gram.sampler.slots import spec_of
 from gram.sampler.store import Store
 from gram.sampler.views import check_views
 from gram.sampler.width import THRESHOLDS
@@ -65,6 +66,10 @@ def resolve(config: SamplerConfig, model: Model, puzzles: int = 0) -> ResolvedCo
     """
     own, spec = model.config, model.spec
     injector = config.injector or own.injector
+    if own.latent == "lattice":
+        check_lattice(config)
+    elif injector == "commitment":
+        raise ValueError("injector must be none, prior, gaussian or path for continuous states, got commitment")
     if injector == "prior" and own.guidance == "none":
         raise ValueError("injector must be none, gaussian or path for a model without a prior, got prior")
     sigma = config.sigma
@@ -104,6 +109,19 @@ def resolve(config: SamplerConfig, model: Model, puzzles: int = 0) -> ResolvedCo
         "slots": config.slots if config.slots is not None else dispatch.slot_count(model.device, launch),
     }
     return ResolvedConfig(**{**asdict(config), **filled})
+
+
+def check_lattice(config: SamplerConfig) -> None:
+    """Raises `ValueError` where a lattice is asked for what only continuous states have."""
+    for name, values in (
+        ("injector", (None, "commitment")),
+        ("resampler", ("none",)),
+        ("low_level_updates", (None, 0)),
+        ("sigma", (None,)),
+    ):
+        if getattr(config, name) not in values:
+            expected = values[-1] if values[-1] is not None else "left out"
+            raise ValueError(f"{name} must be {expected} with a lattice, got {getattr(config, name)}")
 
 
 def supported_selectors(model: Model) -> tuple[Selector, ...]:

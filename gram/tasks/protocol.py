@@ -83,6 +83,12 @@ class Task(ABC):
     relations: tuple[str, ...] = ()
     """Relations of the tokens (`gram.config.Relation`) that a model with the mixer `relations` sums along where its
     recipe names none. Tasks of one family that name the same can share a model, whatever their number of tokens."""
+    answer_values: tuple[int, ...] = cast(
+        tuple[int, ...], cached_property(lambda self: tuple(range(1, self.vocabulary)))
+    )
+    """Tokens that an answer may have where the puzzle leaves it open (`candidates`); by default all but padding."""
+    are_values_alike: bool = False
+    """Whether any renaming of `answer_values`, in puzzle and answer alike, is a symmetry."""
     symmetry_words: int = 0
     """Random 32-bit words that name a symmetry of a puzzle (`symmetry`); 0: the task knows none."""
     splits: tuple[str, ...] = ("train", "validation", "test")
@@ -221,6 +227,32 @@ class Task(ABC):
         """All that `canonical` takes for each answer `[P, A]`, `[K, P, A]`: a model that cannot tell tokens apart by
         their places (relation `graph`) learns them all. By default: the answers alone."""
         return answers[None]
+
+    def candidates(self, puzzles: Tokens) -> NDArray[np.bool_]:
+        """Which values each answer token may have before anything is deduced, `[P, A, V]`: what a lattice starts from.
+
+        By default `answer_values`; on the puzzle's own grid a token that is not blank keeps its value.
+        """
+        possible = np.zeros((len(puzzles), self.output_tokens, self.vocabulary), dtype=bool)
+        possible[:, :, list(self.answer_values)] = True
+        if self.output_start == 0 and self.output_tokens == self.tokens:
+            own = puzzles[:, :, None] == np.arange(self.vocabulary)
+            possible = np.where((puzzles > BLANK)[:, :, None], own, possible)
+        return possible
+
+    def survivors(self, puzzles: Tokens, answers: Tokens, sets: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Values that solutions within `sets [P, A, V]` take, `[P, A, V]`: what a lattice is trained to keep. None are
+        left of a puzzle `[P, L]` without a solution within its sets.
+
+        By default from the enumerated solutions, or from the answer `[P, A]` where there is one solution alone.
+        """
+        found = np.zeros(sets.shape, dtype=bool)
+        places = np.arange(self.output_tokens)
+        for row, (puzzle, answer) in enumerate(zip(puzzles, answers, strict=True)):
+            solutions = self.solutions(puzzle) if self.is_multi_solution else answer[None]
+            for solution in solutions[sets[row][places, solutions].all(1)]:
+                found[row, places, solution] = True
+        return found
 
     # Text and drawing.
 

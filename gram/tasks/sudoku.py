@@ -43,6 +43,7 @@ class Sudoku(Task):
     family = "sudoku"
     is_multi_solution = False
     relations = ("row", "column", "box", "all")
+    are_values_alike = True
 
     def __init__(self, n: int) -> None:
         if n not in BOXES:
@@ -51,6 +52,7 @@ class Sudoku(Task):
         self.name = f"sudoku{n}"
         self.tokens = self.output_tokens = n * n
         self.symbols = "?." + "123456789"[:n]
+        self.answer_values = tuple(range(FIRST_DIGIT, FIRST_DIGIT + n))
         self.solver = solver(n)
         height, width = BOXES[n]
         self._key_shapes = (n // height, (n // height, height)), (n // width, (n // width, width))

@@ -65,6 +65,12 @@ class TrainConfig:
     gradient_calls: int = 0
     """Gradients flow through this many core calls at the end of the last transition, its high-level update included.
     2 is HRM's one-step gradient (2506.21734), 0 the whole transition (TRM, GRAM)."""
+    reveal_share: float = 0.5
+    """Of a lattice: share of new states that reveal a random part of the solution."""
+    longest_life: int = 60
+    """Of a lattice: rounds after which a state is replaced."""
+    rows_at_once: int = 16
+    """Of a lattice: states of one backward pass; few stay in cache. Gradients of all of the batch are summed."""
     rollout_slots: int = 48
     """Prior rollouts advanced beside each optimiser step; halt head and LPRM learn from them."""
     seed: int = 0
@@ -84,7 +90,7 @@ class TrainConfig:
             raise ValueError("steps or minutes must be set, got neither")
         for name in ("batch", "best_of", "rollout_slots", "evaluate_puzzles", "evaluate_width"):
             at_least(name, getattr(self, name), 1)
-        for name in ("evaluate_every_steps", "checkpoint_every_steps"):
+        for name in ("evaluate_every_steps", "checkpoint_every_steps", "longest_life", "rows_at_once"):
             at_least(name, getattr(self, name), 1)
         one_of("target", self.target, get_args(Target))
         at_least("gradient_calls", self.gradient_calls, 0)
@@ -93,7 +99,16 @@ class TrainConfig:
         within("seed", self.seed, 0, 2**63 - 1)
         if self.minutes is not None and not self.minutes > 0:
             raise ValueError(f"minutes must be above 0, got {self.minutes}")
-        for name in ("kl_balance", "ema", "empty_probability", "prior_share", "beta1", "beta2", "final_learning_rate"):
+        for name in (
+            "kl_balance",
+            "ema",
+            "empty_probability",
+            "prior_share",
+            "beta1",
+            "beta2",
+            "final_learning_rate",
+            "reveal_share",
+        ):
             within(name, getattr(self, name), 0, 1)
         fractions = [point[0] for point in self.kl_beta]
         if not fractions or fractions != sorted(fractions):
@@ -102,6 +117,11 @@ class TrainConfig:
             raise ValueError(f"prior_share must be 0 with target set, got {self.prior_share:g}")
         if self.best_of > 1 and self.prior_share:
             raise ValueError(f"prior_share must be 0 with best_of {self.best_of}, got {self.prior_share:g}")
+
+    def check_rows_at_once(self) -> None:
+        """Raises `ValueError` where the batch is no whole number of backward passes."""
+        if self.batch % self.rows_at_once:
+            raise ValueError(f"batch must be a multiple of rows_at_once {self.rows_at_once}, got {self.batch}")
 
     @property
     def has_posterior(self) -> bool:
@@ -137,6 +157,9 @@ class TrainOverrides(TypedDict, total=False):
     prior_share: float
     best_of: int
     gradient_calls: int
+    reveal_share: float
+    longest_life: int
+    rows_at_once: int
     rollout_slots: int
     seed: int
     evaluate_every_steps: int

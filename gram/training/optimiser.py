@@ -53,9 +53,12 @@ class FlatWeights:
         return named | self.buffers
 
     def update(self, learning_rate: float) -> float:
-        """One AdamW step from the compute copy's gradient, averaged over ranks; returns its norm before clipping."""
-        assert self.compute.grad is not None
-        self.master.grad = self.ranks.average(self.compute.grad.to(torch.float32))
+        """One AdamW step from the gradient of the master or else of the compute copy, averaged over ranks; returns its
+        norm before clipping."""
+        if self.master.grad is None:
+            assert self.compute.grad is not None
+            self.master.grad = self.compute.grad.to(torch.float32)
+        self.ranks.average(self.master.grad)
         norm = float(torch.nn.utils.clip_grad_norm_([self.master], self.training.clip))
         for group in self.adam.param_groups:
             group["lr"] = learning_rate
@@ -63,7 +66,7 @@ class FlatWeights:
         with torch.no_grad():
             self.average.lerp_(self.master, 1 - self.training.ema)
             self.compute.copy_(self.master)
-        self.compute.grad = None
+        self.compute.grad = self.master.grad = None
         return norm
 
     def averaged_model(self, model: Model, dtype: torch.dtype) -> Model:

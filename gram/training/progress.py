@@ -39,6 +39,10 @@ class TrainProgress:
     heads: float
     rollout_right: float
     """Share of prior rollouts' answers that are correct, on training puzzles."""
+    keep: float = math.nan
+    """Of a lattice: weighted cross-entropy of which values to keep, per value."""
+    solved: float = math.nan
+    """Of a lattice: states that the step solved rightly."""
     gradient_norm: float
     learning_rate: float
     kl_beta: float

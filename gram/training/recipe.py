@@ -97,6 +97,9 @@ def load_recipe(
         model_values = dict(values.get("model", {}))
         if model_values.get("mixer") == "relations":
             model_values.setdefault("relations", list(task.relations))
+        if model_values.get("latent") == "lattice":
+            shape |= {"values": task.answer_values, "value_tokens": len(task.answer_values)}
+            shape |= {"are_values_alike": task.are_values_alike}
         model = model_config(model_values.pop("preset", "small"), task=task.name, **shape, **model_values)
         kept = {name: value for name, value in values.get("training", {}).items() if name not in dropped}
         training = config_from_json(TrainConfig, kept | given, where="[training]")

@@ -19,6 +19,7 @@ from gram.atomic_files import naming
 from gram.training.config import TrainOverrides
 from gram.training.data_parallel import Ranks
 from gram.training.diagnosis import Signs, diagnose
+from gram.training.lattice_trainer import LatticeTrainer
 from gram.training.progress import TrainProgress, tensorboard
 from gram.training.puzzles import TrainingPuzzles
 from gram.training.recipe import Recipe, RecipeError, load_recipe
@@ -79,7 +80,8 @@ def train(
         if ranks.is_first:
             opened.enter_context(open_run(recipe, out, start, source.digest()))
         ranks.barrier()
-        trainer = Trainer(
+        kind_of_trainer = LatticeTrainer if recipe.model.latent == "lattice" else Trainer
+        trainer = kind_of_trainer(
             recipe,
             out,
             device=where,

@@ -81,13 +81,17 @@ class Trainer:
             self.model.load_state_dict(starting_weights(recipe, start))
         self.spec = self.model.spec
         self.flat = FlatWeights(self.model, self.training, self.dtype, self.ranks)
-        self.lanes = open_lanes(recipe, self.puzzles, dtype, device, self.ranks)
-        weights = torch.ones(recipe.model.vocabulary)
-        for token, weight in self.training.token_weights:
-            weights[int(token)] = weight
-        self.token_weights = weights.to(device)
         self.step, self.elapsed_s = 0, 0.0
         self.figures: dict[str, float] = {}
+        self._open(is_compiled)
+
+    def _open(self, is_compiled: bool) -> None:
+        """Makes what an optimiser step works on, and compiles its functions."""
+        self.lanes = open_lanes(self.recipe, self.puzzles, self.dtype, self.device, self.ranks)
+        weights = torch.ones(self.recipe.model.vocabulary)
+        for token, weight in self.training.token_weights:
+            weights[int(token)] = weight
+        self.token_weights = weights.to(self.device)
         # Each number of tokens is compiled for itself: code for any number is slower.
         options: dict[str, Any] = {"dynamic": False} if len(self.lanes) > 1 else {}
         compiled: Callable[..., Any] = partial(torch.compile, **options) if is_compiled else (lambda function: function)

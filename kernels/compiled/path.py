@@ -68,8 +68,8 @@ def _relate(
 ) -> Tensor:
     """`reference.relate` with the token axis first; `graph` is `[L, B, L]`."""
     gate, up = linear(x_LBD, gate_up).chunk(2, dim=-1)
-    if not relations.is_dense(spec.length):
-        return linear(silu(gate) * relations.sums(spec.relations, up, axis=0), down)
+    if not relations.is_dense(spec.length, spec.value_tokens):
+        return linear(silu(gate) * relations.sums(spec.relations, up, axis=0, values=spec.value_tokens), down)
     table, sums = iter(tables), []
     for name, part in zip(spec.relations, up.chunk(len(spec.relations), -1), strict=True):
         if name == "graph":
@@ -95,7 +95,7 @@ class Core(nn.Module):
         cos, sin = reference.rotary_tables(spec.length, width, spec.rope_theta, torch.device("cpu"))
         self.register_buffer("cos", cos)
         self.register_buffer("sin", sin)
-        is_related = spec.mixer == "relations" and relations.is_dense(spec.length)
+        is_related = spec.mixer == "relations" and relations.is_dense(spec.length, spec.value_tokens)
         named = (relations.fixed(spec.relations), spec.length, torch.device("cpu"))
         self.register_buffer("tables", relations.tables(*named) if is_related else torch.empty(0))
 
@@ -182,7 +182,8 @@ def _alike(name: str, spec: Spec) -> Spec:
     read = {field: getattr(spec, field) for field in READ[name]}
     if name == "core" and spec.is_rotary:
         read["positions"] = "rotary"
-    return Spec(tokens=spec.length, output_tokens=spec.length, dim=spec.dim, **read)
+    tokens = spec.tokens if spec.value_tokens > 1 else spec.length
+    return Spec(tokens=tokens, output_tokens=tokens, value_tokens=spec.value_tokens, dim=spec.dim, **read)
 
 
 def piece(name: str, spec: Spec, dtype: torch.dtype, shapes: Shapes) -> Piece:

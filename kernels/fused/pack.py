@@ -72,6 +72,8 @@ class Packed(NamedTuple):
 
 def unsupported_reason(spec: Spec) -> str | None:
     """Why the fused kernel cannot take a spec, or None where it can."""
+    if spec.head_readout == "max":
+        return "the fused kernel reads heads at the mean or one token, got max"
     if spec.mixer == "relations":
         return "the fused kernel mixes by token or attention, got relations"
     if spec.dim not in (16, 32, 64, 128):

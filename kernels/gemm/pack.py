@@ -59,6 +59,8 @@ class Matrices:
 
 def unsupported_reason(spec: Spec) -> str | None:
     """Why kernel C cannot take a spec, or None where it can."""
+    if spec.head_readout == "max":
+        return "kernel gemm reads heads at the mean or one token, got max"
     if spec.mixer == "relations":
         return "kernel gemm mixes by token or attention, got relations"
     if spec.dim % WHOLE or spec.dim > WIDEST:

@@ -1,0 +1,86 @@
+"""The lattice: a latent state that says, for every answer token, which values are still possible.
+
+A round turns one state into the next (after LDT, 2605.08605): values that the model thinks wrong are removed; where a
+token is left without a value, or the model judges the state wrong, it is in conflict and starts anew from its puzzle
+(the trajectory's next life); where every token had one value, and the model finds nothing wrong with that, it is
+solved; else one undecided token is committed to a value. Which token, and at a temperature above 0 which value, is the
+state's noise: it follows from the seed, the puzzle, the trajectory and the step alone (`kernels/philox.py`), and steps
+are counted over all lives.
+
+Shapes: `B` trajectories, `A` answer tokens, `V` values (symbols of the vocabulary).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gram.kernels.philox import NoiseKey, Site, counter_word1, random_bits
+
+
+class Opinion(NamedTuple):
+    """What the model makes of a state, all fp32."""
+
+    keep: Tensor
+    """Logits that a possible value belongs to a solution within the state, `[B, A, V]`."""
+    value: Tensor
+    """Logits of each token's value, `[B, A, V]`."""
+    sound: Tensor
+    """Logit that a solution is left in the state, `[B]`."""
+
+
+class Rules(NamedTuple):
+    """How a round decides."""
+
+    drop_below: float
+    """Probability of belonging to a solution below which a value is removed."""
+    conflict_above: float
+    """Probability that no solution is left above which a state is in conflict."""
+    temperature: float
+    """Of the committed value; 0 takes the likeliest."""
+
+
+class Round(NamedTuple):
+    """What a round leaves."""
+
+    sets: Tensor
+    """The next state, bool `[B, A, V]`; in conflict, what was found wrong (not yet the puzzle anew)."""
+    is_conflict: Tensor
+    """`[B]`."""
+    is_solved: Tensor
+    """Every token had one value already, so that the opinion is one on the whole answer, and there is no conflict:
+    `[B]`."""
+
+
+def play_round(sets: Tensor, given: Tensor, opinion: Opinion, rules: Rules, key: NoiseKey) -> Round:
+    """One round of states `sets` (bool `[B, A, V]`); tokens `given` (bool `[B, A]`) are the puzzle's and keep their
+    value."""
+    is_wrong = opinion.keep.sigmoid() < rules.drop_below
+    kept = sets & ~(is_wrong & ~given[..., None])
+    left = kept.sum(-1)
+    is_conflict = (left == 0).any(-1) | ((-opinion.sound).sigmoid() > rules.conflict_above)
+    is_solved = (sets.sum(-1) == 1).all(-1) & ~is_conflict
+    chance = _uniforms(sets.shape[1], sets.shape[2], key)
+    is_open = left > 1
+    token = (chance[:, : sets.shape[1]] + 1).masked_fill(~is_open, 0).argmax(-1)
+    row = torch.arange(len(sets), device=sets.device)
+    score = opinion.value[row, token]
+    if rules.temperature > 0:
+        score = score - rules.temperature * (-chance[:, sets.shape[1] :].log()).log()
+    value = score.masked_fill(~kept[row, token], -math.inf).argmax(-1)
+    commits = is_open.any(-1) & ~is_conflict
+    chosen = torch.zeros_like(kept[row, token]).scatter_(1, value[:, None], True)
+    committed = kept.clone()
+    committed[row, token] = torch.where(commits[:, None], chosen, kept[row, token])
+    return Round(committed, is_conflict, is_solved)
+
+
+def _uniforms(tokens: int, values: int, key: NoiseKey) -> Tensor:
+    """Numbers in (0, 1), one for every token and then one for every value, fp32 `[B, tokens + values]`."""
+    count = tokens + values
+    word = counter_word1(key.step, Site.COMMITMENT)
+    bits = random_bits(-(-count // 4) * 4, key.seed, word, key.trajectory, key.puzzle_hash)
+    return (bits[:, :count].to(torch.float32) + 0.5) * 2.0**-23

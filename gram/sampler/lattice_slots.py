@@ -1,0 +1,104 @@
+"""Slots whose latent states are lattices: a supervision step is one round (`gram/sampler/lattice.py`).
+
+The core starts every round from `z0` and sees the state alone: nothing but the sets of values is carried. A trajectory
+in conflict goes on from its puzzle, in its next life. Its halt logit is that of a solution being left where every token
+has one value, and `UNSOLVED` elsewhere, so that the rule `head` halts it when it is solved.
+
+Shapes: `S` slots, `k` some slots, `A` answer tokens, `V` symbols, `v` of them values.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gram.config import ResolvedConfig
+from gram.model import Model, embed_sets, read_values
+from gram.sampler.lattice import Opinion, Rules, play_round
+from gram.sampler.slots import Places, Rows, SlotStates
+from gram.tasks.protocol import Task
+
+UNSOLVED = -20.0
+"""Halt logit of a trajectory that is not solved."""
+
+
+class LatticeSlots(SlotStates):
+    """Sets of possible values, their puzzles, views and counters."""
+
+    def __init__(self, model: Model, config: ResolvedConfig, *, task: Task, is_unconditional: bool) -> None:
+        super().__init__(model, config, task=task, is_unconditional=is_unconditional)
+        own, rows, device = model.config, len(self.hash), model.device
+        self.task, self.values = task, list(own.values)
+        self.rules = Rules(own.drop_below, own.conflict_above, own.commitment_temperature * config.temperature)
+        shape = (rows, own.output_tokens, own.vocabulary)
+        self.puzzles = torch.ones(rows, own.tokens, dtype=torch.int64, device=device)
+        self.first = torch.zeros(shape, dtype=torch.bool, device=device)
+        """What each puzzle leaves possible: where every life begins."""
+        self.sets = torch.zeros_like(self.first)
+        self.lives = np.zeros(rows, np.int64)
+        """Conflicts so far of each trajectory."""
+
+    def start(self, rows: Rows, places: Places) -> None:
+        """Puts new trajectories at their puzzles into slots `rows`."""
+        puzzles, hashes, trajectories, lineages = places
+        if self.views is not None:
+            puzzles = self.views.place(rows, puzzles, hashes, lineages)
+        index = torch.from_numpy(rows).to(self.h.device)
+        self.puzzles[index] = torch.from_numpy(puzzles.astype(np.int64)).to(self.h.device)
+        self.first[index] = torch.from_numpy(self.task.candidates(puzzles)).to(self.h.device)
+        self.sets[index] = self.first[index]
+        self.hash[rows], self.trajectory[rows], self.step[rows], self.lives[rows] = hashes, trajectories, 0, 0
+
+    def move(self, source: Rows, target: Rows) -> None:
+        """Copies slots `source` over slots `target`."""
+        super().move(source, target)
+        take, put = (torch.from_numpy(rows).to(self.h.device) for rows in (source, target))
+        for tensor in (self.puzzles, self.first, self.sets):
+            tensor[put] = tensor[take]
+        self.lives[target] = self.lives[source]
+
+    def advance(self, occupied: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """One round of the first `occupied` slots; their halt logits and LPRM, `[occupied]` each."""
+        halts, lprms, weights = [], [], self.model.weights()
+        for first in range(0, occupied, self.launch):
+            rows = slice(first, first + self.launch if self.is_padded else min(first + self.launch, occupied))
+            sets = self.sets[rows]
+            shown = embed_sets(weights, self.model.config, self.puzzles[rows], sets[..., self.values])
+            start = self.model.initial_state(len(sets))[0]
+            key = self._key(rows)
+            after = self.model.step(
+                start.contiguous(), shown, self.e_x[rows], key, spec=self.spec, kernel=self.config.kernel
+            )
+            played = play_round(
+                sets, self.first[rows].sum(-1) == 1, Opinion(*self._opinions(after.h), after.halt), self.rules, key
+            )
+            again = played.is_conflict
+            self.sets[rows] = torch.where(again[:, None, None], self.first[rows], played.sets)
+            self.lives[rows] += again.cpu().numpy()
+            self.h_before[rows] = after.h
+            halts.append(torch.where(played.is_solved, after.halt, UNSOLVED))
+            lprms.append(after.lprm)
+        self.h, self.h_before = self.h_before, self.h
+        self.step[:occupied] += 1
+        halt, lprm = (torch.cat(parts)[:occupied].cpu().numpy() for parts in (halts, lprms))
+        return halt, lprm
+
+    def _opinions(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of keeping and of being the value, of all symbols, `[k, A, V]`: -inf of those that are no values."""
+        own = self.model.config
+        found = []
+        for said in read_values(self.model.weights(), own, h):
+            wide = torch.full((*said.shape[:2], own.vocabulary), -torch.inf, device=h.device)
+            wide[..., self.values] = said
+            found.append(wide)
+        return found[0], found[1]
+
+    def _decoded(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens that states would answer, `[k, A]`: the likeliest value left; and its lead in probability, `[k]`."""
+        logits = self._opinions(self.h[index])[1].masked_fill(~self.sets[index], -torch.inf)
+        # A token that the puzzle decides may be no value: its one symbol is likeliest all the same.
+        logits = torch.where(self.sets[index] & logits.isinf(), 0.0, logits)
+        likeliest = logits.softmax(-1).topk(2, dim=-1).values
+        return logits.argmax(-1), (likeliest[..., 0] - likeliest[..., 1]).mean(1)

@@ -1,0 +1,127 @@
+"""Lattice states in training: each is a puzzle in progress, advanced by the rounds of sampling (after LDT, 2605.08605).
+
+A state leaves when it is rightly solved, found in a conflict that is one, left without a value, or too old; a new
+puzzle takes its place. A share of new states reveals a random part of the solution, so that some can be finished from
+the first step on. The first states start at ages of their own: a pool that is filled at once would be solved, or lost,
+at once.
+
+Shapes: `B` states of all ranks, `L` puzzle tokens, `A` answer tokens, `V` symbols, `v` of them values of a lattice.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gram.config import ModelConfig
+from gram.kernels.philox import NoiseKey
+from gram.sampler.lattice import Round
+from gram.tasks.protocol import puzzle_hash
+from gram.training.config import TrainConfig
+from gram.training.puzzles import TrainingPuzzles
+
+MOST_REVEALED = 0.6
+"""Largest part of a solution that a new state reveals."""
+
+
+class States(NamedTuple):
+    """Some states of the pool, on the device."""
+
+    puzzles: Tensor
+    """int64 `[B, L]`."""
+    given: Tensor
+    """Tokens that the puzzle decides, bool `[B, A]`."""
+    sets: Tensor
+    """Possible values, bool `[B, A, v]`."""
+    survivors: Tensor
+    """Values of the solutions within the sets, bool `[B, A, v]`; of a lost state none."""
+    is_lost: Tensor
+    """No solution is left, `[B]`."""
+
+
+class LatticePool:
+    """The states carried from one optimiser step to the next."""
+
+    def __init__(
+        self, puzzles: TrainingPuzzles, config: ModelConfig, training: TrainConfig, device: torch.device
+    ) -> None:
+        self.source, self.training, self.device = puzzles, training, device
+        self.values = list(config.values)
+        count, shape = training.batch, (training.batch, config.output_tokens, config.vocabulary)
+        self.puzzles = np.zeros((count, config.tokens), np.uint8)
+        self.answers = np.zeros((count, config.output_tokens), np.uint8)
+        self.first, self.sets = np.zeros(shape, bool), np.zeros(shape, bool)
+        self.hashes = np.zeros(count, np.int64)
+        self.trajectory = np.zeros(count, np.int64)
+        self.age = np.zeros(count, np.int64)
+        self.is_free = np.ones(count, bool)
+        self.started = 0
+
+    def refill(self, rng: np.random.Generator) -> None:
+        """Puts new puzzles where states have left."""
+        free = np.flatnonzero(self.is_free)
+        if not len(free):
+            return
+        task = self.source.task
+        puzzles, answers = self.source.draw(rng, len(free))
+        first = task.candidates(puzzles)
+        share = rng.random((len(free), 1)) * MOST_REVEALED
+        shown = (rng.random(answers.shape) < share) & (rng.random((len(free), 1)) < self.training.reveal_share)
+        known = answers[:, :, None] == np.arange(first.shape[2])
+        self.puzzles[free], self.answers[free], self.first[free] = puzzles, answers, first
+        self.sets[free] = np.where(shown[:, :, None], first & known, first)
+        self.hashes[free] = [puzzle_hash(task.name, puzzle) for puzzle in puzzles]
+        self.trajectory[free] = self.started + np.arange(len(free))
+        self.age[free] = 0 if self.started else rng.integers(0, self.training.longest_life, len(free))
+        self.started += len(free)
+        self.is_free[free] = False
+
+    def view(self) -> States:
+        """All states as the loss takes them."""
+        survivors = self.source.task.survivors(self.puzzles, self.answers, self.sets)
+
+        def tensor(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(array.copy()).to(self.device)
+
+        return States(
+            tensor(self.puzzles).long(),
+            tensor(self.first.sum(-1) == 1),
+            tensor(self.sets[..., self.values]),
+            tensor(survivors[..., self.values]),
+            tensor(~survivors.any((1, 2))),
+        )
+
+    def key(self) -> NoiseKey:
+        """Names the noise of every state's next round."""
+        return NoiseKey.of_arrays(self.training.seed, self.hashes, self.trajectory, self.age, self.device)
+
+    def carry(self, played: Round) -> tuple[float, float]:
+        """Takes a round; returns the numbers of states that it solved rightly and wrongly."""
+        sets, is_conflict, is_solved = (part.cpu().numpy() for part in played)
+        is_lost = ~self.source.task.survivors(self.puzzles, self.answers, sets).any((1, 2))
+        # What the model judges wrongly stays, so that it meets it again: as it was where a conflict is none.
+        is_mistaken = is_conflict & ~is_lost
+        self.sets = np.where(is_mistaken[:, None, None], self.sets, sets)
+        self.age += 1
+        is_empty = ~sets.any(2).all(1)
+        self.is_free = (
+            (is_solved & ~is_lost) | (is_conflict & is_lost) | is_empty | (self.age >= self.training.longest_life)
+        )
+        return float((is_solved & ~is_lost).sum()), float((is_solved & is_lost).sum())
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that a resumed run needs."""
+        arrays = {name: torch.from_numpy(getattr(self, name).copy()) for name in _ARRAYS}
+        return {"started": torch.tensor(self.started), **arrays}
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `state`."""
+        self.started = int(tensors["started"])
+        for name in _ARRAYS:
+            setattr(self, name, tensors[name].numpy().copy())
+
+
+_ARRAYS = ("puzzles", "answers", "first", "sets", "hashes", "trajectory", "age", "is_free")

@@ -1,0 +1,123 @@
+"""Training of a lattice: gradient through all loops of one round, on states that the rounds themselves lead to.
+
+An optimiser step takes the core's opinion on every state of the pool, learns from it, and advances the state by a round
+with that same opinion (after LDT, 2605.08605).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gram.config import SamplerConfig
+from gram.kernels.reference import read_head
+from gram.model import embed_sets, read_values
+from gram.sampler.lattice import Opinion, Rules, play_round
+from gram.sampler.run import sample
+from gram.training.lattice_loss import Losses, loop
+from gram.training.lattice_pool import LatticePool, States
+from gram.training.optimiser import learning_rate
+from gram.training.trainer import Trainer
+
+EVALUATED_ROUNDS = 48
+
+
+class LatticeTrainer(Trainer):
+    """One run: its weights, pool and folder. One process alone."""
+
+    def _open(self, is_compiled: bool) -> None:
+        if self.ranks.size > 1:
+            raise ValueError(f"a lattice must be trained by one process, got {self.ranks.size}")
+        self.training.check_rows_at_once()
+        self.pool = LatticePool(self.puzzles, self.recipe.model, self.training, self.device)
+        self.played = [0.0, 0.0]
+        self._loop: Callable[..., Any] = self._loop_of_master
+        if is_compiled:
+            self._loop = torch.compile(self._loop_of_master, dynamic=False)
+
+    def _parts(self) -> dict[str, Any]:
+        return {"pool": self.pool}
+
+    def _weights(self, master: Tensor) -> dict[str, Tensor]:
+        # Converted in here, so that gradients of all loops and rows are summed in fp32.
+        return self.flat.views(master.to(self.dtype))
+
+    def _loop_of_master(self, master: Tensor, h: Tensor, shown: Tensor, states: States) -> tuple[Tensor, Losses]:
+        return loop(self._weights(master), self.recipe.model, h, shown, states)
+
+    def advance(self) -> dict[str, Any]:
+        """One optimiser step; returns the figures of `TrainProgress` that it made."""
+        config, training = self.recipe.model, self.training
+        self.pool.refill(np.random.default_rng([training.seed, self.step]))
+        states = self.pool.view()
+        total, ends = torch.zeros(3, device=self.device), []
+        for first in range(0, training.batch, training.rows_at_once):
+            part = States(*(each[first : first + training.rows_at_once] for each in states))
+            h, losses = self._loss_of(part)
+            total += losses
+            ends.append(h)
+        with torch.no_grad():
+            weights = self._weights(self.flat.master)
+            h = torch.cat(ends)
+            keep, value = (self._wide(part) for part in read_values(weights, config, h))
+            opinion = Opinion(keep, value, read_head(weights, "halt", h, config.spec))
+            rules = Rules(config.drop_below, config.conflict_above, config.commitment_temperature)
+            sets = torch.from_numpy(self.pool.sets).to(self.device)
+            played = play_round(sets, states.given, opinion, rules, self.pool.key())
+        rate = learning_rate(training, self.step, self.fraction)
+        norm = self.flat.update(rate)
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"gradient norm must be finite, got {norm} at optimiser step {self.step}")
+        counts = self.pool.carry(played)
+        self.step += 1
+        self.played = [0.95 * old + new for old, new in zip(self.played, counts, strict=True)]
+        right, wrong = self.played
+        keep_error, value_error, sound_error = (total / training.batch).tolist()
+        return {
+            "cross_entropy": value_error,
+            "kl": math.nan,
+            "kl_first": math.nan,
+            "kl_transitions": [],
+            "exact": float(states.is_lost.float().mean()),
+            "heads": sound_error,
+            "keep": keep_error,
+            "solved": counts[0],
+            "rollout_right": right / (right + wrong) if right + wrong else math.nan,
+            "gradient_norm": norm,
+            "learning_rate": rate,
+            "kl_beta": math.nan,
+        }
+
+    def evaluate(self) -> dict[str, float]:
+        """Share of held-out puzzles that one trajectory solves within `EVALUATED_ROUNDS`, and solves wrongly."""
+        config = SamplerConfig(width=1, depth=EVALUATED_ROUNDS, seed=self.training.seed)
+        held_out = self.puzzles.held_out
+        result = sample(self.averaged(), self.task, held_out.puzzles, config)
+        is_right = self.task.verify(held_out.puzzles, result.candidates[:, 0])
+        is_wrong = result.is_halted[:, 0] & ~is_right
+        return {"single_accuracy": float(is_right.mean()), "wrongly_solved": float(is_wrong.mean())}
+
+    def _loss_of(self, states: States) -> tuple[Tensor, Tensor]:
+        """Adds the gradient of some states to the master's; returns their last core state and summed losses."""
+        config, master = self.recipe.model, self.flat.master
+        shown = embed_sets(self._weights(master), config, states.puzzles, states.sets)
+        h = self.flat.buffers["z0_h"].expand_as(shown)
+        sums = []
+        for _ in range(config.transitions):
+            h, losses = self._loop(master, h, shown, states)
+            sums.append(torch.stack(losses))
+        mean = torch.stack(sums).mean(0)
+        (mean.sum() / self.training.batch).backward()
+        return h.detach(), mean.detach()
+
+    def _wide(self, values_BAv: Tensor) -> Tensor:
+        """Logits of values as logits of all symbols: -inf of those that are no values."""
+        config = self.recipe.model
+        wide = torch.full((*values_BAv.shape[:2], config.vocabulary), -torch.inf, device=values_BAv.device)
+        wide[..., list(config.values)] = values_BAv
+        return wide
