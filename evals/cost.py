@@ -11,7 +11,6 @@ from typing import Any
 from gram.config import ModelConfig
 from gram.evals import statistics
 from gram.evals.frontier.grid import Grid
-from gram.kernels import relations
 from gram.model import OPINIONS
 
 TRACE_BYTES = 21
@@ -31,7 +30,7 @@ def step_macs(config: ModelConfig) -> dict[str, int]:
         mixer = 3 * config.mixer_hidden * length * dim
     elif config.mixer == "relations":
         share = config.mixer_hidden // len(config.relations)
-        summed = relations.additions(config.relations, length, config.value_tokens)
+        summed = config.additions
         mixer = 3 * dim * config.mixer_hidden * length + share * summed
     else:
         mixer = 4 * length * dim * dim + 2 * length * length * dim

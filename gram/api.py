@@ -215,7 +215,8 @@ def load(
         task = model.config.task
     if isinstance(task, str):
         task = get_task(task, task_module)
-    model.resize(resized(model.config, task, settings_for(card, task.name)))
+    if task.name != model.config.task:
+        model.resize(resized(model.config, task, settings_for(card, task.name)))
     for field in SHAPE:
         if getattr(task, field) != getattr(model.config, field):
             raise ValueError(

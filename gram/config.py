@@ -18,11 +18,12 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
+from gram import latent_kinds
 from gram.kernels.spec import Guidance, HeadReadout, Mixer, MixerNorm, NoiseOrder, Positions, Spec, box_shape
 from gram.sampler.halting import RULES, Halting
 
 Relation = Literal[
-    *("row", "column", "diagonal", "antidiagonal", "box", "up", "down", "left", "right", "graph", "value", "all")
+    "row", "column", "diagonal", "antidiagonal", "box", "up", "down", "left", "right", "graph", "value", "all"
 ]
 Injector = Literal["none", "prior", "gaussian", "path", "commitment"]
 NoiseSite = Literal["h", "l", "both"]
@@ -256,7 +257,13 @@ class ModelConfig(Spec):
             ("latent", get_args(Latent)),
         ):
             one_of(name, getattr(self, name), choices)
-        self._check_lattice()
+        for name in ("drop_below", "conflict_above"):
+            within(name, getattr(self, name), 0, 1)
+        within("commitment_temperature", self.commitment_temperature, 0, 100)
+        if self.latent == "lattice":
+            latent_kinds.check_lattice(self)
+        elif self.values or self.value_tokens != 1 or self.are_values_alike:
+            raise ValueError(f"values must come with the latent lattice, got latent {self.latent}")
         check_halt_threshold("head", self.halt_threshold)
         if self.selector is not None:
             one_of("selector", self.selector, SELECTORS)
@@ -279,38 +286,6 @@ class ModelConfig(Spec):
         if self.head_readout == "register" and not self.registers:
             raise ValueError("head_readout 'register' must have registers of at least 1, got 0")
 
-    def _check_lattice(self) -> None:
-        """Raises `ValueError` where a lattice is given what only continuous states have, or thresholds out of range."""
-        for name in ("drop_below", "conflict_above"):
-            within(name, getattr(self, name), 0, 1)
-        within("commitment_temperature", self.commitment_temperature, 0, 100)
-        if self.latent == "continuous":
-            if self.values or self.value_tokens != 1 or self.are_values_alike:
-                raise ValueError(f"values must come with the latent lattice, got latent {self.latent}")
-            return
-        if not self.values or len(self.values) != self.value_tokens or len(set(self.values)) != len(self.values):
-            raise ValueError(
-                f"values must be {self.value_tokens} different tokens (value_tokens), got {list(self.values)}"
-            )
-        if not 0 < min(self.values) <= max(self.values) < self.vocabulary:
-            raise ValueError(f"values must be tokens from 1 to {self.vocabulary - 1}, got {list(self.values)}")
-        if self.output_start or self.output_tokens != self.tokens:
-            raise ValueError(f"answers must stand on the puzzle's own grid with a lattice, got {self.task}")
-        needed = {
-            "guidance": "none",
-            "low_level_updates": 0,
-            "is_core_shared": True,
-            "is_conditional": True,
-            "has_empty_condition": False,
-            "registers": 0,
-            "path_keep": 0.0,
-            "path_noise": 0.0,
-            "initial_std": 0.0,
-        }
-        for name, value in needed.items():
-            if getattr(self, name) != value:
-                raise ValueError(f"{name} must be {shown(value)} with a lattice, got {shown(getattr(self, name))}")
-
     def _check_relations(self) -> None:
         """Raises `ValueError` where relations and mixer do not go together."""
         if self.mixer != "relations":
@@ -323,7 +298,7 @@ class ModelConfig(Spec):
         if "value" in self.relations and self.latent == "continuous":
             raise ValueError("relation value must come with the latent lattice, got latent continuous")
         if self.has_graph:
-            self._check_graph()
+            latent_kinds.check_graph(self)
         elif math.isqrt(self.tokens) ** 2 != self.tokens or self.registers:
             raise ValueError(
                 f"relations must be of a square grid without registers, got {self.tokens} tokens and "
@@ -335,18 +310,6 @@ class ModelConfig(Spec):
             raise ValueError(
                 f"mixer_hidden must share out among {len(self.relations)} relations, got {self.mixer_hidden}"
             )
-
-    def _check_graph(self) -> None:
-        """Raises `ValueError` where nodes are no graph's, or have relations of a grid."""
-        nodes = self.output_tokens
-        pairs = nodes * (nodes - 1) // 2
-        if self.output_start != pairs or self.tokens != pairs + nodes or self.registers:
-            raise ValueError(
-                f"relations with graph must be of a graph's pairs and then its nodes, without registers, got "
-                f"{self.tokens} tokens, {nodes} of them nodes, and {self.registers} registers"
-            )
-        if strange := [name for name in self.relations if name not in ("graph", "all")]:
-            raise ValueError(f"relations with graph must be graph and all, got {', '.join(strange)}")
 
     @property
     def spec(self) -> Spec:

@@ -26,8 +26,8 @@ from gram.checkpoint import CheckpointError
 from gram.config import ModelConfig, ResolvedConfig, SamplerConfig, check_stored, config_from_json, config_to_json
 from gram.kernels.philox import NoiseKey
 from gram.model import Model
+from gram.sampler.engine import injection_of, spec_of
 from gram.sampler.run import resolve
-from gram.sampler.slots import injection_of, spec_of
 from gram.tasks.protocol import puzzle_hash as hash_of
 
 

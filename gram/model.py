@@ -271,7 +271,8 @@ def embed_sets(weights: Weights, config: ModelConfig, puzzles_BA: Tensor, sets_B
     made = made + weights["embedding.weight"][shown][:, None]
     if not config.are_values_alike:
         made = made + weights["values.weight"][:, None, :]
-    return made.flatten(1, 2) * config.dim**0.5
+    shown_states: Tensor = made.flatten(1, 2) * config.dim**0.5
+    return shown_states
 
 
 def read_values(weights: Weights, config: ModelConfig, h: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from gram.kernels import first_use, reference, relations
+from gram.kernels import first_use, reference
 from gram.kernels.compiled import cache as compile_cache
 from gram.kernels.compiled import path as compiled
 from gram.kernels.fused import pack
@@ -128,7 +128,7 @@ def step_flops(weights: Weights, spec: Spec) -> float:
         total += (spec.low_level_updates + 1) * spec.blocks * 4 * spec.length**2 * spec.dim
     elif spec.mixer == "relations":
         share = weights["low.0.mixer.down"].shape[1] // len(spec.relations)
-        sums = share * relations.additions(spec.relations, spec.length, spec.value_tokens)
+        sums = share * spec.additions
         total += (spec.low_level_updates + 1) * spec.blocks * 2 * sums
     return spec.transitions * total
 

@@ -108,7 +108,7 @@ def relate(x_BLD: Tensor, gate_up: Tensor, down: Tensor, spec: Spec, graph_BLL: 
     that it relates (`relations.tables`); each token gates the sums that it receives. A large grid is summed by line;
     `graph_BLL` is the relation `graph`, each row's own."""
     gate, up = linear(x_BLD, gate_up).chunk(2, dim=-1)
-    if not relations.is_dense(spec.length, spec.value_tokens):
+    if not spec.are_sums_products:
         return linear(silu(gate) * relations.sums(spec.relations, up, axis=1, values=spec.value_tokens), down)
     table = iter(relations.tables(relations.fixed(spec.relations), spec.length, x_BLD.device).to(x_BLD.dtype))
     matrices = [graph_BLL if name == "graph" and graph_BLL is not None else next(table) for name in spec.relations]
@@ -196,7 +196,8 @@ def read_head(weights: Weights, name: str, h: Tensor, spec: Spec) -> Tensor:
         gate, up = linear(h, weights[name + ".gate_up"]).chunk(2, dim=-1)
         h = silu(gate) * up  # a SwiGLU whose last layer comes after the readout
     if spec.head_readout == "max":
-        readout = h.amax(1)
+        # By index: where equals share a gradient, a compiler that rounds them differently finds none.
+        readout = h.max(1).values
     else:
         readout = h.to(torch.float32).mean(1).to(h.dtype) if spec.head_readout == "mean" else h[:, 0]
     return linear(readout, weights[name + ".weight"], weights[name + ".bias"]).squeeze(-1).to(torch.float32)

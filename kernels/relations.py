@@ -23,8 +23,6 @@ EDGE = 2
 """Token of a puzzle that joins two nodes: the first `n (n - 1) / 2` are the pairs of `n` nodes, row by row."""
 GRAPH_WEIGHT = 0.5
 """What a node hears of a neighbour."""
-DENSE_TOKENS = 150
-"""Up to here a matrix product is faster on a CPU than sums by line."""
 
 
 def graphs(puzzles: Tensor, nodes: int) -> Tensor:
@@ -41,8 +39,8 @@ def split_graph(e_x: Tensor, spec: Spec) -> tuple[Tensor, Tensor | None]:
 
 
 def fixed(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The relations that all puzzles share: those with a table."""
-    return tuple(name for name in names if name != "graph")
+    """Relations of places that all puzzles share: those with a table."""
+    return tuple(name for name in names if name not in ("graph", "value"))
 
 
 def tables(names: tuple[str, ...], tokens: int, device: torch.device) -> Tensor:
@@ -88,16 +86,6 @@ def _line_numbers(name: str, row: Tensor, column: Tensor, side: int) -> Tensor:
         height, width = box_shape(side)
         return row // height * side + column // width
     return {"row": row, "column": column, "diagonal": row - column + side, "antidiagonal": row + column}[name]
-
-
-def is_dense(tokens: int, values: int = 1) -> bool:
-    """Whether sums of so many tokens are computed as matrix products; those of a lattice's values never are."""
-    return values == 1 and tokens <= DENSE_TOKENS
-
-
-def additions(names: tuple[str, ...], tokens: int, values: int = 1) -> int:
-    """Multiply-accumulates of one hidden channel of every relation together, as `sums` computes them."""
-    return len(names) * tokens * (tokens if is_dense(tokens, values) else 2)
 
 
 def sums(names: tuple[str, ...], x: Tensor, axis: int, values: int = 1) -> Tensor:

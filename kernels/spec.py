@@ -16,6 +16,8 @@ Positions = Literal["learned", "rotary", "both", "none"]
 Guidance = Literal["full", "mean", "noise", "none"]
 NoiseOrder = Literal["before", "after"]
 HeadReadout = Literal["mean", "register", "first", "max"]
+DENSE_TOKENS = 150
+"""Up to here a matrix product is faster on a CPU than sums by line."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,6 +101,16 @@ class Spec:
     def embedded_dim(self) -> int:
         """Channels of `e_x`: where each puzzle has a graph, each node's row of its matrix stands behind its own."""
         return self.dim + (self.length if self.has_graph else 0)
+
+    @property
+    def are_sums_products(self) -> bool:
+        """Whether relations are summed as matrix products, and not line by line; a lattice's never are."""
+        return self.value_tokens == 1 and self.length <= DENSE_TOKENS
+
+    @property
+    def additions(self) -> int:
+        """Multiply-accumulates of one hidden channel of every relation together."""
+        return len(self.relations) * self.length * (self.length if self.are_sums_products else 2)
 
     @property
     def is_rotary(self) -> bool:

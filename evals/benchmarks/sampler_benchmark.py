@@ -24,7 +24,7 @@ from gram.evals.paired import paired_difference
 from gram.model import Model
 from gram.sampler.engine import Engine
 from gram.sampler.result import SampleResult
-from gram.sampler.run import shards_of
+from gram.sampler.run import shards_of, slots_of
 from gram.sampler.scheduler import ShardResult
 from gram.tasks.protocol import PuzzleSet
 
@@ -43,7 +43,14 @@ def refill_rows(sampler: Sampler, puzzles: PuzzleSet, *, width: int, rounds: int
     runs: dict[str, tuple[int, list[ShardResult]]] = {}
 
     def run(is_rectangular: bool) -> None:
-        engine = Engine(sampler.model, sampler.task, puzzles.puzzles, config, is_static=is_rectangular)
+        engine = Engine(
+            sampler.model,
+            sampler.task,
+            puzzles.puzzles,
+            config,
+            is_static=is_rectangular,
+            kind_of_slots=slots_of(sampler.model),
+        )
         made = [
             result for _, result in sorted(engine.run(shards_of(len(puzzles), config)), key=lambda one: one[0].index)
         ]

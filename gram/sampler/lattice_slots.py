@@ -16,8 +16,8 @@ from torch import Tensor
 
 from gram.config import ResolvedConfig
 from gram.model import Model, embed_sets, read_values
+from gram.sampler.engine import Places, Rows, SlotStates
 from gram.sampler.lattice import Opinion, Rules, play_round
-from gram.sampler.slots import Places, Rows, SlotStates
 from gram.tasks.protocol import Task
 
 UNSOLVED = -20.0
@@ -26,6 +26,8 @@ UNSOLVED = -20.0
 
 class LatticeSlots(SlotStates):
     """Sets of possible values, their puzzles, views and counters."""
+
+    latent = "lattice"
 
     def __init__(self, model: Model, config: ResolvedConfig, *, task: Task, is_unconditional: bool) -> None:
         super().__init__(model, config, task=task, is_unconditional=is_unconditional)

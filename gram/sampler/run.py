@@ -26,13 +26,13 @@ from gram.config import ResolvedConfig, SamplerConfig, Selector, config_to_json,
 from gram.kernels import dispatch
 from gram.kernels.spec import Spec
 from gram.model import Model
-from gram.sampler.engine import Engine, Observer
+from gram.sampler.engine import Engine, Observer, SlotStates, spec_of
 from gram.sampler.halting import RULES
+from gram.sampler.lattice_slots import LatticeSlots
 from gram.sampler.record import Serialized
 from gram.sampler.result import SampleResult
 from gram.sampler.scheduler import Shard, ShardResult
 from gram.sampler.selectors import answer_labels, count_votes, select
-from gram.sampler.slots import spec_of
 from gram.sampler.store import Store
 from gram.sampler.views import check_views
 from gram.sampler.width import THRESHOLDS
@@ -109,6 +109,11 @@ def resolve(config: SamplerConfig, model: Model, puzzles: int = 0) -> ResolvedCo
         "slots": config.slots if config.slots is not None else dispatch.slot_count(model.device, launch),
     }
     return ResolvedConfig(**{**asdict(config), **filled})
+
+
+def slots_of(model: Model) -> type[SlotStates]:
+    """What holds the latent states of a model's trajectories."""
+    return LatticeSlots if model.config.latent == "lattice" else SlotStates
 
 
 def check_lattice(config: SamplerConfig) -> None:
@@ -284,6 +289,7 @@ class Job:
             is_unconditional=self.is_unconditional,
             is_traced=self.is_traced,
             observer=observer,
+            kind_of_slots=slots_of(self.model),
         )
 
     def run_shard(self, shard: Shard, observer: Observer | None = None) -> ShardResult:

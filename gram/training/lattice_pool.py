@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gram.config import ModelConfig
@@ -91,7 +92,7 @@ class LatticePool:
             tensor(self.first.sum(-1) == 1),
             tensor(self.sets[..., self.values]),
             tensor(survivors[..., self.values]),
-            tensor(~survivors.any((1, 2))),
+            tensor(_is_lost(survivors)),
         )
 
     def key(self) -> NoiseKey:
@@ -101,12 +102,12 @@ class LatticePool:
     def carry(self, played: Round) -> tuple[float, float]:
         """Takes a round; returns the numbers of states that it solved rightly and wrongly."""
         sets, is_conflict, is_solved = (part.cpu().numpy() for part in played)
-        is_lost = ~self.source.task.survivors(self.puzzles, self.answers, sets).any((1, 2))
+        is_lost = _is_lost(self.source.task.survivors(self.puzzles, self.answers, sets))
         # What the model judges wrongly stays, so that it meets it again: as it was where a conflict is none.
         is_mistaken = is_conflict & ~is_lost
         self.sets = np.where(is_mistaken[:, None, None], self.sets, sets)
         self.age += 1
-        is_empty = ~sets.any(2).all(1)
+        is_empty = (sets.sum(2) == 0).any(1)
         self.is_free = (
             (is_solved & ~is_lost) | (is_conflict & is_lost) | is_empty | (self.age >= self.training.longest_life)
         )
@@ -125,3 +126,8 @@ class LatticePool:
 
 
 _ARRAYS = ("puzzles", "answers", "first", "sets", "hashes", "trajectory", "age", "is_free")
+
+
+def _is_lost(survivors: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether no solution is left, `[B]`."""
+    return np.asarray(survivors.sum((1, 2)) == 0)

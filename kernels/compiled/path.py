@@ -68,7 +68,7 @@ def _relate(
 ) -> Tensor:
     """`reference.relate` with the token axis first; `graph` is `[L, B, L]`."""
     gate, up = linear(x_LBD, gate_up).chunk(2, dim=-1)
-    if not relations.is_dense(spec.length, spec.value_tokens):
+    if not spec.are_sums_products:
         return linear(silu(gate) * relations.sums(spec.relations, up, axis=0, values=spec.value_tokens), down)
     table, sums = iter(tables), []
     for name, part in zip(spec.relations, up.chunk(len(spec.relations), -1), strict=True):
@@ -95,7 +95,7 @@ class Core(nn.Module):
         cos, sin = reference.rotary_tables(spec.length, width, spec.rope_theta, torch.device("cpu"))
         self.register_buffer("cos", cos)
         self.register_buffer("sin", sin)
-        is_related = spec.mixer == "relations" and relations.is_dense(spec.length, spec.value_tokens)
+        is_related = spec.mixer == "relations" and spec.are_sums_products
         named = (relations.fixed(spec.relations), spec.length, torch.device("cpu"))
         self.register_buffer("tables", relations.tables(*named) if is_related else torch.empty(0))
 

@@ -18,9 +18,9 @@ from gram.cli.main import main
 from gram.config import SamplerConfig
 from gram.distributed import access, cluster, processes
 from gram.distributed.worker import CANCELLED, Runner, ShardOutcome, expected_metadata, pack
+from gram.sampler.engine import SlotStates
 from gram.sampler.record import Serialized, digest_of, payload_of
 from gram.sampler.run import Job, resolve, shards_of
-from gram.sampler.slots import SlotStates
 from gram.tasks.registry import get_task
 from tests.integration.test_cli import TASK, tiny
 from tests.models import tiny_model

@@ -10,7 +10,7 @@ from gram.evals.frontier import prefix_timing, timing_file
 from gram.evals.frontier.latency import courses_of, measure, row_counts
 from gram.evals.frontier.prefix_timing import Course
 from gram.evals.frontier.prices import StepTimes
-from gram.sampler.slots import SlotStates
+from gram.sampler.engine import SlotStates
 from gram.tasks.registry import get_task
 from tests.models import tiny_model
 

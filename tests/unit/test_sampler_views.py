@@ -20,10 +20,9 @@ from gram.distributed.worker import Runner, pack
 from gram.evals import ablation
 from gram.evals.frontier.prefix_timing import time_prefix
 from gram.kernels.philox import NoiseKey, Site, counter_word1, random_bits, random_words
-from gram.sampler.engine import Engine, Observer
+from gram.sampler.engine import Engine, Observer, injection_of
 from gram.sampler.record import Serialized
 from gram.sampler.run import Job, make_plan, resolve, sample, shape_of, shards_of
-from gram.sampler.slots import injection_of
 from gram.sampler.trace import Traces
 from gram.sampler.views import SlotViews, draw_views
 from gram.tasks.protocol import Task, puzzle_hash
