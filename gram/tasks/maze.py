@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from gram.tasks.maze_paths import count_paths, distances, first_path, levels_of, list_paths
+from gram.tasks.maze_paths import Cells, count_paths, distances, first_path, levels_of, list_paths, on_paths
 from gram.tasks.protocol import Board, BoardCell, CellKind, PuzzleError, PuzzleSet, Task, Tokens
 from gram.tasks.puzzle_sets import PuzzlePool, split_by_hash
 from gram.tasks.views import SYMMETRIES, Views, chosen, square_cells, square_views
@@ -31,6 +31,8 @@ WALL_SHARES = (0.35, 0.4)
 SEED = 0
 MOST_SOLUTIONS = 20_000
 MOST_COUNTED = 2**63 - 1
+KEPT = 4096
+"""Mazes whose levels are kept."""
 BLOCK = 512
 """Puzzles whose distances are found at once."""
 TURNS = (0, 1, 2, 3, 6, 5, 7, 4)
@@ -44,6 +46,7 @@ class Maze(Task):
     vocabulary = 6
     has_comments = False
     symmetry_words = 1
+    answer_values = (OPEN, PATH)
     relations = ("up", "down", "left", "right", "row", "column", "all")
 
     def __init__(self, n: int) -> None:
@@ -54,6 +57,8 @@ class Maze(Task):
         self.tokens = self.output_tokens = n * n
         self.least_steps = max(3, 110 * n * n // 900)
         self.summary = f"{n}x{n} maze, a shortest path of at least {self.least_steps} steps; any shortest one is right"
+        self._known: dict[bytes, tuple[Cells, int]] = {}
+        """Levels and steps of mazes, by their tokens."""
         self._symmetries = square_cells(n, TURNS)
         self._pools = {name: PuzzlePool(partial(self._make, name), self.tokens) for name in self.splits}
 
@@ -119,6 +124,40 @@ class Maze(Task):
         """Each pair `[P, L]` turned by a random symmetry of the square."""
         views = square_views(self._symmetries, rng.integers(0, SYMMETRIES, len(puzzles)), self.vocabulary)
         return views.apply(puzzles), views.apply_to_answers(answers)
+
+    def candidates(self, puzzles: Tokens) -> NDArray[np.bool_]:
+        possible = puzzles[:, :, None] == np.arange(self.vocabulary)
+        possible[puzzles == OPEN, PATH] = True
+        return possible
+
+    def survivors(self, puzzles: Tokens, answers: Tokens, sets: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """From all shortest paths, of which there may be 10^12: level by level, without listing one."""
+        levels, steps = self._kept_levels(puzzles)
+        is_open = puzzles == OPEN
+        may, must = ~is_open | sets[:, :, PATH], is_open & ~sets[:, :, OPEN]
+        taken = on_paths(levels, steps, may, must)
+        found = sets & self.candidates(puzzles)
+        found[:, :, PATH] &= taken & is_open
+        # An open cell may stay open where a path of the same level goes elsewhere.
+        lone = np.zeros(puzzles.shape, dtype=bool)
+        for row, level in enumerate(levels):
+            on = np.bincount(level[taken[row]], minlength=1)
+            lone[row, taken[row]] = on[level[taken[row]]] == 1
+        found[:, :, OPEN] &= ~lone
+        found[~taken.any(1)] = False
+        return found
+
+    def _kept_levels(self, puzzles: Tokens) -> tuple[Cells, NDArray[np.int64]]:
+        """`levels_of`, kept for puzzles seen lately: a lattice in training asks for them at every round."""
+        for puzzle in puzzles:
+            key = puzzle.tobytes()
+            if key not in self._known:
+                if len(self._known) >= KEPT:
+                    self._known.clear()
+                levels, steps = levels_of(puzzle[None], self.n, WALL, START, GOAL)
+                self._known[key] = (levels[0], int(steps[0]))
+        found = [self._known[puzzle.tobytes()] for puzzle in puzzles]
+        return np.stack([levels for levels, _ in found]), np.array([steps for _, steps in found], dtype=np.int64)
 
     def conflicts(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.int64]:
         """Cells changed other than from open to path, path cells on no shortest path, steps with no path cell or with

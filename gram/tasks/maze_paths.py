@@ -6,6 +6,8 @@ shortest path, else -1; a shortest path takes one cell of each level, each besid
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -97,3 +99,43 @@ def list_paths(levels: Cells, steps: int, n: int) -> list[list[int]]:
     for level in range(1, steps + 1):
         paths = [[*path, near] for path in paths for near in neighbours(path[-1], n) if levels[near] == level]
     return paths
+
+
+def on_paths(
+    levels: Cells, steps: NDArray[np.int64], may: NDArray[np.bool_], must: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Cells on some shortest path that takes cells that `may` be taken alone, and all that `must` be: bool `[P, L]`.
+
+    `levels` and `steps` are those of `levels_of`; `may` and `must` are `[P, L]`. No cell where there is no such path.
+    """
+    count, n = len(levels), math.isqrt(levels.shape[1])
+    level, allowed, needed = (each.reshape(count, n, n) for each in (levels, may, must))
+    last = int(steps.max(initial=-1))
+    at, is_missed = [], steps < 0
+    for step in range(last + 1):
+        is_here = level == step
+        bound = (is_here & needed).sum((1, 2), keepdims=True)
+        at.append(is_here & allowed & (needed | (bound == 0)))
+        is_missed |= bound[:, 0, 0] > 1  # no path takes two cells of a level
+    forth = at[:1]
+    for cells in at[1:]:
+        forth.append(cells & _beside(forth[-1]))
+    is_last = steps[:, None, None]
+    found = np.zeros(level.shape, bool)
+    back = np.zeros(level.shape, bool)
+    for step in range(last, -1, -1):
+        back = forth[step] & (_beside(back) | (is_last == step))
+        found |= back
+    found[is_missed | (needed & ~found).any((1, 2))] = False
+    taken: NDArray[np.bool_] = found.reshape(levels.shape)
+    return taken
+
+
+def _beside(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Cells next to one of these, `[P, n, n]`."""
+    near = np.zeros_like(cells)
+    near[:, 1:] |= cells[:, :-1]
+    near[:, :-1] |= cells[:, 1:]
+    near[:, :, 1:] |= cells[:, :, :-1]
+    near[:, :, :-1] |= cells[:, :, 1:]
+    return near
