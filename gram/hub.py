@@ -121,6 +121,8 @@ class GramForReasoning(PreTrainedModel):
         values agree with trajectory 0 of `halting="fixed"` bit for bit. A model without condition sees the empty one,
         whatever the puzzles. Raises `ValueError` for what are no tokens.
         """
+        if self.model.config.latent == "lattice":
+            raise ValueError("forward must be of a model with continuous states, got a lattice: sample it (gram.load)")
         given: dict[str, Any] = {name: value for name, value in (("depth", depth), ("seed", seed)) if value is not None}
         config = resolve(replace(sampling or SamplerConfig(), **given), self.model)
         self._check_tokens(input_ids)

@@ -126,7 +126,7 @@ class Maze(Task):
         return views.apply(puzzles), views.apply_to_answers(answers)
 
     def candidates(self, puzzles: Tokens) -> NDArray[np.bool_]:
-        possible = puzzles[:, :, None] == np.arange(self.vocabulary)
+        possible: NDArray[np.bool_] = np.equal(puzzles[:, :, None], np.arange(self.vocabulary))
         possible[puzzles == OPEN, PATH] = True
         return possible
 

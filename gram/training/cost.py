@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gram.kernels import dispatch
-from gram.model import Model
+from gram.model import OPINIONS, Model
 from gram.training.recipe import Recipe
 
 GPU = "NVIDIA H100 SXM"
@@ -57,6 +57,13 @@ def cost_of(recipe: Recipe) -> TrainingCost:
     weights, spec = model.weights(), model.spec
     turns, length = spec.transitions, spec.length
     transition = dispatch.step_flops(weights, spec) / turns
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if config.latent == "lattice":
+        # Gradient through all loops, each of which is asked for its opinion; the round takes the last one's.
+        read = 2 * length * config.dim * (OPINIONS + 2 * config.head_hidden)
+        return TrainingCost(
+            parameters=parameters, step_flops=training.batch * 3 * turns * (transition + read), steps=training.steps
+        )
     posterior = sum(2 * tensor.numel() * length for name, tensor in weights.items() if name.startswith("posterior"))
     decoding = 2 * config.output_tokens * config.vocabulary * config.dim
     led = posterior if training.has_posterior else 0
@@ -67,7 +74,7 @@ def cost_of(recipe: Recipe) -> TrainingCost:
         step += training.rows * (transition + decoding)
     step += training.rollout_slots * (turns * transition + decoding)
     return TrainingCost(
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=parameters,
         step_flops=step,
         steps=training.steps,
     )
