@@ -49,16 +49,8 @@ MODEL_FIELDS = (
     *("is_core_shared", "transitions", "low_level_updates", "depth", "trained_depth", "guidance", "guidance_hidden"),
     *("noise_order", "noise_free_steps", "path_keep", "path_noise", "initial_std", "log_sigma_center"),
     *("log_sigma_range", "head_readout", "head_hidden", "halt_threshold", "selector", "views", "is_conditional"),
-    *(
-        "has_empty_condition",
-        "value_tokens",
-        "values",
-        "are_values_alike",
-        "latent",
-        "drop_below",
-        "conflict_above",
-        "commitment_temperature",
-    ),
+    *("has_empty_condition", "value_tokens", "values", "are_values_alike", "latent", "drop_below"),
+    *("conflict_above", "commitment_temperature", "commitment_focus"),
 )
 """Fields of `ModelConfig` in the order of `config.json`."""
 LATER: dict[str, Any] = {
@@ -70,6 +62,7 @@ LATER: dict[str, Any] = {
     "drop_below": 0.1,
     "conflict_above": 0.5,
     "commitment_temperature": 1.0,
+    "commitment_focus": 0.0,
 }
 """Settings that came after the first checkpoints and stores, with the value by which all is as before. There it stands
 neither in a model's JSON nor in what names a run."""
@@ -231,6 +224,9 @@ class ModelConfig(Spec):
     """Of a lattice: probability that no solution is left above which a state is in conflict."""
     commitment_temperature: float = 1.0
     """Of a lattice: factor on the temperature of the value that a token is committed to; 0 takes the likeliest."""
+    commitment_focus: float = 0.0
+    """Of a lattice: the token to commit is drawn in proportion to the probability of its likeliest value, to this
+    power; 0 draws uniformly."""
 
     def __post_init__(self) -> None:
         make_plain(self)
@@ -259,7 +255,8 @@ class ModelConfig(Spec):
             one_of(name, getattr(self, name), choices)
         for name in ("drop_below", "conflict_above"):
             within(name, getattr(self, name), 0, 1)
-        within("commitment_temperature", self.commitment_temperature, 0, 100)
+        for name in ("commitment_temperature", "commitment_focus"):
+            within(name, getattr(self, name), 0, 100)
         if self.latent == "lattice":
             latent_kinds.check_lattice(self)
         elif self.values or self.value_tokens != 1 or self.are_values_alike:

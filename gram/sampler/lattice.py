@@ -3,9 +3,9 @@
 A round turns one state into the next (after LDT, 2605.08605): values that the model thinks wrong are removed; where a
 token is left without a value, or the model judges the state wrong, it is in conflict and starts anew from its puzzle
 (the trajectory's next life); where every token had one value, and the model finds nothing wrong with that, it is
-solved; else one undecided token is committed to a value. Which token, and at a temperature above 0 which value, is the
-state's noise: it follows from the seed, the puzzle, the trajectory and the step alone (`kernels/philox.py`), and steps
-are counted over all lives.
+solved; else one undecided token, rather one that the model is sure of, is committed to a value. Which token, and at a
+temperature above 0 which value, is the state's noise: it follows from the seed, the puzzle, the trajectory and the step
+alone (`kernels/philox.py`), and steps are counted over all lives.
 
 Shapes: `B` trajectories, `A` answer tokens, `V` values (symbols of the vocabulary).
 """
@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gram.config import ModelConfig
 from gram.kernels.philox import NoiseKey, Site, counter_word1, random_bits
 
 
@@ -41,6 +42,19 @@ class Rules(NamedTuple):
     """Probability that no solution is left above which a state is in conflict."""
     temperature: float
     """Of the committed value; 0 takes the likeliest."""
+    focus: float = 0.0
+    """How much the choice of a token follows the model's certainty: in proportion to the probability of the token's
+    likeliest value, to this power; 0 chooses uniformly."""
+
+
+def rules_of(config: ModelConfig, temperature: float = 1.0) -> Rules:
+    """A model's rules, its temperature times the run's."""
+    return Rules(
+        config.drop_below,
+        config.conflict_above,
+        config.commitment_temperature * temperature,
+        config.commitment_focus,
+    )
 
 
 class Round(NamedTuple):
@@ -65,7 +79,9 @@ def play_round(sets: Tensor, given: Tensor, opinion: Opinion, rules: Rules, key:
     is_solved = (sets.sum(-1) == 1).all(-1) & ~is_conflict
     chance = _uniforms(sets.shape[1], sets.shape[2], key)
     is_open = left > 1
-    token = (chance[:, : sets.shape[1]] + 1).masked_fill(~is_open, 0).argmax(-1)
+    certainty = opinion.value.masked_fill(~kept, -torch.inf).log_softmax(-1).amax(-1)
+    drawn = rules.focus * certainty - (-chance[:, : sets.shape[1]].log()).log()  # Gumbel: in proportion to exp
+    token = drawn.masked_fill(~is_open, -torch.inf).argmax(-1)
     row = torch.arange(len(sets), device=sets.device)
     score = opinion.value[row, token]
     if rules.temperature > 0:

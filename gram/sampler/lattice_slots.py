@@ -17,7 +17,7 @@ from torch import Tensor
 from gram.config import ResolvedConfig
 from gram.model import Model, embed_sets, read_values
 from gram.sampler.engine import Places, Rows, SlotStates
-from gram.sampler.lattice import Opinion, Rules, play_round
+from gram.sampler.lattice import Opinion, play_round, rules_of
 from gram.tasks.protocol import Task
 
 UNSOLVED = -20.0
@@ -33,7 +33,7 @@ class LatticeSlots(SlotStates):
         super().__init__(model, config, task=task, is_unconditional=is_unconditional)
         own, rows, device = model.config, len(self.hash), model.device
         self.task, self.values = task, list(own.values)
-        self.rules = Rules(own.drop_below, own.conflict_above, own.commitment_temperature * config.temperature)
+        self.rules = rules_of(own, config.temperature)
         shape = (rows, own.output_tokens, own.vocabulary)
         self.puzzles = torch.ones(rows, own.tokens, dtype=torch.int64, device=device)
         self.first = torch.zeros(shape, dtype=torch.bool, device=device)

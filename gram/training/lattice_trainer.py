@@ -17,7 +17,7 @@ from torch import Tensor
 from gram.config import SamplerConfig
 from gram.kernels.reference import read_head
 from gram.model import embed_sets, read_values
-from gram.sampler.lattice import Opinion, Rules, play_round
+from gram.sampler.lattice import Opinion, play_round, rules_of
 from gram.sampler.run import sample
 from gram.training.lattice_loss import Losses, loop
 from gram.training.lattice_pool import LatticePool, States
@@ -66,7 +66,7 @@ class LatticeTrainer(Trainer):
             h = torch.cat(ends)
             keep, value = (self._wide(part) for part in read_values(weights, config, h))
             opinion = Opinion(keep, value, read_head(weights, "halt", h, config.spec))
-            rules = Rules(config.drop_below, config.conflict_above, config.commitment_temperature)
+            rules = rules_of(config)
             sets = torch.from_numpy(self.pool.sets).to(self.device)
             played = play_round(sets, states.given, opinion, rules, self.pool.key())
         rate = learning_rate(training, self.step, self.fraction)
