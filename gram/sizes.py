@@ -18,6 +18,14 @@ SHAPE = ("vocabulary", "tokens", "output_start", "output_tokens")
 """What a task and its model's configuration both say."""
 
 
+def lattice_shape(latent: str, task: Task) -> dict[str, Any]:
+    """What a lattice's configuration takes from its task beside `SHAPE`."""
+    if latent != "lattice":
+        return {}
+    values = task.answer_values
+    return {"values": values, "value_tokens": len(values), "are_values_alike": task.are_values_alike}
+
+
 def knows_no_size(config: ModelConfig) -> bool:
     """Whether no parameter of the model depends on the number of tokens."""
     return config.mixer == "relations" and config.positions not in ("learned", "both") and not config.registers
@@ -32,9 +40,11 @@ def misfit(config: ModelConfig, task: Task) -> str | None:
     own = get_task(config.task)
     if not task.family or task.family != own.family:
         return f"the model is of family {own.family or own.name}"
-    if task.vocabulary != config.vocabulary:
+    if task.vocabulary != config.vocabulary and not config.are_values_alike:
         return f"the model's vocabulary is {config.vocabulary}, the task's {task.vocabulary}"
-    if strange := [name for name in config.relations if name not in task.relations]:
+    if task.are_values_alike != config.are_values_alike and config.latent == "lattice":
+        return "the task's values are not alike as the model's are"
+    if strange := [name for name in config.relations if name not in (*task.relations, "value")]:
         return f"the task has no relation {', '.join(strange)}"
     return None
 
@@ -65,5 +75,5 @@ def resized(config: ModelConfig, task: Task, settings: Mapping[str, Any] | None 
         return config
     if (reason := misfit(config, task)) is not None:
         raise ValueError(f"task must be one that a model of {config.task} can do, got {task.name} ({reason})")
-    shape = {name: getattr(task, name) for name in SHAPE}
+    shape = {name: getattr(task, name) for name in SHAPE} | lattice_shape(config.latent, task)
     return replace(config, task=task.name, **shape, **(settings or {}))

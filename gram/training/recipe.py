@@ -20,7 +20,7 @@ from typing import Any, Unpack
 
 from gram.config import ModelConfig, config_from_json, config_to_json, model_config, read_toml
 from gram.sampler.views import check_views
-from gram.sizes import SHAPE, resized
+from gram.sizes import SHAPE, lattice_shape, resized
 from gram.tasks.protocol import Task
 from gram.tasks.registry import get_task
 from gram.training.config import TrainConfig, TrainOverrides
@@ -97,9 +97,7 @@ def load_recipe(
         model_values = dict(values.get("model", {}))
         if model_values.get("mixer") == "relations":
             model_values.setdefault("relations", list(task.relations))
-        if model_values.get("latent") == "lattice":
-            shape |= {"values": task.answer_values, "value_tokens": len(task.answer_values)}
-            shape |= {"are_values_alike": task.are_values_alike}
+        shape |= lattice_shape(model_values.get("latent", ""), task)
         model = model_config(model_values.pop("preset", "small"), task=task.name, **shape, **model_values)
         kept = {name: value for name, value in values.get("training", {}).items() if name not in dropped}
         training = config_from_json(TrainConfig, kept | given, where="[training]")

@@ -16,6 +16,7 @@ from gram.model import Model, embed_sets, read_values
 from gram.sampler.lattice import Opinion, Rules, play_round
 from gram.sampler.lattice_slots import UNSOLVED
 from gram.sampler.run import resolve, sample
+from gram.sizes import resized
 from gram.tasks.registry import get_task
 
 TOKENS, VALUES = 6, 4
@@ -285,6 +286,25 @@ def test_the_compiled_path_says_the_same():
     )
     assert torch.allclose(eager.h, compiled.h, atol=1e-4)
     assert torch.allclose(eager.halt, compiled.halt, atol=1e-4)
+
+
+def test_one_lattice_does_every_size_of_sudoku():
+    """Also one with another number of digits, which it cannot tell apart."""
+    model, larger = lattice_model("sudoku4"), get_task("sudoku6")
+    model.resize(resized(model.config, larger))
+    puzzles = larger.split("test", limit=3).puzzles
+    found = sample(model, larger, puzzles, SamplerConfig(width=2, depth=4))
+    assert found.candidates.shape == (3, 2, 36)
+    is_given = np.repeat(puzzles[:, None], 2, 1) > 1
+    np.testing.assert_array_equal(found.candidates[is_given], np.repeat(puzzles[:, None], 2, 1)[is_given])
+
+
+def test_a_lattice_of_unlike_values_fits_no_other_number_of_them():
+    config = lattice_config("maze5", relations=("row", "column", "value", "all"), mixer_hidden=16)
+    assert not config.are_values_alike
+    assert resized(config, get_task("maze7")).tokens == 49
+    with pytest.raises(ValueError, match="the model is of family maze"):
+        resized(config, get_task("sudoku4"))
 
 
 def test_weights_fit_another_size():
