@@ -46,6 +46,23 @@ def heads_section(figures: dict[str, Any]) -> str:
     ends = {key: f"{low:.4f} to {high:.4f}" for key, (low, high) in figures["intervals"].items()}
     rows = "\n".join(f"| {key} | {figures[key]:.4f} | {ends.get(key, '')} |" for key in SHOWN if key in figures)
     seeds = len(figures["commands"])
+    commands = "\n".join(f"    {command}" for command in figures["commands"])
+    return f"""## Held-out figures
+
+{figures["puzzles"]:,} puzzles, {figures["width"]} trajectories each, at most {figures["depth"]} supervision steps,
+halting by the halt head; means over {seeds} sampling seed{"s" if seeds > 1 else ""}. Intervals are of seed 0.
+
+{commands}
+
+| figure | value | 95 % interval |
+|---|---|---|
+{rows}
+
+{_lookup(figures)}{_halting(figures) if "full_depth" in figures else ""}"""
+
+
+def _halting(figures: dict[str, Any]) -> str:
+    """What halting costs, and answers after few steps, as Markdown."""
     few = "\n".join(
         f"| {row['depth']} | {row['single_accuracy']:.4f} | {row['accuracy']:.4f} | {row['pass_at_width']:.4f} | "
         f"{number(row['lprm_auroc'], 3)} | {number(row['halt_auroc'], 3)} |"
@@ -65,19 +82,7 @@ trajectories):
     )
     full = figures["full_depth"]
     share = 100 * full["share_of_steps"]
-    commands = "\n".join(f"    {command}" for command in figures["commands"])
-    return f"""## Held-out figures
-
-{figures["puzzles"]:,} puzzles, {figures["width"]} trajectories each, at most {figures["depth"]} supervision steps,
-halting by the halt head; means over {seeds} sampling seed{"s" if seeds > 1 else ""}. Intervals are of seed 0.
-
-{commands}
-
-| figure | value | 95 % interval |
-|---|---|---|
-{rows}
-
-{_lookup(figures)}## Heads
+    return f"""## Heads
 
 Against full depth on the same puzzles (`{full["command"]}`: single accuracy
 {full["single_accuracy"]:.4f}), halting costs {full["cost_of_halting_points"]:.2f} points of single accuracy
@@ -96,7 +101,10 @@ def sizes_section(name: str, card: dict[str, Any]) -> str:
         cells = [f"`{task}`", "yes" if task in trained else "no", f"{figures['puzzles']:,}"]
         cells += [f"{100 * figures['single_accuracy']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"]
         cells += [f"{100 * figures['accuracy']:.1f} %"]
-        cells += [f"{figures['coverage_pooled']:.3f} ({figures['coverage_pooled_ceiling']:.3f})"]
+        has_several = "coverage_pooled" in figures
+        cells += [
+            f"{figures['coverage_pooled']:.3f} ({figures['coverage_pooled_ceiling']:.3f})" if has_several else "-"
+        ]
         cells += [f"{figures['mean_steps']:.1f} of {figures['depth']}"]
         return "| " + " | ".join(cells) + " |"
 

@@ -56,7 +56,7 @@ MODEL_FIELDS = (
 LATER: dict[str, Any] = {
     "views": "off",
     "value_tokens": 1,
-    "values": (),
+    "values": [],
     "are_values_alike": False,
     "latent": "continuous",
     "drop_below": 0.1,

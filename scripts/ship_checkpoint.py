@@ -44,17 +44,27 @@ def evaluate(*arguments: str, verb: str = "eval") -> tuple[str, dict[str, Any]]:
 
 
 def measure(
-    task: str, name: str, *, split: str, is_stochastic: bool, limit: int | None, few_puzzles: int
+    task: str,
+    name: str,
+    *,
+    split: str,
+    width: int,
+    is_stochastic: bool,
+    is_lattice: bool,
+    limit: int | None,
+    few_puzzles: int,
 ) -> dict[str, Any]:
-    """Figures of the test split over three sampling seeds (one where seeds change nothing), and how the heads do.
+    """Figures of the test split over three sampling seeds (one where seeds change nothing), and how the heads do. (A
+    lattice halts where it is solved: there is no other halting to compare.)
 
     The last step, and the only one that reads the test split.
     """
-    common = (task, "--checkpoint", name, "--width", "20", *(() if split == "test" else ("--split", split)))
+    common = (task, "--checkpoint", name, "--width", str(width), *(() if split == "test" else ("--split", split)))
     figures = measure_answers(common, is_stochastic=is_stochastic, limit=limit)
     if (lookup := get_task(task).lookup(split)) is not None:
         figures["lookup"] = {"split": split, **asdict(lookup)}
-
+    if is_lattice:
+        return figures
     figures["few_puzzles"] = few_puzzles
     few_limit = ("--limit", str(few_puzzles))
     command, full = evaluate(*common, "--halting", "fixed", *few_limit)
@@ -128,6 +138,7 @@ def main() -> None:
         "--halt-threshold", type=float, help="default of the checkpoint's sampling; choose on training puzzles"
     )
     parser.add_argument("--depth", type=int, help="default of the checkpoint's sampling; choose on training puzzles")
+    parser.add_argument("--width", type=int, default=20, help="trajectories a puzzle [default: %(default)s]")
     parser.add_argument("--limit", type=int, help="held-out puzzles of the main figures [default: all]")
     parser.add_argument(
         "--few-puzzles",
@@ -156,18 +167,21 @@ def main() -> None:
         config["halt_threshold"] = card["halt_threshold"] = arguments.halt_threshold
     write_atomically(target / "config.json", (json.dumps(config, indent=2) + "\n").encode())
     card["steps_per_s"] = round(typical_speed(target / "log.jsonl"), 3)
-    is_stochastic = card["recipe"]["model"]["guidance"] in ("full", "noise")
+    is_lattice = config.get("latent") == "lattice"
+    is_stochastic = is_lattice or card["recipe"]["model"]["guidance"] in ("full", "noise")
     if config["is_conditional"]:
         card["figures"] = measure(
             card["task"],
             arguments.name,
             split=card["split"].replace("train", "test", 1),
+            width=arguments.width,
+            is_lattice=is_lattice,
             is_stochastic=is_stochastic,
             limit=arguments.limit,
             few_puzzles=arguments.few_puzzles,
         )
         for task in arguments.tasks:
-            common = (task, "--checkpoint", arguments.name, "--width", "20")
+            common = (task, "--checkpoint", arguments.name, "--width", str(arguments.width))
             figures = measure_answers(common, is_stochastic=is_stochastic, limit=arguments.limit)
             card.setdefault("tasks", {})[task] = {"figures": figures}
     else:
