@@ -84,9 +84,9 @@ class Evaluation:
     """Supervision steps of all trajectories that count."""
     steps_run: int
     """Supervision steps of all trajectories that were run, those cancelled as no longer needed included."""
-    flops_of_answer: float
-    """Counted floating-point operations of all trajectories that count, mean over puzzles; undefined where the model's
-    shape is not known."""
+    flops_of_answer: float | None
+    """Counted floating-point operations of all trajectories that count, mean over puzzles; None where the model is not
+    known."""
     unique_solutions: float
     """Distinct valid answers found, mean over puzzles."""
     lprm_auroc: float
@@ -298,10 +298,10 @@ def _real(puzzle_set: PuzzleSet, result: SampleResult) -> NDArray[np.int64]:
     return np.flatnonzero(result.puzzles.any(axis=1))
 
 
-def _flops(model: ModelConfig | None, config: ResolvedConfig, steps: NDArray[np.integer]) -> float:
+def _flops(model: ModelConfig | None, config: ResolvedConfig, steps: NDArray[np.integer]) -> float | None:
     """Operations of a puzzle's steps `[P, N]`, mean over puzzles: two for each multiply-accumulate of `step_macs`."""
     if model is None or not len(steps):
-        return float("nan")
+        return None
     ran = replace(model, transitions=config.transitions, low_level_updates=config.low_level_updates)
     return 2.0 * step_macs(ran)["total"] * float(steps.sum()) / len(steps)
 

@@ -67,11 +67,24 @@ LATER: dict[str, Any] = {
 """Settings that came after the first checkpoints and stores, with the value by which all is as before. There it stands
 neither in a model's JSON nor in what names a run."""
 
+LATTICE = tuple(name for name in LATER if name not in ("views", "latent"))
+"""Settings of a model that only a lattice has."""
+
 T = TypeVar("T")
 
 MOST_NAMED = 5
 """Names that one line lists."""
-SIZES = ("vocabulary", "tokens", "output_tokens", "dim", "hidden", "heads", "mixer_hidden", "guidance_hidden")
+SIZES = (
+    "vocabulary",
+    "tokens",
+    "output_tokens",
+    "value_tokens",
+    "dim",
+    "hidden",
+    "heads",
+    "mixer_hidden",
+    "guidance_hidden",
+)
 MOST_UNITS, MOST_BLOCKS = 10_000_000, 1_000
 """No model has more channels, tokens, symbols or blocks. A larger number is a slip that only an allocator would
 notice."""
@@ -253,14 +266,10 @@ class ModelConfig(Spec):
             ("latent", get_args(Latent)),
         ):
             one_of(name, getattr(self, name), choices)
-        for name in ("drop_below", "conflict_above"):
-            within(name, getattr(self, name), 0, 1)
-        for name in ("commitment_temperature", "commitment_focus"):
-            within(name, getattr(self, name), 0, 100)
         if self.latent == "lattice":
             latent_kinds.check_lattice(self)
-        elif self.values or self.value_tokens != 1 or self.are_values_alike:
-            raise ValueError(f"values must come with the latent lattice, got latent {self.latent}")
+        elif strange := [name for name in LATTICE if getattr(self, name) not in (LATER[name], ())]:
+            raise ValueError(f"{strange[0]} must come with the latent lattice, got latent {self.latent}")
         check_halt_threshold("head", self.halt_threshold)
         if self.selector is not None:
             one_of("selector", self.selector, SELECTORS)
@@ -451,38 +460,6 @@ class ResolvedConfig(SamplerConfig):
         SamplerConfig.__post_init__(self)
         if self.halt_threshold is None and RULES[self.halting].threshold is not None:
             raise ValueError(f"halt_threshold must be given in resolved settings with halting {self.halting}, got none")
-
-
-PAPER: dict[str, Any] = {
-    "dim": 512,
-    "heads": 8,
-    "hidden": 512,
-    "mixer": "attention",
-    "positions": "rotary",
-    "registers": 16,
-    "is_core_shared": False,
-    "low_level_updates": 4,
-    "transitions": 3,
-    "depth": 16,
-    "guidance_hidden": 512,
-    "noise_order": "after",
-    "noise_free_steps": 0,
-    "head_readout": "register",
-}
-PRESETS: dict[str, dict[str, Any]] = {
-    "small": {},
-    "small-attention": {"mixer": "attention", "positions": "both"},
-    "paper": PAPER,
-    "paper-sudoku": PAPER | {"mixer": "token", "mixer_hidden": 512, "positions": "none", "low_level_updates": 6},
-}
-"""Named model shapes: `small` trains on a CPU in minutes, `paper` is 2605.19376's (D=512, ~10M)."""
-
-
-def model_config(preset: str, **overrides: Any) -> ModelConfig:
-    """A preset with some fields replaced. Raises `ValueError` for an unknown preset or field."""
-    if preset not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-    return config_from_json(ModelConfig, {**PRESETS[preset], **overrides}, where=f"model preset {preset}")
 
 
 def check_halt_threshold(halting: str, threshold: float | None) -> None:

@@ -10,6 +10,14 @@ if TYPE_CHECKING:
 
 def check_lattice(config: ModelConfig) -> None:
     """Raises `ValueError` where a lattice is given what only continuous states have, or values that cannot be."""
+    for name, most in (
+        ("drop_below", 1),
+        ("conflict_above", 1),
+        ("commitment_temperature", 100),
+        ("commitment_focus", 100),
+    ):
+        if not 0 <= getattr(config, name) <= most:
+            raise ValueError(f"{name} must be within 0 and {most}, got {getattr(config, name)}")
     if not config.values or len(config.values) != config.value_tokens or len(set(config.values)) != len(config.values):
         raise ValueError(
             f"values must be {config.value_tokens} different tokens (value_tokens), got {list(config.values)}"

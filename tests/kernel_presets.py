@@ -7,12 +7,13 @@ from dataclasses import fields
 from pathlib import Path
 
 import gram
-from gram.config import ModelConfig, model_config
+from gram.config import ModelConfig
 from gram.kernels.fused import pack
 from gram.kernels.gemm import pack as gemm_pack
 from gram.kernels.resources import shapes_of
 from gram.kernels.spec import Spec
 from gram.model import Model
+from gram.presets import model_config
 
 WEIGHTS = Path(gram.__file__).parent / "weights"
 SHIPPED = sorted(path.parent.name for path in WEIGHTS.glob("*/config.json"))

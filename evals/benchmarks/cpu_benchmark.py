@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from gram.api import multiplies_bfloat16
-from gram.config import model_config
 from gram.evals.benchmarks.peers import imported, official_steps, sudoku_mlp
 from gram.evals.benchmarks.timing import Measurement, paired
 from gram.kernels import reference
@@ -25,6 +24,7 @@ from gram.kernels.dispatch import step_flops
 from gram.kernels.philox import NoiseKey, Site
 from gram.kernels.reference import Step
 from gram.model import Model
+from gram.presets import model_config
 from gram.tasks.registry import get_task
 
 TRAJECTORIES = 1024

@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import torch
 
-from gram.config import PRESETS, model_config
 from gram.evals.benchmarks import kernel_counts
 from gram.evals.benchmarks.timing import Measurement, paired
 from gram.kernels import first_use, reference
@@ -25,6 +24,7 @@ from gram.kernels.dispatch import LAUNCHED, step_flops
 from gram.kernels.reference import Step
 from gram.kernels.spec import Spec
 from gram.model import Model
+from gram.presets import PRESETS, model_config
 
 REPEATS = 10
 """Steps timed together."""

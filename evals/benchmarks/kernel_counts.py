@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gram.config import PRESETS, model_config
 from gram.evals.benchmarks.timing import Measurement
 from gram.kernels import cost, resources
 from gram.kernels.cost import Count
@@ -23,6 +22,7 @@ from gram.kernels.fused import pack
 from gram.kernels.gemm import pack as gemm_pack
 from gram.kernels.spec import Spec
 from gram.model import Model
+from gram.presets import PRESETS, model_config
 
 TRAJECTORIES = 1280
 """Of a launch: 64 puzzles of 20."""

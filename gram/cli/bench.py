@@ -122,7 +122,7 @@ def bench(
 
 def _presets(asked: list[str] | None) -> list[str]:
     """The presets asked for; all of them where none is."""
-    from gram.config import PRESETS
+    from gram.presets import PRESETS
 
     for name in asked or ():
         if name not in PRESETS:

@@ -55,6 +55,7 @@ class LatticeTrainer(Trainer):
         config, training = self.recipe.model, self.training
         self.pool.refill(np.random.default_rng([training.seed, self.step]))
         states = self.pool.view()
+        self.flat.master.grad = None
         total, ends = torch.zeros(3, device=self.device), []
         for first in range(0, training.batch, training.rows_at_once):
             part = States(*(each[first : first + training.rows_at_once] for each in states))

@@ -55,9 +55,9 @@ class FlatWeights:
     def update(self, learning_rate: float) -> float:
         """One AdamW step from the gradient of the master or else of the compute copy, averaged over ranks; returns its
         norm before clipping."""
-        if self.master.grad is None:
-            assert self.compute.grad is not None
+        if self.compute.grad is not None:
             self.master.grad = self.compute.grad.to(torch.float32)
+        assert self.master.grad is not None
         self.ranks.average(self.master.grad)
         norm = float(torch.nn.utils.clip_grad_norm_([self.master], self.training.clip))
         for group in self.adam.param_groups:
@@ -66,7 +66,7 @@ class FlatWeights:
         with torch.no_grad():
             self.average.lerp_(self.master, 1 - self.training.ema)
             self.compute.copy_(self.master)
-        self.compute.grad = self.master.grad = None
+        self.compute.grad = None
         return norm
 
     def averaged_model(self, model: Model, dtype: torch.dtype) -> Model:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gram.config import PRESETS
+from gram.presets import PRESETS
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_gpu.sh"
 KERNELS = [f"kernels-{preset}" for preset in PRESETS]

@@ -10,15 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gram import checkpoint
-from gram.config import (
-    MODEL_FIELDS,
-    PRESETS,
-    ModelConfig,
-    SamplerConfig,
-    config_from_json,
-    config_to_json,
-    model_config,
-)
+from gram.config import MODEL_FIELDS, ModelConfig, SamplerConfig, config_from_json, config_to_json
+from gram.presets import PRESETS, model_config
 from gram.training.config import TrainConfig
 
 

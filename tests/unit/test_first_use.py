@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import gram
-from gram.config import PRESETS, model_config
 from gram.kernels import dispatch, first_use, reference
 from gram.kernels.compiled import path as compiled
 from gram.kernels.philox import NoiseKey
 from gram.kernels.spec import LEARNED, Injection
 from gram.model import Model
+from gram.presets import PRESETS, model_config
 from tests import rounding
 from tests.kernel_presets import FUSED, GEMM
 from tests.models import tiny_model

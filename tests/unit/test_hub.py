@@ -35,7 +35,7 @@ NOISES = {
 def test_every_injector_is_among_the_noises():
     named = {settings.get("injector") for _, settings in NOISES.values()}
     own = {tiny_config(**model).injector for model, _ in NOISES.values()}
-    assert set(INJECTORS) == named - {None}
+    assert set(INJECTORS) == named - {None} | {"commitment"}  # a lattice's, which forward refuses
     assert {"prior", "path", "none"} <= own
 
 
@@ -170,3 +170,13 @@ def test_what_are_no_tokens_is_one_line(ids):
 
     with pytest.raises(ValueError, match="input_ids must be"):
         GramForReasoning(GramConfig(**config_to_json(tiny_config())))(ids)
+
+
+def test_forward_of_a_lattice_is_refused(tmp_path):
+    from gram.hub import GramForReasoning
+    from tests.unit.test_lattice import lattice_model
+
+    checkpoint.save(lattice_model(), tmp_path, card={}, dtype=torch.float32)
+    made = GramForReasoning.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="got a lattice: sample it"):
+        made(torch.ones(1, 16, dtype=torch.long))

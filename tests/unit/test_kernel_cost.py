@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from gram.config import PRESETS, model_config
 from gram.kernels import cost
 from gram.kernels.fused import pack
 from gram.model import Model
+from gram.presets import PRESETS, model_config
 from tests.kernel_presets import shipped_config
 from tests.models import tiny_model
 

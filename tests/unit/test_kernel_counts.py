@@ -10,12 +10,12 @@ import torch
 
 from gram.cli import kernel_view, terminal
 from gram.cli.main import main
-from gram.config import PRESETS
 from gram.evals.benchmarks import gpu_benchmark, kernel_counts
 from gram.evals.benchmarks.kernel_counts import Rates
 from gram.evals.benchmarks.timing import Measurement
 from gram.kernels import first_use, reference, resources
 from gram.kernels.philox import NoiseKey
+from gram.presets import PRESETS
 from tests.models import tiny_model
 
 RESOURCES = resources.Resources(

@@ -209,7 +209,7 @@ def test_initial_state_is_stored_and_shared():
 
 
 def test_paper_preset_has_about_ten_million_parameters():
-    from gram.config import model_config
+    from gram.presets import model_config
 
     shape = {"vocabulary": 11, "tokens": 81, "output_tokens": 81}
     for preset in ("paper", "paper-sudoku"):

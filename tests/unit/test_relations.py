@@ -11,6 +11,7 @@ from gram import checkpoint
 from gram.config import ModelConfig, Relation, config_from_json, config_to_json
 from gram.evals.cost import step_macs
 from gram.kernels import dispatch, reference, relations
+from gram.kernels import spec as spec_module
 from gram.kernels.compiled import path as compiled
 from gram.kernels.fused import pack
 from gram.kernels.gemm import pack as gemm_pack
@@ -93,9 +94,9 @@ def test_a_large_grid_takes_sums_by_line_with_the_gradients_of_the_tables(monkey
         y = reference.relate(x, gate_up, down, spec)
         return y, *torch.autograd.grad(y.square().sum(), x)
 
-    assert not spec.Spec(tokens=169).are_sums_products
+    assert not spec_module.Spec(tokens=169).are_sums_products
     by_line = computed()
-    monkeypatch.setattr(spec, "DENSE_TOKENS", 169)
+    monkeypatch.setattr(spec_module, "DENSE_TOKENS", 169)
     for found, expected in zip(by_line, computed(), strict=True):
         assert torch.allclose(found, expected, rtol=1e-3, atol=1e-5 * float(expected.detach().abs().max()))
 
