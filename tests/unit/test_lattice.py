@@ -257,7 +257,7 @@ def test_commitment_is_refused_without_a_lattice():
         ({"values": (2, 3)}, r"values must be 4 different tokens \(value_tokens\), got \[2, 3\]"),
         ({"values": (2, 3, 4, 6)}, "values must be tokens from 1 to 5"),
         ({"drop_below": 1.5}, "drop_below must be within 0 and 1, got 1.5"),
-        ({"latent": "continuous"}, "values must come with the latent lattice"),
+        ({"latent": "continuous"}, "value_tokens must come with the latent lattice"),
     ],
 )
 def test_models_that_cannot_be_are_refused(changes, message):
