@@ -29,7 +29,7 @@ Injector = Literal["none", "prior", "gaussian", "path", "commitment"]
 NoiseSite = Literal["h", "l", "both"]
 Resampler = Literal["none", "lprm", "halt", "lprm-increment", "halt-increment"]
 Selector = Literal["vote", "lprm", "halt", "residual", "margin", "first", "first-halt"]
-WidthPolicy = Literal["fixed", "staged", "decided", "verified"]
+WidthPolicy = Literal["fixed", "staged", "trusted", "decided", "verified"]
 ViewChoice = Literal["off", "random"]
 Latent = Literal["continuous", "lattice"]
 Kernel = Literal["auto", "eager", "compiled", "fused", "blocks", "gemm"]
@@ -373,11 +373,12 @@ class SamplerConfig:
     movement of `h` below which it stops (None: .01). `unchanged`: steps without a change after which it stops
     (None: 2)."""
     width_policy: WidthPolicy = "fixed"
-    """How many trajectories a puzzle gets: `width` of them (`fixed`), 1, 4, 16 ... until one is trusted (`staged`),
-    until the vote is decided (`decided`), or until the verifier accepts one (`verified`)."""
+    """How many trajectories a puzzle gets: `width` of them (`fixed`), 1, 4, 16 ... until the leading answer (`staged`)
+    or any (`trusted`) is trusted, until the vote is decided (`decided`), or until the verifier accepts one
+    (`verified`)."""
     width_threshold: float | None = None
-    """`staged`: predicted accuracy (LPRM) that is trusted (None: .9). `decided`: probability that the leading answer
-    stays ahead (None: .95)."""
+    """`staged` and `trusted`: predicted accuracy (LPRM; of a model without, the halt head) that is trusted (None: .9,
+    .5). `decided`: probability that the leading answer stays ahead (None: .95)."""
     transitions: int | None = None
     """`T` of sampling, at most 2^8; None is the model's."""
     low_level_updates: int | None = None
@@ -428,8 +429,8 @@ class SamplerConfig:
             raise ValueError(f"resample_threshold must be above 0 and at most 1, got {self.resample_threshold}")
         check_halt_threshold(self.halting, self.halt_threshold)
         if self.width_threshold is not None:
-            if self.width_policy not in ("staged", "decided"):
-                raise ValueError(f"width_threshold must come with staged or decided, got {self.width_policy}")
+            if self.width_policy not in ("staged", "trusted", "decided"):
+                raise ValueError(f"width_threshold must come with staged, trusted or decided, got {self.width_policy}")
             if not 0 < self.width_threshold < 1:
                 raise ValueError(f"width_threshold must be between 0 and 1, got {self.width_threshold}")
         if self.resampler != "none" and self.width_policy != "fixed":

@@ -14,7 +14,7 @@ from typing import Protocol
 from gram.config import ResolvedConfig
 
 FIRST_STAGE, STAGE_FACTOR = 1, 4
-THRESHOLDS = {"staged": 0.9, "decided": 0.95}
+THRESHOLDS = {"staged": 0.9, "trusted": 0.5, "decided": 0.95}
 """Where nobody names one."""
 
 
@@ -83,6 +83,14 @@ class Staged:
         return stage
 
 
+class Trusted(Staged):
+    """1, 4, 16, ... trajectories, until one of them is trusted, whatever the others say: for a lattice, whose
+    trajectories are either solved or worth nothing."""
+
+    def decides(self, test: SequentialTest) -> bool:
+        return max(test.trust.values()) >= self.trusted
+
+
 class Decided:
     """Until the majority vote is decided: the leading answer probably has the larger share of the first two.
 
@@ -146,6 +154,7 @@ def width_policy_of(config: ResolvedConfig) -> WidthPolicy | None:
     threshold = config.width_threshold or 0.0
     policies: dict[str, WidthPolicy] = {
         "staged": Staged(threshold),
+        "trusted": Trusted(threshold),
         "decided": Decided(threshold),
         "verified": Verified(),
     }

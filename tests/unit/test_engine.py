@@ -123,7 +123,7 @@ def test_threshold_is_a_probability():
 
 
 def test_progress_counts_every_trajectory_once():
-    for policy in ("fixed", "decided", "staged"):
+    for policy in ("fixed", "decided", "staged", "trusted"):
         ended = []
         config = SamplerConfig(width=7, launch=8, width_policy=policy)
         sample(tiny_model(), TASK, PUZZLES[:5], config, observer=Progress(ended.append))
@@ -232,6 +232,7 @@ POLICIES = [
     {"halting": "residual", "halt_threshold": 0.2, "depth": 6},
     {"width_policy": "decided", "width_threshold": 0.8, "width": 9},
     {"width_policy": "staged", "width_threshold": 0.5, "width": 9},
+    {"width_policy": "trusted", "width_threshold": 0.5, "width": 9},
     {"width_policy": "verified", "width": 9},
     {"injector": "gaussian", "sigma": 0.5, "noise_site": "both"},
     {"injector": "path", "sigma": 0.1},

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gram.sampler.width import Decided, SequentialTest, Staged, Verified, ahead_probability, error_rate
+from gram.sampler.width import Decided, SequentialTest, Staged, Trusted, Verified, ahead_probability, error_rate
 
 
 def looks_at(answers, trust=0.0):
@@ -89,3 +89,12 @@ def test_the_verifier_decides_at_its_first_valid_answer():
     assert Verified().next_look(test) == 2
     test.add(b"y", 0.0, True)
     assert Verified().decides(test)
+
+
+def test_trusted_looks_when_staged_does_and_needs_no_votes():
+    rule, test = Trusted(0.5), SequentialTest()
+    for width in range(1, 17):
+        assert rule.next_look(test) == Staged(0.5).next_look(test)
+        test.add(str(width).encode(), 0.6 if width == 3 else 0.0, False)
+        assert rule.decides(test) == (width >= 3)
+        assert not Staged(0.5).decides(test)
