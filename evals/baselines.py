@@ -225,10 +225,8 @@ def _minus(values: dict[str, dict[str, _Runs]], method: str, other: str, puzzles
 
 def markdown(task: Task, table: Sequence[MethodRow], *, width: int) -> str:
     """The rows as Markdown tables: figures, differences in points, and the range over training seeds."""
-    names = {"single": "one trajectory (precision)", "accuracy": f"vote of {width}"}
+    names = _names(task, width)
     main = next(row.parameters for row in table if row.method == MAIN)
-    if task.is_multi_solution:
-        names |= {"coverage": f"coverage@{width}, mean", "pooled": "pooled"}
     figures = []
     for row in table:
         size = f"{row.parameters:,}" + (f" ({row.parameters / main - 1:+.1%})" if row.parameters != main else "")
@@ -248,6 +246,33 @@ def markdown(task: Task, table: Sequence[MethodRow], *, width: int) -> str:
     if ranges:
         parts.append(markdown_table(["range over training seeds", "runs", *names.values()], ranges))
     return "\n\n".join(parts) + "\n"
+
+
+def fold_markdown(task: Task, folds: dict[str, tuple[PuzzleSet, Sequence[JudgedRun]]], *, width: int) -> str:
+    """The main method on the test split of each fold, by its name, as a Markdown table; below it the range over folds
+    and their standard deviation. Raises `ValueError` for fewer than two folds."""
+    if len(folds) < 2:
+        raise ValueError(f"folds must be at least two, got {', '.join(folds) or 'none'}")
+    names = _names(task, width)
+    own = {split: (len(puzzles), rows(task, puzzles, runs)[0]) for split, (puzzles, runs) in folds.items()}
+    lines = [
+        [f"`{split}`", f"{count:,}", str(row.runs), *(_share(row.figures[name]) for name in names)]
+        for split, (count, row) in own.items()
+    ]
+    values = np.array([[row.figures[name][0] for name in names] for _, row in own.values()])
+    ends = zip(100 * values.min(0), 100 * values.max(0), strict=True)
+    lines.append(["range over folds", "", "", *(f"{low:.1f} to {high:.1f} %" for low, high in ends)])
+    spread = 100 * values.std(0, ddof=1)
+    lines.append(["standard deviation over folds, points", "", "", *(f"{points:.1f}" for points in spread)])
+    return markdown_table(["test split", "puzzles", "runs", *names.values()], lines) + "\n"
+
+
+def _names(task: Task, width: int) -> dict[str, str]:
+    """Figures of a task and the heads of their columns."""
+    names = {"single": "one trajectory (precision)", "accuracy": f"vote of {width}"}
+    if task.is_multi_solution:
+        names |= {"coverage": f"coverage@{width}, mean", "pooled": "pooled"}
+    return names
 
 
 def _share(figure: Estimate) -> str:

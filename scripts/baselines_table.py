@@ -157,13 +157,11 @@ def folds(
     parts = [(puzzles, found[:least]) for puzzles, found in parts]
     whole, joined = baselines.joined(parts)
     table = baselines.markdown(task, baselines.rows(task, whole, joined), width=width)
-    listed = "\n".join(
-        f"- {split}: {len(puzzles):,} puzzles, one trajectory {np.mean([run.single.mean() for run in found]):.1%}"
-        for split, (puzzles, found) in zip(["test", *sorted(by_split)], parts, strict=True)
-    )
+    named = dict(zip(["test", *(split.replace("train", "test", 1) for split in sorted(by_split))], parts, strict=True))
     return (
         f"\n### All {len(parts)} folds of `{task.name}-{baselines.MAIN}` together\n\n{len(whole):,} held-out puzzles, "
-        f"each fold judged by the runs that were trained without it.\n\n{table}\n{listed}\n"
+        f"each fold judged by the runs that were trained without it.\n\n{table}\n"
+        f"{baselines.fold_markdown(task, named, width=width)}"
     )
 
 
@@ -176,6 +174,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="first so many held-out puzzles (default: all)")
     parser.add_argument("--width", type=int, default=20, help="trajectories of a puzzle (default: 20)")
     parser.add_argument("--seeds", type=int, default=1, help="sampling seeds (default: 1)")
+    parser.add_argument("--title", default="Training methods side by side", help="the page's heading")
     parser.add_argument("--note", help="a sentence for the page: on what machine the runs were trained, say")
     arguments = parser.parse_args()
     for name in ("limit", "width", "seeds"):
@@ -196,7 +195,7 @@ def main() -> None:
         parser.error(str(error))
     used = f"`{shlex.join(['python', *sys.argv])}` (gram {gram.__version__}, torch {torch.__version__})\n"
     note = [f"{arguments.note}\n"] if arguments.note else []
-    page = "\n".join(["# Training methods side by side\n", f"{NOTE}\n", *note, *sections, used])
+    page = "\n".join([f"# {arguments.title}\n", f"{NOTE}\n", *note, *sections, used])
     if arguments.out is None:
         print(page)
     else:

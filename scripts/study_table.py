@@ -9,14 +9,23 @@ from typing import Any
 
 from gram.formatting import difference, markdown, percent, span
 
-HEADS = "cell | accuracy (95 % interval) | less the first cell, points | one trajectory | pass@N | coverage | steps"
+HEADS = (
+    "cell",
+    "accuracy (95 % interval)",
+    "less the first cell, points",
+    "one trajectory",
+    "pass@N",
+    "coverage",
+    "width",
+    "steps",
+)
 
 
 def section(made: dict[str, Any]) -> str:
     """A study's heading, command and table; a difference in bold is told apart after Holm's correction."""
     about, cells = made["about"], made["cells"]
     head = f"## {made['name']}\n\n`{about['command']}`, {about['puzzles']:,} puzzles of `{about['task']}`."
-    return f"{head}\n\n{markdown(HEADS.split(' | '), map(row, cells))}\n"
+    return f"{head}\n\n{markdown(HEADS, map(row, cells))}\n"
 
 
 def row(cell: dict[str, Any]) -> list[str]:
@@ -30,7 +39,7 @@ def row(cell: dict[str, Any]) -> list[str]:
     for name in ("accuracy", "single_accuracy", "pass_at_width", "coverage"):
         ends = span(cell.get(f"{name}_low"), cell.get(f"{name}_high"))
         shares.append(percent(cell[name]) + (f" ({ends})" if ends else ""))
-    return [cell["label"], shares[0], ahead, *shares[1:], f"{cell['mean_steps']:.2f}"]
+    return [cell["label"], shares[0], ahead, *shares[1:], f"{cell['mean_width']:.2f}", f"{cell['mean_steps']:.2f}"]
 
 
 def main() -> None:

@@ -228,6 +228,21 @@ def test_folds_are_joined_puzzle_by_puzzle():
         baselines.joined([*parts, (second, [])])
 
 
+def test_folds_stand_apart_with_their_spread():
+    """Shares of .5, .7 and .9: a range of 50 to 90 % and a deviation of 20 points."""
+    task = get_task("nqueens6")
+    puzzles = task.split("test", limit=4)
+    shares = {"test": 0.5, "test-fold1": 0.9, "test-fold2": 0.7}
+    folds = {split: (puzzles, [judged("gram", [share] * 4, coverage=[share] * 4)]) for split, share in shares.items()}
+    *_, last, spread = (table := baselines.fold_markdown(task, folds, width=5).strip().splitlines())
+    assert [line.split("|")[1].strip() for line in table[2:5]] == [f"`{split}`" for split in shares]
+    assert (last.count("50.0 to 90.0 %"), last.count("| 0.0 to 100.0 %")) == (3, 1), "the vote is right above .5"
+    assert (spread.count("| 20.0"), spread.count("| 57.7")) == (3, 1)
+    assert len({line.count("|") for line in table}) == 1
+    with pytest.raises(ValueError, match="folds must be at least two, got test"):
+        baselines.fold_markdown(task, {"test": folds["test"]}, width=5)
+
+
 @pytest.mark.parametrize("fold", [1, 2, 3])
 def test_every_fold_has_a_recipe_that_differs_in_its_split_alone(fold):
     plain, other = load_recipe("nqueens8-gram"), load_recipe(f"nqueens8-gram-fold{fold}")
