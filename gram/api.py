@@ -86,7 +86,7 @@ class SamplerOptions(TypedDict, total=False):
     resample_threshold: float
     halting: Halting
     halt_threshold: float | None
-    width_policy: WidthPolicy
+    width_policy: WidthPolicy | None
     width_threshold: float | None
     transitions: int | None
     low_level_updates: int | None

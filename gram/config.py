@@ -50,11 +50,12 @@ MODEL_FIELDS = (
     *("noise_order", "noise_free_steps", "path_keep", "path_noise", "initial_std", "log_sigma_center"),
     *("log_sigma_range", "head_readout", "head_hidden", "halt_threshold", "selector", "views", "is_conditional"),
     *("has_empty_condition", "value_tokens", "values", "are_values_alike", "latent", "drop_below"),
-    *("conflict_above", "commitment_temperature", "commitment_focus"),
+    *("conflict_above", "commitment_temperature", "commitment_focus", "width_policy"),
 )
 """Fields of `ModelConfig` in the order of `config.json`."""
 LATER: dict[str, Any] = {
     "views": "off",
+    "width_policy": "fixed",
     "value_tokens": 1,
     "values": [],
     "are_values_alike": False,
@@ -64,10 +65,10 @@ LATER: dict[str, Any] = {
     "commitment_temperature": 1.0,
     "commitment_focus": 0.0,
 }
-"""Settings that came after the first checkpoints and stores, with the value by which all is as before. There it stands
-neither in a model's JSON nor in what names a run."""
+"""Settings of a model that came after the first checkpoints, with the value by which all is as before. There it stands
+not in a model's JSON."""
 
-LATTICE = tuple(name for name in LATER if name not in ("views", "latent"))
+LATTICE = tuple(name for name in LATER if name not in ("views", "width_policy", "latent"))
 """Settings of a model that only a lattice has."""
 
 T = TypeVar("T")
@@ -219,6 +220,8 @@ class ModelConfig(Spec):
     names them); None is `vote`."""
     views: ViewChoice = "off"
     """Whether each trajectory sees its puzzle under a symmetry of its own where the user does not say."""
+    width_policy: WidthPolicy = "fixed"
+    """How many trajectories a puzzle gets where the user does not say."""
     is_conditional: bool = True
     """Whether puzzles condition the model; False: it only samples `p(x)` from the empty condition."""
     has_empty_condition: bool = False
@@ -263,6 +266,7 @@ class ModelConfig(Spec):
             ("noise_order", get_args(NoiseOrder)),
             ("head_readout", get_args(HeadReadout)),
             ("views", VIEWS),
+            ("width_policy", WIDTH_POLICIES),
             ("latent", get_args(Latent)),
         ):
             one_of(name, getattr(self, name), choices)
@@ -372,10 +376,10 @@ class SamplerConfig:
     """`head`: probability above which a trajectory stops, in (0, 1) (None: the checkpoint's). `residual`: relative
     movement of `h` below which it stops (None: .01). `unchanged`: steps without a change after which it stops
     (None: 2)."""
-    width_policy: WidthPolicy = "fixed"
+    width_policy: WidthPolicy | None = None
     """How many trajectories a puzzle gets: `width` of them (`fixed`), 1, 4, 16 ... until the leading answer (`staged`)
     or any (`trusted`) is trusted, until the vote is decided (`decided`), or until the verifier accepts one
-    (`verified`)."""
+    (`verified`). None is the checkpoint's own, or `fixed` with a resampler."""
     width_threshold: float | None = None
     """`staged` and `trusted`: predicted accuracy (LPRM; of a model without, the halt head) that is trusted (None: .9,
     .5). `decided`: probability that the leading answer stays ahead (None: .95)."""
@@ -413,11 +417,15 @@ class SamplerConfig:
             ("halting", tuple(RULES)),
             ("noise_site", NOISE_SITES),
             ("resampler", RESAMPLERS),
-            ("width_policy", WIDTH_POLICIES),
             ("kernel", KERNELS),
         ):
             one_of(name, getattr(self, name), choices)
-        for name, choices in (("selector", SELECTORS), ("injector", INJECTORS), ("views", VIEWS)):
+        for name, choices in (
+            ("selector", SELECTORS),
+            ("injector", INJECTORS),
+            ("views", VIEWS),
+            ("width_policy", WIDTH_POLICIES),
+        ):
             if getattr(self, name) is not None:
                 one_of(name, getattr(self, name), choices)
         within("temperature", self.temperature, 0, 100)
@@ -433,7 +441,7 @@ class SamplerConfig:
                 raise ValueError(f"width_threshold must come with staged, trusted or decided, got {self.width_policy}")
             if not 0 < self.width_threshold < 1:
                 raise ValueError(f"width_threshold must be between 0 and 1, got {self.width_threshold}")
-        if self.resampler != "none" and self.width_policy != "fixed":
+        if self.resampler != "none" and self.width_policy not in (None, "fixed"):
             raise ValueError(f"width_policy must be fixed with a resampler, got {self.width_policy}")
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"seed must be within 0 and 2^64 - 1, got {self.seed}")
@@ -451,6 +459,7 @@ class ResolvedConfig(SamplerConfig):
     depth: int
     selector: Selector
     views: ViewChoice
+    width_policy: WidthPolicy
     injector: Injector
     transitions: int
     low_level_updates: int
@@ -480,8 +489,10 @@ def config_to_json(config: Any) -> dict[str, Any]:
 
 
 def identity_json(config: ResolvedConfig, *, without: Collection[str]) -> dict[str, Any]:
-    """Settings that name a run, as JSON: all but those `without`, and but `LATER` ones that change nothing."""
-    return {name: value for name, value in _without_later(config_to_json(config)).items() if name not in without}
+    """Settings that name a run, as JSON: all but those `without`, and but views where there are none (older runs do not
+    know them)."""
+    values = config_to_json(config)
+    return {name: it for name, it in values.items() if name not in without and (name, it) != ("views", "off")}
 
 
 def _without_later(values: dict[str, Any]) -> dict[str, Any]:

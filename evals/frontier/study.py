@@ -87,7 +87,7 @@ class FrontierStudy:
         self.outcomes: Arrays | None = None
         """Outcomes by puzzle, once it is analysed."""
         self.times: dict[str, float] = {}
-        varied: dict[str, Any] = {"selector": grid.selectors[0]}
+        varied: dict[str, Any] = {"selector": grid.selectors[0], "width_policy": "fixed"}
         self.config = sampler.settings(config, **varied, width=grid.widths[-1], depth=grid.depths[-1])
         assert self.config.launch is not None
         self.launch = self.config.launch

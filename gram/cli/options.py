@@ -140,7 +140,13 @@ SETTINGS: dict[str, Any] = {
         "P",
         f"Of the halting rule. [default: {_halt_thresholds()}]",
     ),
-    "width_policy": _choice(WIDTH_POLICIES, "When a puzzle has enough trajectories."),
+    "width_policy": Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(WIDTH_POLICIES),
+            help="When a puzzle has enough trajectories. [default: as the checkpoint says]",
+        ),
+    ],
     "width_threshold": _optional(
         real, "P", "Of the width policy. [default: staged 0.9 (LPRM), decided 0.95 (probability of the lead)]"
     ),

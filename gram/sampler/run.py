@@ -86,6 +86,7 @@ def resolve(config: SamplerConfig, model: Model, puzzles: int = 0) -> ResolvedCo
     if threshold is None:
         threshold = own.halt_threshold if config.halting == "head" else RULES[config.halting].threshold
     depth = config.depth if config.depth is not None else own.depth
+    policy = config.width_policy or (own.width_policy if config.resampler == "none" else "fixed")
     transitions = config.transitions if config.transitions is not None else spec.transitions
     updates = config.low_level_updates if config.low_level_updates is not None else spec.low_level_updates
     asked = replace(spec, transitions=transitions, low_level_updates=updates)
@@ -96,12 +97,11 @@ def resolve(config: SamplerConfig, model: Model, puzzles: int = 0) -> ResolvedCo
         "depth": depth,
         "selector": selector,
         "views": config.views or own.views,
+        "width_policy": policy,
         "injector": injector,
         "sigma": sigma,
         "halt_threshold": threshold,
-        "width_threshold": THRESHOLDS.get(config.width_policy)
-        if config.width_threshold is None
-        else config.width_threshold,
+        "width_threshold": THRESHOLDS.get(policy) if config.width_threshold is None else config.width_threshold,
         "transitions": transitions,
         "low_level_updates": updates,
         "launch": launch,
@@ -150,7 +150,7 @@ def shards_of(puzzles: int, config: SamplerConfig) -> tuple[Shard, ...]:
 
     Adaptive width and resampling look at all trajectories of a puzzle, so these stay in one shard.
     """
-    is_independent = config.width_policy == "fixed" and config.resampler == "none"
+    is_independent = config.width_policy in (None, "fixed") and config.resampler == "none"
     block = min(config.width, TRAJECTORY_BLOCK) if is_independent else config.width
     together = max(1, TRAJECTORIES_PER_SHARD // block)
     shards: list[Shard] = []
@@ -171,7 +171,11 @@ def shards_of(puzzles: int, config: SamplerConfig) -> tuple[Shard, ...]:
 def shape_of(model: Model) -> dict[str, Any]:
     """What of a model's configuration decides its trajectories, as JSON: all but which of them is picked, and but the
     default of a setting."""
-    return {name: value for name, value in config_to_json(model.config).items() if name not in ("selector", "views")}
+    return {
+        name: value
+        for name, value in config_to_json(model.config).items()
+        if name not in ("selector", "views", "width_policy")
+    }
 
 
 def make_plan(

@@ -18,6 +18,7 @@ from gram.sampler.lattice_slots import UNSOLVED
 from gram.sampler.run import resolve, sample
 from gram.sizes import resized
 from gram.tasks.registry import get_task
+from tests.models import tiny_model
 
 TOKENS, VALUES = 6, 4
 LINES = ("row", "column", "box", "value", "all")
@@ -242,9 +243,17 @@ def test_what_only_continuous_states_have_is_refused(changes, message):
         resolve(SamplerConfig(**changes), lattice_model())
 
 
-def test_commitment_is_refused_without_a_lattice():
-    from tests.models import tiny_model
+def test_a_checkpoint_may_have_a_width_policy_of_its_own():
+    model = lattice_model(width_policy="trusted")
+    assert resolve(SamplerConfig(), model).width_policy == "trusted"
+    assert resolve(SamplerConfig(), model).width_threshold == 0.5
+    assert resolve(SamplerConfig(width_policy="fixed"), model).width_policy == "fixed"
+    own = tiny_model(width_policy="decided")
+    assert resolve(SamplerConfig(resampler="halt"), own).width_policy == "fixed"
+    assert resolve(SamplerConfig(), tiny_model()).width_policy == "fixed"
 
+
+def test_commitment_is_refused_without_a_lattice():
     with pytest.raises(ValueError, match="injector must be none, prior, gaussian or path for continuous states"):
         resolve(SamplerConfig(injector="commitment"), tiny_model())
 
