@@ -223,7 +223,7 @@ def default_for(task: str, *, is_conditional: bool = True) -> str:
         card = read_card(SHIPPED / name)
         listed = card if config.task == task else card.get("tasks", {}).get(task, {})
         if can_do and (config.task == task or ("tasks" in card and fits(config, task))):
-            able[name] = (float(listed.get("figures", {}).get(figure, 0)), name == task)
+            able[name] = (_sure(listed.get("figures", {}), figure, is_own=config.task == task), name == task)
     if not able:
         what = "solves" if is_conditional else "generates boards of"
         raise CheckpointError(
@@ -231,6 +231,14 @@ def default_for(task: str, *, is_conditional: bool = True) -> str:
             f"(shipped: {', '.join(shipped_names()) or 'none'})"
         )
     return max(able, key=lambda name: able[name])
+
+
+def _sure(figures: dict[str, Any], figure: str, *, is_own: bool) -> float:
+    """A card's figure; of a model of another size the low end of its interval: what was trained for a task gives way to
+    what is surely better alone."""
+    if not is_own and figure in figures.get("intervals", {}):
+        return float(figures["intervals"][figure][0])
+    return float(figures.get(figure, 0))
 
 
 def find(name_or_directory: str | Path) -> Path:

@@ -137,6 +137,8 @@ def main() -> None:
     parser.add_argument(
         "--halt-threshold", type=float, help="default of the checkpoint's sampling; choose on training puzzles"
     )
+    for name in ("selector", "width-policy"):
+        parser.add_argument(f"--{name}", help="default of the checkpoint's sampling; choose on training puzzles")
     parser.add_argument("--depth", type=int, help="default of the checkpoint's sampling; choose on training puzzles")
     parser.add_argument("--width", type=int, default=20, help="trajectories a puzzle [default: %(default)s]")
     parser.add_argument("--limit", type=int, help="held-out puzzles of the main figures [default: all]")
@@ -165,6 +167,9 @@ def main() -> None:
         config["depth"] = card["depth"] = arguments.depth
     if arguments.halt_threshold is not None:
         config["halt_threshold"] = card["halt_threshold"] = arguments.halt_threshold
+    for name in ("selector", "width_policy"):
+        if (value := getattr(arguments, name)) is not None:
+            config[name] = value
     write_atomically(target / "config.json", (json.dumps(config, indent=2) + "\n").encode())
     card["steps_per_s"] = round(typical_speed(target / "log.jsonl"), 3)
     is_lattice = config.get("latent") == "lattice"

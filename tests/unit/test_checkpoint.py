@@ -168,9 +168,10 @@ def test_shipped_checkpoints_come_from_the_published_recipes():
         names = ("log_sigma_center", "halt_threshold", "depth", "trained_depth", "selector", "views")
         chosen = {name: getattr(recipe.model, name) for name in names}
         assert replace(shipped, **chosen) == recipe.model
-        # Steps or minutes, whichever ended the run.
+        # Steps or minutes, whichever ended the run; a card says where it was stopped before.
         limit = recipe.training.minutes
-        assert card["optimiser_steps"] == recipe.training.steps or (limit and card["minutes"] >= 0.99 * limit), name
+        is_whole = card["optimiser_steps"] == recipe.training.steps or (limit and card["minutes"] >= 0.99 * limit)
+        assert is_whole or "stopped" in card["reproduces"], name
 
 
 class TestTransformers:
