@@ -109,10 +109,11 @@ def sizes_section(name: str, card: dict[str, Any]) -> str:
         return "| " + " | ".join(cells) + " |"
 
     rows = "\n".join(row(task, found["figures"]) for task, found in every.items())
+    flags = card["figures"]["commands"][0].partition(f"--checkpoint {name} ")[2].partition(" --seed")[0]
     return f"""
 ## Every size
 
-No parameter depends on the number of tokens. `gram eval TASK --checkpoint {name} --width 20 --seed 0` (1, 2) gives the
+No parameter depends on the number of tokens. `gram eval TASK --checkpoint {name} {flags} --seed 0` (1, 2) gives the
 figures of each test split. A task that is not trained on has a size that training never showed.
 
 | task | trained on | puzzles | one trajectory (95 %) | selected answer | pooled coverage (ceiling) | steps |
