@@ -76,7 +76,7 @@ def test_the_python_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_the_task_of_the_page_is_one(tmp_path: Path) -> None:
-    text, _ = blocks(DOCS / "tasks.md", "python")
+    text, *_ = blocks(DOCS / "tasks.md", "python")
     (tmp_path / "latin.py").write_text(text)
     task = get_task("latin3", tmp_path / "latin.py")
     some = task.split("test", limit=5)
