@@ -438,7 +438,9 @@ class SamplerConfig:
         check_halt_threshold(self.halting, self.halt_threshold)
         if self.width_threshold is not None:
             if self.width_policy not in ("staged", "trusted", "decided"):
-                raise ValueError(f"width_threshold must come with staged, trusted or decided, got {self.width_policy}")
+                raise ValueError(
+                    f"width_threshold must come with staged, trusted or decided, got {self.width_policy or 'none'}"
+                )
             if not 0 < self.width_threshold < 1:
                 raise ValueError(f"width_threshold must be between 0 and 1, got {self.width_threshold}")
         if self.resampler != "none" and self.width_policy not in (None, "fixed"):
@@ -459,7 +461,7 @@ class ResolvedConfig(SamplerConfig):
     depth: int
     selector: Selector
     views: ViewChoice
-    width_policy: WidthPolicy
+    width_policy: WidthPolicy = "fixed"
     injector: Injector
     transitions: int
     low_level_updates: int

@@ -109,7 +109,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (("eval", TASK, "--resampler", "lprm", "--resample-threshold", "0"), ("resample_threshold", "0")),
         (("eval", TASK, "--resampler", "lprm", "--width-policy", "decided"), ("width_policy", "resampler", "decided")),
         (("eval", TASK, "--width-policy", "enough"), ("width_policy", "enough", "staged")),
-        (("eval", TASK, "--width-threshold", "0.9"), ("width_threshold", "fixed")),
+        (("eval", TASK, "--width-threshold", "0.9"), ("width_threshold", "none")),
         (("eval", TASK, "--width-policy", "decided", "--width-threshold", "1"), ("width_threshold", "1")),
         (("eval", TASK, "--slots", "0"), ("slots", "0", "at least 1")),
         (("eval", TASK, "--transitions", "0"), ("transitions", "0", "at least 1")),

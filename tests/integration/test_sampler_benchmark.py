@@ -30,8 +30,8 @@ def test_refill_runs_fewer_steps_for_the_same_trajectories(sampler):
 def test_no_ratio_is_given_where_results_differ(sampler, monkeypatch):
     real = sampler_benchmark.Engine
 
-    def broken(*arguments, is_static):
-        engine = real(*arguments, is_static=is_static)
+    def broken(*arguments, is_static, **kept):
+        engine = real(*arguments, is_static=is_static, **kept)
         if is_static:
             engine.depth -= 1
         return engine
