@@ -222,7 +222,9 @@ def default_for(task: str, *, is_conditional: bool = True) -> str:
         can_do = config.is_conditional if is_conditional else config.has_empty_condition or not config.is_conditional
         card = read_card(SHIPPED / name)
         listed = card if config.task == task else card.get("tasks", {}).get(task, {})
-        if can_do and (config.task == task or ("tasks" in card and fits(config, task))):
+        if can_do and (
+            config.task == task or ("tasks" in card and _is_alike(config.task, task) and fits(config, task))
+        ):
             able[name] = (_sure(listed.get("figures", {}), figure, is_own=config.task == task), name == task)
     if not able:
         what = "solves" if is_conditional else "generates boards of"
@@ -231,6 +233,11 @@ def default_for(task: str, *, is_conditional: bool = True) -> str:
             f"(shipped: {', '.join(shipped_names()) or 'none'})"
         )
     return max(able, key=lambda name: able[name])
+
+
+def _is_alike(one: str, other: str) -> bool:
+    """Whether names differ in their number alone; no others can be of one family, and none need be made to see it."""
+    return one.rstrip("0123456789") == other.rstrip("0123456789")
 
 
 def _sure(figures: dict[str, Any], figure: str, *, is_own: bool) -> float:
