@@ -9,7 +9,7 @@ Shapes: `R` training seeds, `P` puzzles, `N` width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -254,7 +254,10 @@ def fold_markdown(task: Task, folds: dict[str, tuple[PuzzleSet, Sequence[JudgedR
     if len(folds) < 2:
         raise ValueError(f"folds must be at least two, got {', '.join(folds) or 'none'}")
     names = _names(task, width)
-    own = {split: (len(puzzles), rows(task, puzzles, runs)[0]) for split, (puzzles, runs) in folds.items()}
+    own = {
+        split: (len(puzzles), rows(task, puzzles, [replace(run, method=MAIN) for run in runs])[0])
+        for split, (puzzles, runs) in folds.items()
+    }
     lines = [
         [f"`{split}`", f"{count:,}", str(row.runs), *(_share(row.figures[name]) for name in names)]
         for split, (count, row) in own.items()

@@ -162,6 +162,24 @@ def test_the_script_on_trained_runs(tmp_path, monkeypatch, capsys):
     assert page.read_text() == first
 
 
+@pytest.mark.parametrize(("scores", "chosen"), [((1, 1, 1, 1, 1), 0), ((0, 1, 2, 2, 1), 2), ((0, 0, 0, 0, 1), 4)])
+def test_scales_that_do_as_well_are_told(monkeypatch, scores, chosen):
+    """Puzzles that every scale solves choose none: the smallest is taken, and the page names the others."""
+    task, kept = get_task("nqueens4"), []
+    monkeypatch.setattr(baselines_table, "read_card", lambda run: {})
+    monkeypatch.setattr(baselines_table, "draw", lambda run, puzzles, name, width, seed, *, sigma, injector: sigma)
+
+    def judge_run(task, puzzles, results, card):
+        score = scores[baselines_table.SIGMAS.index(results[0])] / max(scores)
+        kept.append(score)
+        return judged("trm-set", [score] * len(puzzles), coverage=[score] * len(puzzles))
+
+    monkeypatch.setattr(baselines_table.baselines, "judge_run", judge_run)
+    sigma, alike = baselines_table.choose_sigma([Path("run")], task, 3)
+    assert sigma == baselines_table.SIGMAS[chosen]
+    assert alike == [other for other, score in zip(baselines_table.SIGMAS, kept, strict=True) if score == 1][1:]
+
+
 def test_a_run_without_samples_is_refused():
     task, puzzles = queens(2)
     with pytest.raises(ValueError, match="at least one sampling seed"):
@@ -233,7 +251,10 @@ def test_folds_stand_apart_with_their_spread():
     task = get_task("nqueens6")
     puzzles = task.split("test", limit=4)
     shares = {"test": 0.5, "test-fold1": 0.9, "test-fold2": 0.7}
-    folds = {split: (puzzles, [judged("gram", [share] * 4, coverage=[share] * 4)]) for split, share in shares.items()}
+    folds = {
+        split: (puzzles, [judged(split.replace("test", "gram"), [share] * 4, coverage=[share] * 4)])
+        for split, share in shares.items()
+    }
     *_, last, spread = (table := baselines.fold_markdown(task, folds, width=5).strip().splitlines())
     assert [line.split("|")[1].strip() for line in table[2:5]] == [f"`{split}`" for split in shares]
     assert (last.count("50.0 to 90.0 %"), last.count("| 0.0 to 100.0 %")) == (3, 1), "the vote is right above .5"
