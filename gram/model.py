@@ -283,6 +283,13 @@ def read_values(weights: Weights, config: ModelConfig, h: Tensor) -> tuple[Tenso
     return keep, value
 
 
+def over_symbols(config: ModelConfig, values_BAv: Tensor) -> Tensor:
+    """Logits of a lattice's values as logits of all symbols, `[B, A, V]`: -inf of those that are no values."""
+    wide = torch.full((*values_BAv.shape[:2], config.vocabulary), -torch.inf, device=values_BAv.device)
+    wide[..., list(config.values)] = values_BAv
+    return wide
+
+
 def embed_target(weights: Weights, config: ModelConfig, targets_BA: Tensor) -> Tensor:
     """`e_y [B, R + L, D]`: the target's embedding at the output positions, zero elsewhere."""
     before = config.answer_start

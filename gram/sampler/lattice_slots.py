@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gram.config import ResolvedConfig
-from gram.model import Model, embed_sets, read_values
+from gram.model import Model, embed_sets, over_symbols, read_values
 from gram.sampler.engine import Places, Rows, SlotStates
 from gram.sampler.lattice import Opinion, play_round, rules_of
 from gram.tasks.protocol import Task
@@ -90,12 +90,8 @@ class LatticeSlots(SlotStates):
     def _opinions(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of keeping and of being the value, of all symbols, `[k, A, V]`: -inf of those that are no values."""
         own = self.model.config
-        found = []
-        for said in read_values(self.model.weights(), own, h):
-            wide = torch.full((*said.shape[:2], own.vocabulary), -torch.inf, device=h.device)
-            wide[..., self.values] = said
-            found.append(wide)
-        return found[0], found[1]
+        keep, value = read_values(self.model.weights(), own, h)
+        return over_symbols(own, keep), over_symbols(own, value)
 
     def _decoded(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens that states would answer, `[k, A]`: the likeliest value left; and its lead in probability, `[k]`."""

@@ -71,6 +71,9 @@ class TrainConfig:
     """Of a lattice: rounds after which a state is replaced."""
     rows_at_once: int = 16
     """Of a lattice: states of one backward pass; few stay in cache. Gradients of all of the batch are summed."""
+    play_averaged: bool = False
+    """Of a lattice: states are advanced by the averaged weights, as in sampling, for one more forward pass. The raw
+    weights' judge swings from step to step, so that they lose states that the average would solve."""
     rollout_slots: int = 48
     """Prior rollouts advanced beside each optimiser step; halt head and LPRM learn from them."""
     seed: int = 0
@@ -160,6 +163,7 @@ class TrainOverrides(TypedDict, total=False):
     reveal_share: float
     longest_life: int
     rows_at_once: int
+    play_averaged: bool
     rollout_slots: int
     seed: int
     evaluate_every_steps: int

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from gram.config import SamplerConfig
-from gram.kernels.reference import read_head
-from gram.model import embed_sets, read_values
+from gram.kernels.reference import core, read_head
+from gram.model import embed_sets, over_symbols, read_values
 from gram.sampler.lattice import Opinion, play_round, rules_of
 from gram.sampler.run import sample
 from gram.training.lattice_loss import Losses, loop
@@ -37,8 +37,10 @@ class LatticeTrainer(Trainer):
         self.pool = LatticePool(self.puzzles, self.recipe.model, self.training, self.device)
         self.played = [0.0, 0.0]
         self._loop: Callable[..., Any] = self._loop_of_master
+        self._ahead: Callable[..., Any] = self._loop_ahead
         if is_compiled:
             self._loop = torch.compile(self._loop_of_master, dynamic=False)
+            self._ahead = torch.compile(self._loop_ahead, dynamic=False)
 
     def _parts(self) -> dict[str, Any]:
         return {"pool": self.pool}
@@ -50,6 +52,9 @@ class LatticeTrainer(Trainer):
     def _loop_of_master(self, master: Tensor, h: Tensor, shown: Tensor, states: States) -> tuple[Tensor, Losses]:
         return loop(self._weights(master), self.recipe.model, h, shown, states)
 
+    def _loop_ahead(self, flat: Tensor, h: Tensor, shown: Tensor) -> Tensor:
+        return core(self._weights(flat), "low", h + shown, self.recipe.model.spec)
+
     def advance(self) -> dict[str, Any]:
         """One optimiser step; returns the figures of `TrainProgress` that it made."""
         config, training = self.recipe.model, self.training
@@ -57,15 +62,16 @@ class LatticeTrainer(Trainer):
         states = self.pool.view()
         self.flat.master.grad = None
         total, ends = torch.zeros(3, device=self.device), []
+        player = self.flat.average if training.play_averaged else self.flat.master
         for first in range(0, training.batch, training.rows_at_once):
             part = States(*(each[first : first + training.rows_at_once] for each in states))
             h, losses = self._loss_of(part)
             total += losses
-            ends.append(h)
+            ends.append(self._played(player, part) if training.play_averaged else h)
         with torch.no_grad():
-            weights = self._weights(self.flat.master)
+            weights = self._weights(player)
             h = torch.cat(ends)
-            keep, value = (self._wide(part) for part in read_values(weights, config, h))
+            keep, value = (over_symbols(config, part) for part in read_values(weights, config, h))
             opinion = Opinion(keep, value, read_head(weights, "halt", h, config.spec))
             rules = rules_of(config)
             sets = torch.from_numpy(self.pool.sets).to(self.device)
@@ -103,6 +109,16 @@ class LatticeTrainer(Trainer):
         is_wrong = result.is_halted[:, 0] & ~is_right
         return {"single_accuracy": float(is_right.mean()), "wrongly_solved": float(is_wrong.mean())}
 
+    @torch.no_grad()
+    def _played(self, player: Tensor, states: States) -> Tensor:
+        """The core's last state of some states, by the weights `player`."""
+        config = self.recipe.model
+        shown = embed_sets(self._weights(player), config, states.puzzles, states.sets)
+        h = self.flat.buffers["z0_h"].expand_as(shown)
+        for _ in range(config.transitions):
+            h = self._ahead(player, h, shown)
+        return h
+
     def _loss_of(self, states: States) -> tuple[Tensor, Tensor]:
         """Adds the gradient of some states to the master's; returns their last core state and summed losses."""
         config, master = self.recipe.model, self.flat.master
@@ -115,10 +131,3 @@ class LatticeTrainer(Trainer):
         mean = torch.stack(sums).mean(0)
         (mean.sum() / self.training.batch).backward()
         return h.detach(), mean.detach()
-
-    def _wide(self, values_BAv: Tensor) -> Tensor:
-        """Logits of values as logits of all symbols: -inf of those that are no values."""
-        config = self.recipe.model
-        wide = torch.full((*values_BAv.shape[:2], config.vocabulary), -torch.inf, device=values_BAv.device)
-        wide[..., list(config.values)] = values_BAv
-        return wide

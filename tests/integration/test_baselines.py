@@ -138,9 +138,9 @@ def test_the_script_on_trained_runs(tmp_path, monkeypatch, capsys):
     first = page.read_text()
     assert ET.fromstring(picture.read_text()).tag.endswith("svg")
     assert first.count("| `gram` | 1 |") == 1
-    for method in ("trm-set", "ptrm"):
+    for method in ("trm-set", "ptrm-0.1", "ptrm-1.0"):
         assert first.count(f"| `{method}` | 2 |") == 2, "its figures, and its range over training seeds"
-    assert "- `ptrm`: `trm-set` sampled with Gaussian noise of scale" in first
+    assert "- `ptrm-1.0`: `trm-set` sampled with Gaussian noise of scale 1.0" in first
     assert "One answer of each puzzle covers at most" in first
     assert "folds" not in first
     assert first.count("KL per token at the first noisy step") == 1, "of the main method alone: the twin has no noise"
@@ -162,22 +162,18 @@ def test_the_script_on_trained_runs(tmp_path, monkeypatch, capsys):
     assert page.read_text() == first
 
 
-@pytest.mark.parametrize(("scores", "chosen"), [((1, 1, 1, 1, 1), 0), ((0, 1, 2, 2, 1), 2), ((0, 0, 0, 0, 1), 4)])
-def test_scales_that_do_as_well_are_told(monkeypatch, scores, chosen):
-    """Puzzles that every scale solves choose none: the smallest is taken, and the page names the others."""
-    task, kept = get_task("nqueens4"), []
-    monkeypatch.setattr(baselines_table, "read_card", lambda run: {})
+def test_validation_scores_are_means_over_training_seeds(monkeypatch):
+    task = get_task("nqueens4")
+    monkeypatch.setattr(baselines_table, "read_card", lambda run: {"seed": int(run.name)})
     monkeypatch.setattr(baselines_table, "draw", lambda run, puzzles, name, width, seed, *, sigma, injector: sigma)
 
     def judge_run(task, puzzles, results, card):
-        score = scores[baselines_table.SIGMAS.index(results[0])] / max(scores)
-        kept.append(score)
-        return judged("trm-set", [score] * len(puzzles), coverage=[score] * len(puzzles))
+        found = results[0] * (1 + card["seed"]) / 2
+        return judged("trm-set", [found] * len(puzzles), coverage=[found] * len(puzzles))
 
     monkeypatch.setattr(baselines_table.baselines, "judge_run", judge_run)
-    sigma, alike = baselines_table.choose_sigma([Path("run")], task, 3)
-    assert sigma == baselines_table.SIGMAS[chosen]
-    assert alike == [other for other, score in zip(baselines_table.SIGMAS, kept, strict=True) if score == 1][1:]
+    scores = baselines_table.validation_scores([Path("0"), Path("1")], task, 3)
+    assert scores == pytest.approx([0.75 * sigma for sigma in baselines_table.SIGMAS])
 
 
 def test_a_run_without_samples_is_refused():

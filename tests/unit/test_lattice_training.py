@@ -1,0 +1,195 @@
+"""Training of a lattice: which states stay and which leave, what the loss is, and that a run goes on as it was."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gram.kernels.reference import core, read_head
+from gram.model import embed_sets, read_values
+from gram.sampler.lattice import Round
+from gram.tasks.registry import get_task
+from gram.training.config import TrainConfig
+from gram.training.data_parallel import Ranks
+from gram.training.lattice_loss import DROP_WEIGHT, KEEP_WEIGHT, loop
+from gram.training.lattice_pool import LatticePool
+from gram.training.lattice_trainer import LatticeTrainer
+from gram.training.puzzles import TrainingPuzzles
+from gram.training.recipe import Recipe
+from tests.unit.test_lattice import lattice_model
+
+CPU = torch.device("cpu")
+MODEL = lattice_model().config
+
+
+def recipe(**training) -> Recipe:
+    settings = {"steps": 8, "batch": 8, "rows_at_once": 4, "evaluate_puzzles": 4, "warmup_steps": 1, **training}
+    return Recipe("tiny", "", get_task(MODEL.task), MODEL, TrainConfig(**settings))
+
+
+def trainer(out: Path, **training) -> LatticeTrainer:
+    return LatticeTrainer(recipe(**training), out, device=CPU, dtype=torch.float32, is_compiled=False)
+
+
+def pool(**training) -> LatticePool:
+    own = recipe(**training)
+    made = LatticePool(TrainingPuzzles(own.task, MODEL, own.training), MODEL, own.training, CPU)
+    made.refill(np.random.default_rng(0))
+    return made
+
+
+def played(sets: np.ndarray, *, conflict: bool = False, solved: bool = False) -> Round:
+    count = len(sets)
+    return Round(torch.from_numpy(sets), torch.full((count,), conflict), torch.full((count,), solved))
+
+
+def answers_of(states: LatticePool) -> np.ndarray:
+    return states.answers[:, :, None] == np.arange(MODEL.vocabulary)
+
+
+def lost_sets(states: LatticePool) -> np.ndarray:
+    """One cell that the puzzle leaves open without the right value, the others as they were."""
+    sets = states.sets.copy()
+    for row, (own, answer) in enumerate(zip(sets, states.answers, strict=True)):
+        cell = int(np.argmax(own.sum(1) > 1))
+        own[cell, answer[cell]] = False
+        assert own[cell].any(), row
+    return sets
+
+
+def test_a_solved_state_leaves_and_a_wrongly_solved_one_stays_to_be_judged():
+    states = pool(reveal_share=0.0)
+    assert states.carry(played(answers_of(states), solved=True)) == (8, 0)
+    assert states.is_free.all()
+    states = pool(reveal_share=0.0)
+    assert states.carry(played(lost_sets(states), solved=True)) == (0, 8)
+    assert not states.is_free[states.age < states.training.longest_life].any()
+
+
+def test_a_right_conflict_leaves_and_a_mistaken_one_stays_as_it_was():
+    states = pool(reveal_share=0.0)
+    states.carry(played(lost_sets(states), conflict=True))
+    assert states.is_free.all()
+    states = pool(reveal_share=0.0)
+    before = states.sets.copy()
+    states.carry(played(answers_of(states), conflict=True))
+    np.testing.assert_array_equal(states.sets, before)
+    assert not states.is_free[states.age < states.training.longest_life].any()
+
+
+def test_old_states_and_those_without_a_value_leave():
+    states = pool(reveal_share=0.0, longest_life=1)
+    states.carry(played(states.sets))
+    assert states.is_free.all()
+    states = pool(reveal_share=0.0)
+    states.age[:] = 0
+    states.carry(played(np.zeros_like(states.sets)))
+    assert states.is_free.all()
+
+
+def test_the_first_states_start_at_ages_of_their_own_and_later_ones_at_none():
+    states = pool(batch=64, longest_life=50)
+    assert len(set(states.age.tolist())) > 10
+    states.is_free[:32] = True
+    states.refill(np.random.default_rng(1))
+    assert (states.age[:32] == 0).all()
+    assert len(set(zip(states.hashes.tolist(), states.trajectory.tolist(), strict=True))) == 64
+
+
+def test_revealed_states_hold_their_solution_and_know_more_than_the_puzzle():
+    states = pool(batch=64, reveal_share=1.0)
+    assert (states.sets & answers_of(states)).any(2).all()
+    assert states.sets.sum() < states.first.sum()
+    np.testing.assert_array_equal(pool(reveal_share=0.0).sets, pool(reveal_share=0.0).first)
+
+
+def test_the_loss_is_what_its_definition_says():
+    """State by state in plain numbers."""
+    states = pool(reveal_share=0.5)
+    states.sets[:3] = lost_sets(states)[:3]
+    seen, model = states.view(), lattice_model()
+    weights = model.weights()
+    assert seen.is_lost.tolist()[:3] == [True] * 3
+    shown = embed_sets(weights, MODEL, seen.puzzles, seen.sets)
+    start = model.initial_state(8)[0]
+    h, losses = loop(weights, MODEL, start, shown, seen)
+    torch.testing.assert_close(h, core(weights, "low", start + shown, MODEL.spec))
+    keep, value = read_values(weights, MODEL, h)
+    sound = read_head(weights, "halt", h, MODEL.spec)
+    kept = valued = judged = 0.0
+    for row in range(8):
+        judged += math.log1p(math.exp(float(sound[row]) * (1 if seen.is_lost[row] else -1)))
+        for cell in range(MODEL.output_tokens):
+            own = seen.sets[row, cell]
+            for number in range(len(MODEL.values)):
+                if own[number] and own.sum() > 1:
+                    is_right = bool(seen.survivors[row, cell, number])
+                    sign = -1 if is_right else 1
+                    error = math.log1p(math.exp(sign * float(keep[row, cell, number])))
+                    kept += error * (KEEP_WEIGHT if is_right else DROP_WEIGHT)
+            if not seen.given[row, cell] and not seen.is_lost[row]:
+                chance = value[row, cell].softmax(-1)
+                valued -= math.log(float(chance[seen.survivors[row, cell]].sum()))
+    assert float(losses.keep) == pytest.approx(kept / (MODEL.output_tokens * len(MODEL.values)), rel=1e-4)
+    assert float(losses.value) == pytest.approx(valued / MODEL.output_tokens, rel=1e-4)
+    assert float(losses.sound) == pytest.approx(judged, rel=1e-4)
+
+
+def test_parts_of_a_batch_give_the_gradient_of_the_whole(tmp_path):
+    norms = [trainer(tmp_path, rows_at_once=rows).advance()["gradient_norm"] for rows in (1, 4, 8)]
+    assert norms == pytest.approx([norms[0]] * 3, rel=1e-4)
+
+
+def test_a_resumed_run_ends_as_one_that_never_stopped(tmp_path):
+    whole = trainer(tmp_path / "whole", play_averaged=True)
+    for _ in range(6):
+        whole.advance()
+    first = trainer(tmp_path / "parts", play_averaged=True)
+    (tmp_path / "parts").mkdir()
+    for _ in range(3):
+        first.advance()
+    first.save_state()
+    second = trainer(tmp_path / "parts", play_averaged=True)
+    assert second.load_state()
+    for _ in range(3):
+        second.advance()
+    assert torch.equal(whole.flat.master, second.flat.master)
+    assert torch.equal(whole.flat.average, second.flat.average)
+    np.testing.assert_array_equal(whole.pool.sets, second.pool.sets)
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_rounds_are_played_by_the_weights_that_were_asked_for(tmp_path, averaged):
+    """A judge whose bias calls every state lost, in one of the two sets of weights: its states are all in conflict."""
+    made = trainer(tmp_path, play_averaged=averaged, reveal_share=0.0)
+    other = made.flat.master if averaged else made.flat.average
+    own = made.flat.average if averaged else made.flat.master
+    with torch.no_grad():
+        made.flat.views(own)["halt.bias"].fill_(-1e4)
+        made.flat.views(other)["halt.bias"].fill_(1e4)
+    made.pool.refill(np.random.default_rng([0, 0]))
+    made.pool.age[:] = 0
+    before = made.pool.sets.copy()
+    made.advance()
+    # Every conflict is mistaken, so every state stays as it was.
+    np.testing.assert_array_equal(made.pool.sets, before)
+
+
+def test_a_few_steps_bring_the_loss_down(tmp_path):
+    made = trainer(tmp_path, steps=60, batch=16, rows_at_once=16, learning_rate=1e-2, ema=0.9)
+    errors = [made.advance()["keep"] for _ in range(60)]
+    assert np.mean(errors[-10:]) < 0.8 * np.mean(errors[:10])
+
+
+def test_bad_settings_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="batch must be a multiple of rows_at_once 3, got 8"):
+        trainer(tmp_path, rows_at_once=3)
+
+
+def test_a_lattice_is_trained_by_one_process(tmp_path):
+    with pytest.raises(ValueError, match="a lattice must be trained by one process, got 2"):
+        LatticeTrainer(
+            recipe(), tmp_path, device=CPU, dtype=torch.float32, is_compiled=False, ranks=Ranks(rank=0, size=2)
+        )
