@@ -25,6 +25,7 @@ from safetensors.torch import save as save_tensors
 from gram import __version__
 from gram.config import ModelConfig, SamplerConfig, config_from_json, config_to_json
 from gram.distributed import sources
+from gram.identities import with_table
 from gram.model import Model
 from gram.sampler.engine import Engine, Observer
 from gram.sampler.record import Serialized
@@ -32,7 +33,7 @@ from gram.sampler.run import Job, resolve
 from gram.sampler.scheduler import Shard
 from gram.tasks.registry import get_task
 
-PUZZLES = "puzzles"
+PUZZLES, TABLE, IDENTITIES = "puzzles", "identity_rows", "identities"
 WEIGHT = "model."
 CANCELLED = "cancelled"
 """In place of an error's text, where a shard was ended because its result is not needed any more."""
@@ -67,6 +68,9 @@ def pack(job: Job, *, task_module: Path | None) -> Parcel:
     """A job as bytes; a user's task file goes with it."""
     tensors = {WEIGHT + name: tensor.detach().cpu().contiguous() for name, tensor in job.model.weights().items()}
     tensors[PUZZLES] = torch.from_numpy(np.ascontiguousarray(job.puzzles))
+    if job.model.identities is not None and job.identities is not None:
+        rows, places = job.model.identities.part(job.identities)
+        tensors |= {TABLE: rows, IDENTITIES: torch.from_numpy(places)}
     is_elsewhere = job.device.type != job.model.device.type
     request = {
         "task": job.task.name,
@@ -109,13 +113,20 @@ class Runner:
         tensors = load_tensors(packed)
         puzzles: NDArray[np.uint8] = tensors.pop(PUZZLES).numpy()
         device = torch.device(request["device"])
-        model = Model(config_from_json(ModelConfig, request["model"], where="model"))
+        config = config_from_json(ModelConfig, request["model"], where="model")
+        identities = tensors.pop(IDENTITIES).numpy() if IDENTITIES in tensors else None
+        table = None
+        if identities is not None:
+            config, table = with_table(config, tensors.pop(TABLE))
+        model = Model(config)
+        model.identities = table
         model.load_state_dict({name.removeprefix(WEIGHT): tensor for name, tensor in tensors.items()}, assign=True)
         model = model.to(device=device).eval().requires_grad_(False)
         self.job = Job(
             model=model,
             task=_task(request["task"], request["task_source"]),
             puzzles=puzzles,
+            identities=identities,
             config=resolve(config_from_json(SamplerConfig, request["config"], where="config"), model),
             device=device,
             is_unconditional=bool(request["is_unconditional"]),

@@ -143,6 +143,7 @@ class Sampler:
         (`gram.distributed.pool.Pool`). Raises `PuzzleError`, `StoreError` and `ValueError` for bad input.
         """
         tokens = self.tokens(puzzles)
+        own = puzzles.identities if isinstance(puzzles, PuzzleSet) and self.model.identities is not None else None
         if not isinstance(config, ResolvedConfig) or overrides:
             config = self.settings(config, puzzles=len(tokens), **overrides)
         return sample(
@@ -150,6 +151,7 @@ class Sampler:
             self.task,
             tokens,
             config,
+            identities=own,
             out=out,
             is_traced=is_traced,
             metadata={"checkpoint": self.name},

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from gram.atomic_files import making, replacing
 from gram.config import ModelConfig, check_stored, config_from_json, config_to_json, read_json, shown
+from gram.identities import NAMES_FILE, TABLE_FILE, open_table
 from gram.model import Model
 from gram.sizes import fits
 
@@ -86,6 +87,8 @@ def save(
     directory = Path(directory)
     tensors = {PREFIX + name: tensor.detach().to(dtype or tensor.dtype) for name, tensor in model.weights().items()}
     write_tensors(directory / WEIGHTS_FILE, tensors)
+    if model.identities is not None:
+        model.identities.save(directory, dtype)
     if card is not None:
         write_json(directory / CARD_FILE, card)
     write_json(directory / CONFIG_FILE, config_json(model.config))
@@ -103,7 +106,7 @@ def save_new(model: Model, directory: Path, *, card: dict[str, Any]) -> None:
         try:
             save(model, directory, card=card)
         except BaseException:
-            for name in (CONFIG_FILE, CARD_FILE, WEIGHTS_FILE):
+            for name in (CONFIG_FILE, CARD_FILE, WEIGHTS_FILE, TABLE_FILE, NAMES_FILE):
                 (directory / name).unlink(missing_ok=True)
             raise
         return
@@ -169,7 +172,8 @@ def _read_tensors(directory: Path) -> dict[str, tuple[Tensor, Path]]:
 
 
 def load(directory: Path | str, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Model:
-    """The model of a checkpoint directory, its weights cast once to `dtype` (None: as stored).
+    """The model of a checkpoint directory, its weights cast once to `dtype` (None: as stored); its table of task
+    embeddings is mapped, not read.
 
     Raises `CheckpointError` naming what is missing, surplus, of another shape or type, or not finite.
     """
@@ -189,6 +193,11 @@ def load(directory: Path | str, *, device: str | torch.device = "cpu", dtype: to
     for name, (_, path) in sorted(stored.items()):
         raise CheckpointError(f"{path}: {name} is not a tensor of this model")
     model.load_state_dict(weights, assign=True)
+    if config.identities:
+        try:
+            model.identities = open_table(directory, config)
+        except ValueError as error:
+            raise CheckpointError(str(error)) from None
     return model.to(device=device).eval().requires_grad_(False)
 
 

@@ -50,7 +50,7 @@ MODEL_FIELDS = (
     *("noise_order", "noise_free_steps", "path_keep", "path_noise", "initial_std", "log_sigma_center"),
     *("log_sigma_range", "head_readout", "head_hidden", "halt_threshold", "selector", "views", "is_conditional"),
     *("has_empty_condition", "value_tokens", "values", "are_values_alike", "latent", "drop_below"),
-    *("conflict_above", "commitment_temperature", "commitment_focus", "width_policy"),
+    *("conflict_above", "commitment_temperature", "commitment_focus", "width_policy", "identities", "identity_dim"),
 )
 """Fields of `ModelConfig` in the order of `config.json`."""
 LATER: dict[str, Any] = {
@@ -64,11 +64,13 @@ LATER: dict[str, Any] = {
     "conflict_above": 0.5,
     "commitment_temperature": 1.0,
     "commitment_focus": 0.0,
+    "identities": 0,
+    "identity_dim": 0,
 }
 """Settings of a model that came after the first checkpoints, with the value by which all is as before. There it stands
 not in a model's JSON."""
 
-LATTICE = tuple(name for name in LATER if name not in ("views", "width_policy", "latent"))
+LATTICE = tuple(name for name in LATER if name not in ("views", "width_policy", "latent", "identities", "identity_dim"))
 """Settings of a model that only a lattice has."""
 
 T = TypeVar("T")
@@ -243,6 +245,11 @@ class ModelConfig(Spec):
     commitment_focus: float = 0.0
     """Of a lattice: the token to commit is drawn in proportion to the probability of its likeliest value, to this
     power; 0 draws uniformly."""
+    identities: int = 0
+    """`I`: rows of the table of task embeddings from which registers are filled (`gram/identities.py`); in a recipe 0,
+    where its data set has their number."""
+    identity_dim: int = 0
+    """`E`: numbers of a row, at most `registers * dim`; 0: registers are learned, and the same for all puzzles."""
 
     def __post_init__(self) -> None:
         make_plain(self)
@@ -250,9 +257,10 @@ class ModelConfig(Spec):
             at_least(name, getattr(self, name), 1)
         if self.trained_depth is not None:
             at_least("trained_depth", self.trained_depth, 1)
-        for name in ("registers", "low_level_updates", "noise_free_steps", "head_hidden", "output_start"):
+        counts = ("registers", "head_hidden", "output_start", "identities", "identity_dim")
+        for name in ("low_level_updates", "noise_free_steps", *counts):
             at_least(name, getattr(self, name), 0)
-        for name in (*SIZES, "registers", "head_hidden", "output_start"):
+        for name in (*SIZES, *counts):
             at_most(name, getattr(self, name), MOST_UNITS)
         at_most("blocks", self.blocks, MOST_BLOCKS)
         for name in ("depth", "transitions", "low_level_updates"):
@@ -274,6 +282,8 @@ class ModelConfig(Spec):
             latent_kinds.check_lattice(self)
         elif strange := [name for name in LATTICE if getattr(self, name) not in (LATER[name], ())]:
             raise ValueError(f"{strange[0]} must come with the latent lattice, got latent {self.latent}")
+        if self.identities or self.identity_dim:
+            latent_kinds.check_identities(self)
         check_halt_threshold("head", self.halt_threshold)
         if self.selector is not None:
             one_of("selector", self.selector, SELECTORS)

@@ -123,6 +123,8 @@ class GramForReasoning(PreTrainedModel):
         """
         if self.model.config.latent == "lattice":
             raise ValueError("forward must be of a model with continuous states, got a lattice: sample it (gram.load)")
+        if self.model.config.identity_dim:
+            raise ValueError("forward must be of a model without task embeddings: sample it (gram eval arc --data DIR)")
         given: dict[str, Any] = {name: value for name, value in (("depth", depth), ("seed", seed)) if value is not None}
         config = resolve(replace(sampling or SamplerConfig(), **given), self.model)
         self._check_tokens(input_ids)

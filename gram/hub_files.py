@@ -14,11 +14,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gram import checkpoint
+from gram.identities import NAMES_FILE
 from gram.tasks.protocol import PuzzleSet, Task
 
 URI = re.compile(r"hf:/{1,2}(?:datasets/)?([^/]+/[^/]+)/(.+)")
 """A path of pathlib has lost one of the two slashes."""
-UPLOADED = (checkpoint.CONFIG_FILE, checkpoint.CARD_FILE, checkpoint.INDEX_FILE, "*.safetensors", "README.md")
+UPLOADED = (
+    checkpoint.CONFIG_FILE,
+    checkpoint.CARD_FILE,
+    checkpoint.INDEX_FILE,
+    "*.safetensors",
+    "README.md",
+    NAMES_FILE,
+)
 
 
 class HubError(ValueError):

@@ -1,4 +1,5 @@
-"""What a model of another kind of state may be: a lattice's values, and a graph's nodes. Called by `ModelConfig`."""
+"""What a model of another kind may be: a lattice's values, a graph's nodes, a table of identities. Called by
+`ModelConfig`."""
 
 from __future__ import annotations
 
@@ -40,6 +41,19 @@ def check_lattice(config: ModelConfig) -> None:
     for name, value in needed.items():
         if getattr(config, name) != value:
             raise ValueError(f"{name} must be {value!r} with a lattice, got {getattr(config, name)!r}")
+
+
+def check_identities(config: ModelConfig) -> None:
+    """Raises `ValueError` where a table of task embeddings has no width, or contradicts the model."""
+    if not 1 <= config.identity_dim <= config.registers * config.dim:
+        raise ValueError(
+            f"identity_dim must be within 1 and registers times dim ({config.registers * config.dim:,}), got "
+            f"{config.identity_dim:,}"
+        )
+    if config.views != "off":
+        raise ValueError(f"views must be off where an identity names the view, got {config.views}")
+    if not config.is_conditional or config.has_empty_condition:
+        raise ValueError("identities must come with puzzles as the condition, got an empty one")
 
 
 def check_graph(config: ModelConfig) -> None:

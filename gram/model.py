@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 
 from gram.config import ModelConfig
+from gram.identities import IdentityTable
 from gram.kernels import dispatch
 from gram.kernels.philox import NoiseKey
 from gram.kernels.reference import Step, Weights
@@ -110,7 +111,9 @@ class Model(nn.Module):
         dim, length = config.dim, config.length
 
         self.embedding = Embedding(config.vocabulary, dim, generator)
-        if config.registers:
+        self.identities = IdentityTable.zeros(config) if config.identities else None
+        """Task embeddings; no parameter, and no part of `weights`."""
+        if config.registers and not config.identity_dim:
             self.registers = init_parameter((config.registers, dim), generator)
         if config.positions in ("learned", "both"):
             self.positions = init_parameter((length, dim), generator)
@@ -193,9 +196,19 @@ class Model(nn.Module):
         """Where the weights are."""
         return self.embedding.weight.device
 
-    def embed(self, puzzles_PL: Tensor, *, weights: Weights | None = None) -> Tensor:
-        """`e_x [P, R + L, D]` (`embed`) of puzzles `[P, L]`; computed once and shared by all trajectories and steps."""
-        return embed(weights or self.weights(), self.config, puzzles_PL)
+    def embed(
+        self, puzzles_PL: Tensor, identities_P: Tensor | None = None, *, weights: Weights | None = None
+    ) -> Tensor:
+        """`e_x [P, R + L, D]` (`embed`) of puzzles `[P, L]`; computed once and shared by all trajectories and steps.
+
+        A model with task embeddings is told each puzzle's row. Raises `ValueError` where these do not go together.
+        """
+        registers = None
+        if (table := self.identities) is not None and identities_P is not None:
+            registers = table.fill(table.take(identities_P)).to(self.device, self.dtype)
+        elif table is not None or identities_P is not None:
+            raise ValueError(f"identities must be given to a model with a table of them alone, got {identities_P}")
+        return embed(weights or self.weights(), self.config, puzzles_PL, registers_PRD=registers)
 
     def embed_empty(self, count: int) -> Tensor:
         """The empty condition, `[count, R + L, D]`: the model then samples `p(x)`.
@@ -240,10 +253,17 @@ class Model(nn.Module):
         return dispatch.decode(self.weights(), self.spec, h)
 
 
-def embed(weights: Weights, config: ModelConfig, puzzles_PL: Tensor, *, is_empty_P: Tensor | None = None) -> Tensor:
-    """`e_x`: token embedding, registers in front, learned positions, scaled by `sqrt(D)`; empty rows take the empty
-    embedding at every token. Where each puzzle is a graph, its nodes alone, each with its row of the graph's matrix
-    behind (`Spec.embedded_dim`)."""
+def embed(
+    weights: Weights,
+    config: ModelConfig,
+    puzzles_PL: Tensor,
+    *,
+    is_empty_P: Tensor | None = None,
+    registers_PRD: Tensor | None = None,
+) -> Tensor:
+    """`e_x`: token embedding, registers in front (each puzzle's own, or those that all share), learned positions,
+    scaled by `sqrt(D)`; empty rows take the empty embedding at every token. Where each puzzle is a graph, its nodes
+    alone, each with its row of the graph's matrix behind (`Spec.embedded_dim`)."""
     table = weights["embedding.weight"]
     e_x = table[puzzles_PL]
     if config.has_graph:
@@ -251,7 +271,8 @@ def embed(weights: Weights, config: ModelConfig, puzzles_PL: Tensor, *, is_empty
     if is_empty_P is not None:
         e_x = torch.where(is_empty_P[:, None, None], weights["empty"], e_x)
     if config.registers:
-        e_x = torch.cat([weights["registers"].expand(e_x.shape[0], -1, -1), e_x], dim=1)
+        registers = weights["registers"] if registers_PRD is None else registers_PRD
+        e_x = torch.cat([registers.expand(e_x.shape[0], -1, -1), e_x], dim=1)
     if "positions" in weights:
         e_x = e_x + weights["positions"]
     scaled: Tensor = e_x * config.dim**0.5

@@ -125,13 +125,15 @@ class Engine:
         puzzles: Tokens,
         config: ResolvedConfig,
         *,
+        identities: Rows | None = None,
         is_unconditional: bool = False,
         is_traced: bool = False,
         is_static: bool = False,
         observer: Observer | None = None,
         kind_of_slots: type[SlotStates] | None = None,
     ) -> None:
-        """`kind_of_slots` holds the model's kind of latent states (`gram.sampler.run.slots_of`; None: continuous ones).
+        """`identities [P]` are rows of the model's table. `kind_of_slots` holds the model's kind of latent states
+        (`gram.sampler.run.slots_of`; None: continuous ones).
         `is_static` is static batching: no slot is filled again before all have ended. Other samplers batch so; it is
         here for comparison."""
         self.config, self.depth = config, config.depth
@@ -150,6 +152,7 @@ class Engine:
                 shard,
                 config,
                 policy,
+                identities=identities,
                 answer_tokens=model.config.output_tokens,
                 trusts_halt_head=trusts_halt_head,
                 is_traced=is_traced,
@@ -370,14 +373,18 @@ class Places(NamedTuple):
     """Ids, which key the noise."""
     lineages: Rows
     """Trajectories that the states descend from, which key the views."""
+    identities: Rows | None
+    """Rows of the model's table of task embeddings, where it has one."""
 
 
 def _places(trajectories: list[Trajectory]) -> Places:
+    own = [each.shard.identities[each.puzzle] for each in trajectories if each.shard.identities is not None]
     return Places(
         np.stack([each.shard.puzzles[each.puzzle] for each in trajectories]),
         np.array([each.shard.hashes[each.puzzle] for each in trajectories], dtype=np.int64),
         np.array([each.id for each in trajectories], dtype=np.int64),
         np.array([each.lineage for each in trajectories], dtype=np.int64),
+        np.array(own, dtype=np.int64) if own else None,
     )
 
 
@@ -424,14 +431,14 @@ class SlotStates:
         self.h[index], self.l[index] = both[:, 0], both[:, 1]
 
     def _place(self, index: Tensor, rows: Rows, places: Places) -> None:
-        puzzles, hashes, trajectories, lineages = places
+        puzzles, hashes, trajectories, lineages, own = places
         if self.views is not None:
             puzzles = self.views.place(rows, puzzles, hashes, lineages)
         if self.is_unconditional:
             self.e_x[index] = self.model.embed_empty(len(rows))
         else:
             tokens = torch.from_numpy(puzzles.astype(np.int64)).to(self.h.device)
-            self.e_x[index] = self.model.embed(tokens)
+            self.e_x[index] = self.model.embed(tokens, None if own is None else torch.from_numpy(own))
         self.hash[rows], self.trajectory[rows] = hashes, trajectories
 
     def _key(self, rows: Rows | slice) -> NoiseKey:

@@ -44,7 +44,7 @@ class LatticeSlots(SlotStates):
 
     def start(self, rows: Rows, places: Places) -> None:
         """Puts new trajectories at their puzzles into slots `rows`."""
-        puzzles, hashes, trajectories, lineages = places
+        puzzles, hashes, trajectories, lineages, _ = places
         if self.views is not None:
             puzzles = self.views.place(rows, puzzles, hashes, lineages)
         index = torch.from_numpy(rows).to(self.h.device)

@@ -20,7 +20,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gram.config import ResolvedConfig, SamplerConfig, Selector, config_to_json, identity_json
 from gram.kernels import dispatch
@@ -85,6 +87,8 @@ def resolve(config: SamplerConfig, model: Model, puzzles: int = 0) -> ResolvedCo
     threshold = config.halt_threshold
     if threshold is None:
         threshold = own.halt_threshold if config.halting == "head" else RULES[config.halting].threshold
+    if own.identity_dim and config.views == "random":
+        raise ValueError("views must be off where an identity names the view, got random")
     depth = config.depth if config.depth is not None else own.depth
     policy = config.width_policy or (own.width_policy if config.resampler == "none" else "fixed")
     transitions = config.transitions if config.transitions is not None else spec.transitions
@@ -145,6 +149,18 @@ class Plan:
     shards: tuple[Shard, ...]
 
 
+def check_identities(model: Model, identities: NDArray[np.int64] | None, puzzles: int) -> None:
+    """Raises `ValueError` where a model with task embeddings is not told every puzzle's row, or another one is."""
+    if identities is None and model.config.identity_dim:
+        raise ValueError(
+            "puzzles must come with their identities for a model of task embeddings (gram eval arc --data DIR), got "
+            "puzzles alone"
+        )
+    if identities is not None and (model.identities is None or len(identities) != puzzles):
+        what = "a model without a table" if model.identities is None else f"{len(identities):,} for {puzzles:,} puzzles"
+        raise ValueError(f"identities must be one for each puzzle of a model with a table of them, got {what}")
+
+
 def shards_of(puzzles: int, config: SamplerConfig) -> tuple[Shard, ...]:
     """The shards of a run over `puzzles`, in the order in which they are to run.
 
@@ -169,12 +185,12 @@ def shards_of(puzzles: int, config: SamplerConfig) -> tuple[Shard, ...]:
 
 
 def shape_of(model: Model) -> dict[str, Any]:
-    """What of a model's configuration decides its trajectories, as JSON: all but which of them is picked, and but the
-    default of a setting."""
+    """What of a model's configuration decides its trajectories, as JSON: all but which of them is picked, the default
+    of a setting, and how many rows its table has."""
     return {
         name: value
         for name, value in config_to_json(model.config).items()
-        if name not in ("selector", "views", "width_policy")
+        if name not in ("selector", "views", "width_policy", "identities")
     }
 
 
@@ -186,6 +202,7 @@ def make_plan(
     *,
     is_unconditional: bool,
     is_traced: bool,
+    identities: NDArray[np.int64] | None = None,
     device: torch.device | None = None,
 ) -> Plan:
     """The plan of a run over puzzles `[P, L]`; `device` is where it runs, if not where the model is."""
@@ -200,6 +217,8 @@ def make_plan(
         f"{(device or model.device).type} {model.dtype} {config.kernel} {is_unconditional} {is_traced} {puzzles.shape}",
     ):
         digest.update(part.encode() + b"\0")
+    if model.identities is not None and identities is not None:
+        digest.update(model.identities.digest(identities).encode())
     return Plan(digest.hexdigest(), shards_of(len(puzzles), config))
 
 
@@ -280,6 +299,8 @@ class Job:
     config: ResolvedConfig
     device: torch.device
     """Where the plan counts on running."""
+    identities: NDArray[np.int64] | None = None
+    """Row of each puzzle in the model's table of task embeddings, `[P]`."""
     is_unconditional: bool = False
     is_traced: bool = False
 
@@ -290,6 +311,7 @@ class Job:
             self.task,
             self.puzzles,
             self.config,
+            identities=self.identities,
             is_unconditional=self.is_unconditional,
             is_traced=self.is_traced,
             observer=observer,
@@ -366,6 +388,7 @@ def sample(
     puzzles: Tokens,
     config: SamplerConfig,
     *,
+    identities: NDArray[np.int64] | None = None,
     is_unconditional: bool = False,
     is_traced: bool = False,
     out: Path | str | None = None,
@@ -375,6 +398,7 @@ def sample(
 ) -> SampleResult:
     """Samples up to `config.width` trajectories of each puzzle `[P, L]` and selects an answer.
 
+    `identities [P]` are the puzzles' rows in the table of a model that has one, which must be given to it.
     `is_unconditional` shows the model the empty condition in place of the puzzles. With `out`, finished shards are kept
     in that folder, and a run that was killed continues from there; `is_traced` also keeps every supervision step, and
     `metadata` is written beside. With `backend` the shards run there, and `observer` sees no supervision steps. Same
@@ -397,6 +421,7 @@ def sample(
         check_views(task, is_unconditional=is_unconditional)
     if is_unconditional:
         model.embed_empty(1)
+    check_identities(model, identities, len(puzzles))
     check_fits(
         resolved,
         spec_of(resolved, model),
@@ -409,7 +434,14 @@ def sample(
     started = time.perf_counter()
     device = (backend and backend.device) or model.device
     plan = make_plan(
-        model, task, puzzles, resolved, device=device, is_unconditional=is_unconditional, is_traced=is_traced
+        model,
+        task,
+        puzzles,
+        resolved,
+        identities=identities,
+        device=device,
+        is_unconditional=is_unconditional,
+        is_traced=is_traced,
     )
     written = {
         "task": task.name,
@@ -428,6 +460,7 @@ def sample(
         puzzles=puzzles,
         config=resolved,
         device=device,
+        identities=identities,
         is_unconditional=is_unconditional,
         is_traced=is_traced,
     )

@@ -131,12 +131,14 @@ class ShardState:
         config: ResolvedConfig,
         policy: WidthPolicy | None,
         *,
+        identities: NDArray[np.int64] | None = None,
         answer_tokens: int,
         trusts_halt_head: bool,
         is_traced: bool,
     ) -> None:
         self.task, self.shard, self.policy = task, shard, policy
         self.puzzles = puzzles[shard.first_puzzle : shard.first_puzzle + shard.puzzles]
+        self.identities = None if identities is None else identities[shard.first_puzzle :][: shard.puzzles]
         self.hashes = np.array([puzzle_hash(task.name, puzzle) for puzzle in self.puzzles], dtype=np.int64)
         self.trusts_halt_head = trusts_halt_head
         shape = count, width = shard.puzzles, shard.trajectories

@@ -37,6 +37,8 @@ class PuzzleSet:
     """Difficulty `[P]`, where known (for Sudoku: branches of the exact solver)."""
     groups: NDArray[np.int64] | None = None
     """Cluster of each puzzle `[P]`: puzzles of one cluster are resampled together (2411.00640)."""
+    identities: NDArray[np.int64] | None = None
+    """Row of each puzzle in a model's table of task embeddings `[P]`, where puzzles have one."""
 
     def __len__(self) -> int:
         return int(self.puzzles.shape[0])
@@ -52,6 +54,7 @@ class PuzzleSet:
             answers=pick(self.answers),
             ratings=pick(self.ratings),
             groups=pick(self.groups),
+            identities=pick(self.identities),
         )
 
     def part(self, rows: str | None) -> PuzzleSet:
