@@ -20,9 +20,10 @@ from torch import Tensor
 
 from gram.atomic_files import making, replacing
 from gram.config import ModelConfig, check_stored, config_from_json, config_to_json, read_json, shown
-from gram.identities import NAMES_FILE, TABLE_FILE, open_table
+from gram.identities import TABLE_FILE, open_table
 from gram.model import Model
 from gram.sizes import fits
+from gram.tasks.arc_folder import NAMES_FILE
 
 PREFIX = "model."
 WEIGHTS_FILE = "model.safetensors"

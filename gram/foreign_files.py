@@ -25,6 +25,8 @@ INSERTED = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_
 """Parts of tensors' names that torch.compile, DataParallel and others put before and between."""
 ROOT = "inner."
 """What the names of all tensors of these projects begin with."""
+TABLE = f"{ROOT}puzzle_emb.weights"
+"""A row for each identity of the data set."""
 BLANKS = re.compile(
     r"models\.(eqr|trm)\.(ModelCarry|LatentCarry)"
     r"|numpy\._?core\.multiarray\.(_reconstruct|scalar)"
@@ -61,7 +63,8 @@ def read_archive(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: must hold tensors and plain values, got {refused[0]}, which would run code")
     try:
         with torch.serialization.safe_globals([(Blank, name) for name in names]):
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            # Mapped: a table of identities may be larger than memory.
+            found = torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         raise CheckpointError(f"{path}: must be a torch.save file, but cannot be read ({_short(error)})") from None
     if not isinstance(found, dict):
@@ -86,13 +89,15 @@ def tensors_of(found: dict[str, Any], path: Path) -> dict[str, Tensor]:
                 raise CheckpointError(f"{path}: {key} must be a tensor, got {type(value).__name__}")
             if not value.is_floating_point() or value.layout != torch.strided:
                 raise CheckpointError(f"{path}: {key} must be dense floating point, got {value.dtype}, {value.layout}")
-            if not bool(value.isfinite().all()):
-                raise CheckpointError(f"{path}: {key} must be finite, got NaN or infinity")
             name = canonical_name(str(key))
+            # A table may have gigabytes: its rows are checked when they are read.
+            is_table = name == TABLE and value.dim() == 2 and value.shape[0] > 1
+            if not is_table and not bool(value.isfinite().all()):
+                raise CheckpointError(f"{path}: {key} must be finite, got NaN or infinity")
             if name in named:
                 raise CheckpointError(f"{path}: {name} must be there once, got {named[name]} and {key}")
             named[name] = str(key)
-            tensors[name] = value.detach().to(torch.float32)
+            tensors[name] = value.detach() if is_table else value.detach().to(torch.float32)
     if not any(name.startswith(ROOT) for name in tensors) and (inside := [name for name in tensors if ROOT in name]):
         prefix = inside[0][: inside[0].index(ROOT)]
         raise CheckpointError(f"{path}: tensors must be named {ROOT}*, got the prefix {prefix}")

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gram import checkpoint
-from gram.identities import NAMES_FILE
+from gram.tasks.arc_folder import NAMES_FILE
 from gram.tasks.protocol import PuzzleSet, Task
 
 URI = re.compile(r"hf:/{1,2}(?:datasets/)?([^/]+/[^/]+)/(.+)")

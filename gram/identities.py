@@ -26,14 +26,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from gram.atomic_files import replacing
+from gram.tasks.arc_folder import NAMES_FILE
 
 if TYPE_CHECKING:
     from gram.config import ModelConfig
 
-TABLE_FILE, NAMES_FILE = "identities.safetensors", "identifiers.json"
+TABLE_FILE = "identities.safetensors"
 TENSOR = "identities"
-BLANK = "<blank>"
-"""Name of row 0, which is no task's."""
 BLOCK_ROWS = 8192
 """Rows that are copied at once."""
 STORED = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
@@ -43,14 +42,17 @@ STORED = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", to
 class IdentityTable:
     """The rows of all identities, and their names where these are known."""
 
-    def __init__(self, rows: Tensor, config: ModelConfig, names: Path | None = None) -> None:
-        """`rows [I, E]`, in memory or mapped; `names` is the JSON file of their names."""
+    def __init__(self, rows: Tensor, config: ModelConfig, names: Path | None = None, *, factor: float = 1.0) -> None:
+        """`rows [I, E]`, in memory or mapped, are multiplied by `factor` where they are read; `names` is the JSON file
+        of their names."""
         self.rows, self.registers, self.dim, self.names = rows, config.registers, config.dim, names
+        self.factor = factor
 
     @classmethod
     def zeros(cls, config: ModelConfig) -> IdentityTable:
         """A table that knows nothing of any task."""
-        return cls(torch.zeros(config.identities, config.identity_dim), config)
+        # numpy's zeros take no memory before they are written; torch writes them.
+        return cls(torch.from_numpy(np.zeros((config.identities, config.identity_dim), np.float32)), config)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -63,7 +65,7 @@ class IdentityTable:
             raise ValueError(
                 f"identities must be rows from 0 to {len(self) - 1:,}, got {int(index.min())} to {int(index.max()):,}"
             )
-        rows = self.rows[index].to(torch.float32)
+        rows = self.rows[index].to(torch.float32) * self.factor
         if not bool(rows.isfinite().all()):
             bad = int(index[~rows.isfinite().all(1)][0])
             raise ValueError(f"identity {bad:,} must be finite, got NaN or infinity")
@@ -100,7 +102,8 @@ class IdentityTable:
     def blocks(self) -> Iterator[Tensor]:
         """All rows in order, a few at a time."""
         for first in range(0, len(self), BLOCK_ROWS):
-            yield self.rows[first : first + BLOCK_ROWS]
+            block = self.rows[first : first + BLOCK_ROWS]
+            yield block if self.factor == 1 else block * self.factor
 
     def save(self, directory: Path, dtype: torch.dtype | None = None) -> None:
         """Writes the table, in `dtype`, and its names into a checkpoint's folder, a block at a time."""
@@ -142,17 +145,6 @@ def open_table(directory: Path, config: ModelConfig) -> IdentityTable:
         got = "no such tensor" if rows is None else f"{list(rows.shape)} {str(rows.dtype).removeprefix('torch.')}"
         raise ValueError(f"{path}: {TENSOR} must be {wanted} floating point, got {got}")
     return IdentityTable(rows, config, names if names.is_file() else None)
-
-
-def read_names(path: Path) -> list[str]:
-    """The names of a table's rows. Raises `ValueError` in one line."""
-    try:
-        found = json.loads(path.read_bytes())
-    except ValueError:
-        raise ValueError(f"{path}: must be a JSON list of names, but is no JSON") from None
-    if not isinstance(found, list) or not found or not all(isinstance(name, str) for name in found):
-        raise ValueError(f"{path}: must be a JSON list of names, got {str(found)[:40]!r}")
-    return found
 
 
 def with_table(config: ModelConfig, rows: Tensor) -> tuple[ModelConfig, IdentityTable]:

@@ -5,6 +5,7 @@ transitions of `L_cycles` low-level updates. Their tensors and ours (D channels,
 
     inner.embed_tokens.embedding_weight [V, D]   embedding
     inner.puzzle_emb.weights [1, <= P*D]         registers: one row, padded with zeros to P tokens
+                             [I, <= P*D]         of ARC: the table of identities, mapped and never copied in memory
     inner.embed_pos.embedding_weight [P+L, D]    positions (these, embedding and registers times 1/sqrt(2), as theirs)
     inner.{H,L}_init [D]                         z0_h, z0_l
     inner.{L,H}_level.layers.{i}                 low.{i}, high.{i} (HRM has both, TRM and EqR share one)
@@ -30,8 +31,10 @@ from torch import Tensor
 from gram import checkpoint
 from gram.checkpoint import CheckpointError
 from gram.config import ModelConfig, shown
-from gram.foreign_files import file_sha256, read_archive, read_settings, tensors_of
+from gram.foreign_files import TABLE, file_sha256, read_archive, read_settings, tensors_of
+from gram.identities import IdentityTable
 from gram.model import Model
+from gram.tasks.arc_folder import NAMES_FILE, open_arc_folder
 from gram.tasks.registry import get_task
 
 FAMILIES = ("trm", "eqr", "hrm")
@@ -131,9 +134,15 @@ class _Settings:
 
 
 def import_checkpoint(
-    family: str, file: Path | str, *, settings: Path | str | None = None, task: str | None = None
+    family: str,
+    file: Path | str,
+    *,
+    settings: Path | str | None = None,
+    task: str | None = None,
+    data: Path | str | None = None,
 ) -> Imported:
-    """The model in a foreign `file`; `settings` is the YAML of its run, `task` replaces the guess by shapes.
+    """The model in a foreign `file`; `settings` is the YAML of its run, `task` replaces the guess by shapes. `data` is
+    the folder that a model with a table of identities was trained on, which names its rows.
 
     Raises `CheckpointError` in one line for a file that is damaged, holds more than it should, or computes what ours
     cannot; `FileNotFoundError`.
@@ -146,14 +155,19 @@ def import_checkpoint(
     inside = read_settings(settings) if settings else found.get("config")  # EqR's files hold their run's settings
     arch = _arch(inside, settings or file) if isinstance(inside, dict) else {}
     read = _read_settings(family, arch, str(settings or file))
-    config, weights = _convert(family, tensors, read, task)
+    identities = tensors.left.pop(TABLE) if _is_table(tensors.left.get(TABLE)) else None
+    names = _names_of(identities, data, file)
+    config, weights = _convert(family, tensors, read, task, identities)
     if tensors.left:
         raise CheckpointError(
             f"{file}: {min(tensors.left)} is not a tensor of a {family.upper()} model that ours computes"
         )
     model = Model(config)
     model.load_state_dict(weights, assign=True)
-    card = {
+    if identities is not None:
+        factor = HALF_VARIANCE if "positions" in weights else 1.0
+        model.identities = IdentityTable(identities, config, names, factor=factor)
+    card: dict[str, Any] = {
         "imported": {
             "family": family,
             "file": file.name,
@@ -163,6 +177,8 @@ def import_checkpoint(
             "notes": [NOTES[family], "the LPRM is zero: it was never trained"],
         }
     }
+    if names is not None:
+        card["imported"] |= {"data": str(data), "identifiers_sha256": file_sha256(names)}
     return Imported(model=model.eval().requires_grad_(False), card=card)
 
 
@@ -192,10 +208,35 @@ def _read_settings(family: str, arch: dict[str, Any], where: str) -> _Settings:
     return _Settings(where, arch, defaults)
 
 
+def _is_table(found: Tensor | None) -> bool:
+    """Whether a puzzle embedding is one of many identities."""
+    return found is not None and found.dim() == 2 and found.shape[0] > 1
+
+
+def _names_of(identities: Tensor | None, data: Path | str | None, file: Path) -> Path | None:
+    """The file with the names of a table's rows; None where there is no table. Raises `CheckpointError`."""
+    if identities is None:
+        if data is not None:
+            raise CheckpointError(f"{file}: --data must come with a checkpoint of many identities, got {data}")
+        return None
+    if data is None:
+        raise CheckpointError(
+            f"{file}: {TABLE} has {identities.shape[0]:,} identities: the data set that names them must be given "
+            "(--data DIR, the folder of its training with identifiers.json), got none"
+        )
+    names = open_arc_folder(data).names
+    if len(names) > identities.shape[0]:
+        raise CheckpointError(
+            f"{file}: {TABLE} must have a row for each of {len(names):,} names in {Path(data) / NAMES_FILE}, got "
+            f"{identities.shape[0]:,}"
+        )
+    return Path(data) / NAMES_FILE
+
+
 def _convert(
-    family: str, tensors: _Tensors, settings: _Settings, task: str | None
+    family: str, tensors: _Tensors, settings: _Settings, task: str | None, identities: Tensor | None
 ) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Configuration and tensors of ours."""
+    """Configuration and tensors of ours, but the table of `identities`."""
     embedding = tensors.take("embed_tokens.embedding_weight", None, None)
     vocabulary, dim = embedding.shape
     is_token_mixer = tensors.has("L_level.layers.0.mlp_t.gate_up_proj.weight")
@@ -203,7 +244,7 @@ def _convert(
     settings.agree("vocab_size", vocabulary)
     settings.agree("mlp_t", is_token_mixer)
 
-    registers = _registers(tensors, settings, dim)
+    registers = _registers(tensors, settings, dim, identities)
     positions = (
         tensors.take("embed_pos.embedding_weight", None, dim) if tensors.has("embed_pos.embedding_weight") else None
     )
@@ -230,7 +271,7 @@ def _convert(
 
     scale = 1.0 if positions is None else HALF_VARIANCE
     weights["embedding.weight"] = embedding * scale
-    if len(registers):
+    if len(registers) and identities is None:
         weights["registers"] = registers * scale
     if positions is not None:
         weights["positions"] = positions * scale
@@ -271,6 +312,8 @@ def _convert(
         guidance="none",
         noise_free_steps=0,
         head_readout="register" if len(registers) else "first",
+        identities=0 if identities is None else identities.shape[0],
+        identity_dim=0 if identities is None else identities.shape[1],
         **_path(settings) if family == "eqr" else {},
     )
     _check_task(config)
@@ -285,17 +328,17 @@ def _swiglu(tensors: _Tensors, theirs: str, weights: dict[str, Tensor], ours: st
     return gate_up.shape[0] // 2
 
 
-def _registers(tensors: _Tensors, settings: _Settings, dim: int) -> Tensor:
-    """The prefix tokens `[P, D]` of a data set with one puzzle identifier; none where there is no puzzle embedding."""
-    if not tensors.has("puzzle_emb.weights"):
+def _registers(tensors: _Tensors, settings: _Settings, dim: int, identities: Tensor | None) -> Tensor:
+    """The prefix tokens `[P, D]` of a data set with one puzzle identifier; none where there is no puzzle embedding, and
+    zeros where a table of `identities` fills them."""
+    if identities is not None:
+        table = torch.zeros(1, identities.shape[1])
+    elif tensors.has("puzzle_emb.weights"):
+        table = tensors.take("puzzle_emb.weights", None, None)
+    else:
         return torch.zeros(0, dim)
-    table = tensors.take("puzzle_emb.weights", None, None)
     if table.shape[0] != 1:
-        raise CheckpointError(
-            f"{tensors.where}: inner.puzzle_emb.weights must hold 1 puzzle identifier (Sudoku, mazes), got "
-            f"{table.shape[0]:,}: an ARC checkpoint needs its data set's identifiers.json and a model that reads it, "
-            "which is not supported"
-        )
+        raise CheckpointError(f"{tensors.where}: {TABLE} must have rows, got none")
     length = settings.number("puzzle_emb_len") or -(-table.shape[1] // dim)
     if table.shape[1] > length * dim:
         raise CheckpointError(

@@ -27,6 +27,7 @@ SHARED = {
 }
 SUDOKU = {"seq_len": 81, "vocab_size": 11}
 MAZE = {"seq_len": 900, "vocab_size": 6}
+ARC = {"seq_len": 900, "vocab_size": 12, "pos_encodings": "rope"}
 TRM = {"H_cycles": 3, "H_layers": 0, "L_layers": 2, "hidden_size": 512, "num_heads": 8, "puzzle_emb_ndim": 512}
 HRM = {"H_cycles": 2, "L_cycles": 2, "H_layers": 4, "L_layers": 4, "hidden_size": 512, "num_heads": 8}
 EQR = {"H_cycles": 3, "H_layers": 0, "hidden_size": 512, "num_heads": 8}
@@ -46,6 +47,11 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "maze": EQR | MAZE | {"L_cycles": 4, "L_layers": 1, "hidden_size": 128, "pos_encodings": "rope"},
     },
 }
+ARC_VARIANTS: dict[str, dict[str, Any]] = {
+    "trm": TRM | ARC | {"L_cycles": 4},
+    "hrm": HRM | ARC | {"puzzle_emb_ndim": 512},
+}
+"""With a table of identities: they need a data set, which `scripts/check_arc.py` has built."""
 CLASSES = {
     "trm": ("models/recursive_reasoning/trm.py", "TinyRecursiveReasoningModel_ACTV1", "recursive_reasoning.trm"),
     "hrm": ("models/hrm/hrm_act_v1.py", "HierarchicalReasoningModel_ACTV1", "hrm.hrm_act_v1"),
@@ -112,15 +118,16 @@ def official(repo: Path, family: str, config: dict[str, Any], seed: int) -> nn.M
     return model.eval()
 
 
-def imported(family: str, model: nn.Module, config: dict[str, Any]) -> Model:
-    """The model saved as its training saves it (inside its loss head, compiled), imported."""
+def imported(family: str, model: nn.Module, config: dict[str, Any], *, data: Path | None = None) -> Model:
+    """The model saved as its training saves it (inside its loss head, compiled), imported; `data` is the data set of a
+    table of identities."""
     state = {f"_orig_mod.model.{name}": tensor for name, tensor in model.state_dict().items()}
     arch = {"name": f"{CLASSES[family][2]}@{CLASSES[family][1]}", **config}
     with tempfile.TemporaryDirectory() as folder:
         file, settings = Path(folder, "step_1"), Path(folder, "all_config.yaml")
         torch.save({"model": state, "config": {"arch": arch}} if family == "eqr" else state, file)
         settings.write_text(yaml.safe_dump({"arch": arch}))
-        return import_checkpoint(family, file, settings=settings).model
+        return import_checkpoint(family, file, settings=settings, data=data).model
 
 
 def official_steps(model: nn.Module, puzzles: Tensor, steps: int) -> None:

@@ -1,4 +1,5 @@
-"""`gram data SET --out DIR`: files of published puzzles to train, validate and test on, without twins between them."""
+"""`gram data SET --out DIR`: files of published puzzles to train, validate and test on, without twins between them;
+`gram data arc JSON... --out DIR`: a folder of ARC tasks under many views."""
 
 from __future__ import annotations
 
@@ -8,20 +9,32 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gram.cli.errors import keeping
 from gram.cli.options import Json, Quiet, real, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gram.training.arc_builder import ArcFiles
     from gram.training.published import PublishedFiles
 
-SETS = ("sudoku-extreme", "maze-hard")
+SETS = ("sudoku-extreme", "maze-hard", "arc")
 """As the help names them: the module that knows the sets is not imported for it."""
 
 
 def data(
     name: Annotated[str, typer.Argument(metavar="|".join(SETS), help="Published set.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New folder of the files.")],
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[JSON]...", help="Of arc: files or folders of tasks (Kaggle's, or one task a file)."),
+    ] = None,
+    views: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole, metavar="K", help="Of arc: views of each task beside the plain one. [default: 1000]"
+        ),
+    ] = None,
     source: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="CSV or TSV (.gz) with question, answer. [default: train.csv on the hub]"),
@@ -30,7 +43,8 @@ def data(
         str | None,
         typer.Option(
             metavar="FILE|none",
-            help="Test rows, of the same form; their twins do not train. [default: the hub's; with a --source: none]",
+            help="Test rows, of the same form; their twins do not train. [default: the hub's; with a --source: none] "
+            "Of arc: tasks whose tests are to be solved. [default: those of all files]",
         ),
     ] = None,
     exclude: Annotated[
@@ -48,22 +62,39 @@ def data(
     limit: Annotated[
         int | None, typer.Option(parser=whole, metavar="K", help="First K rows of each source alone.")
     ] = None,
-    seed: Annotated[int, typer.Option(parser=whole, metavar="S", help="Chooses the validation puzzles.")] = 0,
+    seed: Annotated[
+        int, typer.Option(parser=whole, metavar="S", help="Chooses the validation puzzles; of arc: views and moves.")
+    ] = 0,
     as_json: Json = False,
     is_quiet: Quiet = False,
 ) -> None:
     """Write train, validation and test files of published puzzles, for --puzzles; no two share a puzzle or its twin.
 
-    FILE may be hf://owner/dataset/path/file.
+    FILE may be hf://owner/dataset/path/file. `gram data arc JSON... --out DIR` writes a folder of ARC tasks under many
+    views, for gram train --puzzles DIR, gram import --data DIR and gram eval arc --data DIR; a killed one goes on.
     """
     from dataclasses import asdict
 
     from gram.cli import terminal
     from gram.training import published
+    from gram.training.arc_builder import build
 
     def show(total: int, unit: str) -> AbstractContextManager[Callable[[int], None]]:
         return terminal.progress(total, unit, is_quiet=is_quiet)
 
+    given = {"--source": source, "--exclude": exclude, "--validation": validation, "--limit": limit}
+    if name == "arc":
+        if strange := [flag for flag, value in given.items() if value]:
+            raise ValueError(f"{strange[0]} must be of a set other than arc, which takes JSON files")
+        with keeping(out):
+            built = build(files or [], out, tests=test, views=1000 if views is None else views, seed=seed, show=show)
+        if as_json:
+            terminal.print_json(asdict(built))
+        else:
+            _print_arc(built, out)
+        return
+    if files or views is not None:
+        raise ValueError(f"files and --views must be of arc, got {files[0] if files else views} with {name}")
     report = published.data(
         name,
         out,
@@ -100,6 +131,18 @@ def _print(report: PublishedFiles, out: Path) -> None:
     console.print("in what was written, read again:")
     console.print(f"  twins of excluded puzzles: {report.excluded_twins_written:,}")
     console.print(f"  classes in two splits: {report.classes_in_two_splits:,}")
+
+
+def _print_arc(built: ArcFiles, out: Path) -> None:
+    from gram.cli import terminal
+
+    console = terminal.output()
+    examples = ", ".join(f"{count:,} {split}" for split, count in built.examples.items())
+    tasks = terminal.plural(built.tasks, "task")
+    console.print(f"{out}: {tasks} under {built.views:,} views and as they are, {examples} examples", soft_wrap=True)
+    console.print(f"  identities: {built.identities:,}")
+    console.print(f"  tasks with fewer different views: {built.tasks_with_fewer_views:,}")
+    console.print(f"  tests to be solved: {built.tests:,}, without output: {built.tests_without_output:,}")
 
 
 def _left_out(what: str, rows: int, left_out: dict[str, int]) -> str:

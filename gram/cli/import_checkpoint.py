@@ -21,6 +21,10 @@ def import_foreign(
     task: Annotated[
         str | None, typer.Option(metavar="NAME", help="Task of the checkpoint. [default: by its shapes]")
     ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Data set of an ARC checkpoint's training; names the rows of its table."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Convert a checkpoint of another project; the model computes the same logits."""
@@ -28,7 +32,7 @@ def import_foreign(
 
     if out is None:
         raise ValueError("folder of the checkpoint must be named by --out, got none")
-    imported = import_checkpoint(family, file, settings=config, task=task)
+    imported = import_checkpoint(family, file, settings=config, task=task, data=data)
     write(imported, out)
     report(imported.model, imported.card["imported"], out, as_json)
 
@@ -49,6 +53,8 @@ def report(model: Any, facts: dict[str, Any], out: Path, as_json: bool) -> None:
         f"{config.transitions} transitions of {config.low_level_updates} low-level updates, depth {config.depth}, "
         f"{config.blocks} blocks, {config.mixer} mixer, positions {config.positions}"
     )
+    if config.identities:
+        console.print(f"table of {config.identities:,} identities, {config.identity_dim} numbers each")
     if facts["assumed"]:
         given = ", ".join(f"{name} {value}" for name, value in facts["assumed"].items())
         console.print(f"assumed, as published: {given} (give --config to say otherwise)")

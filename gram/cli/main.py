@@ -58,7 +58,10 @@ COMMANDS = {
     "plan": ("gram.cli.plan:plan", "Predict time, memory, network and limits of a run on many nodes."),
     "cluster": ("gram.cli.cluster:cluster", "A Ray cluster on this machine: up, status, down; others can join it."),
     "job": ("gram.cli.job:job", "Run a command on a cluster: submit, logs, status, stop, list."),
-    "data": ("gram.cli.data:data", "Train, validation and test files of published puzzles, no twins between them."),
+    "data": (
+        "gram.cli.data:data",
+        "Files of published puzzles without twins between them; ARC tasks under many views.",
+    ),
     "train": ("gram.cli.train:train", "Train a checkpoint from a recipe; repeat the command to continue."),
     "bench": ("gram.cli.bench:bench", "Benchmarks: what the engine saves, paired in one run."),
     "import": ("gram.cli.import_checkpoint:import_foreign", "Convert a checkpoint of TRM, EqR or HRM to ours."),

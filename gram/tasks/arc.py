@@ -1,21 +1,20 @@
-"""ARC-AGI test inputs as tokens: grids on a 30x30 canvas, in the tokens and order of HRM's and TRM's data set.
+"""ARC-AGI test inputs as tokens (`gram/tasks/arc_grids.py`): a grid at the top left of a 30x30 canvas.
 
-Shapes: `L = A = 900` tokens row by row, `P` puzzles. Tokens: 0 padding, 1 end, 2 .. 11 the colours 0 .. 9. A grid
-stands at the top left, end tokens below its last row and beside its last column.
+Shapes: `L = A = 900` tokens row by row, `P` puzzles.
 
 What this is not: ARC has no rules to check, so there is no verifier. `verify` is a checker: equality with the outputs
 of the set that this task has loaded last; it refuses puzzles of any other origin. There are no puzzles of its own, no
-generator. A model of ours sees one grid, not the demonstrations; TRM learns each task as an identifier instead.
+generator. A model sees one grid, not the demonstrations. One with a table of identities knows the task by its name.
 
-ARC is answered by many augmented views of a test, their predictions turned back, a vote and two attempts. A view is a
-symmetry of the square and a renaming of the colours 1 .. 9 (black stays), as in HRM's and TRM's data set. The sampler
-runs a model on them (`--views random`); the two attempts are the caller's. Files are read in `gram/tasks/arc_files.py`.
+ARC is answered by many views of a test, their predictions turned back, a vote and two attempts. A view is a symmetry of
+the square and a renaming of the colours 1 .. 9 (black stays). Either the sampler draws them (`--views random`), or a
+data set has them, each under a name that a model may know (`gram eval arc --data DIR`, `gram/tasks/arc_folder.py`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,40 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gram.tasks.arc_files import COLOURS, SIDE, Grid, Pair, checked_grid, read_tasks
+from gram.tasks.arc_folder import is_arc_folder
+from gram.tasks.arc_grids import FIRST_COLOUR, View, decode, encode, grid_sizes, random_view
 from gram.tasks.protocol import Board, BoardCell, CellKind, PuzzleError, PuzzleSet, Task, Tokens
-from gram.tasks.views import INVERSE, SYMMETRIES, TRANSPOSING, Views, chosen, permutations, same_values, turn
+from gram.tasks.views import SYMMETRIES, TRANSPOSING, Views, chosen, permutations, same_values, turn
 
 log = logging.getLogger(__name__)
-PAD, END, FIRST_COLOUR = 0, 1, 2
-
-
-def encode(grid: Grid, *, row: int = 0, column: int = 0) -> Tokens:
-    """A grid's tokens `[900]`, its corner at (`row`, `column`); an empty grid is padding alone."""
-    height, width = grid.shape
-    canvas = np.full((SIDE, SIDE), PAD, dtype=np.uint8)
-    canvas[row : row + height, column : column + width] = grid + FIRST_COLOUR
-    if grid.size and row + height < SIDE:
-        canvas[row + height, column : column + width] = END
-    if grid.size and column + width < SIDE:
-        canvas[row : row + height, column + width] = END
-    return canvas.reshape(-1)
-
-
-def grid_sizes(answers: Tokens) -> NDArray[np.int64]:
-    """Rows and columns `[P, 2]` of the largest rectangle of colours at the top left of each answer `[P, 900]`."""
-    is_colour = (answers >= FIRST_COLOUR) & (answers < FIRST_COLOUR + COLOURS)
-    # Leading colours of every row, then the narrowest row so far.
-    lengths = np.logical_and.accumulate(is_colour.reshape(-1, SIDE, SIDE), axis=2).sum(2)
-    widths = np.minimum.accumulate(lengths, axis=1)
-    rows = (widths * np.arange(1, SIDE + 1)).argmax(1)
-    columns = widths[np.arange(len(widths)), rows]
-    return np.stack([np.where(columns > 0, rows + 1, 0), columns], axis=1).astype(np.int64)
-
-
-def decode(answer: Tokens) -> Grid:
-    """The grid of one answer `[900]`, `[rows, columns]`, both 0 where there is none."""
-    rows, columns = grid_sizes(answer[None])[0].tolist()
-    return np.asarray(answer.reshape(SIDE, SIDE)[:rows, :columns] - FIRST_COLOUR, dtype=np.uint8)
 
 
 class Arc(Task):
@@ -139,8 +110,12 @@ class Arc(Task):
         """The test inputs of a file or folder that `read_tasks` reads, and their outputs where all are known.
 
         Outputs are remembered for `verify` in place of those of an earlier set. Groups are tasks: tests of one stand
-        and fall together.
+        and fall together. Raises `PuzzleError`, also for a data set of views, whose tests are not these.
         """
+        if is_arc_folder(Path(path)):
+            raise PuzzleError(
+                f"puzzles must be ARC's JSON files, got the data set of views {path} (gram eval arc --data)"
+            )
         pairs = [(index, pair) for index, task in enumerate(read_tasks(path)) for pair in task.test]
         return self._remember(pairs, path, "test input")
 
@@ -148,6 +123,12 @@ class Arc(Task):
         """The demonstrations of such a file or folder, grouped by task; its tests stay out of training."""
         pairs = [(index, pair) for index, task in enumerate(read_tasks(path)) for pair in task.train]
         return self._remember(pairs, path, "demonstration")
+
+    def remember(self, puzzles: Tokens, answers: Tokens) -> None:
+        """Takes pairs `[P, 900]` as what `verify` knows, in place of those of an earlier set."""
+        self._known = {}
+        for puzzle, answer in zip(puzzles, self.canonical(answers), strict=True):
+            self._known.setdefault(puzzle.tobytes(), set()).add(answer.tobytes())
 
     def _remember(self, pairs: list[tuple[int, Pair]], path: Path | str, what: str) -> PuzzleSet:
         """Pairs of (task number, example) as tokens; outputs are remembered. Raises `PuzzleError` for none."""
@@ -226,31 +207,6 @@ def _joined_groups(tasks: list[int], puzzles: Tokens) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """One augmentation; without arguments, the grid as it is."""
-
-    symmetry: int = 0
-    colours: tuple[int, ...] = tuple(range(COLOURS))
-    """New colour of each; a permutation of 0 .. 9 that keeps 0."""
-
-    def __post_init__(self) -> None:
-        if self.symmetry not in range(SYMMETRIES):
-            raise ValueError(f"symmetry must be within 0 and 7, got {self.symmetry}")
-        if sorted(self.colours) != list(range(COLOURS)) or self.colours[0]:
-            raise ValueError(f"colours must be a permutation of 0 to 9 that keeps 0, got {self.colours}")
-
-    def apply(self, grid: Grid) -> Grid:
-        """A grid as this view shows it."""
-        found: Grid = turn(np.array(self.colours, dtype=np.uint8)[grid], self.symmetry)
-        return found
-
-    def undo(self, grid: Grid) -> Grid:
-        """A grid of this view as it was."""
-        found: Grid = np.argsort(self.colours).astype(np.uint8)[turn(grid, INVERSE[self.symmetry])]
-        return found
-
-
-@dataclass(frozen=True, slots=True)
 class ArcViews(Views):
     """Views of canvases. An answer's grid may have any size, so it is turned back by its own: `positions` are those of
     the puzzle alone."""
@@ -274,29 +230,3 @@ class ArcViews(Views):
             if view != View():
                 found[row] = encode(turned(view, decode(answer)))
         return found
-
-
-def views(rng: np.random.Generator, count: int) -> list[View]:
-    """`count` different views, the plain one first. Raises `ValueError` below 1 or above 1,000,000."""
-    if not 1 <= count <= 1_000_000:
-        raise ValueError(f"views must be within 1 and 1,000,000, got {count}")
-    found = {View(): None}
-    while len(found) < count:
-        found[random_view(rng)] = None
-    return list(found)
-
-
-def random_view(rng: np.random.Generator) -> View:
-    """Any view."""
-    colours = (0, *(rng.permutation(COLOURS - 1) + 1).tolist())
-    return View(int(rng.integers(SYMMETRIES)), colours)
-
-
-def vote(predictions: Iterable[tuple[Grid, float]]) -> list[Grid]:
-    """Different grids of (grid, halt probability), those with most votes first; ties by the mean probability."""
-    found: dict[tuple[tuple[int, ...], bytes], tuple[Grid, list[float]]] = {}
-    for grid, weight in predictions:
-        key = (grid.shape, np.ascontiguousarray(grid).tobytes())
-        found.setdefault(key, (grid, []))[1].append(weight)
-    ranked = sorted(found.values(), key=lambda entry: (-len(entry[1]), -sum(entry[1]) / len(entry[1])))
-    return [grid for grid, _ in ranked]

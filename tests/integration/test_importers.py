@@ -267,7 +267,7 @@ class Malice:
         ("trm", changed(H_init=torch.full((DIM,), float("nan"))), {}, "inner.H_init must be finite"),
         ("trm", changed(H_init=torch.zeros(DIM, dtype=torch.int8)), {}, "must be dense floating point"),
         ("trm", changed(H_init="text"), {}, "inner.H_init must be a tensor, got str"),
-        ("trm", changed(puzzle_emb__weights=torch.zeros(1200, DIM)), {}, "got 1,200: an ARC checkpoint needs"),
+        ("trm", changed(puzzle_emb__weights=torch.zeros(1200, DIM)), {}, "has 1,200 identities: the data set"),
         ("trm", changed(puzzle_emb__weights=torch.zeros(1, 99)), {}, "must fill 3 x 16 columns, got 99"),
         ("trm", state_dict("trm"), {"puzzle_emb_len": 4}, "task must be named (--task), got 80 tokens"),
         ("trm", state_dict("trm", vocabulary=9), {}, "task must be named (--task), got 81 tokens of vocabulary 9"),

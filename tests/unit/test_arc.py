@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from gram.tasks.arc import Arc, View, decode, encode, grid_sizes, views, vote
+from gram.tasks.arc import Arc
 from gram.tasks.arc_files import read_tasks
+from gram.tasks.arc_grids import View, decode, encode, grid_sizes, random_view
 from gram.tasks.protocol import PuzzleError, Task
 from gram.tasks.registry import get_task
 from gram.tasks.views import turn
@@ -258,21 +259,6 @@ def test_symmetries_are_eight_and_the_published_ones():
         View(0, (1, 0, 2, 3, 4, 5, 6, 7, 8, 9))
 
 
-def test_views_are_different_and_follow_their_generator():
-    found = views(np.random.default_rng(0), 50)
-    assert found[0] == View()
-    assert len(set(found)) == 50
-    assert found == views(np.random.default_rng(0), 50)
-    with pytest.raises(ValueError, match="views must be within"):
-        views(np.random.default_rng(0), 0)
-
-
-def test_vote_counts_then_trusts():
-    a, b, c = (np.full((1, 2), colour, dtype=np.uint8) for colour in (1, 2, 3))
-    ranked = vote([(a, 0.9), (b, 0.2), (b, 0.3), (c, 0.95), (b.T, 1.0)])
-    assert [grid.tolist() for grid in ranked] == [b.tolist(), b.T.tolist(), c.tolist(), a.tolist()]
-
-
 @pytest.mark.parametrize(
     ("name", "tasks", "clusters", "tests"),
     [("arc1_training400", 400, 399, 416), ("arc2_training_clean624", 624, 624, 681), ("conceptarc", 176, 175, 528)],
@@ -286,7 +272,7 @@ def test_published_tasks(gram_data, name, tasks, clusters, tests):
     assert len(set(loaded.groups.tolist())) == clusters
     assert len(loaded) == tests
     assert arc.verify(loaded.puzzles, loaded.answers).all()
-    view = views(np.random.default_rng(1), 2)[1]
+    view = random_view(np.random.default_rng(1))
     for task in read_tasks(path)[:50]:
         for pair in task.test:
             assert np.array_equal(view.undo(decode(encode(view.apply(pair.output)))), pair.output)

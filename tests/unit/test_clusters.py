@@ -12,7 +12,8 @@ from gram.api import Sampler
 from gram.cli.main import main
 from gram.evals.evaluate import evaluate_result
 from gram.model import Model
-from gram.tasks.arc import Arc, encode
+from gram.tasks.arc import Arc
+from gram.tasks.arc_grids import encode
 from gram.tasks.protocol import Task
 from gram.tasks.registry import get_task
 from tests.models import tiny_config

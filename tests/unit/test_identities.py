@@ -17,10 +17,11 @@ from gram.api import Sampler
 from gram.checkpoint import CheckpointError
 from gram.config import ModelConfig, SamplerConfig, config_to_json
 from gram.distributed.worker import Runner, pack
-from gram.identities import NAMES_FILE, TABLE_FILE, IdentityTable, open_table, read_names
+from gram.identities import TABLE_FILE, IdentityTable, open_table
 from gram.model import Model
 from gram.sampler.run import Job, make_plan, resolve, sample
 from gram.sampler.scheduler import Shard
+from gram.tasks.arc_folder import NAMES_FILE, read_names
 from gram.tasks.protocol import PuzzleSet
 from gram.tasks.registry import get_task
 
@@ -175,13 +176,6 @@ def test_a_table_of_another_shape_and_a_row_that_is_not_finite_are_one_line(tmp_
     assert table.take(torch.tensor([4, 0])).isfinite().all()
     with pytest.raises(ValueError, match="identity 3 must be finite"):
         table.take(torch.tensor([1, 3]))
-
-
-@pytest.mark.parametrize("content", ["{", "{}", "[]", "[1]"])
-def test_names_that_are_none_are_one_line(tmp_path: Path, content: str) -> None:
-    (tmp_path / NAMES_FILE).write_text(content)
-    with pytest.raises(ValueError, match="must be a JSON list of names"):
-        read_names(tmp_path / NAMES_FILE)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from gram import checkpoint
 from gram.api import Sampler
 from gram.cli.main import main
 from gram.config import ModelConfig
-from gram.tasks.arc import Arc, decode, encode
+from gram.tasks.arc import Arc
+from gram.tasks.arc_grids import decode, encode
 from gram.tasks.protocol import PuzzleError
 from gram.tasks.registry import get_task
 from gram.training.config import TrainConfig

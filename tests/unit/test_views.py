@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from gram.tasks.arc import Arc, decode, encode
+from gram.tasks.arc import Arc
 from gram.tasks.arc_files import Pair
+from gram.tasks.arc_grids import decode, encode
 from gram.tasks.registry import get_task
 from gram.tasks.views import INVERSE, SYMMETRIES, TRANSPOSING, Views, same_values, square_cells, turn
 
