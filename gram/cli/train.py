@@ -44,7 +44,10 @@ def train(
     ] = None,
     puzzles: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Train on the pairs of this file (question, answer), not the task's own."),
+        typer.Option(
+            metavar="FILE",
+            help="Train on the pairs of this file (question, answer), or folder of gram data arc, not the task's own.",
+        ),
     ] = None,
     task_module: TaskModule = None,
     is_tensorboard: Annotated[
@@ -56,6 +59,7 @@ def train(
 ) -> None:
     """Train a checkpoint from a recipe; repeat the command to continue. Several GPUs: `torchrun -m gram train ...`."""
     from gram.api import choose_device
+    from gram.training.arc_puzzles import with_identities
     from gram.training.cost import cost_of
     from gram.training.data_parallel import joined, local_device
     from gram.training.recipe import load_recipe
@@ -65,6 +69,8 @@ def train(
     if seed is not None:
         overrides["seed"] = seed
     loaded = load_recipe(recipe, task_module=task_module, **overrides)
+    if loaded.model.identity_dim and puzzles is not None:
+        loaded = with_identities(loaded, puzzles)
     if is_dry_run:
         cost = cost_of(loaded)
         _print_result({**asdict(cost), "flops": cost.flops, "gpu_hours": cost.gpu_hours}, cost.sentence(), as_json)

@@ -6,11 +6,13 @@ Field strings say meaning, unit and range; `__post_init__` refuses what is out o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypedDict, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 from gram.config import at_least, make_plain, one_of, within
 
 Target = Literal["drawn", "set", "stored"]
+LATER: dict[str, Any] = {"play_averaged": False, "identity_learning_rate": 1e-2, "identity_weight_decay": 0.1}
+"""Settings that came after the first runs, which lack them in their JSON, with the value by which all is as before."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +76,10 @@ class TrainConfig:
     play_averaged: bool = False
     """Of a lattice: states are advanced by the averaged weights, as in sampling, for one more forward pass. The raw
     weights' judge swings from step to step, so that they lose states that the average would solve."""
+    identity_learning_rate: float = 1e-2
+    """Rate of SignSGD on the rows of a table of task embeddings; its schedule is that of `learning_rate`."""
+    identity_weight_decay: float = 0.1
+    """Decoupled weight decay of these rows, each time that one is learned."""
     rollout_slots: int = 48
     """Prior rollouts advanced beside each optimiser step; halt head and LPRM learn from them."""
     seed: int = 0
@@ -100,6 +106,8 @@ class TrainConfig:
         if self.steps is not None:
             at_least("steps", self.steps, 1)
         within("seed", self.seed, 0, 2**63 - 1)
+        for name in ("identity_learning_rate", "identity_weight_decay"):
+            at_least(name, getattr(self, name), 0)
         if self.minutes is not None and not self.minutes > 0:
             raise ValueError(f"minutes must be above 0, got {self.minutes}")
         for name in (
@@ -164,6 +172,8 @@ class TrainOverrides(TypedDict, total=False):
     longest_life: int
     rows_at_once: int
     play_averaged: bool
+    identity_learning_rate: float
+    identity_weight_decay: float
     rollout_slots: int
     seed: int
     evaluate_every_steps: int

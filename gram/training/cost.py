@@ -26,6 +26,10 @@ class TrainingCost:
     parameters: int
     step_flops: float
     """Floating-point operations of one optimiser step, all ranks together."""
+    identities: int
+    """Rows of the table of task embeddings, which are no parameters here: a step reads those of its batch alone."""
+    identity_dim: int
+    """Numbers of a row; 0 without a table."""
     steps: int | None
     """Optimiser steps of the run; None where its length is given in minutes alone."""
 
@@ -41,13 +45,23 @@ class TrainingCost:
 
     def sentence(self) -> str:
         """The cost in one line."""
-        each = f"{self.parameters:,} parameters, {self.step_flops:.2g} floating-point operations an optimiser step"
+        each = f"{self.parameters:,} parameters{self._table()}, "
+        each += f"{self.step_flops:.2g} floating-point operations an optimiser step"
         if self.flops is None or self.gpu_hours is None:
             return f"cost: {each} (counted)"
         rate = f"{100 * UTILISATION:.0f} % of {GPU_FLOPS / 1e12:.0f} TFLOP/s"
         hours = f"about {self.gpu_hours:.3g} hours" if self.gpu_hours >= 0.1 else "less than 0.1 hours"
         hours += f" on one {GPU} at {rate}"
         return f"cost: {each}, {self.flops:.2g} in {self.steps:,} steps; {hours} (counted, not measured)"
+
+    def _table(self) -> str:
+        """What the table of identities adds, in memory and in each of a checkpoint's states."""
+        if not self.identity_dim:
+            return ""
+        if not self.identities:
+            return f" and {self.identity_dim} numbers for each identity of its data set"
+        size = 4 * self.identities * self.identity_dim
+        return f" and a table of {self.identities:,} identities x {self.identity_dim} numbers ({size / 1e9:.3g} GB)"
 
 
 def cost_of(recipe: Recipe) -> TrainingCost:
@@ -62,7 +76,11 @@ def cost_of(recipe: Recipe) -> TrainingCost:
         # Gradient through all loops, each of which is asked for its opinion; the round takes the last one's.
         read = 2 * length * config.dim * (OPINIONS + 2 * config.head_hidden)
         return TrainingCost(
-            parameters=parameters, step_flops=training.batch * 3 * turns * (transition + read), steps=training.steps
+            parameters=parameters,
+            identities=0,
+            identity_dim=0,
+            step_flops=training.batch * 3 * turns * (transition + read),
+            steps=training.steps,
         )
     posterior = sum(2 * tensor.numel() * length for name, tensor in weights.items() if name.startswith("posterior"))
     decoding = 2 * config.output_tokens * config.vocabulary * config.dim
@@ -75,6 +93,8 @@ def cost_of(recipe: Recipe) -> TrainingCost:
     step += training.rollout_slots * (turns * transition + decoding)
     return TrainingCost(
         parameters=parameters,
+        identities=config.identities,
+        identity_dim=config.identity_dim,
         step_flops=step,
         steps=training.steps,
     )

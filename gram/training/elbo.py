@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -23,9 +24,15 @@ from gram.training.objective import SlotBatch, transition_under_posterior
 
 
 @torch.no_grad()
-def elbo(model: Model, training: TrainConfig, puzzles: Tokens, targets: Tokens) -> dict[str, float]:
+def elbo(
+    model: Model,
+    training: TrainConfig,
+    puzzles: Tokens,
+    targets: Tokens,
+    identities: NDArray[np.int64] | None = None,
+) -> dict[str, float]:
     """Bounds in nats per puzzle, means over puzzles `[P, L]` with targets `[P, A]`: `nelbo`, the negative bound, and
-    its part `nelbo_kl`, the KL of all transitions.
+    its part `nelbo_kl`, the KL of all transitions. `identities [P]` are rows of the model's table.
 
     Raises `ValueError` for a model without guidance, which has no posterior.
     """
@@ -39,6 +46,10 @@ def elbo(model: Model, training: TrainConfig, puzzles: Tokens, targets: Tokens) 
 
     h, l = model.initial_state(count)
     no = torch.zeros(count, dtype=torch.bool, device=model.device)
+    registers = None
+    if model.identities is not None and identities is not None:
+        rows = model.identities.take(torch.from_numpy(identities))
+        registers = model.identities.fill(rows).to(model.device, model.dtype)
     hashes = [puzzle_hash(config.task, puzzle) for puzzle in puzzles]
     slots = SlotBatch(
         h=h,
@@ -51,6 +62,7 @@ def elbo(model: Model, training: TrainConfig, puzzles: Tokens, targets: Tokens) 
         puzzle_hash=torch.tensor(hashes, device=model.device),
         trajectory=torch.arange(count, device=model.device),
         step=torch.zeros(count, dtype=torch.int64, device=model.device),
+        registers=registers,
     )
     total = torch.zeros(count, device=model.device)
     for step in range(config.depth):

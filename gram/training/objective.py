@@ -18,7 +18,7 @@ solutions, `H` replayed rollout states.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -64,6 +64,8 @@ class SlotBatch(NamedTuple):
     """Number of the sequence that the slot holds, `[B]` int64; keys its noise."""
     step: Tensor
     """Supervision steps taken, `[B]` int64."""
+    registers: Tensor | None = None
+    """Of a model with task embeddings: those of each puzzle's identity, `[B, R, D]`."""
 
     def key(self, seed: int) -> NoiseKey:
         """What names the slots' noise."""
@@ -71,7 +73,8 @@ class SlotBatch(NamedTuple):
 
     def take(self, rows: Tensor) -> SlotBatch:
         """These rows alone."""
-        return SlotBatch(*(field[rows] for field in self))
+        fields: list[Any] = [None if field is None else field[rows] for field in self]
+        return SlotBatch(*fields)
 
 
 class Replay(NamedTuple):
@@ -247,7 +250,8 @@ def _transition(
         mean, log_sigma = (torch.where(is_prior, ours, theirs) for ours, theirs in zip(p, q, strict=True))
         return add_noise(u, mean, log_sigma, normal, noisy_B, config, 1.0)
 
-    e_x = embed(weights, config, slots.puzzles, is_empty_P=slots.is_empty if "empty" in weights else None)
+    is_empty = slots.is_empty if "empty" in weights else None
+    e_x = embed(weights, config, slots.puzzles, is_empty_P=is_empty, registers_PRD=slots.registers)
     damping = _damping(config, slots, index, seed, gradient_calls)
     return transition(weights, config, h, l, e_x, None if config.guidance == "none" else guide, damping)
 

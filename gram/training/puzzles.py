@@ -51,6 +51,10 @@ class TrainingPuzzles:
             targets = every[rng.integers(0, len(every), count), np.arange(count)]
         return puzzles, targets
 
+    def draw_identified(self, rng: np.random.Generator, count: int) -> tuple[Tokens, Tokens, NDArray[np.int64]]:
+        """`draw`, and the identity of each pair `[count]`: 0 where puzzles have none."""
+        return *self.draw(rng, count), np.zeros(count, dtype=np.int64)
+
     def solutions(self, puzzle: Tokens) -> Tokens:
         """All answers `[S, A]` to a puzzle `[L]` that a model may learn to give."""
         found = self.task.solutions(puzzle)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gram.config import ModelConfig
+from gram.identities import IdentityTable
 from gram.kernels.philox import NoiseKey
 from gram.kernels.reference import Step, Weights, decode
 from gram.kernels.spec import LEARNED, Injection
@@ -61,6 +62,7 @@ class Rollouts:
         self.l = torch.zeros(state, dtype=dtype, device=device)
         self.puzzles = np.zeros((slots, config.tokens), np.uint8)
         self.targets = np.zeros((slots, config.output_tokens), np.uint8)
+        self.identities = np.zeros(slots, np.int64)
         self.hashes = np.zeros(slots, np.int64)
         self.trajectory = np.zeros(slots, np.int64)
         self.taken = np.zeros(slots, np.int64)
@@ -79,8 +81,8 @@ class Rollouts:
         free = np.flatnonzero(self.taken == self.last)
         if not len(free):
             return
-        puzzles, targets = self.source.draw(rng, len(free))
-        self.puzzles[free], self.targets[free] = puzzles, targets
+        puzzles, targets, identities = self.source.draw_identified(rng, len(free))
+        self.puzzles[free], self.targets[free], self.identities[free] = puzzles, targets, identities
         self.hashes[free] = [puzzle_hash(self.source.task.name, puzzle) for puzzle in puzzles]
         number = (self.started + np.arange(len(free))) * self.ranks.size + self.ranks.rank
         self.trajectory[free] = FIRST_TRAJECTORY + number
@@ -97,17 +99,27 @@ class Rollouts:
         return NoiseKey.of_arrays(self.seed, *arrays, self.h.device)
 
     @torch.no_grad()
-    def advance(self, step_function: Callable[..., Step], weights: Weights, rng: np.random.Generator) -> float:
-        """One supervision step of every rollout; returns the share of answers now right."""
+    def advance(
+        self,
+        step_function: Callable[..., Step],
+        weights: Weights,
+        rng: np.random.Generator,
+        table: IdentityTable | None = None,
+    ) -> float:
+        """One supervision step of every rollout, with the model's `table` where it has one; returns the share of
+        answers now right."""
         self._refill(weights, rng)
         device = self.h.device
+        registers = None
+        if table is not None:
+            registers = table.fill(table.take(torch.from_numpy(self.identities))).to(device, self.h.dtype)
         puzzles = torch.from_numpy(self.puzzles.astype(np.int64)).to(device)
         state = step_function(
             weights,
             self.spec,
             self.h,
             self.l,
-            embed(weights, self.config, puzzles, is_empty_P=self.is_empty),
+            embed(weights, self.config, puzzles, is_empty_P=self.is_empty, registers_PRD=registers),
             self._key(slice(None)),
             injection=self.injection,
         )
@@ -134,7 +146,7 @@ class Rollouts:
     def state(self) -> dict[str, Tensor]:
         """Everything that a resumed run needs, of all ranks one after another; each must ask."""
         device = self.h.device
-        arrays = {name: torch.from_numpy(getattr(self, name).copy()).to(device) for name in _ARRAYS}
+        arrays = {name: torch.from_numpy(getattr(self, name).copy()).to(device) for name in self._arrays()}
         counts = {name: torch.tensor([getattr(self, name)], device=device) for name in _COUNTS}
         tensors = {name: getattr(self, name) for name in _TENSORS}
         return {name: self.ranks.gather(value) for name, value in {**arrays, **counts, **tensors}.items()}
@@ -144,12 +156,16 @@ class Rollouts:
         if len(tensors["started"]) != self.ranks.size:
             return
         own = {name: value.chunk(self.ranks.size)[self.ranks.rank] for name, value in tensors.items()}
-        for name in _ARRAYS:
+        for name in self._arrays():
             setattr(self, name, own[name].numpy().copy())
         for name in _COUNTS:
             setattr(self, name, int(own[name]))
         for name in _TENSORS:
             getattr(self, name).copy_(own[name])
+
+    def _arrays(self) -> tuple[str, ...]:
+        """What a state holds of each slot beside the latent ones."""
+        return (*_ARRAYS, "identities") if self.config.identity_dim else _ARRAYS
 
     def draw(self, rng: np.random.Generator, count: int) -> Replay:
         """`count` states of finished rollouts, with weight 0 while there are none."""

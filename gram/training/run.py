@@ -16,12 +16,12 @@ import torch
 from gram import checkpoint
 from gram.api import choose_device, choose_dtype
 from gram.atomic_files import naming
+from gram.training.arc_puzzles import open_training_puzzles, with_identities
 from gram.training.config import TrainOverrides
 from gram.training.data_parallel import Ranks
 from gram.training.diagnosis import Signs, diagnose
 from gram.training.lattice_trainer import LatticeTrainer
 from gram.training.progress import TrainProgress, tensorboard
-from gram.training.puzzles import TrainingPuzzles
 from gram.training.recipe import Recipe, RecipeError, load_recipe
 from gram.training.run_folder import open_run, truncate_log
 from gram.training.trainer import LOG_EVERY_STEPS, Trainer
@@ -75,7 +75,8 @@ def train(
             f"puzzles must be none for recipe {recipe.name}, which trains on several tasks, got {puzzles}"
         )
     ranks.share(recipe.training.batch, "batch")
-    source = TrainingPuzzles(recipe.task, recipe.model, recipe.training, puzzles)
+    recipe = with_identities(recipe, puzzles)
+    source = open_training_puzzles(recipe, puzzles)
     with ExitStack() as opened:
         if ranks.is_first:
             opened.enter_context(open_run(recipe, out, start, source.digest()))

@@ -20,6 +20,8 @@ from torch import Tensor
 
 from gram import checkpoint
 from gram.atomic_files import lock
+from gram.tasks.arc_folder import read_names
+from gram.training.config import LATER
 from gram.training.recipe import Recipe, RecipeError
 
 RUN_FILE = "run.json"
@@ -50,6 +52,16 @@ def starting_weights(recipe: Recipe, start: Path) -> dict[str, Tensor]:
             f"expected {getattr(recipe.model, name)!r}"
         )
     return checkpoint.load(start, dtype=torch.float32).weights()
+
+
+def starting_rows(start: Path, names: Path | None) -> Tensor:
+    """The table of identities of checkpoint `start`, fp32 in memory. Raises `RecipeError` where its names are not those
+    of the run's data set."""
+    table = checkpoint.load(start).identities
+    assert table is not None
+    if table.names is None or names is None or read_names(table.names) != read_names(names):
+        raise RecipeError(f"start must be a checkpoint of the data set's identities, got other names in {start}")
+    return table.rows.to(torch.float32).clone()
 
 
 @contextmanager
@@ -93,6 +105,7 @@ def _identity(recipe: Recipe, out: Path, start: Path | None, puzzles: str | None
         for run in (mine, theirs):
             for budget in ("steps", "minutes"):
                 run["training"].pop(budget, None)
+            run["training"] = LATER | run["training"]
         if theirs != mine:
             differing = [key for key in (*mine, *theirs) if mine.get(key) != theirs.get(key)]
             raise RecipeError(

@@ -56,6 +56,8 @@ class TrainingSlots:
         self.solutions = np.zeros((count, listed, config.output_tokens), np.int64)
         self.is_empty = np.zeros(count, bool)
         self.is_prior = np.zeros(count, bool)
+        self.identities = np.zeros(count, np.int64)
+        """Rows of the model's table of task embeddings, where it has one."""
         self.hashes = np.zeros(count, np.int64)
         self.trajectory = np.zeros(count, np.int64)
         self.taken = np.zeros(count, np.int64)
@@ -69,8 +71,9 @@ class TrainingSlots:
             return
         copies = self.training.best_of
         count = len(free) // copies
-        puzzles, targets = self.source.draw(rng, count)
+        puzzles, targets, identities = self.source.draw_identified(rng, count)
         self.puzzles[free], self.targets[free] = puzzles.repeat(copies, 0), targets.repeat(copies, 0)
+        self.identities[free] = identities.repeat(copies)
         is_empty = rng.random(count) < (self.training.empty_probability if self.config.is_conditional else 1.0)
         self.is_empty[free] = is_empty.repeat(copies)
         follows = rng.random(len(free)) < self.training.prior_share
@@ -128,7 +131,7 @@ class TrainingSlots:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that a resumed run needs, of all ranks; each must ask."""
-        arrays = {name: torch.from_numpy(getattr(self, name).copy()) for name in _ARRAYS}
+        arrays = {name: torch.from_numpy(getattr(self, name).copy()) for name in self._arrays()}
         h, l = self.ranks.gather(self.h), self.ranks.gather(self.l)
         return {"h": h, "l": l, "started": torch.tensor(self.started), **arrays}
 
@@ -137,8 +140,12 @@ class TrainingSlots:
         self.h.copy_(tensors["h"][self.own])
         self.l.copy_(tensors["l"][self.own])
         self.started = int(tensors["started"])
-        for name in _ARRAYS:
+        for name in self._arrays():
             setattr(self, name, tensors[name].numpy().copy())
+
+    def _arrays(self) -> tuple[str, ...]:
+        """What a state holds beside the latent ones."""
+        return (*_ARRAYS, "identities") if self.config.identity_dim else _ARRAYS
 
 
 _SHOWN = ("puzzles", "targets", "solutions", "is_empty", "is_prior", "hashes", "trajectory", "taken")

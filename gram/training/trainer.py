@@ -38,12 +38,14 @@ from gram.training.optimiser import FlatWeights, kl_beta, learning_rate
 from gram.training.puzzles import TrainingPuzzles
 from gram.training.recipe import Recipe
 from gram.training.rollouts import Rollouts
-from gram.training.run_folder import starting_weights
+from gram.training.run_folder import starting_rows, starting_weights
 from gram.training.slots import TrainingSlots
 
 HEAD_STATES = 128
 """Replayed rollout states per optimiser step."""
 LOG_EVERY_STEPS = 10
+IDENTITIES = "identities.rows"
+"""Name of the table of task embeddings in a run's state."""
 
 
 def keep_memory() -> None:
@@ -79,6 +81,10 @@ class Trainer:
             self.model.start_positions(torch.from_numpy(features))
         if start is not None:
             self.model.load_state_dict(starting_weights(recipe, start))
+        if (table := self.model.identities) is not None:
+            table.names = getattr(self.puzzles, "names", None)
+            if start is not None:
+                table.rows = starting_rows(start, table.names)
         self.spec = self.model.spec
         self.flat = FlatWeights(self.model, self.training, self.dtype, self.ranks)
         self.step, self.elapsed_s = 0, 0.0
@@ -151,8 +157,8 @@ class Trainer:
         lane.slots.refill(weights, rng)
         if not self.ranks.is_first:
             rng = np.random.default_rng([self.training.seed, self.step, self.ranks.rank])  # rollouts of its own
-        rollout_right = lane.rollouts.advance(self._advance, weights, rng)
-        slots = lane.slots.view()
+        rollout_right = lane.rollouts.advance(self._advance, weights, rng, self.model.identities)
+        slots, rows = self._identified(lane.slots)
         is_watched = self.is_watched
         earlier = earlier_transitions(weights, lane.config, self.training, slots, is_watched=is_watched)
         h, l = earlier.h, earlier.l
@@ -169,6 +175,8 @@ class Trainer:
         norm = self.flat.update(rate)
         if not math.isfinite(norm):
             raise FloatingPointError(f"gradient norm must be finite, got {norm} at optimiser step {self.step}")
+        if rows is not None:
+            self._learn_identities(lane.slots, rows, rate / self.training.learning_rate)
         lane.slots.carry(*(carried or (loss.h, loss.l)))
         lane.slots.aim(loss.answers)
         self.step += 1
@@ -188,9 +196,29 @@ class Trainer:
             "kl_beta": beta,
         }
 
+    def _identified(self, slots: TrainingSlots) -> tuple[SlotBatch, Tensor | None]:
+        """This rank's slots, with registers from the rows of their identities; these rows `[B, E]`, which take their
+        gradient."""
+        if (table := self.model.identities) is None:
+            return slots.view(), None
+        rows = table.take(torch.from_numpy(slots.identities[slots.own])).to(self.device, self.dtype).requires_grad_()
+        return slots.view()._replace(registers=table.fill(rows)), rows
+
+    def _learn_identities(self, slots: TrainingSlots, rows: Tensor, schedule: float) -> None:
+        """A step of the table's own optimiser on the rows that the slots of all ranks had."""
+        table, training = self.model.identities, self.training
+        assert table is not None
+        assert rows.grad is not None
+        identities = torch.from_numpy(slots.identities[slots.own]).to(rows.device)
+        everyone, gradient = self.ranks.gather(identities), self.ranks.gather(rows.grad)
+        table.learn(everyone, gradient, schedule * training.identity_learning_rate, training.identity_weight_decay)
+
     def averaged(self, config: ModelConfig | None = None) -> Model:
-        """The model with the averaged weights, in the training dtype; `config` is that of another lane."""
-        return self.flat.averaged_model(Model(config or self.recipe.model).to(self.device), self.dtype)
+        """The model with the averaged weights, in the training dtype, and the table of identities as it is; `config` is
+        that of another lane."""
+        model = self.flat.averaged_model(Model(config or self.recipe.model).to(self.device), self.dtype)
+        model.identities = self.model.identities
+        return model
 
     def evaluate(self) -> dict[str, float]:
         """Prior rollouts on held-out puzzles: single accuracy and, with several solutions, pooled coverage. Of a model
@@ -215,12 +243,13 @@ class Trainer:
             is_valid = task.verify(np.repeat(puzzles.blank[None], len(boards), axis=0), boards)
             distinct = len(np.unique(task.canonical(boards), axis=0))
             return {"valid": float(is_valid.mean()), "distinct": distinct / len(boards)}
-        result = sample(model, task, held_out.puzzles, config)
+        identities = None if model.identities is None else held_out.identities
+        result = sample(model, task, held_out.puzzles, config, identities=identities)
         flat = result.candidates.reshape(-1, result.candidates.shape[-1])
         is_right = task.verify(np.repeat(held_out.puzzles, width, axis=0), flat).reshape(-1, width)
         figures = {"single_accuracy": float(is_right.mean())}
         if self.training.has_posterior and self.spec.guidance != "none" and held_out.answers is not None:
-            figures |= elbo(model, self.training, held_out.puzzles, held_out.answers)
+            figures |= elbo(model, self.training, held_out.puzzles, held_out.answers, identities)
         if task.is_multi_solution:
             figures["coverage_pooled"] = _coverage(task, held_out, result.candidates, is_right)
         return figures
@@ -239,6 +268,8 @@ class Trainer:
         was, bit for bit, on one type of machine and with one number of threads and ranks.
         """
         tensors = {f"flat.{name}": tensor for name, tensor in self.flat.state().items()}
+        if self.model.identities is not None:
+            tensors[IDENTITIES] = self.model.identities.rows
         for name, part in self._parts().items():
             tensors |= {f"{name}.{key}": tensor for key, tensor in part.state().items()}
         metadata = {
@@ -262,6 +293,9 @@ class Trainer:
             return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
         self.flat.load_state(part("flat."))
+        if self.model.identities is not None:
+            # Read anew into memory: the table is written at every step, the file is not.
+            self.model.identities.rows = tensors[IDENTITIES].clone()
         for name, holder in self._parts().items():
             holder.load_state(part(f"{name}."))
         self.step, self.elapsed_s = int(metadata["step"]), float(metadata["elapsed_s"])

@@ -4,13 +4,15 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from gram.training import published
+from gram.training.arc_builder import build
+from gram.training.arc_puzzles import open_training_puzzles, with_identities
 from gram.training.cost import cost_of
 from gram.training.published import PUBLISHED
-from gram.training.puzzles import TrainingPuzzles
 from gram.training.recipe import load_recipe, recipe_names
 from gram.training.trainer import Trainer
 
@@ -61,17 +63,27 @@ def test_the_cost_is_known_before_the_run(name):
 def few_steps(name: str, out: Path, file: Path | None) -> None:
     """Two optimiser steps at full size, on one puzzle."""
     loaded = load_recipe(name, steps=2)
+    if loaded.model.identity_dim:
+        assert file is not None
+        build([file], out / "data", views=1)
+        file = out / "data"
+    loaded = with_identities(loaded, file)
     loaded = replace(loaded, training=replace(loaded.training, batch=1, rollout_slots=1, evaluate_puzzles=1))
-    source = TrainingPuzzles(loaded.task, loaded.model, loaded.training, file)
+    source = open_training_puzzles(loaded, file)
     made = Trainer(
         loaded, out, device=torch.device("cpu"), dtype=torch.float32, is_compiled=False, puzzles=source
     )  # fmt: skip
     before = made.flat.master.detach().clone()
+    table = made.model.identities
+    assert (table is not None) == ("arc" in name)
     for _ in range(2):
         figures = made.advance()
         assert math.isfinite(figures["cross_entropy"])
         assert 0 < figures["gradient_norm"] < math.inf
     assert not torch.equal(before, made.flat.master)
+    if table is not None:
+        # Zero before; the two steps' one puzzle alone has learned.
+        assert torch.equal(table.rows.any(1).nonzero().flatten(), torch.from_numpy(np.unique(made.slots.identities)))
 
 
 @pytest.mark.slow
