@@ -78,6 +78,8 @@ def evaluate_arc(
 
     Raises `PuzzleError` for a damaged data set and `ValueError` where the model does not know a view's name.
     """
+    if settings.width_policy == "verified":
+        raise ValueError("width_policy must not be verified with views, of which no verifier knows the answers")
     wanted = list(folder.tests)[:limit]
     split = folder.split("test")
     blocks = list(_blocks(folder, split, set(wanted), settings.width))

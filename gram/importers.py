@@ -178,7 +178,7 @@ def import_checkpoint(
         }
     }
     if names is not None:
-        card["imported"] |= {"data": str(data), "identifiers_sha256": file_sha256(names)}
+        card["imported"] |= {"data": names.resolve().parent.name, "identifiers_sha256": file_sha256(names)}
     return Imported(model=model.eval().requires_grad_(False), card=card)
 
 

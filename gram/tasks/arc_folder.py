@@ -15,7 +15,7 @@ A test may have no output: there its label is padding, and in `test_puzzles.json
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,6 @@ class ArcFolder:
     """Name of each identity."""
     tests: dict[str, list[ArcTest]]
     """Tests of the tasks to be solved."""
-    _views: dict[int, tuple[str, View]] = field(default_factory=dict)
 
     def view(self, identity: int) -> tuple[str, View]:
         """The task and the view of an identity. Raises `PuzzleError` where its name does not parse."""

@@ -144,6 +144,7 @@ def test_tests_without_output_are_told_and_submitted(tmp_path: Path, capsys: pyt
             "views must be off where an identity names the view",
         ),
         (("eval", "arc", "--data", "{data}", "--puzzles", "a.json"), "--puzzles must be left out with --data"),
+        (("eval", "arc", "--data", "{data}", "--width-policy", "verified"), "width_policy must not be verified"),
         (("eval", "arc", "--data", "{folder}"), "data must be a folder with identifiers.json"),
         (("eval", "arc", "--data", "{other}"), "must be ones that the checkpoint was trained on"),
         (("eval", "arc", "--puzzles", "{folder}/tasks.json"), "puzzles must come with their identities"),
@@ -240,7 +241,7 @@ def test_an_imported_table_fills_the_registers(
     assert model.identities is not None
     assert torch.equal(model.identities.rows, table)
     assert (tmp_path / "model" / NAMES_FILE).read_bytes() == (data / NAMES_FILE).read_bytes()
-    assert checkpoint.read_card(tmp_path / "model")["imported"]["data"] == str(data)
+    assert checkpoint.read_card(tmp_path / "model")["imported"]["data"] == "data"
     arguments = ("eval", "arc", "--data", data, "--checkpoint", tmp_path / "model", "--limit", 1, *QUIET)
     code, _, err = run(capsys, *arguments)
     assert code == 0, err
