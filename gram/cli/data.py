@@ -77,7 +77,7 @@ def data(
 
     from gram.cli import terminal
     from gram.training import published
-    from gram.training.arc_builder import build
+    from gram.training.arc_builder import build, building_folder
 
     def show(total: int, unit: str) -> AbstractContextManager[Callable[[int], None]]:
         return terminal.progress(total, unit, is_quiet=is_quiet)
@@ -86,7 +86,7 @@ def data(
     if name == "arc":
         if strange := [flag for flag, value in given.items() if value]:
             raise ValueError(f"{strange[0]} must be of a set other than arc, which takes JSON files")
-        with keeping(out):
+        with keeping(building_folder(out)):
             built = build(files or [], out, tests=test, views=1000 if views is None else views, seed=seed, show=show)
         if as_json:
             terminal.print_json(asdict(built))

@@ -128,11 +128,16 @@ def build(
     )
     if not report.tests:
         raise PuzzleError(f"{read[-1][0]}: must hold at least one test to be solved, got none")
-    work = out.parent / f".{out.name}.building"
+    work = building_folder(out)
     with _locked(work):
         _write(planned, report, work, show)
         os.replace(work, out)
     return report
+
+
+def building_folder(out: Path) -> Path:
+    """Where a build lies before it is whole."""
+    return out.resolve().parent / f".{out.resolve().name}.building"
 
 
 def _read(files: Iterable[tuple[Path, bool]]) -> tuple[list[tuple[ArcTask, bool]], list[dict[str, Any]]]:
