@@ -156,7 +156,7 @@ def import_checkpoint(
     arch = _arch(inside, settings or file) if isinstance(inside, dict) else {}
     read = _read_settings(family, arch, str(settings or file))
     identities = tensors.left.pop(TABLE) if _is_table(tensors.left.get(TABLE)) else None
-    names = _names_of(identities, data, file)
+    names, named = _names_of(identities, data, file)
     config, weights = _convert(family, tensors, read, task, identities)
     if tensors.left:
         raise CheckpointError(
@@ -177,7 +177,9 @@ def import_checkpoint(
             "notes": [NOTES[family], "the LPRM is zero: it was never trained"],
         }
     }
-    if names is not None:
+    if identities is not None and names is not None:
+        if unnamed := len(identities) - named:
+            card["imported"]["notes"].append(f"{unnamed:,} of {len(identities):,} identities have no name")
         card["imported"] |= {"data": names.resolve().parent.name, "identifiers_sha256": file_sha256(names)}
     return Imported(model=model.eval().requires_grad_(False), card=card)
 
@@ -213,12 +215,13 @@ def _is_table(found: Tensor | None) -> bool:
     return found is not None and found.dim() == 2 and found.shape[0] > 1
 
 
-def _names_of(identities: Tensor | None, data: Path | str | None, file: Path) -> Path | None:
-    """The file with the names of a table's rows; None where there is no table. Raises `CheckpointError`."""
+def _names_of(identities: Tensor | None, data: Path | str | None, file: Path) -> tuple[Path | None, int]:
+    """The file with the names of a table's rows, and their number; none where there is no table. Raises
+    `CheckpointError`."""
     if identities is None:
         if data is not None:
             raise CheckpointError(f"{file}: --data must come with a checkpoint of many identities, got {data}")
-        return None
+        return None, 0
     if data is None:
         raise CheckpointError(
             f"{file}: {TABLE} has {identities.shape[0]:,} identities: the data set that names them must be given "
@@ -230,7 +233,7 @@ def _names_of(identities: Tensor | None, data: Path | str | None, file: Path) ->
             f"{file}: {TABLE} must have a row for each of {len(names):,} names in {Path(data) / NAMES_FILE}, got "
             f"{identities.shape[0]:,}"
         )
-    return Path(data) / NAMES_FILE
+    return Path(data) / NAMES_FILE, len(names)
 
 
 def _convert(

@@ -231,11 +231,12 @@ def test_an_imported_table_fills_the_registers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], learned: bool
 ) -> None:
     data = arc_folder(tmp_path)
-    file, settings, state = foreign(tmp_path, data, 16, learned=learned)
+    file, settings, state = foreign(tmp_path, data, 18, learned=learned)
     command = ("import", "trm", file, "--config", settings, "--data", data, "--out", tmp_path / "model")
     code, out, err = run(capsys, *command)
     assert code == 0, err
-    assert "table of 16 identities, 40 numbers each" in out
+    assert "table of 18 identities, 40 numbers each" in out
+    assert "2 of 18 identities have no name" in out
     model = checkpoint.load(tmp_path / "model")
     table = state["inner.puzzle_emb.weights"] * (0.707106781 if learned else 1.0)
     assert model.identities is not None
