@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gram.config import SamplerConfig
+from gram.config import ModelConfig, SamplerConfig
 from gram.kernels.reference import core, read_head
 from gram.model import embed_sets, over_symbols, read_values
 from gram.sampler.lattice import Opinion, play_round, rules_of
 from gram.sampler.run import sample
+from gram.training.lanes import LatticeLane, open_lattice_lanes
 from gram.training.lattice_loss import Losses, loop
 from gram.training.lattice_pool import LatticePool, States
 from gram.training.optimiser import learning_rate
@@ -34,7 +35,7 @@ class LatticeTrainer(Trainer):
         if self.ranks.size > 1:
             raise ValueError(f"a lattice must be trained by one process, got {self.ranks.size}")
         self.training.check_rows_at_once()
-        self.pool = LatticePool(self.puzzles, self.recipe.model, self.training, self.device)
+        self.lattice_lanes = open_lattice_lanes(self.recipe, self.puzzles, self.device)
         self.played = [0.0, 0.0]
         self._loop: Callable[..., Any] = self._loop_of_master
         self._ahead: Callable[..., Any] = self._loop_ahead
@@ -42,45 +43,54 @@ class LatticeTrainer(Trainer):
             self._loop = torch.compile(self._loop_of_master, dynamic=False)
             self._ahead = torch.compile(self._loop_ahead, dynamic=False)
 
+    @property
+    def pool(self) -> LatticePool:
+        """The states of the recipe's own task."""
+        return self.lattice_lanes[0].pool
+
     def _parts(self) -> dict[str, Any]:
-        return {"pool": self.pool}
+        return {f"pool{number or ''}": lane.pool for number, lane in enumerate(self.lattice_lanes)}
 
     def _weights(self, master: Tensor) -> dict[str, Tensor]:
         # Converted in here, so that gradients of all loops and rows are summed in fp32.
         return self.flat.views(master.to(self.dtype))
 
-    def _loop_of_master(self, master: Tensor, h: Tensor, shown: Tensor, states: States) -> tuple[Tensor, Losses]:
-        return loop(self._weights(master), self.recipe.model, h, shown, states)
+    def _loop_of_master(
+        self, master: Tensor, config: ModelConfig, h: Tensor, shown: Tensor, states: States
+    ) -> tuple[Tensor, Losses]:
+        return loop(self._weights(master), config, h, shown, states)
 
-    def _loop_ahead(self, flat: Tensor, h: Tensor, shown: Tensor) -> Tensor:
-        return core(self._weights(flat), "low", h + shown, self.recipe.model.spec)
+    def _loop_ahead(self, flat: Tensor, config: ModelConfig, h: Tensor, shown: Tensor) -> Tensor:
+        return core(self._weights(flat), "low", h + shown, config.spec)
 
     def advance(self) -> dict[str, Any]:
         """One optimiser step; returns the figures of `TrainProgress` that it made."""
-        config, training = self.recipe.model, self.training
-        self.pool.refill(np.random.default_rng([training.seed, self.step]))
-        states = self.pool.view()
+        training = self.training
+        lane = self.lattice_lanes[self.step % len(self.lattice_lanes)]
+        config, pool = lane.config, lane.pool
+        pool.refill(np.random.default_rng([training.seed, self.step]))
+        states = pool.view()
         self.flat.master.grad = None
         total, ends = torch.zeros(3, device=self.device), []
         player = self.flat.average if training.play_averaged else self.flat.master
         for first in range(0, training.batch, training.rows_at_once):
             part = States(*(each[first : first + training.rows_at_once] for each in states))
-            h, losses = self._loss_of(part)
+            h, losses = self._loss_of(config, part)
             total += losses
-            ends.append(self._played(player, part) if training.play_averaged else h)
+            ends.append(self._played(player, config, part) if training.play_averaged else h)
         with torch.no_grad():
             weights = self._weights(player)
             h = torch.cat(ends)
             keep, value = (over_symbols(config, part) for part in read_values(weights, config, h))
             opinion = Opinion(keep, value, read_head(weights, "halt", h, config.spec))
             rules = rules_of(config)
-            sets = torch.from_numpy(self.pool.sets).to(self.device)
-            played = play_round(sets, states.given, opinion, rules, self.pool.key())
+            sets = torch.from_numpy(pool.sets).to(self.device)
+            played = play_round(sets, states.given, opinion, rules, pool.key())
         rate = learning_rate(training, self.step, self.fraction)
         norm = self.flat.update(rate)
         if not math.isfinite(norm):
             raise FloatingPointError(f"gradient norm must be finite, got {norm} at optimiser step {self.step}")
-        counts = self.pool.carry(played)
+        counts = pool.carry(played)
         self.step += 1
         self.played = [0.95 * old + new for old, new in zip(self.played, counts, strict=True)]
         right, wrong = self.played
@@ -101,32 +111,35 @@ class LatticeTrainer(Trainer):
         }
 
     def evaluate(self) -> dict[str, float]:
-        """Share of held-out puzzles that one trajectory solves within `EVALUATED_ROUNDS`, and solves wrongly."""
+        """Share of held-out puzzles that one trajectory solves within `EVALUATED_ROUNDS`, and solves wrongly; of
+        several tasks as `Trainer.evaluate` has them."""
+        return self._of_lanes([(lane.task.name, self._evaluate_lane(lane)) for lane in self.lattice_lanes])
+
+    def _evaluate_lane(self, lane: LatticeLane) -> dict[str, float]:
         config = SamplerConfig(width=1, depth=EVALUATED_ROUNDS, seed=self.training.seed)
-        held_out = self.puzzles.held_out
-        result = sample(self.averaged(), self.task, held_out.puzzles, config)
-        is_right = self.task.verify(held_out.puzzles, result.candidates[:, 0])
+        held_out = lane.puzzles.held_out
+        result = sample(self.averaged(lane.config), lane.task, held_out.puzzles, config)
+        is_right = lane.task.verify(held_out.puzzles, result.candidates[:, 0])
         is_wrong = result.is_halted[:, 0] & ~is_right
         return {"single_accuracy": float(is_right.mean()), "wrongly_solved": float(is_wrong.mean())}
 
     @torch.no_grad()
-    def _played(self, player: Tensor, states: States) -> Tensor:
+    def _played(self, player: Tensor, config: ModelConfig, states: States) -> Tensor:
         """The core's last state of some states, by the weights `player`."""
-        config = self.recipe.model
         shown = embed_sets(self._weights(player), config, states.puzzles, states.sets)
         h = self.flat.buffers["z0_h"].expand_as(shown)
         for _ in range(config.transitions):
-            h = self._ahead(player, h, shown)
+            h = self._ahead(player, config, h, shown)
         return h
 
-    def _loss_of(self, states: States) -> tuple[Tensor, Tensor]:
+    def _loss_of(self, config: ModelConfig, states: States) -> tuple[Tensor, Tensor]:
         """Adds the gradient of some states to the master's; returns their last core state and summed losses."""
-        config, master = self.recipe.model, self.flat.master
+        master = self.flat.master
         shown = embed_sets(self._weights(master), config, states.puzzles, states.sets)
         h = self.flat.buffers["z0_h"].expand_as(shown)
         sums = []
         for _ in range(config.transitions):
-            h, losses = self._loop(master, h, shown, states)
+            h, losses = self._loop(master, config, h, shown, states)
             sums.append(torch.stack(losses))
         mean = torch.stack(sums).mean(0)
         (mean.sum() / self.training.batch).backward()

@@ -216,7 +216,8 @@ class Trainer:
     def averaged(self, config: ModelConfig | None = None) -> Model:
         """The model with the averaged weights, in the training dtype, and the table of identities as it is; `config` is
         that of another lane."""
-        model = self.flat.averaged_model(Model(config or self.recipe.model).to(self.device), self.dtype)
+        model = self.flat.averaged_model(Model(self.recipe.model).to(self.device), self.dtype)
+        model.resize(config or self.recipe.model)
         model.identities = self.model.identities
         return model
 
@@ -224,12 +225,16 @@ class Trainer:
         """Prior rollouts on held-out puzzles: single accuracy and, with several solutions, pooled coverage. Of a model
         without condition: shares of valid and of distinct boards. Of several tasks: the means, and each under its
         task's name."""
-        found = [self._evaluate(lane) for lane in self.lanes]
+        return self._of_lanes([(lane.task.name, self._evaluate(lane)) for lane in self.lanes])
+
+    @staticmethod
+    def _of_lanes(found: list[tuple[str, dict[str, float]]]) -> dict[str, float]:
+        """The only task's figures, or the means over several and each under its task's name."""
         if len(found) == 1:
-            return found[0]
-        figures = {key: sum(each[key] for each in found) / len(found) for key in found[0]}
-        for lane, each in zip(self.lanes, found, strict=True):
-            figures |= {f"{lane.task.name}/{key}": value for key, value in each.items()}
+            return found[0][1]
+        figures = {key: sum(each[key] for _, each in found) / len(found) for key in found[0][1]}
+        for name, each in found:
+            figures |= {f"{name}/{key}": value for key, value in each.items()}
         return figures
 
     def _evaluate(self, lane: Lane) -> dict[str, float]:

@@ -193,3 +193,30 @@ def test_a_lattice_is_trained_by_one_process(tmp_path):
         LatticeTrainer(
             recipe(), tmp_path, device=CPU, dtype=torch.float32, is_compiled=False, ranks=Ranks(rank=0, size=2)
         )
+
+
+def test_several_sizes_are_learnt_by_turns(tmp_path):
+    """Each size has a pool of its own, one optimiser step advances one of them, and a resumed run goes on with both."""
+    own = recipe()
+    several = Recipe("tiny", "", own.task, MODEL, own.training, "", (get_task("sudoku6"),))
+
+    def made() -> LatticeTrainer:
+        return LatticeTrainer(several, tmp_path, device=CPU, dtype=torch.float32, is_compiled=False)
+
+    first = made()
+    small, large = (lane.pool for lane in first.lattice_lanes)
+    first.advance()
+    assert (small.started, large.started) == (8, 0)
+    first.advance()
+    assert large.started == 8
+    assert large.sets.shape == (8, 36, get_task("sudoku6").vocabulary)
+    first.save_state()
+    second = made()
+    assert second.load_state()
+    first.advance()
+    second.advance()
+    assert torch.equal(first.flat.master, second.flat.master)
+    assert set(first.evaluate()) == {
+        "single_accuracy", "wrongly_solved", "sudoku4/single_accuracy", "sudoku4/wrongly_solved",
+        "sudoku6/single_accuracy", "sudoku6/wrongly_solved",
+    }  # fmt: skip
