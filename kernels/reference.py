@@ -166,7 +166,7 @@ def transition(
     if guide is not None and spec.noise_order == "before":
         h = guide(h)
     e_x, graph = relations.split_graph(e_x, spec)
-    injection = h + e_x
+    injection = h + e_x if spec.low_level_updates else l
     for call in range(spec.low_level_updates):
         new = core(weights, "low", l + injection, spec, graph)
         l = new if damping is None else damping(l, new, call)
@@ -197,10 +197,16 @@ def read_head(weights: Weights, name: str, h: Tensor, spec: Spec) -> Tensor:
         h = silu(gate) * up  # a SwiGLU whose last layer comes after the readout
     if spec.head_readout == "max":
         # By index: where equals share a gradient, a compiler that rounds them differently finds none.
-        readout = h.max(1).values
+        readout = h.max(1).values if torch.is_grad_enabled() else h.amax(1)
     else:
         readout = h.to(torch.float32).mean(1).to(h.dtype) if spec.head_readout == "mean" else h[:, 0]
     return linear(readout, weights[name + ".weight"], weights[name + ".bias"]).squeeze(-1).to(torch.float32)
+
+
+def read_heads(weights: Weights, h: Tensor, spec: Spec) -> tuple[Tensor, Tensor]:
+    """Halt head and LPRM, `[B]` each; a lattice has no LPRM, which reads 0."""
+    halt = read_head(weights, "halt", h, spec)
+    return halt, torch.zeros_like(halt) if spec.value_tokens > 1 else read_head(weights, "lprm", h, spec)
 
 
 def decode(weights: Weights, spec: Spec, h: Tensor) -> Tensor:
@@ -253,7 +259,7 @@ def supervision_step(
             None if spec.guidance == "none" else guide,
             damping if spec.path_keep or path_scale else None,
         )
-    return Step(h, l, read_head(weights, "halt", h, spec), read_head(weights, "lprm", h, spec))
+    return Step(h, l, *read_heads(weights, h, spec))
 
 
 def initial_noise(spec: Spec, key: NoiseKey, scale: float) -> tuple[Tensor, Tensor]:

@@ -296,12 +296,11 @@ def _block(
         call_B = transition_B * (spec.low_level_updates + 1)
         if spec.guidance != "none" and spec.noise_order == "before":
             h = guided(h, transition_B)
-        injected = h + e_x
+        injected = h + e_x if spec.low_level_updates else l
         for call in range(spec.low_level_updates):
             l = called(l, injected, low, call_B + call)
         h = called(h, l, high, call_B + spec.low_level_updates)
         if spec.guidance != "none" and spec.noise_order == "after":
             h = guided(h, transition_B)
     h, l = h.transpose(0, 1), l.transpose(0, 1)
-    halt, lprm = (reference.read_head(weights, name, h, spec) for name in ("halt", "lprm"))
-    return Step(h, l, halt, lprm)
+    return Step(h, l, *reference.read_heads(weights, h, spec))
