@@ -76,6 +76,9 @@ class TrainConfig:
     play_averaged: bool = False
     """Of a lattice: states are advanced by the averaged weights, as in sampling, for one more forward pass. The raw
     weights' judge swings from step to step, so that they lose states that the average would solve."""
+    gradient_loops: int = 0
+    """Of a lattice: loops of the core that a backward pass learns from; 0: all (`transitions`). Fewer must divide it:
+    passes take the first ones, the next ... by turns, and run those before without gradient."""
     identity_learning_rate: float = 1e-2
     """Rate of SignSGD on the rows of a table of task embeddings; its schedule is that of `learning_rate`."""
     identity_weight_decay: float = 0.1
@@ -103,6 +106,7 @@ class TrainConfig:
             at_least(name, getattr(self, name), 1)
         one_of("target", self.target, get_args(Target))
         at_least("gradient_calls", self.gradient_calls, 0)
+        at_least("gradient_loops", self.gradient_loops, 0)
         if self.steps is not None:
             at_least("steps", self.steps, 1)
         within("seed", self.seed, 0, 2**63 - 1)
@@ -133,6 +137,13 @@ class TrainConfig:
         """Raises `ValueError` where the batch is no whole number of backward passes."""
         if self.batch % self.rows_at_once:
             raise ValueError(f"batch must be a multiple of rows_at_once {self.rows_at_once}, got {self.batch}")
+
+    def loops_with_gradient(self, transitions: int) -> int:
+        """Loops of one backward pass of a lattice of so many. Raises `ValueError` where they do not divide these."""
+        loops = self.gradient_loops or transitions
+        if transitions % loops:
+            raise ValueError(f"gradient_loops must divide the {transitions} transitions, got {loops}")
+        return loops
 
     @property
     def has_posterior(self) -> bool:
@@ -172,6 +183,7 @@ class TrainOverrides(TypedDict, total=False):
     longest_life: int
     rows_at_once: int
     play_averaged: bool
+    gradient_loops: int
     identity_learning_rate: float
     identity_weight_decay: float
     rollout_slots: int

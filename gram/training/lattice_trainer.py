@@ -35,6 +35,7 @@ class LatticeTrainer(Trainer):
         if self.ranks.size > 1:
             raise ValueError(f"a lattice must be trained by one process, got {self.ranks.size}")
         self.training.check_rows_at_once()
+        self.loops = self.training.loops_with_gradient(self.recipe.model.transitions)
         self.lattice_lanes = open_lattice_lanes(self.recipe, self.puzzles, self.device)
         self.played = [0.0, 0.0]
         self._loop: Callable[..., Any] = self._loop_of_master
@@ -73,11 +74,16 @@ class LatticeTrainer(Trainer):
         self.flat.master.grad = None
         total, ends = torch.zeros(3, device=self.device), []
         player = self.flat.average if training.play_averaged else self.flat.master
-        for first in range(0, training.batch, training.rows_at_once):
+        for number, first in enumerate(range(0, training.batch, training.rows_at_once)):
             part = States(*(each[first : first + training.rows_at_once] for each in states))
-            h, losses = self._loss_of(config, part)
+            before = (self.step + number) * self.loops % config.transitions
+            h, losses = self._loss_of(config, part, before)
             total += losses
-            ends.append(self._played(player, config, part) if training.play_averaged else h)
+            if training.play_averaged:
+                h = self._played(player, config, part, config.transitions)
+            elif before + self.loops < config.transitions:
+                h = self._played(player, config, part, config.transitions - before - self.loops, h)
+            ends.append(h)
         with torch.no_grad():
             weights = self._weights(player)
             h = torch.cat(ends)
@@ -124,21 +130,24 @@ class LatticeTrainer(Trainer):
         return {"single_accuracy": float(is_right.mean()), "wrongly_solved": float(is_wrong.mean())}
 
     @torch.no_grad()
-    def _played(self, player: Tensor, config: ModelConfig, states: States) -> Tensor:
-        """The core's last state of some states, by the weights `player`."""
+    def _played(
+        self, player: Tensor, config: ModelConfig, states: States, loops: int, start: Tensor | None = None
+    ) -> Tensor:
+        """The core's state of some states after `loops` by the weights `player`, from `start` (None: `z0`)."""
         shown = embed_sets(self._weights(player), config, states.puzzles, states.sets)
-        h = self.flat.buffers["z0_h"].expand_as(shown)
-        for _ in range(config.transitions):
+        h = self.flat.buffers["z0_h"].expand_as(shown) if start is None else start
+        for _ in range(loops):
             h = self._ahead(player, config, h, shown)
         return h
 
-    def _loss_of(self, config: ModelConfig, states: States) -> tuple[Tensor, Tensor]:
-        """Adds the gradient of some states to the master's; returns their last core state and summed losses."""
+    def _loss_of(self, config: ModelConfig, states: States, before: int) -> tuple[Tensor, Tensor]:
+        """Adds the gradient of some states to the master's, of the loops after `before`; returns the core's state after
+        them and their summed losses."""
         master = self.flat.master
+        h = self._played(master, config, states, before)
         shown = embed_sets(self._weights(master), config, states.puzzles, states.sets)
-        h = self.flat.buffers["z0_h"].expand_as(shown)
         sums = []
-        for _ in range(config.transitions):
+        for _ in range(self.loops):
             h, losses = self._loop(master, config, h, shown, states)
             sums.append(torch.stack(losses))
         mean = torch.stack(sums).mean(0)

@@ -41,12 +41,16 @@ def truncate_log(path: Path, step: int) -> None:
     checkpoint.write_atomically(path, "".join(kept).encode())
 
 
+LENGTHS = ("depth", "transitions")
+"""Settings of a model that no weight depends on: a run may start from a checkpoint of others."""
+
+
 def starting_weights(recipe: Recipe, start: Path) -> dict[str, Tensor]:
     """The weights of checkpoint `start`, fp32. Raises `RecipeError` where its model is not the recipe's."""
     theirs = checkpoint.read_config(start)
-    if replace(theirs, depth=recipe.model.depth) != recipe.model:
+    if replace(theirs, **{name: getattr(recipe.model, name) for name in LENGTHS}) != recipe.model:
         differing = [name for name, value in asdict(recipe.model).items() if value != getattr(theirs, name)]
-        name = next(name for name in differing if name != "depth")
+        name = next(name for name in differing if name not in LENGTHS)
         raise RecipeError(
             f"start must be a checkpoint of the recipe's model, got {name} {getattr(theirs, name)!r} in {start}, "
             f"expected {getattr(recipe.model, name)!r}"

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from gram.kernels.reference import core, read_head
-from gram.model import embed_sets, read_values
+from gram.model import Model, embed_sets, read_values
 from gram.sampler.lattice import Round
 from gram.tasks.registry import get_task
 from gram.training.config import TrainConfig
 from gram.training.data_parallel import Ranks
 from gram.training.lattice_loss import DROP_WEIGHT, KEEP_WEIGHT, loop
-from gram.training.lattice_pool import LatticePool
+from gram.training.lattice_pool import LatticePool, States
 from gram.training.lattice_trainer import LatticeTrainer
 from gram.training.puzzles import TrainingPuzzles
 from gram.training.recipe import Recipe
@@ -220,3 +220,44 @@ def test_several_sizes_are_learnt_by_turns(tmp_path):
         "single_accuracy", "wrongly_solved", "sudoku4/single_accuracy", "sudoku4/wrongly_solved",
         "sudoku6/single_accuracy", "sudoku6/wrongly_solved",
     }  # fmt: skip
+
+
+def test_a_backward_pass_takes_part_of_the_loops_by_turns(tmp_path):
+    """Of 2 loops with a gradient through 1: the first pass learns from the first, the next from the second, whose start
+    is the first's end; states are played by the last."""
+    made = trainer(tmp_path, batch=4, rows_at_once=2, gradient_loops=1, reveal_share=0.0)
+    seen = []
+    whole = made._loss_of
+
+    def noted(config, states, before):
+        h, losses = whole(config, states, before)
+        seen.append((before, h, losses))
+        return h, losses
+
+    made._loss_of = noted
+    made.advance()
+    made.advance()
+    assert [before for before, _, _ in seen] == [0, 1, 1, 0]
+    states = made_states(seed=0)
+    model = Model(MODEL, seed=0).requires_grad_(False)
+    weights = model.weights()
+    shown = embed_sets(weights, MODEL, states.puzzles, states.sets)
+    first, _ = loop(weights, MODEL, model.initial_state(4)[0], shown, states)
+    late = States(*(each[2:] for each in states))
+    second, errors = loop(weights, MODEL, first[2:], shown[2:], late)
+    torch.testing.assert_close(seen[0][1], first[:2])
+    torch.testing.assert_close(seen[1][1], second)
+    torch.testing.assert_close(seen[1][2], torch.stack(errors))
+
+
+def made_states(seed: int) -> States:
+    """The four states with which a run of `seed` begins."""
+    own = recipe(batch=4, reveal_share=0.0, rows_at_once=2)
+    made = LatticePool(TrainingPuzzles(own.task, MODEL, own.training), MODEL, own.training, CPU)
+    made.refill(np.random.default_rng([seed, 0]))
+    return made.view()
+
+
+def test_loops_that_do_not_divide_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="gradient_loops must divide the 2 transitions, got 3"):
+        trainer(tmp_path, gradient_loops=3)
