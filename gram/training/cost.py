@@ -73,13 +73,16 @@ def cost_of(recipe: Recipe) -> TrainingCost:
     transition = dispatch.step_flops(weights, spec) / turns
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if config.latent == "lattice":
-        # Gradient through all loops, each of which is asked for its opinion; the round takes the last one's.
+        # Each loop with a gradient is asked for its opinion; the round takes the last one's.
         read = 2 * length * config.dim * (OPINIONS + 2 * config.head_hidden)
+        loops = training.loops_with_gradient(turns)
+        beside = (turns - loops) / 2 + (turns if training.play_averaged else (turns - loops) / 2)
+        row = 3 * loops * (transition + read) + beside * transition
         return TrainingCost(
             parameters=parameters,
             identities=0,
             identity_dim=0,
-            step_flops=training.batch * 3 * turns * (transition + read),
+            step_flops=training.batch * row,
             steps=training.steps,
         )
     posterior = sum(2 * tensor.numel() * length for name, tensor in weights.items() if name.startswith("posterior"))
