@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from gram.kernels.reference import core, read_head
 from gram.model import Model, embed_sets, read_values
 from gram.sampler.lattice import Round
 from gram.tasks.registry import get_task
 from gram.training.config import TrainConfig
+from gram.training.cost import cost_of
 from gram.training.data_parallel import Ranks
 from gram.training.lattice_loss import DROP_WEIGHT, KEEP_WEIGHT, loop
 from gram.training.lattice_pool import LatticePool, States
@@ -261,3 +263,15 @@ def made_states(seed: int) -> States:
 def test_loops_that_do_not_divide_are_refused(tmp_path):
     with pytest.raises(ValueError, match="gradient_loops must divide the 2 transitions, got 3"):
         trainer(tmp_path, gradient_loops=3)
+
+
+@pytest.mark.parametrize("settings", [{}, {"play_averaged": True}, {"gradient_loops": 1}])
+def test_the_counted_cost_is_that_of_the_products(tmp_path, settings):
+    made = trainer(tmp_path, **settings)
+    made.advance()
+    steps = 2  # the passes of two optimiser steps take every part of the loops as often
+    with FlopCounterMode(display=False) as counter:
+        for _ in range(steps):
+            made.advance()
+    counted = cost_of(made.recipe).step_flops
+    assert counter.get_total_flops() / steps == pytest.approx(counted, rel=0.03)
