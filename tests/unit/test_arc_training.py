@@ -18,13 +18,14 @@ from gram.tasks.arc import Arc
 from gram.tasks.arc_folder import NAMES_FILE, open_arc_folder
 from gram.tasks.protocol import PuzzleError
 from gram.training import run_folder
+from gram.training.arc_builder import build
 from gram.training.arc_puzzles import ArcFolderPuzzles, open_training_puzzles, with_identities
 from gram.training.config import TrainConfig
 from gram.training.cost import cost_of
 from gram.training.recipe import Recipe, RecipeError, load_recipe
 from gram.training.run import train
 from gram.training.trainer import Trainer
-from tests.arc_tasks import arc_folder
+from tests.arc_tasks import arc_folder, arc_json
 
 CPU = torch.device("cpu")
 RATE = {"identity_learning_rate": 0.1, "identity_weight_decay": 0.5, "warmup_steps": 1, "final_learning_rate": 1.0}
@@ -122,6 +123,29 @@ def test_a_row_learns_what_its_gradient_says(tmp_path: Path) -> None:
     made.advance()
     assert taken[0].shape == (2, 12)
     assert taken[0].abs().min() > 0
+
+
+@pytest.mark.slow
+def test_an_identity_tells_two_tasks_of_one_input_apart(tmp_path: Path) -> None:
+    """One input, two outputs: whoever knows the task knows the answer, and nobody else can."""
+
+    def task(colour: int) -> dict[str, Any]:
+        pairs = [{"input": [[0]], "output": [[colour]]}]
+        return {"train": pairs, "test": pairs}
+
+    build([arc_json(tmp_path / "tasks.json", {"a": task(3), "b": task(7)})], tmp_path / "data", views=0)
+    quick = {"learning_rate": 1e-2, "identity_learning_rate": 0.05, "weight_decay": 0.0, "identity_weight_decay": 0.0}
+    shape = {"depth": 1, "transitions": 1}
+    right = {}
+    for width in (12, 0):
+        made = with_identities(recipe(model=shape | {"identity_dim": width}, batch=4, **quick), tmp_path / "data")
+        source = open_training_puzzles(made, tmp_path / "data")
+        run = Trainer(
+            made, tmp_path / f"run{width}", device=CPU, dtype=torch.float32, is_compiled=False, puzzles=source
+        )  # fmt: skip
+        right[width] = np.mean([run.advance()["exact"] for _ in range(45)][-15:])
+    assert right[12] == 1
+    assert right[0] < 0.9
 
 
 def test_a_resumed_run_ends_with_the_same_table(tmp_path: Path) -> None:
