@@ -172,6 +172,18 @@ def test_what_are_no_tokens_is_one_line(ids):
         GramForReasoning(GramConfig(**config_to_json(tiny_config())))(ids)
 
 
+def test_forward_of_a_model_of_identities_is_refused(tmp_path):
+    from gram.hub import GramForReasoning
+    from gram.model import Model
+    from tests.models import tiny_config
+
+    model = Model(tiny_config(registers=2, identities=3, identity_dim=5))
+    checkpoint.save(model, tmp_path, card={}, dtype=torch.float32)
+    made = GramForReasoning.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="without task embeddings"):
+        made(torch.ones(1, made.model.config.tokens, dtype=torch.long))
+
+
 def test_forward_of_a_lattice_is_refused(tmp_path):
     from gram.hub import GramForReasoning
     from tests.unit.test_lattice import lattice_model
