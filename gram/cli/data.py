@@ -27,7 +27,7 @@ def data(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New folder of the files.")],
     files: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[JSON]...", help="Of arc: files or folders of tasks (Kaggle's, or one task a file)."),
+        typer.Argument(metavar="JSON", help="Of arc: files or folders of tasks (Kaggle's, or one task a file)."),
     ] = None,
     views: Annotated[
         int | None,

@@ -305,3 +305,18 @@ def test_a_large_table_is_imported_without_being_held(tmp_path: Path) -> None:
         sizes[name] = json.loads(done.stderr.splitlines()[-1])["most_mib"]
     assert (tmp_path / "large" / "identities.safetensors").stat().st_size > 160_000_000
     assert sizes["large"] < sizes["small"] + 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("project", ["TRM", "HRM"])
+def test_against_the_official_code(gram_data: Path, project: str) -> None:
+    """Where GRAM_PEER_TRM or _HRM names a checkout."""
+    repo = os.environ.get(f"GRAM_PEER_{project}")
+    if not repo:
+        pytest.skip(f"GRAM_PEER_{project} does not name a checkout of the official code")
+    root = Path(__file__).parents[2]
+    tasks_file = gram_data / "arc_agi" / "public_arc1_training400.json.gz"
+    command = [sys.executable, str(root / "scripts" / "check_arc.py"), "--peer-repo", repo, "--tasks", str(tasks_file)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(root)})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(done.stdout.splitlines()) == {"TRM": 4, "HRM": 1}[project]
