@@ -23,7 +23,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from gram import __version__
-from gram.atomic_files import lock
+from gram.atomic_files import lock, naming
 from gram.checkpoint import write_json
 from gram.tasks.arc_files import SIDE, ArcTask, Grid, Pair, read_tasks
 from gram.tasks.arc_folder import BLANK, METADATA_FILE, NAMES_FILE, SET, TESTS_FILE, TOKENS, VOCABULARY
@@ -130,7 +130,12 @@ def build(
         raise PuzzleError(f"{read[-1][0]}: must hold at least one test to be solved, got none")
     work = building_folder(out)
     with _locked(work):
-        _write(planned, report, work, show)
+        try:
+            _write(planned, report, work, show)
+        except BaseException:
+            if not (work / STATE_FILE).is_file():
+                shutil.rmtree(work, ignore_errors=True)  # nothing is finished
+            raise
         os.replace(work, out)
     return report
 
@@ -266,10 +271,13 @@ def _arrays(folder: Path, examples: int, *, is_new: bool) -> Arrays:
     """Inputs and labels of a split `[E, 900]`, mapped."""
     folder.mkdir(exist_ok=True)
     files = [folder / f"{SET}__{kind}.npy" for kind in ("inputs", "labels")]
-    if is_new:
-        inputs, labels = (open_memmap(file, "w+", np.uint8, (examples, TOKENS)) for file in files)
-    else:
-        inputs, labels = (open_memmap(file, "r+") for file in files)
+    for file in files if is_new else ():
+        with naming(file):
+            open_memmap(file, "w+", np.uint8, (examples, TOKENS))
+            # Where the disk is too small it is told here: a write into a mapped file would end the process.
+            with file.open("r+b") as whole:
+                os.posix_fallocate(whole.fileno(), 0, file.stat().st_size)
+    inputs, labels = (open_memmap(file, "r+") for file in files)
     return inputs, labels
 
 

@@ -15,6 +15,7 @@ from gram import checkpoint
 from gram.cli.main import main
 from gram.sampler import store
 from gram.sampler.store import Store, StoreError
+from tests.arc_tasks import arc_json, tasks
 from tests.integration.test_importers import saved, state_dict
 from tests.models import tiny_model
 
@@ -64,6 +65,17 @@ def test_an_import_that_does_not_fit_is_one_line_and_leaves_nothing(tmp_path):
     assert "model.safetensors: " in done.stderr
     assert os.strerror(errno.EFBIG) in done.stderr
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_data_set_that_does_not_fit_is_one_line_and_leaves_nothing(tmp_path):
+    file = arc_json(tmp_path / "tasks.json", tasks(3))
+    done = gram("data", "arc", file, "--out", tmp_path / "data", "--views", 9, "--quiet", limit=20_000)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("gram: ")
+    assert "all__inputs.npy" in done.stderr
+    assert os.strerror(errno.EFBIG) in done.stderr
+    assert list(tmp_path.iterdir()) == [file]
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
