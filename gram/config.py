@@ -19,12 +19,15 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from gram import latent_kinds
-from gram.kernels.spec import Guidance, HeadReadout, Mixer, MixerNorm, NoiseOrder, Positions, Spec, box_shape
+from gram.kernels.spec import Guidance, HeadReadout, Memory, Mixer, MixerNorm, NoiseOrder, Positions, Spec
 from gram.sampler.halting import RULES, Halting
 
-Relation = Literal[
+Line = Literal[
     "row", "column", "diagonal", "antidiagonal", "box", "up", "down", "left", "right", "graph", "value", "all"
 ]
+Ray = Literal["above", "below", "before", "after"]
+Turn = Literal["mirror", "flip", "half-turn", "transpose", "antitranspose", "quarter-turn", "three-quarter-turn"]
+Relation = Literal[Line, Ray, Turn]
 Injector = Literal["none", "prior", "gaussian", "path", "commitment"]
 NoiseSite = Literal["h", "l", "both"]
 Resampler = Literal["none", "lprm", "halt", "lprm-increment", "halt-increment"]
@@ -51,27 +54,20 @@ MODEL_FIELDS = (
     *("log_sigma_range", "head_readout", "head_hidden", "halt_threshold", "selector", "views", "is_conditional"),
     *("has_empty_condition", "value_tokens", "values", "are_values_alike", "latent", "drop_below"),
     *("conflict_above", "commitment_temperature", "commitment_focus", "width_policy", "identities", "identity_dim"),
+    *("demonstrations", "memory", "memory_keys", "memory_values", "memory_chunk", "memory_heard", "encoder_blocks"),
 )
 """Fields of `ModelConfig` in the order of `config.json`."""
 LATER: dict[str, Any] = {
     "views": "off",
     "width_policy": "fixed",
-    "value_tokens": 1,
-    "values": [],
-    "are_values_alike": False,
     "latent": "continuous",
-    "drop_below": 0.1,
-    "conflict_above": 0.5,
-    "commitment_temperature": 1.0,
-    "commitment_focus": 0.0,
     "identities": 0,
     "identity_dim": 0,
+    **latent_kinds.LATTICE,
+    **latent_kinds.DEMONSTRATED,
 }
 """Settings of a model that came after the first checkpoints, with the value by which all is as before. There it stands
 not in a model's JSON."""
-
-LATTICE = tuple(name for name in LATER if name not in ("views", "width_policy", "latent", "identities", "identity_dim"))
-"""Settings of a model that only a lattice has."""
 
 T = TypeVar("T")
 
@@ -251,6 +247,14 @@ class ModelConfig(Spec):
     identity_dim: int = 0
     """`E`: numbers of a row, at most `registers * dim`; 0: registers are learned, and the same for all puzzles."""
 
+    memory_chunk: int = 16
+    """Tokens of demonstrations that are written into the memory at once."""
+    memory_heard: int = 0
+    """Channels that tell which symbols a cell hears along each relation of the mixer; keys are made of them and of the
+    encoder's features."""
+    encoder_blocks: int = 2
+    """Blocks of the encoder that reads demonstrations' inputs and the test input."""
+
     def __post_init__(self) -> None:
         make_plain(self)
         for name in (*SIZES, "blocks", "transitions", "depth"):
@@ -276,14 +280,19 @@ class ModelConfig(Spec):
             ("views", VIEWS),
             ("width_policy", WIDTH_POLICIES),
             ("latent", get_args(Latent)),
+            ("memory", get_args(Memory)),
         ):
             one_of(name, getattr(self, name), choices)
         if self.latent == "lattice":
             latent_kinds.check_lattice(self)
-        elif strange := [name for name in LATTICE if getattr(self, name) not in (LATER[name], ())]:
+        elif strange := [name for name in latent_kinds.LATTICE if getattr(self, name) not in (LATER[name], ())]:
             raise ValueError(f"{strange[0]} must come with the latent lattice, got latent {self.latent}")
         if self.identities or self.identity_dim:
             latent_kinds.check_identities(self)
+        if self.demonstrations:
+            latent_kinds.check_demonstrations(self)
+        elif strange := [name for name in latent_kinds.DEMONSTRATED if getattr(self, name) != LATER[name]]:
+            raise ValueError(f"{strange[0]} must come with a task of demonstrations, got {getattr(self, strange[0])}")
         check_halt_threshold("head", self.halt_threshold)
         if self.selector is not None:
             one_of("selector", self.selector, SELECTORS)
@@ -298,38 +307,14 @@ class ModelConfig(Spec):
             raise ValueError(f"dim must be a multiple of 4, got {self.dim}")
         if self.mixer == "attention" and (self.dim % self.heads or (self.dim // self.heads) % 2):
             raise ValueError(f"dim must split into {self.heads} heads of even width, got {self.dim}")
-        self._check_relations()
+        if self.relations or self.mixer == "relations":
+            latent_kinds.check_relations(self, get_args(Relation))
         if self.output_start + self.output_tokens > self.tokens:
             raise ValueError(
                 f"output tokens must end within {self.tokens} tokens, got {self.output_start}+{self.output_tokens}"
             )
         if self.head_readout == "register" and not self.registers:
             raise ValueError("head_readout 'register' must have registers of at least 1, got 0")
-
-    def _check_relations(self) -> None:
-        """Raises `ValueError` where relations and mixer do not go together."""
-        if self.mixer != "relations":
-            if self.relations:
-                raise ValueError(f"relations must come with the mixer relations, got mixer {self.mixer}")
-            return
-        known = get_args(Relation)
-        if not self.relations or len(set(self.relations)) != len(self.relations) or set(self.relations) - {*known}:
-            raise ValueError(f"relations must be different and some of {', '.join(known)}, got {list(self.relations)}")
-        if "value" in self.relations and self.latent == "continuous":
-            raise ValueError("relation value must come with the latent lattice, got latent continuous")
-        if self.has_graph:
-            latent_kinds.check_graph(self)
-        elif math.isqrt(self.tokens) ** 2 != self.tokens or self.registers:
-            raise ValueError(
-                f"relations must be of a square grid without registers, got {self.tokens} tokens and "
-                f"{self.registers} registers"
-            )
-        if "box" in self.relations:
-            box_shape(math.isqrt(self.tokens))
-        if self.mixer_hidden % len(self.relations):
-            raise ValueError(
-                f"mixer_hidden must share out among {len(self.relations)} relations, got {self.mixer_hidden}"
-            )
 
     @property
     def spec(self) -> Spec:

@@ -1,12 +1,39 @@
-"""What a model of another kind may be: a lattice's values, a graph's nodes, a table of identities. Called by
-`ModelConfig`."""
+"""What a model of another kind may be: a lattice's values, a graph's nodes, a table of identities, a memory of
+demonstrations. Called by `ModelConfig`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
+
+from gram.kernels.spec import box_shape
 
 if TYPE_CHECKING:
     from gram.config import ModelConfig
+
+
+LATTICE: dict[str, Any] = {
+    "value_tokens": 1,
+    "values": [],
+    "are_values_alike": False,
+    "drop_below": 0.1,
+    "conflict_above": 0.5,
+    "commitment_temperature": 1.0,
+    "commitment_focus": 0.0,
+}
+"""Settings that only a lattice has, as others have them."""
+DEMONSTRATED: dict[str, Any] = {
+    "demonstrations": 0,
+    "memory": "none",
+    "memory_keys": 96,
+    "memory_values": 32,
+    "memory_chunk": 16,
+    "memory_heard": 0,
+    "encoder_blocks": 2,
+}
+"""Settings that only a model has that reads demonstrations, as others have them."""
+MOST_MEMORY = 4096
+"""No memory has more channels or tokens of a chunk, and no encoder more blocks."""
 
 
 def check_lattice(config: ModelConfig) -> None:
@@ -67,3 +94,50 @@ def check_graph(config: ModelConfig) -> None:
         )
     if strange := [name for name in config.relations if name not in ("graph", "all")]:
         raise ValueError(f"relations with graph must be graph and all, got {', '.join(strange)}")
+
+
+def check_demonstrations(config: ModelConfig) -> None:
+    """Raises `ValueError` where a memory of demonstrations has no tokens to be written, or more than it may."""
+    cells, pairs = config.output_tokens, config.demonstrations
+    for name in ("memory_keys", "memory_values", "memory_chunk", "encoder_blocks"):
+        if not 1 <= getattr(config, name) <= MOST_MEMORY:
+            raise ValueError(f"{name} must be within 1 and {MOST_MEMORY}, got {getattr(config, name)}")
+    if config.output_start != 2 * pairs * cells or config.tokens != config.output_start + cells:
+        raise ValueError(
+            f"demonstrations must be {pairs} pairs of {cells} tokens before the test input, got {config.tokens} tokens"
+        )
+    heard, parts = config.memory_heard, max(1, len(config.relations))
+    if not 0 <= heard <= MOST_MEMORY or heard % parts or (heard and not config.relations):
+        raise ValueError(
+            f"memory_heard must share out among relations, got {heard} and {len(config.relations)} relations"
+        )
+    if cells % config.memory_chunk:
+        raise ValueError(f"memory_chunk must divide the {cells} cells of a grid, got {config.memory_chunk}")
+    for name, value in (("registers", 0), ("latent", "continuous"), ("is_conditional", True)):
+        if getattr(config, name) != value:
+            raise ValueError(f"{name} must be {value!r} with demonstrations, got {getattr(config, name)!r}")
+    if config.has_empty_condition:
+        raise ValueError("has_empty_condition must be false with demonstrations, got true")
+
+
+def check_relations(config: ModelConfig, known: tuple[str, ...]) -> None:
+    """Raises `ValueError` where relations and mixer do not go together; `known` are the names of all relations."""
+    if config.mixer != "relations":
+        raise ValueError(f"relations must come with the mixer relations, got mixer {config.mixer}")
+    names = config.relations
+    if not names or len(set(names)) != len(names) or set(names) - {*known}:
+        raise ValueError(f"relations must be different and some of {', '.join(known)}, got {list(names)}")
+    if "value" in names and config.latent == "continuous":
+        raise ValueError("relation value must come with the latent lattice, got latent continuous")
+    tokens = config.output_tokens if config.demonstrations else config.tokens
+    if config.has_graph:
+        check_graph(config)
+    elif math.isqrt(tokens) ** 2 != tokens or config.registers:
+        raise ValueError(
+            f"relations must be of a square grid without registers, got {tokens} tokens and "
+            f"{config.registers} registers"
+        )
+    if "box" in names:
+        box_shape(math.isqrt(tokens))
+    if config.mixer_hidden % len(names):
+        raise ValueError(f"mixer_hidden must share out among {len(names)} relations, got {config.mixer_hidden}")

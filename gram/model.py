@@ -11,6 +11,7 @@ Shapes: `P` puzzles, `B` trajectories, `L` puzzle tokens, `R` registers, `D` cha
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -123,6 +124,12 @@ class Model(nn.Module):
         self.low = self._core(generator)
         if not config.is_core_shared:
             self.high = self._core(generator)
+        if config.demonstrations:
+            from gram.demonstrations import Memory  # other models know none
+
+            self.encoder = self._core(generator, config.encoder_blocks)
+            if config.memory != "none":
+                self.memory = Memory(config, partial(init_parameter, generator=generator))
         if config.guidance != "none":
             hidden = config.guidance_hidden
             self.prior = SwiGLU(dim, hidden, 2 * dim, generator, output_scale=0.1)
@@ -141,7 +148,7 @@ class Model(nn.Module):
             start = torch.empty(dim) if has_no_values() else torch.randn(dim, generator=generator)
             self.register_buffer(name, start)
 
-    def _core(self, generator: torch.Generator) -> nn.ModuleList:
+    def _core(self, generator: torch.Generator, blocks: int | None = None) -> nn.ModuleList:
         config, length = self.config, self.config.length
 
         def mixer() -> nn.Module:
@@ -152,7 +159,8 @@ class Model(nn.Module):
             return SwiGLU(length, config.mixer_hidden, length, generator)
 
         return nn.ModuleList(
-            CoreBlock(mixer(), SwiGLU(config.dim, config.hidden, config.dim, generator)) for _ in range(config.blocks)
+            CoreBlock(mixer(), SwiGLU(config.dim, config.hidden, config.dim, generator))
+            for _ in range(blocks or config.blocks)
         )
 
     @torch.no_grad()
@@ -263,7 +271,12 @@ def embed(
 ) -> Tensor:
     """`e_x`: token embedding, registers in front (each puzzle's own, or those that all share), learned positions,
     scaled by `sqrt(D)`; empty rows take the empty embedding at every token. Where each puzzle is a graph, its nodes
-    alone, each with its row of the graph's matrix behind (`Spec.embedded_dim`)."""
+    alone, each with its row of the graph's matrix behind (`Spec.embedded_dim`). Where it has
+    demonstrations, its test input alone, with their memory behind."""
+    if config.demonstrations:
+        from gram.demonstrations import embed_demonstrations  # other models know none
+
+        return embed_demonstrations(weights, config, puzzles_PL)
     table = weights["embedding.weight"]
     e_x = table[puzzles_PL]
     if config.has_graph:

@@ -14,7 +14,7 @@ from gram.config import ModelConfig
 from gram.tasks.protocol import Task
 from gram.tasks.registry import get_task
 
-SHAPE = ("vocabulary", "tokens", "output_start", "output_tokens")
+SHAPE = ("vocabulary", "tokens", "output_start", "output_tokens", "demonstrations")
 """What a task and its model's configuration both say."""
 
 

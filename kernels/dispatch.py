@@ -43,6 +43,9 @@ same run always takes the same path."""
 Kernel = Literal["eager", "compiled", "fused", "blocks", "gemm"]
 
 
+MEMORY_OBSTACLE = "eager alone reads a memory of demonstrations"
+
+
 class KernelChoice(NamedTuple):
     """A chosen kernel path and the reason, for `gram doctor` and results."""
 
@@ -67,11 +70,11 @@ def choose(
     if wanted == "eager":
         return KernelChoice("eager", "asked for")
     if wanted == "compiled":
-        if reason := _compile_obstacle(device, dtype):
+        if reason := _compile_obstacle(device, dtype, spec):
             raise ValueError(f"kernel compiled cannot run: {reason}")
         return KernelChoice("compiled", f"asked for{_unkept()}")
     if wanted == "auto" and device.type == "cpu":
-        return _choose_on_cpu(device, dtype, flops)
+        return _choose_on_cpu(device, dtype, flops, spec)
     if wanted == "auto":
         fitting = "fused" if spec is None or pack.unsupported_reason(spec) is None else "gemm"
         why = _obstacle(device, spec, dtype, fitting)
@@ -83,14 +86,14 @@ def choose(
     return KernelChoice(cast(Kernel, wanted), "asked for")
 
 
-def _choose_on_cpu(device: torch.device, dtype: torch.dtype, flops: float) -> KernelChoice:
+def _choose_on_cpu(device: torch.device, dtype: torch.dtype, flops: float, spec: Spec | None) -> KernelChoice:
     """`compiled` for long runs where it can be had, else `eager`."""
     if flops < COMPILE_FROM_FLOPS:
         why = f"compiling pays from {COMPILE_FROM_FLOPS:g} floating-point operations on" + (
             f", got {flops:.2g}" if flops else ""
         )
         return KernelChoice("eager", f"the PyTorch reference runs on cpu: {why}; the fused kernel needs a GPU")
-    if reason := _compile_obstacle(device, dtype):
+    if reason := _compile_obstacle(device, dtype, spec):
         return KernelChoice("eager", f"the PyTorch reference runs on cpu: {reason}; the fused kernel needs a GPU")
     why = f"{flops:.2g} floating-point operations at most, and compiling pays from {COMPILE_FROM_FLOPS:g} on"
     return KernelChoice("compiled", f"{why}{_unkept()}")
@@ -102,8 +105,10 @@ def _unkept() -> str:
     return f"; what is compiled is not kept: {reason}" if reason else ""
 
 
-def _compile_obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
+def _compile_obstacle(device: torch.device, dtype: torch.dtype, spec: Spec | None) -> str | None:
     """Why the compiled path cannot run, or None."""
+    if spec is not None and spec.memory_channels:
+        return MEMORY_OBSTACLE
     if device.type != "cpu":
         return f"the compiled path is for a CPU, got {device.type}"
     if dtype not in TYPES:
@@ -116,12 +121,15 @@ def _compile_obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
 def step_flops(weights: Weights, spec: Spec) -> float:
     """Floating-point operations of the matrix products of one trajectory's supervision step, heads left out."""
     calls = {"low": spec.low_level_updates + spec.is_core_shared, "high": 1 - spec.is_core_shared}
+    reads = (spec.low_level_updates + 1) * (spec.memory != "none")
     total = 0.0
     for name, tensor in weights.items():
         first = name.split(".")[0]
         if first in calls:
             is_token = spec.mixer == "token" and ".mixer." in name
             total += calls[first] * 2 * tensor.numel() * (spec.dim if is_token else spec.length)
+        elif name in ("memory.query", "memory.gate", "memory.out"):
+            total += reads * 2 * tensor.numel() * spec.length
         elif first == "prior" and spec.guidance != "none":
             total += 2 * tensor.numel() * spec.length
     if spec.mixer == "attention":
@@ -158,6 +166,8 @@ def _obstacle(device: torch.device, spec: Spec | None, dtype: torch.dtype, kerne
         return f"{what} takes float32 or bfloat16, got {dtype}"
     if spec is None:
         return "no model is given yet"
+    if spec.memory_channels:
+        return MEMORY_OBSTACLE
     reason = LAUNCHED[kernel].unsupported_reason(spec)
     if reason is not None and kernel != "gemm" and gemm_pack.unsupported_reason(spec) is None:
         reason += "; kernel gemm takes this model"

@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
-from gram.kernels import relations
+from gram.kernels import memory, relations
+from gram.kernels.memory import Remembered
 from gram.kernels.philox import NoiseKey, Site, noise
 from gram.kernels.spec import LEARNED, Injection, Spec
 
@@ -108,16 +109,31 @@ def relate(x_BLD: Tensor, gate_up: Tensor, down: Tensor, spec: Spec, graph_BLL: 
     that it relates (`relations.tables`); each token gates the sums that it receives. A large grid is summed by line;
     `graph_BLL` is the relation `graph`, each row's own."""
     gate, up = linear(x_BLD, gate_up).chunk(2, dim=-1)
+    return linear(silu(gate) * hear(up, spec, graph_BLL), down)
+
+
+def hear(x_BLD: Tensor, spec: Spec, graph_BLL: Tensor | None = None) -> Tensor:
+    """What each token hears: equal shares of the channels, one a relation, each summed over the tokens it relates."""
     if not spec.are_sums_products:
-        return linear(silu(gate) * relations.sums(spec.relations, up, axis=1, values=spec.value_tokens), down)
+        return relations.sums(spec.relations, x_BLD, axis=1, values=spec.value_tokens)
     table = iter(relations.tables(relations.fixed(spec.relations), spec.length, x_BLD.device).to(x_BLD.dtype))
     matrices = [graph_BLL if name == "graph" and graph_BLL is not None else next(table) for name in spec.relations]
-    sums = [matrix @ part for matrix, part in zip(matrices, up.chunk(len(matrices), -1), strict=True)]
-    return linear(silu(gate) * torch.cat(sums, -1), down)
+    sums = [matrix @ part for matrix, part in zip(matrices, x_BLD.chunk(len(matrices), -1), strict=True)]
+    return torch.cat(sums, -1)
 
 
-def core(weights: Weights, name: str, x_BLD: Tensor, spec: Spec, graph_BLL: Tensor | None = None) -> Tensor:
-    """`f_L` (`name` "low") or `f_H` ("high") on the sum of its state and injection."""
+def core(
+    weights: Weights,
+    name: str,
+    x_BLD: Tensor,
+    spec: Spec,
+    graph_BLL: Tensor | None = None,
+    remembered: Remembered | None = None,
+) -> Tensor:
+    """`f_L` (`name` "low") or `f_H` ("high") on the sum of its state and injection; first it reads the memory, where
+    there is one."""
+    if remembered is not None:
+        x_BLD = memory.read(weights, spec, x_BLD, remembered)
     for block in range(spec.blocks):
         mixer, channel = f"{name}.{block}.mixer.", f"{name}.{block}.channel."
         if spec.mixer == "token":
@@ -159,18 +175,20 @@ def transition(
 ) -> tuple[Tensor, Tensor]:
     """One transition: `K` low-level updates, one high-level update, `guide` (adds the noise) before or after them.
 
-    `h, l, e_x` are `[B, L, D]` (`e_x` has its puzzle's graph behind, where there is one: `Spec.embedded_dim`);
+    `h, l, e_x` are `[B, L, D]` (`e_x` has its puzzle's graph or memory behind, where there is one:
+    `Spec.embedded_dim`);
     2605.19376, eqs. 3 to 5. `damping(old, new, call)` makes the next state from what core
     call number `call` of the transition read and gave (EqR's damping and path noise).
     """
     if guide is not None and spec.noise_order == "before":
         h = guide(h)
     e_x, graph = relations.split_graph(e_x, spec)
+    e_x, remembered = memory.split_memory(e_x, spec) if spec.memory_channels else (e_x, None)
     injection = h + e_x if spec.low_level_updates else l
     for call in range(spec.low_level_updates):
-        new = core(weights, "low", l + injection, spec, graph)
+        new = core(weights, "low", l + injection, spec, graph, remembered)
         l = new if damping is None else damping(l, new, call)
-    new = core(weights, "low" if spec.is_core_shared else "high", h + l, spec, graph)
+    new = core(weights, "low" if spec.is_core_shared else "high", h + l, spec, graph, remembered)
     h = new if damping is None else damping(h, new, spec.low_level_updates)
     if guide is not None and spec.noise_order == "after":
         h = guide(h)

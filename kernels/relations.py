@@ -10,6 +10,7 @@ networks) and, as a pattern of attention, 2504.17768.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -19,6 +20,19 @@ from gram.kernels.spec import Spec, box_shape
 
 NEIGHBOURS = {"up": (-1, 0), "down": (1, 0), "left": (0, -1), "right": (0, 1)}
 """Row and column of the token that each token hears, beside its own."""
+RAYS = {"above": (0, False), "below": (0, True), "before": (1, False), "after": (1, True)}
+"""Axis of the grid (rows, columns) and direction of the tokens that each token hears, up to the edge."""
+TURNS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mirror": lambda grid: grid.flip(1),
+    "flip": lambda grid: grid.flip(0),
+    "half-turn": lambda grid: grid.flip(0, 1),
+    "transpose": lambda grid: grid.transpose(0, 1),
+    "antitranspose": lambda grid: grid.flip(0, 1).transpose(0, 1),
+    "quarter-turn": lambda grid: grid.transpose(0, 1).flip(0),
+    "three-quarter-turn": lambda grid: grid.transpose(0, 1).flip(1),
+}
+"""The square's symmetries, of a grid whose first two axes are rows and columns: each token hears the one that comes to
+its place."""
 EDGE = 2
 """Token of a puzzle that joins two nodes: the first `n (n - 1) / 2` are the pairs of `n` nodes, row by row."""
 GRAPH_WEIGHT = 0.5
@@ -47,8 +61,10 @@ def tables(names: tuple[str, ...], tokens: int, device: torch.device) -> Tensor:
     """The relations' matrices, fp32 `[R, L, L]`.
 
     A line (row, column, diagonal, antidiagonal, box) relates a token to the line's other tokens with weight
-    `1 / sqrt(side)`; `up`, `down`, `left` and `right` relate it to one neighbour with weight 1; `all` relates it to
-    every token, itself included, with weight `1 / L`.
+    `1 / sqrt(side)`; `up`, `down`, `left` and `right` relate it to one neighbour with weight 1, and a symmetry of the
+    square (`TURNS`) to the token that comes to its place; `above`, `below`, `before` and `after` relate it to all
+    tokens on that side of it in its column or row, with weight `1 / sqrt(side)`; `all` relates it to every token,
+    itself included, with weight `1 / L`.
     """
     return (_tables if torch.compiler.is_compiling() else _kept_tables)(names, tokens, device)
 
@@ -70,6 +86,13 @@ def _tables(names: tuple[str, ...], tokens: int, device: torch.device) -> Tensor
                 down, right = NEIGHBOURS[name]
                 is_next = (row[:, None] + down == row) & (column[:, None] + right == column)
                 return is_next.float()
+            if name in TURNS:
+                return itself[TURNS[name](place.view(side, side)).flatten()]
+            if name in RAYS:
+                axis, is_behind = RAYS[name]
+                line, along = (column, row) if axis == 0 else (row, column)
+                is_heard = (along[None] > along[:, None]) if is_behind else (along[None] < along[:, None])
+                return (is_heard & (line[None] == line[:, None])).float() / math.sqrt(side)
             number = _line_numbers(name, row, column, side)
             return ((number[:, None] == number).float() - itself) / math.sqrt(side)
 
@@ -118,6 +141,15 @@ def _by_line(name: str, x: Tensor, axis: int) -> Tensor:
         edge = torch.zeros_like(grid.narrow(along, 0, 1))
         kept = grid.narrow(along, max(shift, 0), side - 1)
         return torch.cat([kept, edge] if shift > 0 else [edge, kept], along).flatten(axis, axis + 1)
+    if name in TURNS:
+        front = grid.movedim((axis, axis + 1), (0, 1))
+        return TURNS[name](front).movedim((0, 1), (axis, axis + 1)).flatten(axis, axis + 1)
+    if name in RAYS:
+        along, is_behind = axis + RAYS[name][0], RAYS[name][1]
+        wide = grid.to(torch.float32)
+        up_to = wide.flip(along).cumsum(along).flip(along) if is_behind else wide.cumsum(along)
+        heard_ray: Tensor = (up_to - wide) / math.sqrt(side)
+        return heard_ray.to(x.dtype).flatten(axis, axis + 1)
     if name in ("row", "column"):
         total = grid.sum(axis + (name == "row"), keepdim=True, dtype=torch.float32)
     elif name == "box":

@@ -16,6 +16,7 @@ Positions = Literal["learned", "rotary", "both", "none"]
 Guidance = Literal["full", "mean", "noise", "none"]
 NoiseOrder = Literal["before", "after"]
 HeadReadout = Literal["mean", "register", "first", "max"]
+Memory = Literal["titans", "no-momentum", "no-forgetting", "delta", "sum", "mean", "none"]
 DENSE_TOKENS = 150
 """Up to here a matrix product is faster on a CPU than sums by line."""
 
@@ -80,10 +81,22 @@ class Spec:
     """What halt head and LPRM read: the mean over tokens, the first register, the first of all tokens (EqR), or of each
     channel the token where it is largest (a lattice: one token shows a conflict)."""
 
+    demonstrations: int = 0
+    """Pairs of an input and an output that stand before the test input in a puzzle. A state has the answer's tokens
+    alone; the pairs reach it through the memory."""
+    memory: Memory = "none"
+    """How demonstrations are remembered: `titans` (momentum, forgetting and surprise), an ablation of it
+    (`no-momentum`, `no-forgetting`, `delta` without both, `sum` without surprise), `mean` (the average of their
+    embeddings) or `none` (`kernels/memory.py`)."""
+    memory_keys: int = 96
+    """Channels of a key of the memory."""
+    memory_values: int = 32
+    """Channels of a value of the memory."""
+
     @property
     def length(self) -> int:
         """Tokens of a state, registers included."""
-        if self.has_graph:
+        if self.has_graph or self.demonstrations:
             return self.output_tokens
         return self.registers + self.tokens * self.value_tokens
 
@@ -95,12 +108,26 @@ class Spec:
     @property
     def answer_start(self) -> int:
         """Place in a state of the first answer token."""
-        return 0 if self.has_graph else self.registers + self.output_start
+        return 0 if self.has_graph or self.demonstrations else self.registers + self.output_start
 
     @property
     def embedded_dim(self) -> int:
-        """Channels of `e_x`: where each puzzle has a graph, each node's row of its matrix stands behind its own."""
-        return self.dim + (self.length if self.has_graph else 0)
+        """Channels of `e_x`: where each puzzle has a graph, each node's row of its matrix stands behind its own; where
+        it has a memory, that stands there in equal parts."""
+        return self.dim + (self.length if self.has_graph else self.memory_channels)
+
+    @property
+    def memory_size(self) -> int:
+        """Numbers of a task's memory."""
+        if not self.demonstrations or self.memory == "none":
+            return 0
+        return self.dim if self.memory == "mean" else self.memory_keys * self.memory_values
+
+    @property
+    def memory_channels(self) -> int:
+        """Channels of each token that hold the memory together, and its own key."""
+        own = self.memory_keys if self.memory_size and self.memory != "mean" else 0
+        return own + -(-self.memory_size // self.length)
 
     @property
     def are_sums_products(self) -> bool:

@@ -438,8 +438,12 @@ class SlotStates:
             self.e_x[index] = self.model.embed_empty(len(rows))
         else:
             tokens = torch.from_numpy(puzzles.astype(np.int64)).to(self.h.device)
-            self.e_x[index] = self.model.embed(tokens, None if own is None else torch.from_numpy(own))
+            self.e_x[index] = self._embedded(tokens, None if own is None else torch.from_numpy(own))
         self.hash[rows], self.trajectory[rows] = hashes, trajectories
+
+    def _embedded(self, tokens: Tensor, identities: Tensor | None) -> Tensor:
+        """`e_x [k, L, D]` of puzzles `[k, L]` as the slots show them."""
+        return self.model.embed(tokens, identities)
 
     def _key(self, rows: Rows | slice) -> NoiseKey:
         arrays = self.hash[rows], self.trajectory[rows], self.step[rows]

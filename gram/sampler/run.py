@@ -28,6 +28,7 @@ from gram.config import ResolvedConfig, SamplerConfig, Selector, config_to_json,
 from gram.kernels import dispatch
 from gram.kernels.spec import Spec
 from gram.model import Model
+from gram.sampler.demonstration_slots import DemonstrationSlots
 from gram.sampler.engine import Engine, Observer, SlotStates, spec_of
 from gram.sampler.halting import RULES
 from gram.sampler.lattice_slots import LatticeSlots
@@ -117,6 +118,8 @@ def resolve(config: SamplerConfig, model: Model, puzzles: int = 0) -> ResolvedCo
 
 def slots_of(model: Model) -> type[SlotStates]:
     """What holds the latent states of a model's trajectories."""
+    if model.config.demonstrations:
+        return DemonstrationSlots
     return LatticeSlots if model.config.latent == "lattice" else SlotStates
 
 

@@ -83,6 +83,8 @@ class Task(ABC):
     relations: tuple[str, ...] = ()
     """Relations of the tokens (`gram.config.Relation`) that a model with the mixer `relations` sums along where its
     recipe names none. Tasks of one family that name the same can share a model, whatever their number of tokens."""
+    demonstrations: int = 0
+    """Pairs of an input and an output that stand before the test input in a puzzle, each of `A` tokens."""
     answer_values: tuple[int, ...] = cast(
         tuple[int, ...], cached_property(lambda self: tuple(range(1, self.vocabulary)))
     )

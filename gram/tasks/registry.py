@@ -12,18 +12,33 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gram.tasks import colouring, maze, nqueens, sudoku
+from gram.tasks import colouring, maze, nqueens, recolour, sudoku
 from gram.tasks.arc import Arc
 from gram.tasks.protocol import Task
 from gram.tasks.sudoku_solver import BOXES
 
-STANDARD = ("nqueens8", "nqueens10", "sudoku4", "sudoku6", "sudoku9", "colouring8", "colouring10", "maze30", "arc")
-FAMILIES = "nqueensN (N of 4 to 12), sudoku4, sudoku6, sudoku9, colouringN (N of 3 to 14), mazeN (N of 4 to 30), arc"
+STANDARD = (
+    "nqueens8",
+    "nqueens10",
+    "sudoku4",
+    "sudoku6",
+    "sudoku9",
+    "colouring8",
+    "colouring10",
+    "maze30",
+    "recolour",
+    "arc",
+)
+FAMILIES = (
+    "nqueensN (N of 4 to 12), sudoku4, sudoku6, sudoku9, colouringN (N of 3 to 14), mazeN (N of 4 to 30), recolour, "
+    "recolourN (N of 1 to 16), arc"
+)
 SIZED: dict[str, tuple[Callable[[int], Task], Container[int]]] = {
     "nqueens": (nqueens.NQueens, nqueens.SIZES),
     "sudoku": (sudoku.Sudoku, BOXES),
     "colouring": (colouring.Colouring, colouring.SIZES),
     "maze": (maze.Maze, maze.SIZES),
+    "recolour": (recolour.Recolour, recolour.SIZES),
 }
 """Families by name: the class and the sizes it takes."""
 
@@ -45,6 +60,8 @@ def get_task(name: str, module: Path | str | None = None) -> Task:
 
 @cache
 def _builtin(name: str) -> Task:
+    if name == "recolour":
+        return recolour.Recolour()
     match = re.fullmatch(r"([a-z]+)(\d{1,2})", name)
     make, sizes = SIZED[match[1]] if match and match[1] in SIZED else (None, ())
     if match is None or make is None or (size := int(match[2])) not in sizes:

@@ -19,6 +19,7 @@ from gram.atomic_files import naming
 from gram.training.arc_puzzles import open_training_puzzles, with_identities
 from gram.training.config import TrainOverrides
 from gram.training.data_parallel import Ranks
+from gram.training.demonstration_trainer import DemonstrationTrainer
 from gram.training.diagnosis import Signs, diagnose
 from gram.training.lattice_trainer import LatticeTrainer
 from gram.training.progress import TrainProgress, tensorboard
@@ -81,7 +82,9 @@ def train(
         if ranks.is_first:
             opened.enter_context(open_run(recipe, out, start, source.digest()))
         ranks.barrier()
-        kind_of_trainer = LatticeTrainer if recipe.model.latent == "lattice" else Trainer
+        kind_of_trainer: type[Trainer] = LatticeTrainer if recipe.model.latent == "lattice" else Trainer
+        if recipe.model.demonstrations:
+            kind_of_trainer = DemonstrationTrainer
         trainer = kind_of_trainer(
             recipe,
             out,

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -19,6 +20,7 @@ from gram.kernels.philox import NoiseKey
 from gram.model import Model
 from gram.tasks.registry import get_task
 from gram.tasks.sudoku_solver import BOXES, solver
+from gram.tasks.views import SYMMETRIES, turn
 from gram.training.recipe import load_recipe
 from tests.models import tiny_config, tiny_model
 
@@ -33,6 +35,12 @@ NEIGHBOURS = {
     "down": lambda a, b: (a[0] + 1, a[1]) == b,
     "left": lambda a, b: (a[0], a[1] - 1) == b,
     "right": lambda a, b: (a[0], a[1] + 1) == b,
+}
+RAYS = {
+    "above": lambda a, b: b[1] == a[1] and b[0] < a[0],
+    "below": lambda a, b: b[1] == a[1] and b[0] > a[0],
+    "before": lambda a, b: b[0] == a[0] and b[1] < a[1],
+    "after": lambda a, b: b[0] == a[0] and b[1] > a[1],
 }
 ALL = {"mixer": "relations", "relations": (*LINES, "all"), "mixer_hidden": 20, "positions": "none"}
 
@@ -57,6 +65,23 @@ def test_a_direction_relates_a_square_to_its_neighbour(name):
     table = relations.tables((name,), 25, torch.device("cpu"))[0]
     squares = [divmod(place, 5) for place in range(25)]
     assert table.tolist() == [[float(NEIGHBOURS[name](one, other)) for other in squares] for one in squares]
+
+
+@pytest.mark.parametrize("name", sorted(RAYS))
+def test_a_ray_relates_a_square_to_all_on_one_side(name):
+    table = relations.tables((name,), 25, torch.device("cpu"))[0] * 5**0.5
+    squares = [divmod(place, 5) for place in range(25)]
+    torch.testing.assert_close(table, torch.tensor([[float(RAYS[name](a, b)) for b in squares] for a in squares]))
+
+
+@pytest.mark.parametrize("side", [4, 5])
+def test_the_symmetries_of_the_square_are_all_but_the_identity(side):
+    places = np.arange(side * side).reshape(side, side)
+    expected = {turn(places, number).tobytes() for number in range(1, SYMMETRIES)}
+    tables = relations.tables(tuple(relations.TURNS), side * side, torch.device("cpu"))
+    found = {(table @ torch.arange(side * side).float()).long().numpy().tobytes() for table in tables}
+    assert found == expected
+    assert len(found) == 7
 
 
 @pytest.mark.parametrize("n", BOXES)
