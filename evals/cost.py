@@ -42,6 +42,12 @@ def step_macs(config: ModelConfig) -> dict[str, int]:
     }
     if config.latent == "lattice":
         parts["decoder"] = OPINIONS * dim * length  # every round reads it
+    if config.memory_size:
+        calls = turns * (config.low_level_updates + 1)
+        is_mean = config.memory == "mean"
+        read = dim if is_mean else config.memory_values  # behind the gate
+        asked = 0 if is_mean else config.memory_keys * (dim + config.memory_values)
+        parts["memory"] = calls * length * (dim * dim + read * dim + asked)
     return {**parts, "total": sum(parts.values())}
 
 

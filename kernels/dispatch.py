@@ -132,6 +132,8 @@ def step_flops(weights: Weights, spec: Spec) -> float:
             total += reads * 2 * tensor.numel() * spec.length
         elif first == "prior" and spec.guidance != "none":
             total += 2 * tensor.numel() * spec.length
+    if spec.memory_size and spec.memory != "mean":
+        total += reads * 2 * spec.memory_size * spec.length
     if spec.mixer == "attention":
         total += (spec.low_level_updates + 1) * spec.blocks * 4 * spec.length**2 * spec.dim
     elif spec.mixer == "relations":

@@ -6,6 +6,7 @@ import torch
 
 from gram import checkpoint
 from gram.config import ModelConfig, SamplerConfig, config_from_json, config_to_json
+from gram.evals.cost import step_macs
 from gram.kernels import dispatch
 from gram.model import Model
 from gram.sampler.run import resolve, sample
@@ -135,6 +136,14 @@ def test_other_kernels_say_that_they_read_no_memory():
         with pytest.raises(ValueError, match=r"eager alone reads a memory|needs a GPU"):
             dispatch.choose(own.device, own.spec, own.dtype, kernel)
     assert resolve(SamplerConfig(width=1000), own, puzzles=10**9).kernel == "eager"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_reading_costs_is_counted(kind):
+    own = model(memory=kind)
+    counted = step_macs(own.config)
+    assert bool(counted.get("memory")) == (kind != "none")
+    assert dispatch.step_flops(own.weights(), own.spec) == 2 * (counted["core"] + counted.get("memory", 0))
 
 
 def recipe(**overrides) -> Recipe:
