@@ -249,11 +249,13 @@ class Model(nn.Module):
         injection: Injection = LEARNED,
         spec: Spec | None = None,
         kernel: str = "eager",
+        weights: Weights | None = None,
     ) -> Step:
         """One supervision step of `B` trajectories; see `kernels/reference.py`. `spec` replaces the model's own, to
-        take another number of transitions or updates; `kernel` is the path."""
+        take another number of transitions or updates; `kernel` is the path; `weights` are the model's own, collected
+        once for many steps."""
         return dispatch.supervision_step(
-            self.weights(), spec or self.spec, h, l, e_x, key, injection=injection, kernel=kernel
+            weights or self.weights(), spec or self.spec, h, l, e_x, key, injection=injection, kernel=kernel
         )
 
     def decode(self, h: Tensor) -> Tensor:

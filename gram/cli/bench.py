@@ -181,8 +181,9 @@ def _engine_rows(kind: str, rounds: int, limit: int) -> Iterator[Measurement]:
 
 def _sampler_rows(rounds: int, limit: int, peer_repo: Path | None) -> Iterator[Measurement]:
     import gram
-    from gram.evals.benchmarks import peer_benchmark, sampler_benchmark
+    from gram.evals.benchmarks import host_benchmark, peer_benchmark, sampler_benchmark
 
+    yield from host_benchmark.rows(rounds)
     if peer_repo is not None:
         yield from peer_benchmark.rows(peer_repo, rounds=rounds)
     for name in ("nqueens8", "sudoku6"):

@@ -5,47 +5,47 @@ waiting ones at once. Launches have one fixed number of rows, and noise is keyed
 (`kernels/philox.py`). So a trajectory is the same bit for bit in any company: the number of slots, the order of puzzles
 and what was cancelled beside it change nothing (but rounding, where `is_padded` is off).
 
-The first `n` slots are the occupied ones, so the number of launches follows the number of trajectories. The last launch
-is padded with rows that nobody reads, or cut where a run is not padded.
+Slots are launched from the first to the last that is taken. A slot that nothing waits for is run on as padding, which
+nobody reads; once the trajectories fit in fewer launches, the last ones move to the free slots before them.
 
-Shapes: `S` slots (a whole number of launches), `B` rows of a launch, `L` tokens (registers included), `D` model, `A`
-answer tokens, `M` depth, `k` some slots.
+All bookkeeping is in arrays: over slots here, over trajectories in `gram/sampler/scheduler.py`. Where the states are in
+another memory, each direction is one copy a step: what it shows comes in one piece, and so goes what is to be started
+or moved.
+
+Shapes: `S` slots (a whole number of launches), `B` trajectories that have taken a step, `L` tokens (registers
+included), `A` answer tokens, `k` some slots.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 from gram.config import ResolvedConfig
 from gram.kernels.philox import NoiseKey
 from gram.kernels.spec import Injection, Spec
 from gram.model import Model
-from gram.sampler import halting
+from gram.sampler import device_loop, halting
+from gram.sampler.exchange import Moved, Places, Readout, StepReading
 from gram.sampler.halting import Readings
 from gram.sampler.particle_filter import ParticleFilter, resampler_of
-from gram.sampler.scheduler import Final, Scheduler, Shard, ShardResult, ShardState, Trajectory
+from gram.sampler.scheduler import Final, OpenShard, Rows, Scheduler, Shard, ShardResult, Trajectories
+from gram.sampler.sequential_tests import SequentialTests
 from gram.sampler.views import SlotViews
 from gram.sampler.width import width_policy_of
 from gram.tasks.protocol import Task, Tokens
 
-Rows = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-
-
-class Readout(NamedTuple):
-    """What a state says, `[k]` each."""
-
-    answers: Tokens
-    """Decoded answers `[k, A]`."""
-    margin: NDArray[np.float32]
-    residual: NDArray[np.float32]
+FREE = -1
+"""Stands for a trajectory where a slot has none."""
+NOTHING_MOVED = Moved(*[np.zeros(0, np.int64)] * 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,256 +136,225 @@ class Engine:
         (`gram.sampler.run.slots_of`; None: continuous ones).
         `is_static` is static batching: no slot is filled again before all have ended. Other samplers batch so; it is
         here for comparison."""
-        self.config, self.depth = config, config.depth
+        self.config, self.depth, self.task, self.identities = config, config.depth, task, identities
         self.observer = observer or Observer()
         self.is_traced, self.is_static = is_traced, is_static
         self.slots = (kind_of_slots or SlotStates)(model, config, task=task, is_unconditional=is_unconditional)
         self.rule, self.first_halt = halting.RULES[config.halting], first_halt(config, model)
-        is_adaptive, is_filtered = config.width_policy != "fixed", config.resampler != "none"
-        policy = width_policy_of(config) if is_adaptive else None
-        trusts_halt_head = not bool(model.lprm.weight.any())
-
-        def open_shard(shard: Shard) -> ShardState:
-            return ShardState(
-                task,
-                puzzles,
-                shard,
-                config,
-                policy,
-                identities=identities,
-                answer_tokens=model.config.output_tokens,
-                trusts_halt_head=trusts_halt_head,
-                is_traced=is_traced,
-            )
-
-        self.task = task
-        self.scheduler = Scheduler(open_shard, is_by_puzzle=is_filtered)
-        self.filter = ParticleFilter(resampler_of(config), config.seed) if is_filtered else None
-        self.occupants: list[Trajectory | None] = [None] * self.slots.count
-        """The trajectory in each slot."""
-        self.has_ended = np.zeros(self.slots.count, bool)
-        """Slots whose trajectory has ended but cannot leave yet (static batching only)."""
+        answer_tokens = model.config.output_tokens
+        depth = config.depth if is_traced else 0
+        self.table = Trajectories(task, puzzles, answer_tokens=answer_tokens, depth=depth)
+        policy, tests = width_policy_of(config) if config.width_policy != "fixed" else None, None
+        if policy is not None:
+            trusts_halt_head = not bool(model.lprm.weight.any())
+            tests = SequentialTests(policy, answer_tokens=answer_tokens, trusts_halt_head=trusts_halt_head)
+        is_filtered = config.resampler != "none"
+        self.scheduler = Scheduler(self.table, is_by_puzzle=is_filtered, tests=tests)
+        self.filter: ParticleFilter | None = None
+        if is_filtered:
+            self.filter = ParticleFilter(resampler_of(config), config.seed, self.table)
+            self.scheduler.on_open.append(self.filter.open)
+        rows = self.slots.rows
+        self.occupants = np.full(rows, FREE)
+        """The trajectory in each slot, by its row in the table."""
         self.occupied = 0
-        """The first so many slots are taken."""
-        rows = self.slots.count
-        self.last_answers = np.zeros((rows, model.config.output_tokens), np.uint8)
+        """Slots behind the first so many are free."""
+        self.active = 0
+        """Slots that have a trajectory."""
+        self.last_answers = np.zeros((rows, answer_tokens), np.uint8)
         """Canonical ones, of a halting rule that compares them."""
         self.unchanged = np.zeros(rows, np.int64)
+        self.unread = np.full(rows, np.nan, np.float32)
+        """Residuals where nobody asks for them."""
         self.steps_run = 0
-        """Supervision steps of trajectories advanced so far; padding not counted."""
+        """Supervision steps of trajectories advanced so far; padding not counted, but what a static batch runs on."""
         self.is_watched = type(self.observer).on_step is not Observer.on_step
-        self.reads_every_step = is_traced or self.is_watched or self.rule.needs_answers or self.rule.needs_residual
-        """Whether answers are decoded at every step, not only where a trajectory ends."""
+        self.reads_every_step = (
+            is_traced or self.is_watched or self.rule.needs_answers or self.rule.needs_residual or self.slots.is_remote
+        )
+        """Whether answers are decoded at every step, not only where a trajectory ends: a second copy from a device
+        would wait once more."""
+        self.is_on_device = (
+            self.slots.is_remote
+            and not (is_traced or self.is_watched or is_static or identities is not None)
+            and device_loop.can_run(config, self.slots)
+        )
+        """Whether the device halts and refills by itself (`gram/sampler/device_loop.py`)."""
 
     @torch.inference_mode()
     def run(self, shards: Iterable[Shard]) -> Iterator[tuple[Shard, ShardResult]]:
         """Runs shards, filling slots across their borders. Yields each when all its puzzles are decided."""
         self.scheduler.add(shards)
+        if self.is_on_device:
+            yield from self._run_on_device()
+            return
         self._fill()
-        while self.occupied:
+        while self.active:
             finished = self._step()
             self.observer.on_advanced(self)
-            for state in finished:
-                self.scheduler.close(state)
-                yield state.shard, state.result()
-            self._compact()
+            for opened in finished:
+                yield opened.shard, self.scheduler.close(opened)
             self._fill()
 
-    def _step(self) -> list[ShardState]:
+    def _run_on_device(self) -> Iterator[tuple[Shard, ShardResult]]:
+        """`run`, where the device needs no decision. Observers hear of it once every few steps."""
+        loop = device_loop.DeviceLoop(
+            self.slots, self.scheduler, self.config, first_halt=self.first_halt, depth=self.depth
+        )
+        for finished, ended, self.steps_run in loop.run():
+            if ended:
+                self.observer.on_ended(ended)
+            self.observer.on_advanced(self)
+            for opened in finished:
+                yield opened.shard, self.scheduler.close(opened)
+
+    def _step(self) -> list[OpenShard]:
         """One supervision step of every slot. Returns the shards that it finished."""
         count = self.occupied
-        halt, lprm = self.slots.advance(count)
-        self.steps_run += count
-        rows = np.flatnonzero(~self.has_ended[:count])
-        seen = self.slots.read(rows) if self.reads_every_step else None
-        taken = self.slots.step[rows]
-        if seen is not None and self.rule.needs_answers:
-            answers = self.task.canonical(seen.answers)
-            is_same = (answers == self.last_answers[rows]).all(1) & (taken > 1)
-            self.unchanged[rows] = halting.count_unchanged(is_same, self.unchanged[rows])
-            self.last_answers[rows] = answers
-        now = Readings(
-            step=taken,
-            halt=halt[rows],
-            residual=np.full(len(rows), np.nan, np.float32) if seen is None else seen.residual,
-            unchanged=self.unchanged[rows],
+        self.slots.advance(count)
+        self.steps_run += count if self.is_static else self.active
+        shown = self.slots.show(count, is_read=self.reads_every_step)
+        taken, is_active = self.slots.step[:count], self.occupants[:count] != FREE
+        stops = halting.stops(
+            self.config.halting, self.config.halt_threshold, self.first_halt, self._readings(count, shown)
         )
-        stops = halting.stops(self.config.halting, self.config.halt_threshold, self.first_halt, now)
-        if seen is not None:
-            self._show(rows, seen, stops, halt, lprm)
-        leaving = stops | (taken >= self.depth)
-        finished = self._end(rows[leaving], stops[leaving], seen, leaving, halt, lprm)
+        if self.is_traced or self.is_watched:
+            self._show(np.flatnonzero(is_active), shown, stops)
+        is_leaving = (stops | (taken >= self.depth)) & is_active
+        finished = self._end(np.flatnonzero(is_leaving), shown, stops)
         if self.filter is not None:
-            self._wait_at_barrier(self.filter, rows[~leaving], halt, lprm)
+            staying = np.flatnonzero(is_active & ~is_leaving)
+            self.filter.wait(self.occupants[staying], staying, taken[staying], shown.halt[staying], shown.lprm[staying])
         return finished
 
-    def _show(self, rows: Rows, seen: Readout, stops: Bools, halt: np.ndarray, lprm: np.ndarray) -> None:
+    def _readings(self, count: int, shown: StepReading) -> Readings:
+        """What halting rules read, of the first `count` slots."""
+        taken, read = self.slots.step[:count], shown.readout
+        if read is not None and self.rule.needs_answers:
+            answers = self.task.canonical(read.answers)
+            is_same = (answers == self.last_answers[:count]).all(1) & (taken > 1)
+            self.unchanged[:count] = halting.count_unchanged(is_same, self.unchanged[:count])
+            self.last_answers[:count] = answers
+        residual = self.unread[:count] if read is None else read.residual
+        return Readings(step=taken, halt=shown.halt, residual=residual, unchanged=self.unchanged[:count])
+
+    def _show(self, slots: Rows, shown: StepReading, stops: Bools) -> None:
         """Records the step for a trace and shows it to the observer."""
-        shown = [self._occupant(row) for row in rows]
+        read, rows = shown.readout, self.occupants[slots]
+        assert read is not None
+        steps, halt, lprm = self.slots.step[slots], shown.halt[slots], shown.lprm[slots]
+        answers = read.answers[slots]
         if self.is_traced:
-            for place, (row, each) in enumerate(zip(rows, shown, strict=True)):
-                values = {
-                    "halt": halt[row],
-                    "lprm": lprm[row],
-                    "residual": seen.residual[place],
-                    "margin": seen.margin[place],
-                }
-                step = int(self.slots.step[row])
-                each.shard.record_step(each.puzzle, each.column, step, seen.answers[place], values)
+            self.table.record_step(rows, steps, answers, (halt, lprm, read.residual[slots], read.margin[slots]))
         if self.is_watched:
             self.observer.on_step(
                 StepView(
-                    step=self.slots.step[rows].copy(),
-                    puzzle=np.array([each.shard.shard.first_puzzle + each.puzzle for each in shown]),
-                    trajectory=self.slots.trajectory[rows].copy(),
-                    answers=seen.answers.copy(),
-                    is_halted=stops.copy(),
-                    halt=halt[rows].copy(),
-                    lprm=lprm[rows].copy(),
+                    step=steps,
+                    puzzle=self.table.puzzle[rows],
+                    trajectory=self.table.id[rows],
+                    answers=answers,
+                    is_halted=stops[slots],
+                    halt=halt,
+                    lprm=lprm,
                 )
             )
 
-    def _end(
-        self, rows: Rows, stops: Bools, seen: Readout | None, leaving: Bools, halt: np.ndarray, lprm: np.ndarray
-    ) -> list[ShardState]:
-        """Ends the trajectories in `rows`. Returns the shards that this finishes."""
-        if not len(rows):
+    def _end(self, slots: Rows, shown: StepReading, stops: Bools) -> list[OpenShard]:
+        """Ends the trajectories in `slots`. Returns the shards that this finishes."""
+        if not len(slots):
             return []
-        if seen is None:
-            read = self.slots.read(rows)
-        else:
-            read = Readout(seen.answers[leaving], seen.margin[leaving], seen.residual[leaving])
-        finished, ended = [], 0
-        for place, row in enumerate(rows):
-            each = self.occupants[int(row)]
-            if each is None:
-                continue  # its puzzle was decided by another of these rows
-            state, puzzle = each.shard, each.puzzle
-            self._leave(row)
-            final = Final(
-                answer=read.answers[place],
-                steps=int(self.slots.step[row]),
-                halt=float(halt[row]),
-                lprm=float(lprm[row]),
-                residual=float(read.residual[place]),
-                margin=float(read.margin[place]),
-                is_halted=bool(stops[place]),
-                lineage=each.lineage,
-            )
-            if self.filter is not None:
-                self.filter.end(each)
-            is_decided = state.end(puzzle, each.column, final)
-            ended += 1 if state.policy is None else is_decided * state.shard.trajectories
-            if is_decided:
-                self._cancel(state, puzzle)
-                if not state.undecided:
-                    finished.append(state)
-            else:
-                self.scheduler.requeue(state, puzzle)
+        rows = self.occupants[slots]
+        whole = shown.readout
+        read = self.slots.read(slots) if whole is None else whole.at(slots)
+        final = Final(
+            answers=read.answers,
+            steps=self.slots.step[slots],
+            halt=shown.halt[slots],
+            lprm=shown.lprm[slots],
+            residual=read.residual,
+            margin=read.margin,
+            is_halted=stops[slots],
+        )
+        self.occupants[slots] = FREE
+        finished, ended = self.scheduler.end(rows, final)
+        if self.filter is not None:
+            self.filter.end(rows)
+        if self.scheduler.tests is not None:
+            others = self.occupants[: self.occupied]
+            others[self.scheduler.is_decided(others) & (others != FREE)] = FREE
         if ended:
             self.observer.on_ended(ended)
         return finished
 
-    def _wait_at_barrier(self, particles: ParticleFilter, rows: Rows, halt: np.ndarray, lprm: np.ndarray) -> None:
-        """Takes running trajectories out until all of their puzzle have come this far, and resumes complete puzzles."""
-        for row in rows:
-            each = self._occupant(row)
-            memory = self.last_answers[row].copy(), int(self.unchanged[row])
-            state, step = self.slots.take_out(int(row)), int(self.slots.step[row])
-            waiting = replace(each, state=state, step=step, memory=memory)
-            particles.wait(waiting, float(halt[row]), float(lprm[row]))
-            self._leave(row)
-        self.scheduler.resume(particles.released())
-
-    def _cancel(self, state: ShardState, puzzle: int) -> None:
-        """Frees the slots of a decided puzzle's other trajectories."""
-        if state.policy is None:
-            return  # none is left
-        for row, each in enumerate(self.occupants[: self.occupied]):
-            if each is not None and each.shard is state and each.puzzle == puzzle and not self.has_ended[row]:
-                self._leave(row)
-
-    def _occupant(self, row: int | np.integer) -> Trajectory:
-        found = self.occupants[int(row)]
-        assert found is not None
-        return found
-
-    def _leave(self, row: int | np.integer) -> None:
-        if self.is_static:
-            self.has_ended[row] = True
-        else:
-            self.occupants[int(row)] = None
-
     def _fill(self) -> None:
-        """Puts waiting trajectories into the free slots, which are the last ones."""
-        if self.is_static and self.occupied:
+        """Puts waiting trajectories into free slots, and closes the gaps that are left where that saves a launch."""
+        self.active = int(np.count_nonzero(self.occupants[: self.occupied] != FREE))
+        if self.is_static and self.active:
             return
-        free = self.slots.count - self.occupied
-        coming = self.scheduler.next_needed(free)
-        if not self.is_static:
+        self.occupied = self.occupied if self.active else 0
+        moved = NOTHING_MOVED
+        if self.filter is not None:
+            moved = self._take_back(self.filter)
+        elif not self.slots.is_padded:
+            moved = self._compact()  # rounding may follow the order of the slots
+        free = np.flatnonzero(self.occupants[: self.slots.count] == FREE)
+        coming = self.scheduler.next_needed(len(free))
+        if not self.is_static and self.slots.is_padded:
             # Rows that would be padding cost nothing, so they may run what is not certainly needed.
-            padding = -(self.occupied + len(coming)) % self.slots.launch if self.slots.is_padded else 0
-            coming += self.scheduler.next_speculative(min(padding, free - len(coming)))
-        if not coming:
-            return
-        rows = np.arange(self.occupied, self.occupied + len(coming))
-        for row, each in zip(rows, coming, strict=True):
-            self.occupants[row] = each
-            self.unchanged[row] = 0
-            if each.memory is not None:
-                self.last_answers[row], self.unchanged[row] = each.memory
-        self.occupied += len(coming)
-        is_new = np.array([each.state is None for each in coming])
-        if is_new.any():
-            self.slots.start(rows[is_new], _places([each for each in coming if each.state is None]))
-        if not is_new.all():
-            back = [each for each in coming if each.state is not None]
-            states: list[Tensor] = [each.state for each in back if each.state is not None]
-            self.slots.resume(rows[~is_new], _places(back), np.array([each.step for each in back]), states)
+            padding = -(self.active + len(coming)) % self.slots.launch
+            spare = self.scheduler.next_speculative(min(padding, len(free) - len(coming)))
+            coming = np.concatenate([coming, spare])
+        slots = free[: len(coming)]
+        if len(coming):
+            self.occupants[slots], self.unchanged[slots] = coming, 0
+            self.active += len(coming)
+            self.occupied = max(self.occupied, int(slots[-1]) + 1)
+        moved = moved if len(moved.source) else self._compact()
+        if len(moved.source) or len(coming):
+            puzzles = self.table.puzzle[coming]
+            own = None if self.identities is None else self.identities[puzzles]
+            new = Places(self.table.puzzles[puzzles], self.table.hashes[puzzles], self.table.id[coming], own)
+            self.slots.change(moved, slots, new)
 
-    def _compact(self) -> None:
-        """Moves the last trajectories into the holes, so that the occupied slots are the first ones."""
-        if self.is_static:
-            if self.has_ended[: self.occupied].all():
-                self.occupants[: self.occupied] = [None] * self.occupied
-                self.has_ended[:], self.occupied = False, 0
-            return
-        taken = [row for row in range(self.occupied) if self.occupants[row] is not None]
-        holes = [row for row in range(len(taken)) if self.occupants[row] is None]
-        movers = [row for row in taken if row >= len(taken)]
-        if holes:
-            source, target = np.array(movers), np.array(holes)
-            self.slots.move(source, target)
+    def _compact(self) -> Moved:
+        """Gives the last trajectories the free slots before them, where that saves a launch."""
+        launch = self.slots.launch if self.slots.is_padded else 1
+        if -(-self.active // launch) == -(-self.occupied // launch):
+            return NOTHING_MOVED
+        holes = np.flatnonzero(self.occupants[: self.active] == FREE)
+        last = np.flatnonzero(self.occupants[self.active : self.occupied] != FREE) + self.active
+        self.occupants[holes], self.occupants[last] = self.occupants[last], FREE
+        self.occupied = self.active
+        return self._moved(last, holes)
+
+    def _take_back(self, particles: ParticleFilter) -> Moved:
+        """Gives the first slots to resampled particles; the states of those that wait stand behind all launches."""
+        rows, source, running = particles.move(self.slots.count)
+        target = np.arange(len(rows))
+        target[running:] += self.slots.rows - running
+        self._reserve(int(target.max(initial=0)) + 1)
+        particles.slot[rows] = target
+        self.occupants[:] = FREE
+        self.occupants[target] = rows
+        self.occupied = self.active = running
+        # A state that stays where it is may go on as another trajectory.
+        is_moved = (source != target) | (self.slots.trajectory[target] != self.table.id[rows])
+        return self._moved(source[is_moved], target[is_moved])
+
+    def _moved(self, source: Rows, target: Rows) -> Moved:
+        """Slots whose states go to others; what halting rules remember of them goes at once."""
+        if self.rule.needs_answers:
             self.last_answers[target], self.unchanged[target] = self.last_answers[source], self.unchanged[source]
-            for mover, hole in zip(movers, holes, strict=True):
-                self.occupants[hole], self.occupants[mover] = self.occupants[mover], None
-        self.occupied = len(taken)
+        return Moved(source, target, self.table.id[self.occupants[target]])
 
-
-class Places(NamedTuple):
-    """What waiting trajectories bring into their slots, `[k]` each."""
-
-    puzzles: Tokens
-    """`[k, L]`."""
-    hashes: Rows
-    """Of the puzzles."""
-    trajectories: Rows
-    """Ids, which key the noise."""
-    lineages: Rows
-    """Trajectories that the states descend from, which key the views."""
-    identities: Rows | None
-    """Rows of the model's table of task embeddings, where it has one."""
-
-
-def _places(trajectories: list[Trajectory]) -> Places:
-    own = [each.shard.identities[each.puzzle] for each in trajectories if each.shard.identities is not None]
-    return Places(
-        np.stack([each.shard.puzzles[each.puzzle] for each in trajectories]),
-        np.array([each.shard.hashes[each.puzzle] for each in trajectories], dtype=np.int64),
-        np.array([each.id for each in trajectories], dtype=np.int64),
-        np.array([each.lineage for each in trajectories], dtype=np.int64),
-        np.array(own, dtype=np.int64) if own else None,
-    )
+    def _reserve(self, count: int) -> None:
+        """Makes room for `count` slots, more than are launched."""
+        more = count - len(self.occupants)
+        if more > 0:
+            self.slots.reserve(count)
+            self.occupants = np.pad(self.occupants, (0, more), constant_values=FREE)
+            self.last_answers = np.pad(self.last_answers, ((0, more), (0, 0)))
+            self.unchanged = np.pad(self.unchanged, (0, more))
 
 
 class SlotStates:
@@ -398,116 +367,203 @@ class SlotStates:
         if model.config.latent != self.latent:
             raise ValueError(f"slots must be of latent {model.config.latent}, got {self.latent}")
         self.model, self.config, self.is_unconditional = model, config, is_unconditional
+        self.weights = model.weights()
         self.injection, self.spec = injection_of(config), spec_of(config, model)
         self.is_random_start = config.injector == "path" and model.config.initial_std > 0
         self.launch, self.count, self.is_padded = config.launch, config.slots, config.is_padded
-        rows = -(-self.count // self.launch) * self.launch
-        shape = (rows, self.spec.length, self.spec.dim)
-        shapes = shape, shape, (rows, self.spec.length, self.spec.embedded_dim)
-        self.h, self.l, self.e_x = (torch.zeros(each, dtype=model.dtype, device=model.device) for each in shapes)
-        self.h_before = torch.zeros_like(self.h)
-        """`h` before the last supervision step."""
-        self.hash, self.trajectory, self.step = (np.zeros(rows, dtype=np.int64) for _ in range(3))
-        """Puzzle hash, trajectory id and supervision steps taken of each slot."""
-        self.views = SlotViews(task, config.seed, rows) if config.views == "random" else None
+        self.is_remote = model.device.type != "cpu"
+        """Whether the states are in another memory than the bookkeeping."""
+        self.rows = -(-self.count // self.launch) * self.launch
+        shape = (self.rows, self.spec.length, self.spec.dim)
+        shapes = shape, shape, shape, (self.rows, self.spec.length, self.spec.embedded_dim)
+        self.h, self.h_before, self.l, self.e_x = (
+            torch.zeros(each, dtype=model.dtype, device=model.device) for each in shapes
+        )
+        # `h_before` is `h` before the last supervision step.
+        self._name(np.zeros((3, self.rows), np.int64))
+        self.device_names = torch.from_numpy(self.names).to(model.device)
+        """The same on the device; on a CPU it is the same memory."""
+        self.halt = self.lprm = torch.zeros(0)
+        self.views = SlotViews(task, config.seed, self.rows) if config.views == "random" else None
+        self._launches: dict[int, list[tuple[Tensor, ...]]] = {}
 
-    def start(self, rows: Rows, places: Places) -> None:
-        """Puts new trajectories at their initial state into slots `rows`."""
-        index = torch.from_numpy(rows).to(self.h.device)
-        self._place(index, rows, places)
-        self.step[rows] = 0
-        if self.is_random_start:
-            h, l = self.model.random_state(self._key(rows))
-        else:
-            h, l = self.model.initial_state(len(rows))
-        self.h[index], self.l[index] = h.to(self.h.dtype), l.to(self.l.dtype)
+    def _name(self, names: NDArray[np.int64]) -> None:
+        """Takes arrays of what names the slots' noise, `[3, S]`."""
+        self.names = names
+        self.hash: Rows = names[0]
+        """Puzzle hash of each slot."""
+        self.trajectory: Rows = names[1]
+        """Trajectory id of each slot."""
+        self.step: Rows = names[2]
+        """Supervision steps that each slot has taken."""
 
-    def resume(self, rows: Rows, places: Places, steps: Rows, states: list[Tensor]) -> None:
-        """Puts trajectories back that were taken out: `states` are what `take_out` gave, one each."""
-        index = torch.from_numpy(rows).to(self.h.device)
-        self._place(index, rows, places)
-        self.step[rows] = steps
-        both = torch.stack(states)
-        self.h[index], self.l[index] = both[:, 0], both[:, 1]
-
-    def _place(self, index: Tensor, rows: Rows, places: Places) -> None:
-        puzzles, hashes, trajectories, lineages, own = places
+    def change(self, moved: Moved, rows: Rows, places: Places) -> None:
+        """Copies slots over others, all at once, then puts new trajectories at their start into slots `rows`."""
+        puzzles, hashes, trajectories, own = places
         if self.views is not None:
-            puzzles = self.views.place(rows, puzzles, hashes, lineages)
-        if self.is_unconditional:
-            self.e_x[index] = self.model.embed_empty(len(rows))
-        else:
-            tokens = torch.from_numpy(puzzles.astype(np.int64)).to(self.h.device)
-            self.e_x[index] = self._embedded(tokens, None if own is None else torch.from_numpy(own))
-        self.hash[rows], self.trajectory[rows] = hashes, trajectories
+            if len(moved.source):
+                self.views.move(moved.source, moved.target)
+            if len(rows):
+                puzzles = self.views.place(rows, puzzles, hashes, trajectories)
+        names = self.names[:, moved.source]
+        names[1] = moved.trajectories
+        new = np.stack([hashes, trajectories, np.zeros_like(hashes)])
+        self.names[:, moved.target] = names
+        self.names[:, rows] = new
+        take, put, names_put, index, names_new, tokens = self.send(
+            moved.source, moved.target, names, rows, new, puzzles
+        )
+        if self.is_remote:
+            self.device_names[:, put] = names_put
+            self.device_names[:, index] = names_new
+        if len(moved.source):
+            for tensor in self._of_trajectories():
+                tensor[put] = tensor[take]
+        if len(rows):
+            identities = None if own is None else torch.from_numpy(own)
+            self._start(index, tokens, identities, NoiseKey(self.config.seed, *names_new))
+
+    def _start(self, index: Tensor, tokens: Tensor, identities: Tensor | None, key: NoiseKey) -> None:
+        """Initial states of slots `index`, which see the puzzles `tokens [k, L]`."""
+        self.h[index], self.l[index], self.e_x[index] = self.initial(tokens, identities, key)
+
+    def initial(self, tokens: Tensor, identities: Tensor | None, key: NoiseKey) -> tuple[Tensor, Tensor, Tensor]:
+        """`h`, `l` and `e_x` of new trajectories that see the puzzles `tokens [k, L]`."""
+        count, model = len(tokens), self.model
+        h, l = model.random_state(key) if self.is_random_start else model.initial_state(count)
+        e_x = model.embed_empty(count) if self.is_unconditional else self._embedded(tokens, identities)
+        return h.to(self.h.dtype), l.to(self.l.dtype), e_x.to(self.e_x.dtype)
 
     def _embedded(self, tokens: Tensor, identities: Tensor | None) -> Tensor:
         """`e_x [k, L, D]` of puzzles `[k, L]` as the slots show them."""
-        return self.model.embed(tokens, identities)
+        return self.model.embed(tokens, identities, weights=self.weights)
 
-    def _key(self, rows: Rows | slice) -> NoiseKey:
-        arrays = self.hash[rows], self.trajectory[rows], self.step[rows]
-        return NoiseKey.of_arrays(self.config.seed, *arrays, self.h.device)
+    def _of_trajectories(self) -> tuple[Tensor, ...]:
+        """What of a slot is its trajectory's, beside its names and view."""
+        return self.h, self.l, self.e_x
 
-    def take_out(self, row: int) -> Tensor:
-        """A copy of one slot's state, `[2, L, D]`."""
-        return torch.stack([self.h[row], self.l[row]])
-
-    def move(self, source: Rows, target: Rows) -> None:
-        """Copies slots `source` over slots `target`."""
-        take, put = (torch.from_numpy(rows).to(self.h.device) for rows in (source, target))
-        for tensor in (self.h, self.h_before, self.l, self.e_x):
-            tensor[put] = tensor[take]
-        for array in (self.hash, self.trajectory, self.step):
-            array[target] = array[source]
-        if self.views is not None:
-            self.views.move(source, target)
-
-    def advance(self, occupied: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """One supervision step of the first `occupied` slots; their halt logits and LPRM, `[occupied]` each."""
-        halts, lprms = [], []
-        for first in range(0, occupied, self.launch):
-            rows = slice(first, first + self.launch if self.is_padded else min(first + self.launch, occupied))
-            state = self.model.step(
-                self.h[rows],
-                self.l[rows],
-                self.e_x[rows],
-                self._key(rows),
-                injection=self.injection,
-                spec=self.spec,
-                kernel=self.config.kernel,
-            )
-            self.h_before[rows], self.l[rows] = state.h, state.l
-            halts.append(state.halt)
-            lprms.append(state.lprm)
+    def advance(self, occupied: int) -> None:
+        """One supervision step of the first `occupied` slots."""
+        heads = []
+        for number in range(-(-occupied // self.launch)):
+            first = number * self.launch
+            cut = None if self.is_padded or first + self.launch <= occupied else occupied - first
+            heads.append(self._advance_launch(number, cut))
+        self.halt, self.lprm = heads[0] if len(heads) == 1 else (torch.cat(parts) for parts in zip(*heads, strict=True))
+        self._launches[0], self._launches[1] = self._launches.get(1, []), self._launches.get(0, [])
+        if len(self.h) > self.rows:  # some wait behind all launches
+            self.h_before[self.rows :] = self.h[self.rows :]
         self.h, self.h_before = self.h_before, self.h
         self.step[:occupied] += 1
-        halt, lprm = (torch.cat(parts)[:occupied].cpu().numpy() for parts in (halts, lprms))
-        return halt, lprm
+        if self.is_remote:
+            self.device_names[2, :occupied] += 1
+
+    def _advance_launch(self, number: int, cut: int | None) -> tuple[Tensor, Tensor]:
+        """A supervision step of one launch, or of its first `cut` rows; returns its halt logits and LPRM."""
+        h, l, e_x, after, *names = (each[:cut] for each in self._launch(number)) if cut else self._launch(number)
+        state = self.model.step(
+            h,
+            l,
+            e_x,
+            NoiseKey(self.config.seed, *names),
+            injection=self.injection,
+            spec=self.spec,
+            kernel=self.config.kernel,
+            weights=self.weights,
+        )
+        after.copy_(state.h)
+        l.copy_(state.l)
+        return state.halt, state.lprm
+
+    def _launch(self, number: int) -> tuple[Tensor, ...]:
+        """Rows of one launch: `h`, `l`, `e_x`, where `h` goes, and what names their noise. Made once."""
+        made = self._launches.get(0)
+        if not made:
+            tensors = (self.h, self.l, self.e_x, self.h_before, *self.device_names)
+            made = self._launches[0] = list(zip(*(each.split(self.launch) for each in tensors), strict=True))
+        return made[number]
+
+    def show(self, occupied: int, *, is_read: bool) -> StepReading:
+        """What the last step shows of the first `occupied` slots; `is_read` decodes their states, too."""
+        heads = self.halt[:occupied], self.lprm[:occupied]
+        if not is_read:
+            halt, lprm = self.fetch(*heads)
+            return StepReading(halt, lprm, None)
+        halt, lprm, *read = self.fetch(*heads, *self.read_states(slice(0, occupied)))
+        return StepReading(halt, lprm, self._readout(np.arange(occupied), read))
 
     def read(self, rows: Rows) -> Readout:
-        """Answers (of the puzzles as given), margins and residuals of slots `rows`, computed in launches as `advance`
-        makes them."""
-        answers = np.empty((len(rows), self.model.config.output_tokens), dtype=np.uint8)
-        margin, residual = np.empty(len(rows), np.float32), np.empty(len(rows), np.float32)
-        for first in range(0, len(rows), self.launch):
-            part = rows[first : first + self.launch]
-            missing = self.launch - len(part) if self.is_padded else 0
-            index = torch.from_numpy(np.concatenate([part, np.repeat(part[:1], missing)])).to(self.h.device)
-            here = slice(first, first + len(part))
-            tokens, lead = self._decoded(index)
-            answers[here] = tokens.to(torch.uint8).cpu().numpy()[: len(part)]
-            margin[here] = lead.cpu().numpy()[: len(part)]
-            residual[here] = relative_movement(self.h[index], self.h_before[index]).cpu().numpy()[: len(part)]
+        """What slots `rows` say, computed in launches as `advance` makes them."""
+        (index,) = self.send(rows)
+        return self._readout(rows, self.fetch(*self.read_states(index)))
+
+    def read_states(self, index: Tensor | slice) -> list[Tensor]:
+        """Margins `[k]`, residuals `[k]` and answers `[k, A]`, uint8, of slots."""
+        parts = []
+        for rows, count in self._launches_of(index):
+            tokens, margin = self._decoded(rows)
+            residual = relative_movement(self.h[rows], self.h_before[rows])
+            parts.append((margin[:count], residual[:count], tokens[:count].to(torch.uint8)))
+        return list(parts[0]) if len(parts) == 1 else [torch.cat(each) for each in zip(*parts, strict=True)]
+
+    def _launches_of(self, index: Tensor | slice) -> Iterator[tuple[Tensor | slice, int]]:
+        """Slots in launches, and how many rows of each are asked for; padded by rows that nobody reads."""
+        total = index.stop if isinstance(index, slice) else len(index)
+        for first in range(0, total, self.launch):
+            last = min(first + self.launch, total)
+            missing = first + self.launch - last if self.is_padded else 0
+            if isinstance(index, slice):
+                yield slice(first, last + missing), last - first
+            else:
+                part = index[first:last]
+                yield torch.cat([part, part[:1].expand(missing)]) if missing else part, last - first
+
+    def _readout(self, rows: Rows, read: list[NDArray[Any]]) -> Readout:
+        margin, residual, answers = read
         if self.views is not None:
             answers = self.views.undo(rows, answers)
         return Readout(answers, margin, residual)
 
-    def _decoded(self, index: Tensor) -> tuple[Tensor, Tensor]:
+    def _decoded(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Answers of slots `index`, `[k, A]`, and by how much probability the likeliest token leads, `[k]`."""
         logits = self.model.decode(self.h[index])
         likeliest = logits.softmax(-1).topk(2, dim=-1).values
         return logits.argmax(-1), (likeliest[..., 0] - likeliest[..., 1]).mean(1)
+
+    def send(self, *arrays: NDArray[Any]) -> list[Tensor]:
+        """Whole numbers for the device, int64, in one copy."""
+        if not self.is_remote:
+            return [torch.from_numpy(array.astype(np.int64, copy=False)) for array in arrays]
+        whole = torch.from_numpy(np.concatenate([array.reshape(-1) for array in arrays], dtype=np.int64))
+        if self.h.is_cuda:
+            whole = whole.pin_memory()
+        parts = whole.to(self.h.device, non_blocking=True).split([array.size for array in arrays])
+        return [part.view(array.shape) for part, array in zip(parts, arrays, strict=True)]
+
+    def fetch(self, *tensors: Tensor) -> list[NDArray[Any]]:
+        """Tensors from the device, in one copy; the widest type first."""
+        if not self.is_remote:
+            return [tensor.numpy() for tensor in tensors]
+        whole = torch.cat([tensor.contiguous().view(-1).view(torch.uint8) for tensor in tensors]).cpu()
+        sizes = [tensor.nbytes for tensor in tensors]
+        parts = (part.view(tensor.dtype) for part, tensor in zip(whole.split(sizes), tensors, strict=True))
+        return [part.view(tensor.shape).numpy() for part, tensor in zip(parts, tensors, strict=True)]
+
+    def reserve(self, rows: int) -> None:
+        """Makes room for `rows` slots, of which `advance` takes the first ones alone."""
+        more = rows - len(self.h)
+        if more <= 0:
+            return
+
+        def longer(tensor: Tensor) -> Tensor:
+            return torch.cat([tensor, tensor.new_zeros(more, *tensor.shape[1:])])
+
+        self.h, self.h_before, self.l, self.e_x = map(longer, (self.h, self.h_before, self.l, self.e_x))
+        self._name(np.pad(self.names, ((0, 0), (0, more))))
+        self.device_names = pad(self.device_names, (0, more)) if self.is_remote else torch.from_numpy(self.names)
+        if self.views is not None:
+            self.views.reserve(rows)
+        self._launches = {}
 
 
 def relative_movement(h: Tensor, before: Tensor) -> Tensor:

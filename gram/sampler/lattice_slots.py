@@ -9,14 +9,13 @@ Shapes: `S` slots, `k` some slots, `A` answer tokens, `V` symbols, `v` of them v
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from gram.config import ResolvedConfig
+from gram.kernels.philox import NoiseKey
 from gram.model import Model, embed_sets, over_symbols, read_values
-from gram.sampler.engine import Places, Rows, SlotStates
+from gram.sampler.engine import SlotStates
 from gram.sampler.lattice import Opinion, play_round, rules_of
 from gram.tasks.protocol import Task
 
@@ -31,7 +30,7 @@ class LatticeSlots(SlotStates):
 
     def __init__(self, model: Model, config: ResolvedConfig, *, task: Task, is_unconditional: bool) -> None:
         super().__init__(model, config, task=task, is_unconditional=is_unconditional)
-        own, rows, device = model.config, len(self.hash), model.device
+        own, rows, device = model.config, self.rows, model.device
         self.task, self.values = task, list(own.values)
         self.rules = rules_of(own, config.temperature)
         shape = (rows, own.output_tokens, own.vocabulary)
@@ -39,61 +38,53 @@ class LatticeSlots(SlotStates):
         self.first = torch.zeros(shape, dtype=torch.bool, device=device)
         """What each puzzle leaves possible: where every life begins."""
         self.sets = torch.zeros_like(self.first)
-        self.lives = np.zeros(rows, np.int64)
+        self.lives = torch.zeros(rows, dtype=torch.int64, device=device)
         """Conflicts so far of each trajectory."""
 
-    def start(self, rows: Rows, places: Places) -> None:
-        """Puts new trajectories at their puzzles into slots `rows`."""
-        puzzles, hashes, trajectories, lineages, _ = places
-        if self.views is not None:
-            puzzles = self.views.place(rows, puzzles, hashes, lineages)
-        index = torch.from_numpy(rows).to(self.h.device)
-        self.puzzles[index] = torch.from_numpy(puzzles.astype(np.int64)).to(self.h.device)
-        self.first[index] = torch.from_numpy(self.task.candidates(puzzles)).to(self.h.device)
+    def _start(self, index: Tensor, tokens: Tensor, identities: Tensor | None, key: NoiseKey) -> None:
+        """New trajectories begin at their puzzles."""
+        self.puzzles[index] = tokens
+        candidates = self.task.candidates(tokens.to(torch.uint8).cpu().numpy())
+        self.first[index] = torch.from_numpy(candidates).to(self.h.device)
         self.sets[index] = self.first[index]
-        self.hash[rows], self.trajectory[rows], self.step[rows], self.lives[rows] = hashes, trajectories, 0, 0
+        self.lives[index] = 0
 
-    def move(self, source: Rows, target: Rows) -> None:
-        """Copies slots `source` over slots `target`."""
-        super().move(source, target)
-        take, put = (torch.from_numpy(rows).to(self.h.device) for rows in (source, target))
-        for tensor in (self.puzzles, self.first, self.sets):
-            tensor[put] = tensor[take]
-        self.lives[target] = self.lives[source]
+    def _of_trajectories(self) -> tuple[Tensor, ...]:
+        return self.puzzles, self.first, self.sets, self.lives
 
-    def advance(self, occupied: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """One round of the first `occupied` slots; their halt logits and LPRM, `[occupied]` each."""
-        halts, lprms, weights = [], [], self.model.weights()
-        for first in range(0, occupied, self.launch):
-            rows = slice(first, first + self.launch if self.is_padded else min(first + self.launch, occupied))
-            sets = self.sets[rows]
-            shown = embed_sets(weights, self.model.config, self.puzzles[rows], sets[..., self.values])
-            start = self.model.initial_state(len(sets))[0]
-            key = self._key(rows)
-            after = self.model.step(
-                start.contiguous(), shown, self.e_x[rows], key, spec=self.spec, kernel=self.config.kernel
-            )
-            played = play_round(
-                sets, self.first[rows].sum(-1) == 1, Opinion(*self._opinions(after.h), after.halt), self.rules, key
-            )
-            again = played.is_conflict
-            self.sets[rows] = torch.where(again[:, None, None], self.first[rows], played.sets)
-            self.lives[rows] += again.cpu().numpy()
-            self.h_before[rows] = after.h
-            halts.append(torch.where(played.is_solved, after.halt, UNSOLVED))
-            lprms.append(after.lprm)
-        self.h, self.h_before = self.h_before, self.h
-        self.step[:occupied] += 1
-        halt, lprm = (torch.cat(parts)[:occupied].cpu().numpy() for parts in (halts, lprms))
-        return halt, lprm
+    def _advance_launch(self, number: int, cut: int | None) -> tuple[Tensor, Tensor]:
+        """One round of a launch, or of its first `cut` rows."""
+        first = number * self.launch
+        rows = slice(first, first + (cut or self.launch))
+        sets = self.sets[rows]
+        shown = embed_sets(self.weights, self.model.config, self.puzzles[rows], sets[..., self.values])
+        start = self.model.initial_state(len(sets))[0]
+        key = NoiseKey(self.config.seed, *self.device_names[:, rows])
+        after = self.model.step(
+            start.contiguous(),
+            shown,
+            self.e_x[rows],
+            key,
+            spec=self.spec,
+            kernel=self.config.kernel,
+            weights=self.weights,
+        )
+        played = play_round(
+            sets, self.first[rows].sum(-1) == 1, Opinion(*self._opinions(after.h), after.halt), self.rules, key
+        )
+        again = played.is_conflict
+        self.sets[rows] = torch.where(again[:, None, None], self.first[rows], played.sets)
+        self.lives[rows] += again
+        self.h_before[rows] = after.h
+        return torch.where(played.is_solved, after.halt, UNSOLVED), after.lprm
 
     def _opinions(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of keeping and of being the value, of all symbols, `[k, A, V]`: -inf of those that are no values."""
         own = self.model.config
-        keep, value = read_values(self.model.weights(), own, h)
+        keep, value = read_values(self.weights, own, h)
         return over_symbols(own, keep), over_symbols(own, value)
 
-    def _decoded(self, index: Tensor) -> tuple[Tensor, Tensor]:
+    def _decoded(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Tokens that states would answer, `[k, A]`: the likeliest value left; and its lead in probability, `[k]`."""
         logits = self._opinions(self.h[index])[1].masked_fill(~self.sets[index], -torch.inf)
         # A token that the puzzle decides may be no value: its one symbol is likeliest all the same.

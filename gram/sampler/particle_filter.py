@@ -7,12 +7,15 @@ copies the good states over the bad ones, and all go on. So the outcome does not
 A copy keeps the lineage of the trajectory it came from, and the majority vote counts lineages, so copies never inflate
 it. Halted trajectories keep their answers and take no part.
 
-Shapes: `n` running particles of one puzzle.
+A particle is a row of the table of trajectories (`gram/sampler/scheduler.py`), and its state stands in a slot, where it
+stays while it waits. Resampling names for every particle the slot of the state it goes on from; the engine then moves
+all states at once.
+
+Shapes: `R` rows, `k` some of them, `E` puzzles that have `n` running particles each.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +24,8 @@ from numpy.typing import NDArray
 
 from gram.config import ResolvedConfig
 from gram.kernels.philox import Site, counter_word1, random_bits
-from gram.sampler.scheduler import ShardState, Trajectory
+from gram.sampler.scheduler import Floats as Scores
+from gram.sampler.scheduler import OpenShard, RowArrays, Rows, Trajectories
 
 Floats = NDArray[np.float64]
 SMALLEST = 1e-6
@@ -34,40 +38,52 @@ class Resampler:
     def __init__(self, score: str, *, is_increment: bool, threshold: float) -> None:
         self.score, self.is_increment, self.threshold = score, is_increment, threshold
 
-    def log_scores(self, halt: NDArray[np.float32], lprm: NDArray[np.float32]) -> Floats:
-        """Log of the score, `[n]`: predicted accuracy (LPRM), or the halt head's probability."""
+    def log_scores(self, halt: Scores, lprm: Scores) -> Floats:
+        """Log of the score, any shape: predicted accuracy (LPRM), or the halt head's probability."""
         if self.score == "lprm":
             return np.log(np.clip(lprm.astype(np.float64), SMALLEST, 1.0))
         return -np.logaddexp(0.0, -halt.astype(np.float64))
 
-    def ancestors(self, log_scores: Floats, reference: Floats, uniform: float) -> NDArray[np.int64] | None:
-        """Index of the particle that each particle continues, `[n]`; None where all go on as they are.
+    def ancestors(self, log_scores: Floats, reference: Floats, uniforms: Floats) -> tuple[Rows, NDArray[np.bool_]]:
+        """Which particle of its puzzle each particle continues, `[E, n]`, and which puzzles are resampled at all,
+        `[E]`; in the others all go on as they are.
 
-        `reference` is each particle's log score at the last resampling (increments count from there); `uniform` is the
-        one random number of systematic resampling, in (0, 1).
+        Log scores are `[E, n]`, and so is `reference`: each particle's log score at the last resampling, from which
+        increments count. `uniforms [E]` are the random numbers of systematic resampling, in (0, 1).
         """
         logs = log_scores - reference if self.is_increment else log_scores
-        weights = np.exp(logs - logs.max())
-        weights /= weights.sum()
-        if 1 / np.square(weights).sum() >= self.threshold * len(weights):
-            return None
-        return systematic(weights, uniform)
+        weights = np.exp(logs - logs.max(axis=1, keepdims=True))
+        weights /= weights.sum(axis=1, keepdims=True)
+        count = weights.shape[1]
+        is_resampled = ~(1 / np.square(weights).sum(axis=1) >= self.threshold * count)
+        chosen = np.tile(np.arange(count), (len(weights), 1))
+        if is_resampled.any():
+            chosen[is_resampled] = in_place(systematic(weights[is_resampled], uniforms[is_resampled]))
+        return chosen, is_resampled
 
 
-def systematic(weights: Floats, uniform: float) -> NDArray[np.int64]:
-    """Systematic resampling (Kitagawa 1996): every particle is drawn `n w` times, rounded down or up; in order."""
-    count = len(weights)
-    points = (uniform + np.arange(count)) / count
-    drawn = np.searchsorted(np.cumsum(weights), points, side="right")
-    return np.minimum(drawn, count - 1).astype(np.int64)
+def systematic(weights: Floats, uniforms: Floats) -> Rows:
+    """Systematic resampling (Kitagawa 1996) of each of the rows `weights [E, n]`: every particle is drawn `n w` times,
+    rounded down or up; in order, `[E, n]`."""
+    count = weights.shape[1]
+    points = (uniforms[:, None] + np.arange(count)) / count
+    # A point draws the first particle whose cumulative weight is above it: as many are not, sorted before the point.
+    both = np.concatenate([np.cumsum(weights, axis=1), points], axis=1)
+    place = np.argsort(np.argsort(both, axis=1, kind="stable"), axis=1)
+    drawn: Rows = np.minimum(place[:, count:] - np.arange(count), count - 1)
+    return drawn
 
 
-def in_place(ancestors: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The same draw, arranged so that every particle that survives continues itself and only others are overwritten."""
-    count = len(ancestors)
-    copies = np.bincount(ancestors, minlength=count)
-    arranged = np.where(copies > 0, np.arange(count), -1)
-    arranged[arranged < 0] = np.repeat(np.arange(count), np.maximum(copies - 1, 0))
+def in_place(ancestors: Rows) -> Rows:
+    """The same draws `[E, n]`, arranged so that every particle that survives continues itself and only others are
+    overwritten."""
+    puzzles, count = ancestors.shape
+    each = np.arange(count)
+    drawn = ancestors + np.arange(puzzles)[:, None] * count
+    copies = np.bincount(drawn.ravel(), minlength=puzzles * count).reshape(puzzles, count)
+    arranged: Rows = np.where(copies > 0, each, -1)
+    spare = np.maximum(copies - 1, 0)  # a puzzle has as many spare copies as particles that are not drawn
+    arranged[arranged < 0] = np.repeat(np.tile(each, puzzles), spare.ravel())
     return arranged
 
 
@@ -77,87 +93,111 @@ def resampler_of(config: ResolvedConfig) -> Resampler:
     return Resampler(score, is_increment=bool(increment), threshold=config.resample_threshold)
 
 
-class Waiting(NamedTuple):
-    """A running trajectory that waits at its puzzle's barrier."""
+class Move(NamedTuple):
+    """Where the particles stand next, `[k]` each."""
 
-    trajectory: Trajectory
-    halt: float
-    lprm: float
-
-
-@dataclass(slots=True)
-class Population:
-    """The particles of one puzzle."""
-
+    rows: Rows
+    """The particles."""
+    source: Rows
+    """The slots of the states that they go on from."""
     running: int
-    """How many have not ended."""
-    waiting: dict[int, Waiting] = field(default_factory=dict)
-    """By column."""
-    reference: dict[int, float] = field(default_factory=dict)
-    """Log score of each column's state at its last resampling."""
+    """The first so many may take their next step; the others wait."""
 
 
-class ParticleFilter:
-    """All populations that are under way."""
+class ParticleFilter(RowArrays):
+    """All populations that are under way. What belongs to a puzzle is kept in the row of its first trajectory."""
 
-    def __init__(self, resampler: Resampler, seed: int) -> None:
-        self.resampler, self.seed = resampler, seed
-        self.populations: dict[tuple[int, int], Population] = {}
-        self.touched: dict[tuple[int, int], None] = {}
+    slot: Rows
+    """Where the state of a particle is that has taken its step."""
+    step: Rows
+    """Supervision steps taken."""
+    halt: Scores
+    lprm: Scores
+    reference: Floats
+    """Log score of the particle's state at its last resampling; NaN before its first step."""
+    is_waiting: NDArray[np.bool_]
+    running: Rows
+    """Particles of the puzzle that have not ended."""
+    waiting: Rows
+    """Particles of the puzzle that wait."""
 
-    def _of(self, state: ShardState, puzzle: int) -> tuple[tuple[int, int], Population]:
-        key = state.shard.index, puzzle
-        if key not in self.populations:
-            self.populations[key] = Population(running=state.shard.trajectories)
-        self.touched[key] = None
-        return key, self.populations[key]
-
-    def wait(self, trajectory: Trajectory, halt: float, lprm: float) -> None:
-        """Holds a trajectory, which carries its state, at its puzzle's barrier."""
-        _, population = self._of(trajectory.shard, trajectory.puzzle)
-        population.waiting[trajectory.column] = Waiting(trajectory, halt, lprm)
-
-    def end(self, trajectory: Trajectory) -> None:
-        """Removes a trajectory that has ended from its population."""
-        key, population = self._of(trajectory.shard, trajectory.puzzle)
-        population.running -= 1
-        if not population.running:
-            del self.populations[key], self.touched[key]
-
-    def released(self) -> list[Trajectory]:
-        """The trajectories of every puzzle that has all of them at the barrier, resampled, in order."""
-        released: list[Trajectory] = []
-        for key in sorted(self.touched):
-            population = self.populations[key]
-            if len(population.waiting) == population.running:
-                released += self._resampled(population)
-                population.waiting = {}
-        self.touched = {}
-        return released
-
-    def _resampled(self, population: Population) -> list[Trajectory]:
-        columns = sorted(population.waiting)
-        waiting = [population.waiting[column] for column in columns]
-        scores = self.resampler.log_scores(
-            np.array([each.halt for each in waiting], np.float32), np.array([each.lprm for each in waiting], np.float32)
+    def __init__(self, resampler: Resampler, seed: int, table: Trajectories) -> None:
+        super().__init__(
+            **dict.fromkeys(("slot", "step", "running", "waiting"), (np.int64,)),
+            **dict.fromkeys(("halt", "lprm"), (np.float32,)),
+            reference=(np.float64,),
+            is_waiting=(bool,),
         )
-        reference = np.array(
-            [population.reference.get(column, score) for column, score in zip(columns, scores, strict=True)]
-        )
-        for column, value in zip(columns, reference, strict=True):
-            population.reference.setdefault(column, float(value))
-        ancestors = self.resampler.ancestors(scores, reference, self._uniform(waiting[0].trajectory))
-        if ancestors is None:
-            return [each.trajectory for each in waiting]
-        resampled = []
-        for column, ancestor in zip(columns, in_place(ancestors), strict=True):
-            resampled.append(replace(waiting[ancestor].trajectory, column=column))
-            population.reference[column] = float(scores[ancestor])
-        return resampled
+        self.resampler, self.seed, self.table = resampler, seed, table
+        self.released: Rows = np.zeros(0, np.int64)
+        """Particles that may take their next step, in the order in which they do."""
+        self.held: Rows = self.released
+        """Particles that wait for others of their puzzle."""
+        self.touched: Rows = self.released
+        """Puzzles of particles that have ended or come to the barrier in this step."""
 
-    def _uniform(self, trajectory: Trajectory) -> float:
-        """The random number of one puzzle's resampling after one step, in (0, 1)."""
-        word = counter_word1(torch.tensor([trajectory.step]), Site.RESAMPLING)
-        puzzle = torch.tensor([int(trajectory.shard.hashes[trajectory.puzzle])])
-        bits = random_bits(4, self.seed, word, torch.zeros(1, dtype=torch.int64), puzzle)
-        return (float(bits[0, 0]) + 0.5) / 2**23
+    def open(self, opened: OpenShard) -> None:
+        """Starts the populations of a shard."""
+        self.grow(len(self.table.id))
+        self.reference[opened.rows], self.is_waiting[opened.rows] = np.nan, False
+        self.running[opened.firsts], self.waiting[opened.firsts] = opened.shard.trajectories, 0
+
+    def end(self, rows: Rows) -> None:
+        """Removes particles that have ended from their populations."""
+        firsts = self.table.first[rows]
+        np.subtract.at(self.running, firsts, 1)
+        self.touched = np.concatenate([self.touched, firsts])
+
+    def wait(self, rows: Rows, slots: Rows, steps: Rows, halt: Scores, lprm: Scores) -> None:
+        """Holds particles at their puzzles' barriers, then lets every puzzle go on that has all of them there: its
+        particles are resampled and released."""
+        self.slot[rows], self.step[rows], self.halt[rows], self.lprm[rows] = slots, steps, halt, lprm
+        self.is_waiting[rows] = True
+        firsts = self.table.first[rows]
+        np.add.at(self.waiting, firsts, 1)
+        touched = np.unique(np.concatenate([self.touched, firsts]))
+        self.touched = touched[:0]
+        is_complete = (self.waiting[touched] == self.running[touched]) & (self.running[touched] > 0)
+        complete = touched[is_complete]
+        complete = complete[np.lexsort((complete, self.table.shard[complete]))]
+        self.held = np.concatenate([self.held, rows])
+        here = self.held[np.isin(self.table.first[self.held], complete)]
+        place = np.empty(len(self.table.id), np.int64)
+        place[complete] = np.arange(len(complete))
+        here = here[np.lexsort((here, place[self.table.first[here]]))]
+        self._resample(here, complete)
+        self.is_waiting[here], self.waiting[complete] = False, 0
+        self.held = self.held[self.is_waiting[self.held]]
+        self.released = np.concatenate([self.released, here])
+
+    def move(self, slots: int) -> Move:
+        """The next step's particles, at most so many, and behind them all others that have a state."""
+        running, later = self.released[:slots], self.released[slots:]
+        rows = np.concatenate([running, later, self.held])
+        self.released = later
+        return Move(rows, self.slot[rows], len(running))
+
+    def _resample(self, rows: Rows, firsts: Rows) -> None:
+        """Resamples the particles of complete puzzles, which stand one puzzle behind the other."""
+        counts = self.running[firsts]
+        starts = np.cumsum(counts) - counts
+        uniforms = self._uniforms(firsts, rows[starts])
+        for count in np.unique(counts).tolist():  # sums are rounded as they are over one puzzle alone
+            chosen = np.flatnonzero(counts == count)
+            particles = rows[starts[chosen, None] + np.arange(count)]
+            scores = self.resampler.log_scores(self.halt[particles], self.lprm[particles])
+            reference = self.reference[particles]
+            reference = np.where(np.isnan(reference), scores, reference)
+            self.reference[particles] = reference
+            ancestors, is_resampled = self.resampler.ancestors(scores, reference, uniforms[chosen])
+            new, drawn = particles[is_resampled], ancestors[is_resampled]
+            old = np.take_along_axis(new, drawn, axis=1)
+            self.slot[new], self.table.lineage[new] = self.slot[old], self.table.lineage[old]
+            self.reference[new] = np.take_along_axis(scores[is_resampled], drawn, axis=1)
+
+    def _uniforms(self, firsts: Rows, rows: Rows) -> Floats:
+        """The random numbers of puzzles' resampling after their steps, in (0, 1); `rows` are a particle of each."""
+        word = counter_word1(torch.from_numpy(self.step[rows]), Site.RESAMPLING)
+        puzzles = torch.from_numpy(self.table.hashes[self.table.puzzle[firsts]])
+        bits = random_bits(4, self.seed, word, torch.zeros_like(puzzles), puzzles)
+        return (bits[:, 0].numpy().astype(np.float64) + 0.5) / 2**23

@@ -1,15 +1,14 @@
 """The scheduler of continuous batching: which trajectory takes the next free slot, and how far each shard has come.
 
-All puzzles' first trajectories are served first, then all second ones, shard after shard. A shard's state also says
-which of its puzzles are decided and collects what its trajectories found.
+All puzzles' first trajectories are served first, then all second ones, shard after shard. Bookkeeping is in arrays: a
+trajectory of an open shard is a row of a table (`Trajectories`), and whoever names it names its row.
 
-Shapes: `p` puzzles and `n` trajectories of a shard, `M` depth, `L` puzzle tokens, `A` answer tokens.
+Shapes: `R` rows, `k` some of them, `p` puzzles and `n` trajectories of a shard, `P` puzzles of the run, `M` depth, `L`
+puzzle tokens, `A` answer tokens.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,14 +16,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gram.config import ResolvedConfig
 from gram.sampler import trace
 from gram.sampler.selectors import Scores
-from gram.sampler.width import SequentialTest, WidthPolicy
 from gram.tasks.protocol import Task, Tokens, puzzle_hash
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from gram.sampler.sequential_tests import SequentialTests
+
+Rows = NDArray[np.int64]
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,223 +108,266 @@ class ShardResult:
 
 
 class Final(NamedTuple):
-    """What a trajectory leaves when it ends."""
+    """What some trajectories leave when they end, `[k]` each."""
 
-    answer: Tokens
-    steps: int
-    halt: float
-    lprm: float
-    residual: float
-    margin: float
-    is_halted: bool
-    lineage: int
-
-
-class ShardState:
-    """A shard while it runs. A trajectory is named by (puzzle, column): its place in the shard, not its id."""
-
-    def __init__(
-        self,
-        task: Task,
-        puzzles: Tokens,
-        shard: Shard,
-        config: ResolvedConfig,
-        policy: WidthPolicy | None,
-        *,
-        identities: NDArray[np.int64] | None = None,
-        answer_tokens: int,
-        trusts_halt_head: bool,
-        is_traced: bool,
-    ) -> None:
-        self.task, self.shard, self.policy = task, shard, policy
-        self.puzzles = puzzles[shard.first_puzzle : shard.first_puzzle + shard.puzzles]
-        self.identities = None if identities is None else identities[shard.first_puzzle :][: shard.puzzles]
-        self.hashes = np.array([puzzle_hash(task.name, puzzle) for puzzle in self.puzzles], dtype=np.int64)
-        self.trusts_halt_head = trusts_halt_head
-        shape = count, width = shard.puzzles, shard.trajectories
-        self.found = ShardResult.blank(self.puzzles, width, answer_tokens)
-        """Filled as trajectories end; `widths` is 0 while a puzzle is undecided."""
-        self.has_ended = np.zeros(shape, bool)
-        self.undecided = count
-        self.next = np.zeros(count, np.int64)
-        """First column that has no slot yet."""
-        self.limit = np.full(count, width, np.int64)
-        """Columns needed so far."""
-        self.is_waiting = np.zeros(count, bool)
-        """Whether the puzzle waits for a slot."""
-        self.tests: list[SequentialTest] = []
-        if policy is not None:
-            self.tests = [SequentialTest() for _ in range(count)]
-            self.limit[:] = [min(policy.next_look(test), width) for test in self.tests]
-        self.is_traced = is_traced
-        depth = config.depth if is_traced else 0
-        self.trace_answers = np.zeros((*shape, depth, answer_tokens), np.uint8)
-        self.trace_values = {name: np.zeros((*shape, depth), np.float32) for name in trace.FLOATS}
-
-    def needs_more(self, puzzle: int) -> bool:
-        """Whether the puzzle certainly needs its next trajectory."""
-        return bool(self.found.widths[puzzle] == 0 and self.next[puzzle] < self.limit[puzzle])
-
-    def may_need_more(self) -> Iterator[int]:
-        """Puzzles that may come to need their next trajectory, those with the fewest first."""
-        open_ = np.flatnonzero((self.found.widths == 0) & (self.next < self.shard.trajectories))
-        yield from open_[np.argsort(self.next[open_], kind="stable")].tolist()
-
-    def end(self, puzzle: int, column: int, final: Final) -> bool:
-        """Records a trajectory's end. Returns whether the puzzle is now decided."""
-        found, place = self.found, (puzzle, column)
-        found.candidates[place], found.steps[place], found.halt[place] = final.answer, final.steps, final.halt
-        found.lprm[place], found.residual[place], found.margin[place] = final.lprm, final.residual, final.margin
-        found.is_halted[place], found.lineage[place] = final.is_halted, final.lineage
-        self.has_ended[place] = True
-        if self.policy is None:
-            width = self.shard.trajectories if self.has_ended[puzzle].all() else 0
-        else:
-            width = self._decided_width(puzzle, self.policy)
-        if width:
-            found.widths[puzzle] = width
-            self.undecided -= 1
-        return width > 0
-
-    def _decided_width(self, puzzle: int, policy: WidthPolicy) -> int:
-        """The smallest width at which the first trajectories decide, as far as they have ended; 0 where none does."""
-        test, width, found = self.tests[puzzle], self.shard.trajectories, self.found
-        while (column := test.width) < width and self.has_ended[puzzle, column]:
-            answer = found.candidates[puzzle, column][None]
-            is_valid = policy.needs_verifier and bool(self.task.verify(self.puzzles[puzzle][None], answer)[0])
-            trust = 1 / (1 + np.exp(-float(found.halt[puzzle, column])))
-            if not self.trusts_halt_head:
-                trust = float(found.lprm[puzzle, column])
-            test.add(self.task.canonical(answer)[0].tobytes(), trust, is_valid)
-            if test.width == width or (test.width == self.limit[puzzle] and policy.decides(test)):
-                return test.width
-            if test.width == self.limit[puzzle]:
-                self.limit[puzzle] = min(policy.next_look(test), width)
-        return 0
-
-    def record_step(self, puzzle: int, column: int, step: int, answer: Tokens, values: dict[str, float]) -> None:
-        """Keeps a supervision step, counted from 1, of a traced run. Later steps repeat it until they are recorded."""
-        self.trace_answers[puzzle, column, step - 1 :] = answer
-        for name, value in values.items():
-            self.trace_values[name][puzzle, column, step - 1 :] = value
-
-    def result(self) -> ShardResult:
-        """The finished shard. Trajectories beyond a puzzle's width are blank, whether they ran or not."""
-        found = self.found
-        beyond = np.arange(self.shard.trajectories) >= found.widths[:, None]
-        for array in found.by_trajectory().values():
-            array[beyond] = 0
-        if self.is_traced:
-            self.trace_answers[beyond] = 0
-            for name, values in self.trace_values.items():
-                values[beyond] = 0
-                found.trace[f"trace_{name}"] = values
-            found.trace.update(
-                trace.encode(self.trace_answers, self.task.canonical, self.task.verify, self.puzzles, found.steps)
-            )
-        return found
+    answers: Tokens
+    """Decoded answers `[k, A]`."""
+    steps: Rows
+    halt: Floats
+    lprm: Floats
+    residual: Floats
+    margin: Floats
+    is_halted: NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True)
-class Trajectory:
-    """One trajectory that waits for a slot or occupies one."""
+class OpenShard(NamedTuple):
+    """A shard that is open, and its block of rows."""
 
-    shard: ShardState
-    puzzle: int
-    """Place in the shard."""
-    column: int
-    """Place in the shard."""
-    lineage: int
-    """Id of the trajectory that its state descends from."""
-    step: int = 0
-    """Supervision steps taken."""
-    state: Tensor | None = None
-    """State to resume from, `[2, L, D]`; None starts anew."""
-    memory: tuple[Tokens, int] | None = None
-    """Of one that resumes: its last answer, and for how many steps it has stayed the same."""
+    shard: Shard
+    start: int
+    """Its first row."""
 
     @property
-    def id(self) -> int:
-        """Its id, which keys its noise."""
-        return self.shard.shard.first_trajectory + self.column
+    def size(self) -> int:
+        """Rows of the block."""
+        return self.shard.puzzles * self.shard.trajectories
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.start, self.start + self.size)
+
+    @property
+    def firsts(self) -> Rows:
+        """The row of each puzzle's first trajectory, `[p]`."""
+        return np.arange(self.start, self.start + self.size, self.shard.trajectories)
+
+
+class RowArrays:
+    """Arrays that have one row for each trajectory of the open shards, and grow together."""
+
+    def __init__(self, **kinds: tuple[Any, ...]) -> None:
+        """`kinds` are name, type and shape of a row."""
+        self._names = tuple(kinds)
+        for name, (kind, *shape) in kinds.items():
+            setattr(self, name, np.zeros((0, *shape), kind))
+
+    def grow(self, rows: int) -> None:
+        """Makes room for `rows` rows and keeps what is there."""
+        for name in self._names:
+            old = getattr(self, name)
+            if rows > len(old):
+                new = np.zeros((rows, *old.shape[1:]), old.dtype)
+                new[: len(old)] = old
+                setattr(self, name, new)
+
+
+class Trajectories(RowArrays):
+    """The trajectories of all open shards: what each is, and what it has found.
+
+    A shard's rows are one block: puzzle after puzzle, and the trajectories of each in the order of their ids. The rows
+    of a closed shard serve others again.
+    """
+
+    shard: Rows
+    """Index of its shard in the plan, `[R]`."""
+    puzzle: Rows
+    """Place of its puzzle in the run, `[R]`."""
+    id: Rows
+    """Its id, which keys its noise, `[R]`."""
+    first: Rows
+    """Row of its puzzle's first trajectory, `[R]`. What belongs to a puzzle is kept in that row."""
+    lineage: Rows
+    """Id of the trajectory that its state descends from, `[R]`."""
+    has_ended: NDArray[np.bool_]
+    answers: Tokens
+    steps: Rows
+    halt: Floats
+    lprm: Floats
+    residual: Floats
+    margin: Floats
+    is_halted: NDArray[np.bool_]
+    trace_answers: Tokens
+    """Answer after every supervision step of a traced run, `[R, M, A]`."""
+    trace_floats: Floats
+    """What the trace keeps beside, `[R, 4, M]`, in the order of `trace.FLOATS`."""
+
+    def __init__(self, task: Task, puzzles: Tokens, *, answer_tokens: int, depth: int) -> None:
+        """`depth` is that of a traced run, 0 of another."""
+        names = dict.fromkeys(("shard", "puzzle", "id", "first", "lineage", "steps"), (np.int64,))
+        scores = dict.fromkeys(("halt", "lprm", "residual", "margin"), (np.float32,))
+        super().__init__(
+            **names,
+            **scores,
+            has_ended=(bool,),
+            is_halted=(bool,),
+            answers=(np.uint8, answer_tokens),
+            trace_answers=(np.uint8, depth, answer_tokens),
+            trace_floats=(np.float32, len(trace.FLOATS), depth),
+        )
+        self.task, self.puzzles, self.depth = task, puzzles, depth
+        self.hashes = np.full(len(puzzles), -1, np.int64)
+        """Of the puzzles that a shard has had so far, `[P]`."""
+        self.free: dict[int, list[int]] = {}
+        """Where blocks of each size were."""
+        self.used = 0
+
+    def open(self, shard: Shard) -> OpenShard:
+        """Gives a shard its block."""
+        size = shard.puzzles * shard.trajectories
+        if free := self.free.get(size):
+            start = free.pop()
+        else:
+            start, self.used = self.used, self.used + size
+            if self.used > len(self.id):
+                self.grow(max(self.used, 2 * len(self.id)))
+        opened = OpenShard(shard, start)
+        rows, shape = opened.rows, (shard.puzzles, shard.trajectories)
+        puzzles = np.arange(shard.first_puzzle, shard.first_puzzle + shard.puzzles)
+        for puzzle in puzzles[self.hashes[puzzles] < 0].tolist():
+            self.hashes[puzzle] = puzzle_hash(self.task.name, self.puzzles[puzzle])
+        self.shard[rows] = shard.index
+        self.puzzle[rows].reshape(shape)[:] = puzzles[:, None]
+        self.id[rows].reshape(shape)[:] = np.arange(shard.first_trajectory, shard.first_trajectory + shape[1])
+        self.first[rows].reshape(shape)[:] = opened.firsts[:, None]
+        self.lineage[rows] = self.id[rows]
+        self.has_ended[rows] = False
+        return opened
+
+    def record_step(self, rows: Rows, steps: Rows, answers: Tokens, floats: tuple[Floats, ...]) -> None:
+        """Keeps a supervision step, counted from 1, of a traced run; `floats` are those of `trace.FLOATS`."""
+        self.trace_answers[rows, steps - 1] = answers
+        for place, values in enumerate(floats):
+            self.trace_floats[rows, place, steps - 1] = values
+
+    def end(self, rows: Rows, final: Final) -> None:
+        """Keeps what trajectories leave."""
+        self.has_ended[rows] = True
+        for name, values in final._asdict().items():
+            getattr(self, name)[rows] = values
+
+    def close(self, opened: OpenShard, widths: Rows) -> ShardResult:
+        """The result of a shard whose puzzles `[p]` are decided at `widths`; its rows are free from now on.
+
+        Trajectories beyond a puzzle's width are blank, whether they ran or not.
+        """
+        shard, rows = opened.shard, opened.rows
+        self.free.setdefault(opened.size, []).append(opened.start)
+        shape = (shard.puzzles, shard.trajectories)
+        is_beyond = np.arange(shard.trajectories) >= widths[:, None]
+
+        def block(array: NDArray[Any]) -> NDArray[Any]:
+            kept = array[rows].reshape(*shape, *array.shape[1:]).copy()
+            kept[is_beyond] = 0
+            return kept
+
+        puzzles = self.puzzles[shard.first_puzzle : shard.first_puzzle + shard.puzzles]
+        found: dict[str, Any] = {name: block(getattr(self, name)) for name in BY_TRAJECTORY if name != "candidates"}
+        result = ShardResult(puzzles=puzzles, candidates=block(self.answers), widths=widths, **found)
+        if self.depth:
+            answers = self.trace_answers[rows].reshape(*shape, self.depth, -1)
+            result.trace.update(
+                trace.encode(answers, self.task.canonical, self.task.verify, puzzles, result.steps),
+                **trace.encode_floats(block(self.trace_floats), result.steps),
+            )
+        return result
 
 
 class Scheduler:
-    """Chooses the trajectories for free slots. Opens a shard only when the open ones need nothing more."""
+    """Chooses the trajectories for free slots, and decides when a puzzle has enough of them.
 
-    def __init__(self, open_shard: Callable[[Shard], ShardState], *, is_by_puzzle: bool) -> None:
-        """`is_by_puzzle` serves one puzzle after another: a particle filter's trajectories wait for each other."""
-        self.open_shard, self.is_by_puzzle = open_shard, is_by_puzzle
+    Opens a shard only when the open ones need nothing more.
+    """
+
+    def __init__(self, table: Trajectories, *, is_by_puzzle: bool, tests: SequentialTests | None) -> None:
+        """`is_by_puzzle` serves one puzzle after another: a particle filter's trajectories wait for each other. `tests`
+        decide an adaptive width."""
+        self.table, self.is_by_puzzle, self.tests = table, is_by_puzzle, tests
         self.unopened: Iterator[Shard] = iter(())
-        self.heap: list[tuple[int, int, int]] = []
-        """(shard, column, puzzle) of every puzzle that needs a trajectory, each once; the puzzle comes first under
-        `is_by_puzzle`."""
-        self.open: dict[int, ShardState] = {}
-        self.resuming: deque[Trajectory] = deque()
+        self.open: dict[int, OpenShard] = {}
+        """By index in the plan, in the order in which they were opened."""
+        self.left: dict[int, int] = {}
+        """Trajectories of each open shard that have not ended; puzzles that are undecided, where the width adapts."""
+        self.waiting: Rows = np.zeros(0, np.int64)
+        """Rows of the trajectories that are certainly needed and have no slot yet, in the order in which they are
+        served."""
+        self.on_open: list[Callable[[OpenShard], None]] = []
 
     def add(self, shards: Iterable[Shard]) -> None:
         """Adds the shards to run, in order."""
         self.unopened = iter(shards)
 
-    def resume(self, trajectories: Iterable[Trajectory]) -> None:
-        """Takes back trajectories that waited at a barrier. They are served before new ones."""
-        self.resuming.extend(trajectories)
-
-    def next_needed(self, count: int) -> list[Trajectory]:
+    def next_needed(self, count: int) -> Rows:
         """Up to `count` trajectories that are certainly needed."""
-        taken: list[Trajectory] = []
-        while len(taken) < count:
-            if self.resuming:
-                taken.append(self.resuming.popleft())
-            elif self.heap:
-                taken += self._pop()
-            elif (shard := next(self.unopened, None)) is not None:
-                state = self.open[shard.index] = self.open_shard(shard)
-                for puzzle in range(shard.puzzles):
-                    self._push(state, puzzle)
-            else:
-                break
+        while len(self.waiting) < count and (shard := next(self.unopened, None)) is not None:
+            self._open(shard)
+        taken, self.waiting = self.waiting[:count], self.waiting[count:]
         return taken
 
-    def next_speculative(self, count: int) -> list[Trajectory]:
-        """Up to `count` trajectories that may come to be needed."""
-        taken: list[Trajectory] = []
-        for state in self.open.values():
-            for puzzle in state.may_need_more() if len(taken) < count else ():
-                taken.append(self._next_of(state, puzzle))
-                if len(taken) >= count:
-                    break
-        return taken
+    def _open(self, shard: Shard) -> None:
+        opened = self.open[shard.index] = self.table.open(shard)
+        if self.tests is None:
+            self.left[shard.index] = opened.size
+            rows = np.arange(opened.start, opened.start + opened.size)
+            if not self.is_by_puzzle:
+                rows = rows.reshape(shard.puzzles, shard.trajectories).T.reshape(-1)
+        else:
+            self.left[shard.index] = shard.puzzles
+            rows = self.tests.open(opened, len(self.table.id))
+            rows = rows[np.lexsort((rows, rows - self.table.first[rows]))]
+        for told in self.on_open:
+            told(opened)
+        self.waiting = np.concatenate([self.waiting, rows])
 
-    def close(self, state: ShardState) -> None:
-        """Forgets a finished shard."""
-        del self.open[state.shard.index]
-        self.heap = [entry for entry in self.heap if entry[0] != state.shard.index]
-        heapq.heapify(self.heap)
+    def next_speculative(self, count: int) -> Rows:
+        """Up to `count` trajectories that may come to be needed, of the puzzles that have the fewest first."""
+        if self.tests is None or count <= 0 or not self.open:
+            return self.waiting[:0]
+        firsts = [self.tests.may_need_more(opened) for opened in self.open.values()]
+        return self.tests.take_next(np.concatenate(firsts)[:count])
 
-    def requeue(self, state: ShardState, puzzle: int) -> None:
-        """Lets a puzzle wait again where it has come to need more trajectories."""
-        if state.needs_more(puzzle):
-            self._push(state, puzzle)
+    def end(self, rows: Rows, final: Final) -> tuple[list[OpenShard], int]:
+        """Keeps what trajectories leave. Returns the shards that this finishes, and how many trajectories need no
+        slot any more."""
+        table = self.table
+        table.end(rows, final)
+        if self.tests is None:
+            return self.count(table.shard[rows]), len(rows)
+        decided, more = self.tests.end(rows, final, table)
+        if len(decided):
+            self.waiting = self.waiting[~self.is_decided(self.waiting)]
+        if len(more):
+            waiting = np.concatenate([self.waiting, more])
+            column = waiting - table.first[waiting]
+            self.waiting = waiting[np.lexsort((waiting, column, table.shard[waiting]))]
+        return self.count(table.shard[decided]), int(self.tests.columns[decided].sum())
 
-    def _push(self, state: ShardState, puzzle: int) -> None:
-        if state.is_waiting[puzzle]:
-            return
-        state.is_waiting[puzzle] = True
-        rank = (puzzle, int(state.next[puzzle])) if self.is_by_puzzle else (int(state.next[puzzle]), puzzle)
-        heapq.heappush(self.heap, (state.shard.index, *rank))
+    def count(self, shards: Rows) -> list[OpenShard]:
+        """Takes note of something that has come to its end in each of `shards`; returns those that are finished."""
+        finished: list[OpenShard] = []
+        if not len(shards):
+            return finished
+        lowest = int(shards.min())
+        counts = np.bincount(shards - lowest)
+        for place in np.flatnonzero(counts).tolist():
+            index = lowest + place
+            self.left[index] -= int(counts[place])
+            if not self.left[index]:
+                finished.append(self.open[index])
+        return finished
 
-    def _pop(self) -> list[Trajectory]:
-        index, *rank = heapq.heappop(self.heap)
-        state, puzzle = self.open[index], rank[0] if self.is_by_puzzle else rank[1]
-        state.is_waiting[puzzle] = False
-        if not state.needs_more(puzzle):
-            return []  # decided since, or served speculatively
-        trajectory = self._next_of(state, puzzle)
-        self.requeue(state, puzzle)
-        return [trajectory]
+    def is_decided(self, rows: Rows) -> NDArray[np.bool_]:
+        """Whether the puzzles of trajectories are decided, so that they are not needed any more."""
+        if self.tests is None:
+            return np.zeros(len(rows), bool)
+        decided: NDArray[np.bool_] = self.tests.decided[self.table.first[rows]] > 0
+        return decided
 
-    def _next_of(self, state: ShardState, puzzle: int) -> Trajectory:
-        column = int(state.next[puzzle])
-        state.next[puzzle] += 1
-        return Trajectory(state, puzzle, column, lineage=state.shard.first_trajectory + column)
+    def close(self, opened: OpenShard) -> ShardResult:
+        """Forgets a finished shard and returns its result."""
+        shard = opened.shard
+        del self.open[shard.index], self.left[shard.index]
+        if self.tests is None:
+            widths = np.full(shard.puzzles, shard.trajectories, np.int64)
+        else:
+            widths = self.tests.decided[opened.firsts]
+        return self.table.close(opened, widths)

@@ -44,18 +44,31 @@ def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return product ^ (product >> _SHIFT)
 
 
+def _words(rows: Tokens) -> NDArray[np.uint64]:
+    padded = np.zeros((len(rows), -(-rows.shape[1] // 8) * 8), dtype=np.uint8)
+    padded[:, : rows.shape[1]] = rows
+    return padded.view(np.uint64)
+
+
+def _folded(hashes: NDArray[np.uint64], words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    for column in range(words.shape[1]):
+        hashes = _mixed(hashes ^ words[:, column])
+    return hashes
+
+
+def row_hashes(rows: Tokens) -> NDArray[np.uint64]:
+    """A 64-bit hash of every row of `[R, A]`; two rows may share one by accident."""
+    return _folded(np.zeros(len(rows), np.uint64), _words(rows))
+
+
 def _distinct(owner: Index, rows: Tokens) -> tuple[Index, Index]:
     """First place of every distinct pair of an owner `[R]` (ascending) and a row `[R, A]`, and each row's pair.
 
     Pairs are numbered by first appearance. Rows are sorted by a 64-bit hash; every row is then compared with the first
     of its hash, and sorted in full should two ever share one.
     """
-    padded = np.zeros((len(rows), -(-rows.shape[1] // 8) * 8), dtype=np.uint8)
-    padded[:, : rows.shape[1]] = rows
-    words = padded.view(np.uint64)
-    hashes = _mixed(owner.astype(np.uint64) + np.uint64(1))
-    for column in range(words.shape[1]):
-        hashes = _mixed(hashes ^ words[:, column])
+    words = _words(rows)
+    hashes = _folded(_mixed(owner.astype(np.uint64) + np.uint64(1)), words)
     _, first, pair = np.unique(hashes, return_index=True, return_inverse=True)
     stands_for = first[pair]
     if not (np.array_equal(owner[stands_for], owner) and np.array_equal(words[stands_for], words)):
@@ -105,6 +118,14 @@ def encode(
         "trace_table_size": sizes,
         "trace_right": np.asarray(right, dtype=np.bool_),
     }
+
+
+def encode_floats(values: NDArray[np.float32], steps: Index) -> dict[str, NDArray[np.float32]]:
+    """The arrays of a shard's floats `[p, n, 4, M]`, in the order of `FLOATS`; `steps` `[p, n]` were taken, and those
+    behind repeat the last."""
+    last = np.minimum(np.arange(values.shape[3]), np.maximum(steps, 1)[:, :, None] - 1)
+    repeated = np.take_along_axis(values, last[:, :, None], axis=3)
+    return {f"trace_{name}": np.ascontiguousarray(repeated[:, :, place]) for place, name in enumerate(FLOATS)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,12 @@ class SlotViews:
         self.views.put(rows, views)
         return views.apply(puzzles)
 
+    def reserve(self, count: int) -> None:
+        """Makes room for `count` slots."""
+        if self.views is not None:
+            self.views = self.views.at(np.minimum(np.arange(count), self.count - 1))
+        self.count = count
+
     def move(self, source: Rows, target: Rows) -> None:
         """Copies the views of slots `source` over those of slots `target`."""
         assert self.views is not None

@@ -2,65 +2,57 @@
 
 A policy looks at the trajectories in the order of their ids, never in that of their arrival. It decides at the smallest
 `n` at which trajectories `0 .. n-1` are enough, so the decision is the same for any number of slots or workers. It also
-names the next `n` at which a decision is possible: trajectories beyond are not needed yet.
+names the next `n` at which a decision is possible: trajectories beyond are not needed yet. How the puzzles' tests
+stand is kept by `gram/sampler/sequential_tests.py`.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gram.config import ResolvedConfig
 
-FIRST_STAGE, STAGE_FACTOR = 1, 4
+Rows = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+STAGES = 4 ** np.arange(12)
+"""Widths at which a staged policy looks; the last is above any width."""
 THRESHOLDS = {"staged": 0.9, "trusted": 0.5, "decided": 0.95}
 """Where nobody names one."""
 
 
-class SequentialTest:
-    """One puzzle's test so far: what its first trajectories answered, in order."""
+class Standing(NamedTuple):
+    """How the sequential tests of some puzzles stand, `[k]` each."""
 
-    def __init__(self) -> None:
-        self.votes: Counter[bytes] = Counter()
-        """Trajectories that gave each canonical answer; in order of first appearance."""
-        self.trust: dict[bytes, float] = {}
-        """Highest predicted accuracy of a trajectory that gave the answer."""
-        self.is_any_valid = False
-        """Whether the verifier accepts one of them (only where a policy asks it)."""
-
-    def add(self, answer: bytes, trust: float, is_valid: bool) -> None:
-        """The next trajectory."""
-        self.votes[answer] += 1
-        self.trust[answer] = max(trust, self.trust.get(answer, trust))
-        self.is_any_valid |= is_valid
-
-    @property
-    def width(self) -> int:
-        return self.votes.total()
-
-    @property
-    def leader(self) -> bytes:
-        """The answer that the selector `vote` would pick: most votes, ties to the first to appear."""
-        return max(self.votes, key=self.votes.__getitem__)
-
-    @property
-    def lead(self) -> tuple[int, int]:
-        """Votes of the leading answer and of the next one."""
-        counts = sorted(self.votes.values(), reverse=True)
-        return (counts[0] if counts else 0, counts[1] if len(counts) > 1 else 0)
+    width: Rows
+    """Trajectories seen."""
+    first: Rows
+    """Votes of the leading answer: the one that the selector `vote` would pick, so that ties go to the first to
+    appear."""
+    second: Rows
+    """Votes of the next one."""
+    leader_trust: Floats
+    """Highest predicted accuracy of a trajectory that gave the leading answer."""
+    most_trust: Floats
+    """Highest predicted accuracy of any."""
+    is_any_valid: Bools
+    """Whether the verifier accepts one of them (only where a policy asks it)."""
 
 
 class WidthPolicy(Protocol):
-    """When a puzzle has enough trajectories."""
+    """When a puzzle has enough trajectories. Asked for many puzzles at once."""
 
     needs_verifier: bool
 
-    def decides(self, test: SequentialTest) -> bool:
+    def decides(self, now: Standing) -> Bools:
         """Whether these trajectories decide; asked at every width that `next_look` names."""
         ...
 
-    def next_look(self, test: SequentialTest) -> int:
+    def next_look(self, now: Standing) -> Rows:
         """The smallest greater width at which a decision is possible."""
         ...
 
@@ -73,22 +65,19 @@ class Staged:
     def __init__(self, trusted: float) -> None:
         self.trusted = trusted
 
-    def decides(self, test: SequentialTest) -> bool:
-        return test.trust[test.leader] >= self.trusted
+    def decides(self, now: Standing) -> Bools:
+        return np.asarray(now.leader_trust >= self.trusted)
 
-    def next_look(self, test: SequentialTest) -> int:
-        stage = FIRST_STAGE
-        while stage <= test.width:
-            stage *= STAGE_FACTOR
-        return stage
+    def next_look(self, now: Standing) -> Rows:
+        return np.asarray(STAGES[np.searchsorted(STAGES, now.width, side="right")])
 
 
 class Trusted(Staged):
     """1, 4, 16, ... trajectories, until one of them is trusted, whatever the others say: for a lattice, whose
     trajectories are either solved or worth nothing."""
 
-    def decides(self, test: SequentialTest) -> bool:
-        return max(test.trust.values()) >= self.trusted
+    def decides(self, now: Standing) -> Bools:
+        return np.asarray(now.most_trust >= self.trusted)
 
 
 class Decided:
@@ -103,16 +92,22 @@ class Decided:
 
     def __init__(self, probability: float) -> None:
         self.probability = probability
+        self.enough: list[int] = []
+        """Votes with which the leading answer is decided, by those of the next one."""
 
-    def decides(self, test: SequentialTest) -> bool:
-        return ahead_probability(*test.lead) >= self.probability
+    def decides(self, now: Standing) -> Bools:
+        return np.asarray(now.first >= self._enough(now.second))
 
-    def next_look(self, test: SequentialTest) -> int:
-        first, second = test.lead
-        more = 1
-        while ahead_probability(first + more, second) < self.probability:
-            more += 1
-        return test.width + more
+    def next_look(self, now: Standing) -> Rows:
+        return np.asarray(now.width + np.maximum(1, self._enough(now.second) - now.first))
+
+    def _enough(self, second: Rows) -> Rows:
+        for votes in range(len(self.enough), int(second.max(initial=0)) + 1):
+            first = max(votes, self.enough[-1] if self.enough else 0)
+            while ahead_probability(first, votes) < self.probability:
+                first += 1
+            self.enough.append(first)
+        return np.array(self.enough)[second]
 
 
 class Verified:
@@ -120,11 +115,11 @@ class Verified:
 
     needs_verifier = True
 
-    def decides(self, test: SequentialTest) -> bool:
-        return test.is_any_valid
+    def decides(self, now: Standing) -> Bools:
+        return now.is_any_valid
 
-    def next_look(self, test: SequentialTest) -> int:
-        return test.width + 1
+    def next_look(self, now: Standing) -> Rows:
+        return np.asarray(now.width + 1)
 
 
 def ahead_probability(first: int, second: int) -> float:

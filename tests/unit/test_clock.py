@@ -140,8 +140,8 @@ class Ticks:
         self.now = 0.0
         monkeypatch.setattr(prefix_timing.time, "perf_counter", lambda: self.now)
         self.slow(monkeypatch, "advance", lambda rows: 1.0 + rows)
-        self.slow(monkeypatch, "read", lambda rows: 0.125 * len(rows))
-        self.slow(monkeypatch, "start", lambda rows: 16.0)
+        self.slow(monkeypatch, "_readout", lambda rows: 0.125 * len(rows))
+        self.slow(monkeypatch, "_start", lambda rows: 16.0)
 
     def slow(self, monkeypatch, method, seconds):
         real = getattr(SlotStates, method)

@@ -1,5 +1,6 @@
 """The sampler: the same trajectory in any batch, halting, selection."""
 
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 
@@ -13,7 +14,7 @@ from gram.config import SELECTORS, SamplerConfig
 from gram.sampler.engine import Engine, Observer, Progress
 from gram.sampler.run import resolve, sample, shards_of
 from gram.sampler.selectors import Scores, answer_labels, count_votes, select
-from gram.sampler.width import Decided, SequentialTest
+from gram.sampler.width import ahead_probability
 from gram.tasks.registry import get_task
 from tests.models import tiny_model
 
@@ -270,13 +271,13 @@ def test_an_adaptive_run_is_a_prefix_of_a_fixed_one():
     adaptive = sample(model, TASK, PUZZLES, SamplerConfig(**some, width_policy="decided"))
     assert adaptive.widths.min() < 9
     assert adaptive.steps_run < fixed.steps_run
-    rule = Decided(0.95)
     for index, width in enumerate(adaptive.widths):
         assert np.array_equal(adaptive.candidates[index, :width], fixed.candidates[index, :width])
-        test, first = SequentialTest(), None
+        votes, first = Counter(), None
         for count, answer in enumerate(fixed.candidates[index], start=1):
-            test.add(answer.tobytes(), 0.0, False)
-            if first is None and rule.decides(test):
+            votes[answer.tobytes()] += 1
+            lead, second = [*sorted(votes.values(), reverse=True), 0][:2]
+            if first is None and ahead_probability(lead, second) >= 0.95:
                 first = count
         assert width == (first or 9)
 

@@ -16,9 +16,32 @@ weights = st.lists(st.floats(0.001, 1.0), min_size=1, max_size=20).map(lambda ea
 uniforms = st.floats(1e-6, 1 - 1e-6)
 
 
+def drawn_of(share, uniform):
+    return systematic(share[None], np.array([uniform]))[0]
+
+
+def ancestors_of(rule, scores, uniform=0.5):
+    """What one puzzle's particles continue; None where it is not resampled."""
+    ancestors, is_resampled = rule.ancestors(scores[None], scores[None], np.array([uniform]))
+    return ancestors[0] if is_resampled[0] else None
+
+
+@given(st.lists(st.tuples(weights, uniforms), min_size=1, max_size=5))
+def test_puzzles_are_drawn_for_as_if_alone(puzzles):
+    count = min(len(share) for share, _ in puzzles)
+    shares = np.array([share[:count] / share[:count].sum() for share, _ in puzzles])
+    chances = np.array([uniform for _, uniform in puzzles])
+    together = systematic(shares, chances)
+    for share, uniform, drawn, arranged in zip(shares, chances, together, in_place(together), strict=True):
+        points = (uniform + np.arange(count)) / count
+        alone = np.minimum(np.searchsorted(np.cumsum(share), points, side="right"), count - 1)
+        assert drawn.tolist() == alone.tolist()
+        assert arranged.tolist() == in_place(alone[None])[0].tolist()
+
+
 @given(weights, uniforms)
 def test_every_particle_is_drawn_its_share_rounded_down_or_up(share, uniform):
-    drawn = np.bincount(systematic(share, uniform), minlength=len(share))
+    drawn = np.bincount(drawn_of(share, uniform), minlength=len(share))
     assert drawn.sum() == len(share)
     assert (drawn >= np.floor(share * len(share) - 1e-9)).all()
     assert (drawn <= np.ceil(share * len(share) + 1e-9)).all()
@@ -26,14 +49,14 @@ def test_every_particle_is_drawn_its_share_rounded_down_or_up(share, uniform):
 
 def test_the_mean_over_draws_is_the_weight():
     share = np.array([0.5, 0.3, 0.15, 0.05])
-    drawn = np.mean([np.bincount(systematic(share, (u + 0.5) / 400), minlength=4) for u in range(400)], axis=0)
+    drawn = np.mean([np.bincount(drawn_of(share, (u + 0.5) / 400), minlength=4) for u in range(400)], axis=0)
     assert drawn / 4 == pytest.approx(share, abs=0.01)
 
 
 @given(weights, uniforms)
 def test_survivors_continue_themselves(share, uniform):
-    ancestors = systematic(share, uniform)
-    arranged = in_place(ancestors)
+    ancestors = drawn_of(share, uniform)
+    arranged = in_place(ancestors[None])[0]
     assert sorted(arranged) == sorted(ancestors)
     for particle in set(ancestors.tolist()):
         assert arranged[particle] == particle
@@ -42,12 +65,12 @@ def test_survivors_continue_themselves(share, uniform):
 def test_equal_scores_are_left_alone_and_unequal_ones_are_not():
     rule = Resampler("lprm", is_increment=False, threshold=0.5)
     scores = rule.log_scores(np.zeros(4, np.float32), np.array([0.9, 0.9, 0.9, 0.9], np.float32))
-    assert rule.ancestors(scores, scores, 0.5) is None
+    assert ancestors_of(rule, scores) is None
     scores = rule.log_scores(np.zeros(4, np.float32), np.array([0.9, 0.01, 0.01, 0.01], np.float32))
-    assert set(rule.ancestors(scores, scores, 0.5).tolist()) == {0}
+    assert set(ancestors_of(rule, scores).tolist()) == {0}
     # Increments count from the last resampling: a score that has not grown weighs nothing.
     growing = Resampler("lprm", is_increment=True, threshold=0.5)
-    assert growing.ancestors(scores, scores, 0.5) is None
+    assert ancestors_of(growing, scores) is None
 
 
 def test_scores_are_finite_at_the_ends():

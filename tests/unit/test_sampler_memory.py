@@ -8,6 +8,7 @@ from gram.api import Sampler
 from gram.config import MOST, SamplerConfig
 from gram.kernels.dispatch import slot_count
 from gram.sampler import engine, run
+from gram.sampler.engine import SlotStates
 from gram.tasks.registry import get_task
 from tests.integration.test_cli import Command, tiny
 from tests.models import tiny_model
@@ -65,7 +66,7 @@ def test_the_estimate_is_below_what_is_taken():
     taken = sum(array.nbytes for array in (*arrays, result.is_halted, result.lineage, result.votes))
     taken += TASK.canonical(result.candidates.copy()).nbytes
     assert run.result_bytes(result.config, 50, TASK.output_tokens) == taken
-    slots = engine.SlotStates(SAMPLER.model, result.config, task=SAMPLER.task, is_unconditional=False)
+    slots = SlotStates(SAMPLER.model, result.config, task=SAMPLER.task, is_unconditional=False)
     taken = sum(state.nbytes for state in (slots.h, slots.h_before, slots.l, slots.e_x))
     assert run.slot_bytes(result.config, SAMPLER.model.spec, 4) == taken
 

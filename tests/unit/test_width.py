@@ -7,14 +7,40 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gram.sampler.width import Decided, SequentialTest, Staged, Trusted, Verified, ahead_probability, error_rate
+from gram.sampler.scheduler import Final, Shard, Trajectories
+from gram.sampler.sequential_tests import SequentialTests
+from gram.sampler.width import Decided, Staged, Trusted, Verified, ahead_probability, error_rate
+from gram.tasks.registry import get_task
+
+
+class Undecided:
+    """A policy that looks at once and never decides."""
+
+    needs_verifier = False
+
+    def decides(self, now):
+        return now.width < 0
+
+    def next_look(self, now):
+        return now.width + 1
 
 
 def looks_at(answers, trust=0.0):
-    test = SequentialTest()
-    for answer in answers:
-        test.add(bytes([answer]), trust, False)
-    return test
+    """How a test stands after these answers (numbers), whose trajectories are so trusted (a number, or one each)."""
+    task, count = get_task("nqueens4"), len(answers)
+    table = Trajectories(task, np.zeros((1, task.tokens), np.uint8), answer_tokens=16, depth=0)
+    tests = SequentialTests(Undecided(), answer_tokens=16, trusts_halt_head=False)
+    opened = table.open(Shard(0, 0, 1, 0, count + 1))
+    tests.open(opened, len(table.id))
+    if count:
+        nothing = np.zeros(count, np.float32)
+        lprm = np.broadcast_to(np.float32(trust), count)
+        tokens = np.repeat(np.array(answers, np.uint8)[:, None], 16, axis=1)
+        final = Final(tokens, np.ones(count, np.int64), nothing, lprm, nothing, nothing, nothing > 0)
+        rows = np.arange(count)
+        table.end(rows, final)
+        tests.end(rows, final, table)
+    return tests.standing(opened.firsts)
 
 
 def test_the_probability_of_the_lead_is_the_beta_posterior():
@@ -28,7 +54,7 @@ def test_the_probability_of_the_lead_is_the_beta_posterior():
 
 def test_unanimous_votes_decide_as_soon_as_the_probability_allows():
     rule = Decided(0.95)
-    assert rule.next_look(SequentialTest()) == 4
+    assert rule.next_look(looks_at([])) == 4
     assert [rule.decides(looks_at([1] * n)) for n in (3, 4)] == [False, True]
     assert not rule.decides(looks_at([1, 1, 1, 1, 2, 2, 2]))
 
@@ -40,13 +66,12 @@ def test_no_decision_is_possible_before_the_next_look(answers, probability):
     rule, test = Decided(probability), looks_at(answers)
     if rule.decides(test) if answers else False:
         return
-    stop = rule.next_look(test)
+    stop = int(rule.next_look(test)[0])
     for answer in range(5):
-        ahead = looks_at(answers)
-        for _ in range(stop - len(answers) - 1):
-            ahead.add(bytes([answer]), 0.0, False)
-            assert not rule.decides(ahead)
-    best = looks_at([*answers, *[int(test.leader[0]) if answers else 0] * (stop - len(answers))])
+        for more in range(1, stop - len(answers)):
+            assert not rule.decides(looks_at([*answers, *[answer] * more]))
+    leader = max(answers, key=answers.count) if answers else 0
+    best = looks_at([*answers, *[leader] * (stop - len(answers))])
     assert rule.decides(best)
 
 
@@ -75,26 +100,34 @@ def test_a_stricter_rule_errs_less_and_equal_shares_are_a_coin():
 def test_stages_grow_fourfold_until_the_leader_is_trusted():
     rule = Staged(0.9)
     assert [rule.next_look(looks_at([1] * n)) for n in (0, 1, 3, 4, 15, 16)] == [1, 4, 4, 16, 16, 64]
-    test = looks_at([1, 1], trust=0.2)
-    test.add(bytes([2]), 0.99, False)
-    assert not rule.decides(test)  # the trusted answer does not lead
-    test.add(bytes([1]), 0.95, False)
-    assert rule.decides(test)
+    assert not rule.decides(looks_at([1, 1, 2], trust=[0.2, 0.2, 0.99]))  # the trusted answer does not lead
+    assert rule.decides(looks_at([1, 1, 2, 1], trust=[0.2, 0.2, 0.99, 0.95]))
 
 
 def test_the_verifier_decides_at_its_first_valid_answer():
-    test = SequentialTest()
-    test.add(b"x", 0.0, False)
+    test = looks_at([1])
     assert not Verified().decides(test)
     assert Verified().next_look(test) == 2
-    test.add(b"y", 0.0, True)
-    assert Verified().decides(test)
+    assert Verified().decides(test._replace(is_any_valid=np.array([True])))
 
 
 def test_trusted_looks_when_staged_does_and_needs_no_votes():
-    rule, test = Trusted(0.5), SequentialTest()
-    for width in range(1, 17):
+    rule, trust = Trusted(0.5), [0.6 if width == 3 else 0.0 for width in range(1, 17)]
+    for width in range(16):
+        test = looks_at(list(range(width)), trust[:width])
         assert rule.next_look(test) == Staged(0.5).next_look(test)
-        test.add(str(width).encode(), 0.6 if width == 3 else 0.0, False)
-        assert rule.decides(test) == (width >= 3)
-        assert not Staged(0.5).decides(test)
+        if width:
+            assert rule.decides(test) == (width >= 3)
+            assert not Staged(0.5).decides(test)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0.25, 0.5, 0.75])), min_size=1, max_size=14))
+def test_a_test_stands_as_its_votes_do(seen):
+    """Votes of the two leading answers, and the trust in the leader, which is the first to appear of equals."""
+    answers, trust = [each for each, _ in seen], [each for _, each in seen]
+    now = looks_at(answers, trust)
+    counts = sorted((answers.count(each) for each in set(answers)), reverse=True)
+    assert [int(now.width[0]), int(now.first[0]), int(now.second[0])] == [len(seen), *[*counts, 0][:2]]
+    leader = max(answers, key=answers.count)
+    assert now.leader_trust[0] == max(value for each, value in seen if each == leader)
+    assert now.most_trust[0] == max(trust)

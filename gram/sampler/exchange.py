@@ -1,0 +1,62 @@
+"""What the engine and its slots tell each other, in arrays over slots.
+
+Shapes: `k` some slots, `L` puzzle tokens, `A` answer tokens.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gram.tasks.protocol import Tokens
+
+Rows = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+
+class Readout(NamedTuple):
+    """What states say, `[k]` each."""
+
+    answers: Tokens
+    """Decoded answers `[k, A]`."""
+    margin: Floats
+    residual: Floats
+
+    def at(self, rows: Rows | slice) -> Readout:
+        """What some of them say."""
+        return Readout(self.answers[rows], self.margin[rows], self.residual[rows])
+
+
+class StepReading(NamedTuple):
+    """What a supervision step shows of the first `k` slots."""
+
+    halt: Floats
+    """Halt logits `[k]`."""
+    lprm: Floats
+    """Predicted final accuracies `[k]`."""
+    readout: Readout | None
+    """Of all of them, where asked for."""
+
+
+class Places(NamedTuple):
+    """What new trajectories bring into their slots, `[k]` each."""
+
+    puzzles: Tokens
+    """`[k, L]`."""
+    hashes: Rows
+    """Of the puzzles."""
+    trajectories: Rows
+    """Ids, which key the noise and, before any resampling, the views."""
+    identities: Rows | None
+    """Rows of the model's table of task embeddings, where it has one."""
+
+
+class Moved(NamedTuple):
+    """Slots whose states go to others, `[k]` each."""
+
+    source: Rows
+    target: Rows
+    trajectories: Rows
+    """Ids under which they go on."""
