@@ -3,10 +3,7 @@ demonstrations. Called by `ModelConfig`."""
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
-
-from gram.kernels.spec import box_shape
 
 if TYPE_CHECKING:
     from gram.config import ModelConfig
@@ -118,26 +115,3 @@ def check_demonstrations(config: ModelConfig) -> None:
             raise ValueError(f"{name} must be {value!r} with demonstrations, got {getattr(config, name)!r}")
     if config.has_empty_condition:
         raise ValueError("has_empty_condition must be false with demonstrations, got true")
-
-
-def check_relations(config: ModelConfig, known: tuple[str, ...]) -> None:
-    """Raises `ValueError` where relations and mixer do not go together; `known` are the names of all relations."""
-    if config.mixer != "relations":
-        raise ValueError(f"relations must come with the mixer relations, got mixer {config.mixer}")
-    names = config.relations
-    if not names or len(set(names)) != len(names) or set(names) - {*known}:
-        raise ValueError(f"relations must be different and some of {', '.join(known)}, got {list(names)}")
-    if "value" in names and config.latent == "continuous":
-        raise ValueError("relation value must come with the latent lattice, got latent continuous")
-    tokens = config.output_tokens if config.demonstrations else config.tokens
-    if config.has_graph:
-        check_graph(config)
-    elif math.isqrt(tokens) ** 2 != tokens or config.registers:
-        raise ValueError(
-            f"relations must be of a square grid without registers, got {tokens} tokens and "
-            f"{config.registers} registers"
-        )
-    if "box" in names:
-        box_shape(math.isqrt(tokens))
-    if config.mixer_hidden % len(names):
-        raise ValueError(f"mixer_hidden must share out among {len(names)} relations, got {config.mixer_hidden}")

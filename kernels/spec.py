@@ -139,6 +139,17 @@ class Spec:
         """Multiply-accumulates of one hidden channel of every relation together."""
         return len(self.relations) * self.length * (self.length if self.are_sums_products else 2)
 
+    def check_grid(self) -> None:
+        """Raises `ValueError` where relations of places have no square grid."""
+        tokens = self.output_tokens if self.demonstrations else self.tokens
+        if math.isqrt(tokens) ** 2 != tokens or self.registers:
+            raise ValueError(
+                f"relations must be of a square grid without registers, got {tokens} tokens and "
+                f"{self.registers} registers"
+            )
+        if "box" in self.relations:
+            box_shape(math.isqrt(tokens))
+
     @property
     def is_rotary(self) -> bool:
         """Whether attention rotates queries and keys by their positions."""
