@@ -264,9 +264,10 @@ class ModelConfig(Spec):
         counts = ("registers", "head_hidden", "output_start", "identities", "identity_dim")
         for name in ("low_level_updates", "noise_free_steps", *counts):
             at_least(name, getattr(self, name), 0)
-        for name in (*SIZES, *counts):
+        for name in (*SIZES, *counts, *latent_kinds.MEMORY_SIZES):
             at_most(name, getattr(self, name), MOST_UNITS)
-        at_most("blocks", self.blocks, MOST_BLOCKS)
+        for name in ("blocks", "encoder_blocks"):
+            at_most(name, getattr(self, name), MOST_BLOCKS)
         for name in ("depth", "transitions", "low_level_updates"):
             at_most(name, getattr(self, name), MOST[name])
         at_most("noise_free_steps", self.noise_free_steps, MOST["depth"])

@@ -29,6 +29,7 @@ DEMONSTRATED: dict[str, Any] = {
     "encoder_blocks": 2,
 }
 """Settings that only a model has that reads demonstrations, as others have them."""
+MEMORY_SIZES = ("demonstrations", "memory_keys", "memory_values", "memory_chunk", "memory_heard")
 MOST_MEMORY = 4096
 """No memory has more channels or tokens of a chunk, and no encoder more blocks."""
 
