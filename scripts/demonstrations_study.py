@@ -55,6 +55,11 @@ def points(value: float) -> str:
     return f"{100 * value:+.1f}"
 
 
+def chance(p_value: float) -> str:
+    """A p-value."""
+    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
 def by_number(checkpoint: str, limit: int | None, out: Path | None) -> None:
     """Accuracy by the number of demonstrations."""
     chart = Chart(x_range=(0.9, 18), y_range=(0, 1), title="recolour", is_log_x=True, width=480)
@@ -69,7 +74,7 @@ def by_number(checkpoint: str, limit: int | None, out: Path | None) -> None:
             said = "| | "
             if before is not None:
                 gap = paired_difference(found, before, puzzles.groups)
-                said = f"| {points(gap.estimate)} ({points(gap.low)} to {points(gap.high)}) | {gap.p_value:.3f} "
+                said = f"| {points(gap.estimate)} ({points(gap.low)} to {points(gap.high)}) | {chance(gap.p_value)} "
             print(f"| {split} | {number} | {found.mean():.1%} ({low:.1%} to {high:.1%}) {said}|", flush=True)
             chart.whisker(number, low, high, colour)
             chart.dot(number, float(found.mean()), colour, f"{found.mean():.1%}")
