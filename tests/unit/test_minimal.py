@@ -41,9 +41,9 @@ def of_puzzle(result: SampleResult, index: int) -> tuple[list[object], ...]:
 
 
 def is_on_the_page(name):
-    """Neither a lattice nor a model of graphs, which the page leaves out."""
+    """Neither a lattice nor a model of graphs or of demonstrations, which the page leaves out."""
     config = checkpoint.read_config(checkpoint.find(name))
-    return config.latent == "continuous" and not config.has_graph
+    return config.latent == "continuous" and not config.has_graph and not config.demonstrations
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -65,6 +65,11 @@ def test_no_trajectory_halts_before_its_first_noise():
 def test_page_differs_from_an_engine_with_other_noise_or_halting(change):
     result = by_engine("colouring10", **change)
     assert of_puzzle(result, 0) != by_page("colouring10", result.puzzles[0])
+
+
+def test_page_refuses_a_model_of_demonstrations():
+    with pytest.raises(ValueError, match="demonstrations must be 0 on this page, got 4"):
+        minimal.load("recolour")
 
 
 @pytest.mark.parametrize(
