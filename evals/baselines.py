@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gram.evals import metrics, paired, statistics, training_variance
-from gram.evals.evaluate import count_solutions, judge, solution_counts
+from gram.evals.evaluate import count_solutions, judge, single_accuracy_of, solution_counts
 from gram.formatting import markdown as markdown_table
 from gram.sampler.result import SampleResult
 from gram.tasks.protocol import PuzzleSet, Task
@@ -87,7 +87,7 @@ def judge_run(
     every = np.array(count_solutions(task, puzzles.puzzles), dtype=float) if task.is_multi_solution else None
     for result in results:
         right = judge(task, result.puzzles, result.candidates, result.is_counted)
-        singles.append(right.sum(axis=1) / result.widths)
+        singles.append(single_accuracy_of(right, result.widths, result.config))
         chosen.append(right[np.arange(len(right)), result.selected].astype(float))
         if every is not None:
             counts = solution_counts(task, result.candidates, right)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from gram.config import parse_json, read_json, shown
 from gram.evals.evaluate import PREDICTIONS_FILE, RESULTS_FILE
 from gram.evals.paired import paired_differences
+from gram.sampler.width import first_look
 from gram.tasks.protocol import PuzzleError
 from gram.tasks.registry import get_task
 
@@ -36,7 +37,7 @@ class StoredEvaluation:
     is_right: NDArray[np.bool_]
     """Verdict on the selected answer, `[P]`."""
     single: NDArray[np.float64]
-    """Share of right trajectories, `[P]`."""
+    """Share of right trajectories, `[P]`; under an adaptive width of those that run whatever is found."""
     distinct: NDArray[np.float64]
     """Distinct valid solutions found, `[P]`."""
     copies: int = 0
@@ -57,13 +58,17 @@ def read(folder: Path) -> StoredEvaluation:
             f"{len(lines)} lines of {PREDICTIONS_FILE}"
         )
     try:
+        policy, threshold = results.get("width_policy", "fixed"), results.get("width_threshold")
+        sure = None if policy == "fixed" else first_look(policy, threshold, results["width"])
         return StoredEvaluation(
             name=str(folder),
             results=results,
             puzzles=[line["puzzle"] for line in lines],
             index=np.array([line["index"] for line in lines], dtype=np.int64),
             is_right=np.array([line["is_right"] for line in lines], dtype=bool),
-            single=np.array([np.mean([one["is_right"] for one in line["candidates"]]) for line in lines], dtype=float),
+            single=np.array(
+                [np.mean([one["is_right"] for one in line["candidates"][:sure]]) for line in lines], dtype=float
+            ),
             distinct=np.array([line["distinct_valid"] for line in lines], dtype=float),
             copies=sum(
                 one.get("lineage", one.get("trajectory")) != one.get("trajectory")

@@ -25,6 +25,7 @@ from gram.formatting import count, number, percent, plain, span
 from gram.sampler.result import SampleResult
 from gram.sampler.run import SELECTOR
 from gram.sampler.trace import FLOATS
+from gram.sampler.width import first_look
 from gram.tasks.protocol import PuzzleSet, Task, Tokens
 
 RESULTS_FILE, PREDICTIONS_FILE = "results.json", "predictions.jsonl"
@@ -49,7 +50,7 @@ class Evaluation:
     accuracy_low: float
     accuracy_high: float
     single_accuracy: float
-    """Mean over trajectories of the verifier's verdict."""
+    """Mean over trajectories of the verifier's verdict (`single_accuracy_of`)."""
     single_accuracy_low: float
     single_accuracy_high: float
     pass_at_width: float
@@ -154,6 +155,16 @@ def clusters_of(known: PuzzleSet) -> NDArray[np.int64]:
     return np.unique(known.puzzles, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
+def single_accuracy_of(
+    right: NDArray[np.bool_], widths: NDArray[np.int64], config: ResolvedConfig
+) -> NDArray[np.float64]:
+    """Share of right trajectories of each puzzle, `[P]`, from verdicts `right [P, N]`; under an adaptive width of those
+    alone that run whatever is found, since a policy that stops at success would count it for more."""
+    sure = np.minimum(widths, first_look(config.width_policy, config.width_threshold, right.shape[1]))
+    share: NDArray[np.float64] = (right & (np.arange(right.shape[1]) < sure[:, None])).sum(axis=1) / sure
+    return share
+
+
 def evaluate_result(
     task: Task,
     puzzle_set: PuzzleSet,
@@ -174,7 +185,7 @@ def evaluate_result(
     right = judge(task, puzzles, candidates, counted)
     chosen = np.arange(len(real)), selected
     accepted = right[chosen].astype(np.float64)
-    single = right.sum(axis=1) / widths
+    single = single_accuracy_of(right, widths, result.config)
     clusters = clusters_of(known)
     passed = metrics.pass_at_k(widths, right.sum(axis=1), widths)
     lprm, halt = (

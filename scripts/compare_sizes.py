@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 import gram
 from gram.checkpoint import find, read_config, write_atomically
-from gram.evals.evaluate import clusters_of, count_solutions, judge, solution_counts
+from gram.evals.evaluate import clusters_of, count_solutions, judge, single_accuracy_of, solution_counts
 from gram.evals.paired import Difference, paired_difference
 from gram.tasks.protocol import PuzzleSet
 from gram.tasks.registry import get_task
@@ -39,8 +39,8 @@ def measured(
     for seed in range(seeds):
         print(f"{name}: {task}, {len(puzzles)} puzzles, seed {seed}", file=sys.stderr, flush=True)
         found = sampler.sample(puzzles, width=width, seed=seed)
-        right = judge(sampler.task, puzzles.puzzles, found.candidates)
-        singles.append(right.mean(1))
+        right = judge(sampler.task, puzzles.puzzles, found.candidates, found.is_counted)
+        singles.append(single_accuracy_of(right, found.widths, found.config))
         coverages.append((solution_counts(sampler.task, found.candidates, right) > 0).sum(1) / every)
     return np.mean(singles, axis=0), np.mean(coverages, axis=0)
 

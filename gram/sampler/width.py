@@ -146,11 +146,26 @@ def error_rate(probability: float, larger_share: float, width: int) -> float:
 
 def width_policy_of(config: ResolvedConfig) -> WidthPolicy | None:
     """The policy of resolved settings; None is the fixed width."""
-    threshold = config.width_threshold or 0.0
+    return _policy(config.width_policy, config.width_threshold)
+
+
+def _policy(name: str, threshold: float | None) -> WidthPolicy | None:
     policies: dict[str, WidthPolicy] = {
-        "staged": Staged(threshold),
-        "trusted": Trusted(threshold),
-        "decided": Decided(threshold),
+        "staged": Staged(threshold or 0.0),
+        "trusted": Trusted(threshold or 0.0),
+        "decided": Decided(threshold or 0.0),
         "verified": Verified(),
     }
-    return policies.get(config.width_policy)
+    return policies.get(name)
+
+
+def first_look(name: str, threshold: float | None, width: int) -> int:
+    """Trajectories of a puzzle that run whatever they find: those before a policy's first look, of `width` at most.
+
+    Later ones run only where the earlier ones were not enough, so that a mean over them favours puzzles that were
+    decided early.
+    """
+    if (policy := _policy(name, threshold)) is None:
+        return width
+    nothing, zero = np.zeros(1, np.int64), np.zeros(1)
+    return min(width, int(policy.next_look(Standing(nothing, nothing, nothing, zero, zero, nothing > 0))[0]))

@@ -12,8 +12,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from gram.tasks.arc_folder import BLANK, METADATA_FILE, NAMES_FILE, SET, TESTS_F
 from gram.tasks.arc_grids import SEPARATOR, View, encode, parse_name, random_view
 from gram.tasks.puzzle_sets import TEST, TRAIN, PuzzleError
 from gram.tasks.views import SYMMETRIES, turn
+from gram.training.published import ShowProgress
 
 MOST_VIEWS = 1_000_000
 TRIES = 5
@@ -39,7 +40,6 @@ KEPT_EVERY = 16
 """Tasks after which the state is kept."""
 Arrays = tuple["np.memmap[Any, Any]", "np.memmap[Any, Any]"]
 """Inputs and labels."""
-ShowProgress = Callable[[int, str], AbstractContextManager[Callable[[int], object]]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from gram.config import config_to_json
-from gram.evals.evaluate import Evaluation, evaluate_result, judge, predictions, solution_counts, to_json
+from gram.evals.evaluate import (
+    Evaluation,
+    evaluate_result,
+    judge,
+    predictions,
+    single_accuracy_of,
+    solution_counts,
+    to_json,
+)
 from gram.evals.metrics import coverage_at_k
 from gram.tasks.protocol import PuzzleSet, Task
 from gram.tasks.registry import get_task
@@ -137,6 +145,25 @@ def test_only_the_trajectories_of_an_adaptive_width_count():
     assert got.trajectories_per_s == 3.5
     assert [len(line["candidates"]) for line in predictions(Total(), puzzles, result)] == [2, 4, 1]
     assert got.trajectories_sha256 != full.trajectories_sha256
+
+
+@pytest.mark.parametrize(
+    ("policy", "sure"), [("fixed", 8), ("verified", 1), ("trusted", 1), ("staged", 1), ("decided", 4)]
+)
+def test_stopping_at_success_does_not_lift_single_accuracy(policy, sure):
+    """Trajectories that are right with probability .3, each puzzle run until one is: the mean of shares would say .5,
+    the first trajectories, which run whatever they find, say .3."""
+    right = np.random.default_rng(0).random((4000, 8)) < 0.3
+    stopped = np.where(right.any(1), right.argmax(1) + 1, 8)
+    widths = np.maximum(stopped, sure) if policy != "fixed" else np.full(4000, 8)
+    threshold = {"decided": 0.95, "staged": 0.9, "trusted": 0.5}.get(policy)
+    config = replace(by_hand()[1].config, width=8, width_policy=policy, width_threshold=threshold)
+    share = single_accuracy_of(right & (np.arange(8) < widths[:, None]), widths, config)
+    assert share.mean() == pytest.approx(0.3, abs=0.02)
+    np.testing.assert_allclose(share, right[:, :sure].mean(1))
+    if policy == "verified":
+        assert (right & (np.arange(8) < widths[:, None])).sum(1).mean() / widths.mean() < 0.4
+        assert ((right & (np.arange(8) < widths[:, None])).sum(1) / widths).mean() > 0.45
 
 
 def test_json_is_strict_and_in_the_fields_order():
