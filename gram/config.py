@@ -309,26 +309,13 @@ class ModelConfig(Spec):
         if self.mixer == "attention" and (self.dim % self.heads or (self.dim // self.heads) % 2):
             raise ValueError(f"dim must split into {self.heads} heads of even width, got {self.dim}")
         if self.relations or self.mixer == "relations":
-            self._check_relations()
+            latent_kinds.check_relations(self, get_args(Relation))
         if self.output_start + self.output_tokens > self.tokens:
             raise ValueError(
                 f"output tokens must end within {self.tokens} tokens, got {self.output_start}+{self.output_tokens}"
             )
         if self.head_readout == "register" and not self.registers:
             raise ValueError("head_readout 'register' must have registers of at least 1, got 0")
-
-    def _check_relations(self) -> None:
-        """Raises `ValueError` where relations and mixer do not go together."""
-        names, known = self.relations, get_args(Relation)
-        if self.mixer != "relations":
-            raise ValueError(f"relations must come with the mixer relations, got mixer {self.mixer}")
-        if not names or len(set(names)) != len(names) or set(names) - {*known}:
-            raise ValueError(f"relations must be different and some of {', '.join(known)}, got {list(names)}")
-        if "value" in names and self.latent == "continuous":
-            raise ValueError("relation value must come with the latent lattice, got latent continuous")
-        latent_kinds.check_graph(self) if self.has_graph else self.check_grid()
-        if self.mixer_hidden % len(names):
-            raise ValueError(f"mixer_hidden must share out among {len(names)} relations, got {self.mixer_hidden}")
 
     @property
     def spec(self) -> Spec:
