@@ -74,14 +74,7 @@ T = TypeVar("T")
 MOST_NAMED = 5
 """Names that one line lists."""
 SIZES = (
-    "vocabulary",
-    "tokens",
-    "output_tokens",
-    "value_tokens",
-    "dim",
-    "hidden",
-    "heads",
-    "mixer_hidden",
+    *("vocabulary", "tokens", "output_tokens", "value_tokens", "dim", "hidden", "heads", "mixer_hidden"),
     "guidance_hidden",
 )
 MOST_UNITS, MOST_BLOCKS = 10_000_000, 1_000
@@ -309,13 +302,26 @@ class ModelConfig(Spec):
         if self.mixer == "attention" and (self.dim % self.heads or (self.dim // self.heads) % 2):
             raise ValueError(f"dim must split into {self.heads} heads of even width, got {self.dim}")
         if self.relations or self.mixer == "relations":
-            latent_kinds.check_relations(self, get_args(Relation))
+            self._check_relations()
         if self.output_start + self.output_tokens > self.tokens:
             raise ValueError(
                 f"output tokens must end within {self.tokens} tokens, got {self.output_start}+{self.output_tokens}"
             )
         if self.head_readout == "register" and not self.registers:
             raise ValueError("head_readout 'register' must have registers of at least 1, got 0")
+
+    def _check_relations(self) -> None:
+        """Raises `ValueError` where relations and mixer do not go together."""
+        names, known = self.relations, get_args(Relation)
+        if self.mixer != "relations":
+            raise ValueError(f"relations must come with the mixer relations, got mixer {self.mixer}")
+        if not names or len(set(names)) != len(names) or set(names) - {*known}:
+            raise ValueError(f"relations must be different and some of {', '.join(known)}, got {list(names)}")
+        if "value" in names and self.latent == "continuous":
+            raise ValueError("relation value must come with the latent lattice, got latent continuous")
+        latent_kinds.check_graph(self) if self.has_graph else self.check_grid()
+        if self.mixer_hidden % len(names):
+            raise ValueError(f"mixer_hidden must share out among {len(names)} relations, got {self.mixer_hidden}")
 
     @property
     def spec(self) -> Spec:

@@ -81,20 +81,6 @@ def check_identities(config: ModelConfig) -> None:
         raise ValueError("identities must come with puzzles as the condition, got an empty one")
 
 
-def check_relations(config: ModelConfig, known: tuple[str, ...]) -> None:
-    """Raises `ValueError` where relations, of those `known`, and mixer do not go together."""
-    names = config.relations
-    if config.mixer != "relations":
-        raise ValueError(f"relations must come with the mixer relations, got mixer {config.mixer}")
-    if not names or len(set(names)) != len(names) or set(names) - {*known}:
-        raise ValueError(f"relations must be different and some of {', '.join(known)}, got {list(names)}")
-    if "value" in names and config.latent == "continuous":
-        raise ValueError("relation value must come with the latent lattice, got latent continuous")
-    check_graph(config) if config.has_graph else config.check_grid()
-    if config.mixer_hidden % len(names):
-        raise ValueError(f"mixer_hidden must share out among {len(names)} relations, got {config.mixer_hidden}")
-
-
 def check_graph(config: ModelConfig) -> None:
     """Raises `ValueError` where nodes are no graph's, or have relations of a grid."""
     nodes = config.output_tokens
