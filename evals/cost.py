@@ -1,6 +1,7 @@
 """What a run costs before it is run: multiply-accumulates counted from the model's shape, time, memory, puzzles needed.
 
-MACs are those of matrix products; normalisation, activations and noise are left out. Shapes: `L` tokens with registers,
+MACs are those of matrix products; normalisation, activations and noise are left out, but of a lookup memory, which is
+little else, all sums of products count. Shapes: `L` tokens with registers,
 `D` channels, `A` answer tokens, `V` vocabulary.
 """
 
@@ -11,6 +12,7 @@ from typing import Any
 from gram.config import ModelConfig
 from gram.evals import statistics
 from gram.evals.frontier.grid import Grid
+from gram.kernels import lookup
 from gram.model import OPINIONS
 
 TRACE_BYTES = 21
@@ -48,7 +50,17 @@ def step_macs(config: ModelConfig) -> dict[str, int]:
         read = dim if is_mean else config.memory_values  # behind the gate
         asked = 0 if is_mean else config.memory_keys * (dim + config.memory_values)
         parts["memory"] = calls * length * (dim * dim + read * dim + asked)
+    if config.lookup:
+        parts["lookup"] = turns * (config.low_level_updates + 1) * lookup.call_macs(config)
     return {**parts, "total": sum(parts.values())}
+
+
+def lookup_share(config: ModelConfig, width: int) -> float:
+    """Share of a step's MACs, one trajectory's of `width`, that a lookup memory costs: its gate and convolution, and
+    what is done once a puzzle shared out over trajectories and the steps of the model's depth."""
+    counted = step_macs(config)
+    once = lookup.puzzle_macs(config) / (width * config.depth)
+    return (counted["lookup"] + once) / (counted["total"] + once)
 
 
 def decode_macs(config: ModelConfig) -> int:

@@ -55,6 +55,7 @@ MODEL_FIELDS = (
     *("has_empty_condition", "value_tokens", "values", "are_values_alike", "latent", "drop_below"),
     *("conflict_above", "commitment_temperature", "commitment_focus", "width_policy", "identities", "identity_dim"),
     *("demonstrations", "memory", "memory_keys", "memory_values", "memory_chunk", "memory_heard", "encoder_blocks"),
+    *latent_kinds.SPARSE,
 )
 """Fields of `ModelConfig` in the order of `config.json`."""
 LATER: dict[str, Any] = {
@@ -65,6 +66,7 @@ LATER: dict[str, Any] = {
     "identity_dim": 0,
     **latent_kinds.LATTICE,
     **latent_kinds.DEMONSTRATED,
+    **latent_kinds.SPARSE,
 }
 """Settings of a model that came after the first checkpoints, with the value by which all is as before. There it stands
 not in a model's JSON."""
@@ -287,6 +289,8 @@ class ModelConfig(Spec):
             latent_kinds.check_demonstrations(self)
         elif strange := [name for name in latent_kinds.DEMONSTRATED if getattr(self, name) != LATER[name]]:
             raise ValueError(f"{strange[0]} must come with a task of demonstrations, got {getattr(self, strange[0])}")
+        if any(getattr(self, name) not in (LATER[name], ()) for name in latent_kinds.SPARSE):
+            latent_kinds.check_sparse(self)
         check_halt_threshold("head", self.halt_threshold)
         if self.selector is not None:
             one_of("selector", self.selector, SELECTORS)

@@ -1,9 +1,12 @@
 """What a model of another kind may be: a lattice's values, a graph's nodes, a table of identities, a memory of
-demonstrations. Called by `ModelConfig`."""
+demonstrations, tables of n-grams. Called by `ModelConfig`."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
+
+from gram.kernels.spec import LINES, box_shape
 
 if TYPE_CHECKING:
     from gram.config import ModelConfig
@@ -29,6 +32,11 @@ DEMONSTRATED: dict[str, Any] = {
     "encoder_blocks": 2,
 }
 """Settings that only a model has that reads demonstrations, as others have them."""
+LOOKUP: dict[str, Any] = {"lookup": [], "lookup_heads": 2, "lookup_rows": 256, "lookup_channels": 8}
+"""Settings that only a model has that looks n-grams up, as others have them."""
+SPARSE: dict[str, Any] = {**LOOKUP}
+MOST_ROWS = 10_000_000
+"""No table has more rows, and no model more tables or channels of a row."""
 MEMORY_SIZES = ("demonstrations", "memory_keys", "memory_values", "memory_chunk", "memory_heard")
 MOST_MEMORY = 4096
 """No memory has more channels or tokens of a chunk, and no encoder more blocks."""
@@ -116,3 +124,30 @@ def check_demonstrations(config: ModelConfig) -> None:
             raise ValueError(f"{name} must be {value!r} with demonstrations, got {getattr(config, name)!r}")
     if config.has_empty_condition:
         raise ValueError("has_empty_condition must be false with demonstrations, got true")
+
+
+def check_sparse(config: ModelConfig) -> None:
+    """Raises `ValueError` where tables of n-grams cannot be."""
+    for name, value in (("latent", "continuous"), ("demonstrations", 0), ("has_graph", False)):
+        if getattr(config, name) != value:
+            raise ValueError(f"{name} must be {value!r} with a lookup, got {getattr(config, name)!r}")
+    check_lookup(config)
+
+
+def check_lookup(config: ModelConfig) -> None:
+    """Raises `ValueError` where n-grams have no lines, or tables no rows."""
+    lines = config.lookup
+    if not lines:
+        named = next(name for name in LOOKUP if getattr(config, name) not in (LOOKUP[name], ()))
+        raise ValueError(f"{named} must come with lookup, got lookup of no lines")
+    if len(set(lines)) != len(lines) or set(lines) - {*LINES}:
+        raise ValueError(f"lookup must be different and some of {', '.join(LINES)}, got {list(lines)}")
+    for name in ("lookup_heads", "lookup_rows", "lookup_channels"):
+        if not 1 <= getattr(config, name) <= MOST_ROWS:
+            raise ValueError(f"{name} must be within 1 and {MOST_ROWS:,}, got {getattr(config, name):,}")
+    if not config.is_conditional or config.has_empty_condition:
+        raise ValueError("lookup must come with puzzles as the condition, got an empty one")
+    if (side := math.isqrt(config.tokens)) ** 2 != config.tokens and set(lines) - {"text"}:
+        raise ValueError(f"lookup must be along text where tokens are no square grid, got {config.tokens} tokens")
+    if "box" in lines:
+        box_shape(side)

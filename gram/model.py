@@ -19,7 +19,7 @@ from torch.nn.functional import linear, pad
 
 from gram.config import ModelConfig
 from gram.identities import IdentityTable
-from gram.kernels import dispatch
+from gram.kernels import dispatch, lookup
 from gram.kernels.philox import NoiseKey
 from gram.kernels.reference import Step, Weights
 from gram.kernels.relations import graphs
@@ -98,6 +98,21 @@ class Embedding(nn.Module):
         self.weight = init_parameter((rows, dim), generator)
 
 
+class LookupTables(nn.Module):
+    """Tables of n-grams and what reads them (`kernels/lookup.py`): `table [rows, C]`, `key [D, E]`, `value [D, E]`,
+    `scale [D]`, `taps [D, 4]`. The convolution starts at zero, as in the paper."""
+
+    def __init__(self, config: ModelConfig, generator: torch.Generator) -> None:
+        super().__init__()
+        dim, width = config.dim, config.lookup_width
+        rows = sum(lookup.table_sizes(config))
+        self.table = init_parameter((rows, config.lookup_channels), generator, fan_in=width)
+        self.key = init_parameter((dim, width), generator)
+        self.value = init_parameter((dim, width), generator)
+        self.scale = nn.Parameter(torch.ones(dim))
+        self.taps = nn.Parameter(torch.zeros(dim, lookup.TAPS))
+
+
 class Model(nn.Module):
     """All parameters of one model, and its three operations: `embed`, `step`, `decode`."""
 
@@ -130,6 +145,8 @@ class Model(nn.Module):
             self.encoder = self._core(generator, config.encoder_blocks)
             if config.memory != "none":
                 self.memory = Memory(config, partial(init_parameter, generator=generator))
+        if config.lookup:
+            self.lookup = LookupTables(config, generator)
         if config.guidance != "none":
             hidden = config.guidance_hidden
             self.prior = SwiGLU(dim, hidden, 2 * dim, generator, output_scale=0.1)
@@ -274,7 +291,8 @@ def embed(
     """`e_x`: token embedding, registers in front (each puzzle's own, or those that all share), learned positions,
     scaled by `sqrt(D)`; empty rows take the empty embedding at every token. Where each puzzle is a graph, its nodes
     alone, each with its row of the graph's matrix behind (`Spec.embedded_dim`). Where it has
-    demonstrations, its test input alone, with their memory behind."""
+    demonstrations, its test input alone, with their memory behind. Where
+    n-grams are looked up, all tokens with their keys and values behind."""
     if config.demonstrations:
         from gram.demonstrations import embed_demonstrations  # other models know none
 
@@ -291,6 +309,8 @@ def embed(
     if "positions" in weights:
         e_x = e_x + weights["positions"]
     scaled: Tensor = e_x * config.dim**0.5
+    if config.lookup:
+        scaled = torch.cat([scaled, lookup.look_up(weights, config, config.vocabulary, puzzles_PL)], -1)
     if config.has_graph:
         graph = graphs(puzzles_PL, config.output_tokens).to(scaled.dtype)
         scaled = torch.cat([scaled, graph if is_empty_P is None else graph * ~is_empty_P[:, None, None]], -1)

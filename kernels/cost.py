@@ -67,7 +67,8 @@ def eager_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> 
     state = torch.empty(count, spec.length, spec.dim, dtype=dtype, device="meta")
     rows = torch.empty(count, dtype=torch.int64, device="meta")
     key = NoiseKey(0, rows, rows, rows)
-    return count_eager(lambda: reference.supervision_step(meta, spec, state, state, state, key))
+    e_x = state.new_empty(count, spec.length, spec.embedded_dim)
+    return count_eager(lambda: reference.supervision_step(meta, spec, state, state, e_x, key))
 
 
 def _state_bytes(spec: Spec, dtype: torch.dtype) -> int:

@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from gram.kernels import first_use, reference
+from gram.kernels import first_use, lookup, reference
 from gram.kernels.compiled import cache as compile_cache
 from gram.kernels.compiled import path as compiled
 from gram.kernels.fused import pack
@@ -44,6 +44,7 @@ Kernel = Literal["eager", "compiled", "fused", "blocks", "gemm"]
 
 
 MEMORY_OBSTACLE = "eager alone reads a memory of demonstrations"
+SPARSE_OBSTACLE = "eager and compiled alone have a lookup memory"
 
 
 class KernelChoice(NamedTuple):
@@ -134,6 +135,8 @@ def step_flops(weights: Weights, spec: Spec) -> float:
             total += 2 * tensor.numel() * spec.length
     if spec.memory_size and spec.memory != "mean":
         total += reads * 2 * spec.memory_size * spec.length
+    if spec.lookup:
+        total += (spec.low_level_updates + 1) * 2 * lookup.call_macs(spec)
     if spec.mixer == "attention":
         total += (spec.low_level_updates + 1) * spec.blocks * 4 * spec.length**2 * spec.dim
     elif spec.mixer == "relations":
@@ -170,6 +173,8 @@ def _obstacle(device: torch.device, spec: Spec | None, dtype: torch.dtype, kerne
         return "no model is given yet"
     if spec.memory_channels:
         return MEMORY_OBSTACLE
+    if spec.lookup:
+        return SPARSE_OBSTACLE
     reason = LAUNCHED[kernel].unsupported_reason(spec)
     if reason is not None and kernel != "gemm" and gemm_pack.unsupported_reason(spec) is None:
         reason += "; kernel gemm takes this model"

@@ -11,6 +11,8 @@ vocabulary. Weights are stored `[out, in]`, as `torch.nn.functional.linear` take
     low.{i}.mixer.gate_up [2*Hm, D]   low.{i}.mixer.down [D, Hm]       relations
     low.{i}.channel.gate_up [2*F, D]  low.{i}.channel.down [D, F]      channel SwiGLU
     high.{i}...                                                        f_H, where it has weights of its own
+    lookup.table [rows, C]  lookup.key [D, E]  lookup.value [D, E]     n-grams (`lookup.py`)
+    lookup.scale [D]        lookup.taps [D, 4]
     prior.gate_up [2*G, D]            prior.down [2*D, G]              mu and raw log sigma
     decoder.weight [V, D]
     halt.weight [1, D or Hh]  halt.bias [1]  (halt.gate_up [2*Hh, D])  and the same for lprm
@@ -27,7 +29,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
-from gram.kernels import memory, relations
+from gram.kernels import lookup, memory, relations
+from gram.kernels.lookup import LookedUp
 from gram.kernels.memory import Remembered
 from gram.kernels.philox import NoiseKey, Site, noise
 from gram.kernels.spec import LEARNED, Injection, Spec
@@ -129,11 +132,14 @@ def core(
     spec: Spec,
     graph_BLL: Tensor | None = None,
     remembered: Remembered | None = None,
+    found: LookedUp | None = None,
 ) -> Tensor:
-    """`f_L` (`name` "low") or `f_H` ("high") on the sum of its state and injection; first it reads the memory, where
-    there is one."""
+    """`f_L` (`name` "low") or `f_H` ("high") on the sum of its state and injection; first it reads the memory, or what
+    was looked up, where there is one."""
     if remembered is not None:
         x_BLD = memory.read(weights, spec, x_BLD, remembered)
+    if found is not None:
+        x_BLD = lookup.read(x_BLD, found, weights["lookup.taps"], spec)
     for block in range(spec.blocks):
         mixer, channel = f"{name}.{block}.mixer.", f"{name}.{block}.channel."
         if spec.mixer == "token":
@@ -175,7 +181,7 @@ def transition(
 ) -> tuple[Tensor, Tensor]:
     """One transition: `K` low-level updates, one high-level update, `guide` (adds the noise) before or after them.
 
-    `h, l, e_x` are `[B, L, D]` (`e_x` has its puzzle's graph or memory behind, where there is one:
+    `h, l, e_x` are `[B, L, D]` (`e_x` has its puzzle's graph, memory or n-grams behind, where there are some:
     `Spec.embedded_dim`);
     2605.19376, eqs. 3 to 5. `damping(old, new, call)` makes the next state from what core
     call number `call` of the transition read and gave (EqR's damping and path noise).
@@ -184,11 +190,12 @@ def transition(
         h = guide(h)
     e_x, graph = relations.split_graph(e_x, spec)
     e_x, remembered = memory.split_memory(e_x, spec) if spec.memory_channels else (e_x, None)
+    e_x, found = lookup.split_lookup(e_x, spec) if spec.lookup else (e_x, None)
     injection = h + e_x if spec.low_level_updates else l
     for call in range(spec.low_level_updates):
-        new = core(weights, "low", l + injection, spec, graph, remembered)
+        new = core(weights, "low", l + injection, spec, graph, remembered, found)
         l = new if damping is None else damping(l, new, call)
-    new = core(weights, "low" if spec.is_core_shared else "high", h + l, spec, graph, remembered)
+    new = core(weights, "low" if spec.is_core_shared else "high", h + l, spec, graph, remembered, found)
     h = new if damping is None else damping(h, new, spec.low_level_updates)
     if guide is not None and spec.noise_order == "after":
         h = guide(h)

@@ -17,6 +17,10 @@ Guidance = Literal["full", "mean", "noise", "none"]
 NoiseOrder = Literal["before", "after"]
 HeadReadout = Literal["mean", "register", "first", "max"]
 Memory = Literal["titans", "no-momentum", "no-forgetting", "delta", "sum", "mean", "none"]
+LINES = ("text", "row", "column", "diagonal", "antidiagonal", "box")
+"""Lines along which n-grams are looked up."""
+NGRAMS = (2, 3)
+"""Tokens of an n-gram."""
 DENSE_TOKENS = 150
 """Up to here a matrix product is faster on a CPU than sums by line."""
 
@@ -93,6 +97,16 @@ class Spec:
     memory_values: int = 32
     """Channels of a value of the memory."""
 
+    lookup: tuple[str, ...] = ()
+    """Lines along which n-grams of the puzzle's tokens are looked up in hashed tables (Engram, 2601.07372,
+    `kernels/lookup.py`): some of `text` (row-major order), `row`, `column`, `diagonal`, `antidiagonal` and `box`."""
+    lookup_heads: int = 2
+    """Tables of each line and each length of an n-gram."""
+    lookup_rows: int = 256
+    """Rows of a table at least; tables take the next primes."""
+    lookup_channels: int = 8
+    """Channels of a row."""
+
     @property
     def length(self) -> int:
         """Tokens of a state, registers included."""
@@ -113,8 +127,14 @@ class Spec:
     @property
     def embedded_dim(self) -> int:
         """Channels of `e_x`: where each puzzle has a graph, each node's row of its matrix stands behind its own; where
-        it has a memory, that stands there in equal parts."""
-        return self.dim + (self.length if self.has_graph else self.memory_channels)
+        it has a memory, that stands there in equal parts; where n-grams are looked up, their keys and values."""
+        found = 2 * self.dim if self.lookup else 0
+        return self.dim + (self.length if self.has_graph else self.memory_channels) + found
+
+    @property
+    def lookup_width(self) -> int:
+        """Channels of all rows that a token looks up."""
+        return len(self.lookup) * len(NGRAMS) * self.lookup_heads * self.lookup_channels
 
     @property
     def memory_size(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gram.kernels import dispatch
+from gram.kernels import dispatch, lookup
 from gram.model import OPINIONS, Model
 from gram.training.recipe import Recipe
 
@@ -71,6 +71,8 @@ def cost_of(recipe: Recipe) -> TrainingCost:
     weights, spec = model.weights(), model.spec
     turns, length = spec.transitions, spec.length
     transition = dispatch.step_flops(weights, spec) / turns
+    if spec.lookup:
+        transition += 2 * lookup.puzzle_macs(spec)  # training looks up anew in every transition
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if config.latent == "lattice":
         # Each loop with a gradient is asked for its opinion; the round takes the last one's.

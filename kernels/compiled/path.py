@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
-from gram.kernels import reference, relations
+from gram.kernels import lookup, reference, relations
 from gram.kernels.compiled import cache as compile_cache
 from gram.kernels.philox import NoiseKey, Site, bits_of, box_muller, counter_word1, philox4x32
 from gram.kernels.reference import Step, Weights, rmsnorm, swiglu
@@ -44,7 +44,7 @@ def core_weights(weights: Weights, name: str, spec: Spec) -> list[Tensor]:
         weights[f"{name}.{block}.{part}"]
         for block in range(spec.blocks)
         for part in (f"mixer.{first}", f"mixer.{second}", "channel.gate_up", "channel.down")
-    ]
+    ] + ([weights["lookup.taps"]] if spec.lookup else [])
 
 
 def _mix_tokens(x_LBD: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
@@ -100,11 +100,14 @@ class Core(nn.Module):
         self.register_buffer("tables", relations.tables(*named) if is_related else torch.empty(0))
 
     def forward(self, state: Tensor, injection: Tensor, *weights: Tensor) -> Tensor:
-        """The new state; `weights` as `core_weights` orders them, and behind them the puzzles' graphs where there are
-        some."""
+        """The new state; `weights` as `core_weights` orders them, and behind them the puzzles' graphs, or keys and
+        values of their n-grams, where there are some."""
         spec = self.spec
         graph = weights[-1] if spec.has_graph else None
         x = state + injection
+        if spec.lookup:
+            taps, *found = weights[-3:]
+            x = lookup.read(x, lookup.LookedUp(*found), taps, spec, axis=0)
         for block in range(spec.blocks):
             first, second, gate_up, down = weights[4 * block : 4 * block + 4]
             if spec.mixer == "token":
@@ -156,7 +159,7 @@ class Guide(nn.Module):
 
 PIECES: dict[str, type[nn.Module]] = {"core": Core, "normals": Normals, "guide": Guide}
 READ: dict[str, tuple[str, ...]] = {
-    "core": ("blocks", "mixer", "mixer_norm", "relations", "heads", "rope_theta", "norm_eps"),
+    "core": ("blocks", "mixer", "mixer_norm", "relations", "heads", "rope_theta", "norm_eps", "lookup"),
     "normals": (),
     "guide": ("guidance", "log_sigma_center", "log_sigma_range"),
 }
@@ -171,7 +174,8 @@ def _arguments(name: str, spec: Spec, dtype: torch.dtype, shapes: Shapes) -> tup
     weights = [torch.zeros(shape, dtype=dtype) for shape in shapes]
     if name == "core":
         graph = [torch.zeros(spec.length, rows, spec.length, dtype=dtype)] if spec.has_graph else []
-        return (state, state.clone(), *weights, *graph)
+        found = [state.clone(), state.clone()] if spec.lookup else []
+        return (state, state.clone(), *weights, *graph, *found)
     if name == "normals":
         return (torch.zeros(2, dtype=torch.int64), counter, counter.clone(), counter.clone())
     return (state, state.float().clone(), counter > 0, torch.zeros(()), *weights)
@@ -272,14 +276,17 @@ def _block(
     path_scale = injection.sigma if injection.injector == "path" else 0.0
     temperature = injection.temperature if injection.injector == "prior" else 0.0
     e_x, graph = relations.split_graph(e_x, spec)
-    graphs = [] if graph is None else [graph.contiguous()]
+    behind = [] if graph is None else [graph.contiguous()]
+    if spec.lookup:
+        e_x, found = lookup.split_lookup(e_x, spec)
+        behind = [part.contiguous() for part in found]
 
     low = core_weights(weights, "low", spec)
     high = low if spec.is_core_shared else core_weights(weights, "high", spec)
     core = piece("core", spec, h.dtype, _shapes(low))
 
     def called(state: Tensor, injected: Tensor, which: list[Tensor], call_B: Tensor) -> Tensor:
-        new = core(state, injected, *which, *graphs)
+        new = core(state, injected, *which, *behind)
         if not (spec.path_keep or path_scale):
             return new
         eps = path_scale * normals(Site.PATH, call_B) if path_scale else None
