@@ -95,6 +95,7 @@ class SamplerOptions(TypedDict, total=False):
     launch: int | None
     is_padded: bool
     kernel: Kernel
+    measures_sparsity: bool
 
 
 class Sampler:

@@ -31,8 +31,8 @@ Relation = Literal[Line, Ray, Turn]
 Injector = Literal["none", "prior", "gaussian", "path", "commitment"]
 NoiseSite = Literal["h", "l", "both"]
 Resampler = Literal["none", "lprm", "halt", "lprm-increment", "halt-increment"]
-Selector = Literal["vote", "lprm", "halt", "residual", "margin", "first", "first-halt"]
-WidthPolicy = Literal["fixed", "staged", "trusted", "decided", "verified"]
+Selector = Literal["vote", "lprm", "halt", "residual", "margin", "first", "first-halt", "sparsity"]
+WidthPolicy = Literal["fixed", "staged", "trusted", "sparse", "decided", "verified"]
 ViewChoice = Literal["off", "random"]
 Latent = Literal["continuous", "lattice"]
 Kernel = Literal["auto", "eager", "compiled", "fused", "blocks", "gemm"]
@@ -70,6 +70,8 @@ LATER: dict[str, Any] = {
 }
 """Settings of a model that came after the first checkpoints, with the value by which all is as before. There it stands
 not in a model's JSON."""
+LATER_SAMPLING: dict[str, Any] = {"measures_sparsity": False}
+"""The same of sampling."""
 
 T = TypeVar("T")
 
@@ -384,11 +386,11 @@ class SamplerConfig:
     (None: 2)."""
     width_policy: WidthPolicy | None = None
     """How many trajectories a puzzle gets: `width` of them (`fixed`), 1, 4, 16 ... until the leading answer (`staged`)
-    or any (`trusted`) is trusted, until the vote is decided (`decided`), or until the verifier accepts one
-    (`verified`). None is the checkpoint's own, or `fixed` with a resampler."""
+    or any (`trusted`) is trusted or any has a state so little sparse (`sparse`), until the vote is decided (`decided`),
+    or until the verifier accepts one (`verified`). None is the checkpoint's own, or `fixed` with a resampler."""
     width_threshold: float | None = None
     """`staged` and `trusted`: predicted accuracy (LPRM; of a model without, the halt head) that is trusted (None: .9,
-    .5). `decided`: probability that the leading answer stays ahead (None: .95)."""
+    .5). `sparse`: most sparsity (Hoyer) of `h` (None: a Gaussian's). `decided`: probability of the lead (None: .95)."""
     transitions: int | None = None
     """`T` of sampling, at most 2^8; None is the model's."""
     low_level_updates: int | None = None
@@ -408,6 +410,9 @@ class SamplerConfig:
     """Kernel path: `eager`, `compiled` (for a CPU), on a GPU `fused` (one launch a step), `blocks` (one a block) or
     `gemm` (matrix products, for a large `dim`); `auto` is what is proven on the device and pays for the run. Part of a
     result's identity."""
+    measures_sparsity: bool = False
+    """Whether the sparsity of states is measured, and a column of the result and its trace
+    (`gram/sampler/sparsity.py`); the selector `sparsity` and the width policy `sparse` turn it on."""
 
     def __post_init__(self) -> None:
         make_plain(self)
@@ -443,10 +448,8 @@ class SamplerConfig:
             raise ValueError(f"resample_threshold must be above 0 and at most 1, got {self.resample_threshold}")
         check_halt_threshold(self.halting, self.halt_threshold)
         if self.width_threshold is not None:
-            if self.width_policy not in ("staged", "trusted", "decided"):
-                raise ValueError(
-                    f"width_threshold must come with staged, trusted or decided, got {self.width_policy or 'none'}"
-                )
+            if self.width_policy not in (them := ("staged", "trusted", "sparse", "decided")):
+                raise ValueError(f"width_threshold must come with {', '.join(them)}, got {self.width_policy or 'none'}")
             if not 0 < self.width_threshold < 1:
                 raise ValueError(f"width_threshold must be between 0 and 1, got {self.width_threshold}")
         if self.resampler != "none" and self.width_policy not in (None, "fixed"):
@@ -489,11 +492,12 @@ def check_halt_threshold(halting: str, threshold: float | None) -> None:
 
 
 def config_to_json(config: Any) -> dict[str, Any]:
-    """A configuration as plain JSON values; a model's without `LATER` settings that change nothing."""
+    """A configuration as plain JSON values, without settings that came later and change nothing."""
     values = asdict(config)
     names = MODEL_FIELDS if isinstance(config, ModelConfig) else values
     found = {name: list(values[name]) if isinstance(values[name], tuple) else values[name] for name in names}
-    return _without_later(found) if isinstance(config, ModelConfig) else found
+    later = LATER if isinstance(config, ModelConfig) else LATER_SAMPLING
+    return {name: value for name, value in found.items() if name not in later or value != later[name]}
 
 
 def identity_json(config: ResolvedConfig, *, without: Collection[str]) -> dict[str, Any]:
@@ -501,10 +505,6 @@ def identity_json(config: ResolvedConfig, *, without: Collection[str]) -> dict[s
     know them)."""
     values = config_to_json(config)
     return {name: it for name, it in values.items() if name not in without and (name, it) != ("views", "off")}
-
-
-def _without_later(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name not in LATER or value != LATER[name]}
 
 
 def config_from_json(kind: type[T], values: dict[str, Any], *, where: str) -> T:

@@ -21,17 +21,16 @@ import numpy as np
 
 import gram
 from gram.checkpoint import write_atomically
-from gram.config import SELECTORS
 from gram.evals import statistics
 from gram.evals.paired import paired_difference
 from gram.sampler.result import SampleResult
 from gram.sampler.run import SELECTOR, supported_selectors
-from gram.sampler.selectors import select
+from gram.sampler.selectors import RECORDED, select
 from gram.tasks.protocol import PuzzleSet, Task
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "gram" / "weights"
 LIMIT = 200
-ORDER = (SELECTOR, *(each for each in SELECTORS if each != SELECTOR))
+ORDER = (SELECTOR, *(each for each in RECORDED if each != SELECTOR))
 """Of selectors, for ties: `vote`, which needs no head, then `lprm`, which was trained to predict a right answer, then
 the rest as the settings list them."""
 

@@ -20,13 +20,13 @@ import numpy as np
 
 import gram
 from gram.checkpoint import write_atomically
-from gram.config import RESAMPLERS, SELECTORS
+from gram.config import RESAMPLERS
 from gram.evals.evaluate import evaluate_result, judge
 from gram.evals.metrics import within_puzzle_auroc
 from gram.evals.paired import paired_difference
 from gram.evals.statistics import clustered_interval
 from gram.sampler.engine import Observer, StepView
-from gram.sampler.selectors import select
+from gram.sampler.selectors import RECORDED, select
 
 WIDTH = 20
 CASES: tuple[tuple[str, int, dict[str, Any]], ...] = (
@@ -74,7 +74,7 @@ def study(name: str, depth: int, settings: dict[str, Any], limit: int, threshold
         )
     lines += ["", "| selector | accuracy | 95 % interval | against vote, points |", "|---|---|---|---|"]
     verdicts = {}
-    for selector in SELECTORS:
+    for selector in RECORDED:
         picked = replace(plain, selected=select(selector, plain.scores(plain.votes)))
         verdicts[selector] = task.verify(puzzles.puzzles, picked.answers).astype(float)
     for selector, right in verdicts.items():

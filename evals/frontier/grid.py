@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gram.config import HALTINGS, SELECTORS
+from gram.config import HALTINGS
 from gram.evals.metrics import pass_at_k
 from gram.sampler.halting import RULES, Readings, count_unchanged, stops
-from gram.sampler.selectors import Scores, count_votes, rank
+from gram.sampler.selectors import RECORDED, Scores, count_votes, rank
 from gram.sampler.trace import TraceBlock, Traces
 
 Floats = NDArray[np.float32]
@@ -53,7 +53,7 @@ class Grid:
             values = getattr(self, name)
             if not values or list(values) != sorted(set(values)) or values[0] < 1:
                 raise ValueError(f"{name} must be rising whole numbers of at least 1, got {list(values)}")
-        for name, known in (("selectors", SELECTORS), ("haltings", HALTINGS)):
+        for name, known in (("selectors", RECORDED), ("haltings", HALTINGS)):
             for value in getattr(self, name):
                 if value not in known:
                     raise ValueError(f"{name} must be some of {', '.join(known)}, got {value!r}")

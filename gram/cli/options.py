@@ -148,7 +148,9 @@ SETTINGS: dict[str, Any] = {
         ),
     ],
     "width_threshold": _optional(
-        real, "P", "Of the width policy. [default: staged 0.9 (LPRM), decided 0.95 (probability of the lead)]"
+        real,
+        "P",
+        "Of the width policy. [default: staged 0.9 (LPRM), sparse as a Gaussian, decided 0.95 (probability of a lead)]",
     ),
     "transitions": _optional(whole, "T", "Transitions of a supervision step. [default: the checkpoint's]"),
     "low_level_updates": _optional(whole, "K", "Low-level updates of a transition. [default: the checkpoint's]"),
@@ -162,6 +164,10 @@ SETTINGS: dict[str, Any] = {
             "--padded/--unpadded",
             help="Launches of full size, or of the rows that run: faster for few, not kept, rounding may differ.",
         ),
+    ],
+    "measures_sparsity": Annotated[
+        bool,
+        typer.Option("--measures-sparsity", help="Measure how sparse states are: columns of the result and its trace."),
     ],
 }
 """One option for each field of `SamplerConfig`."""

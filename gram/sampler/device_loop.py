@@ -39,6 +39,7 @@ def can_run(config: ResolvedConfig, slots: SlotStates) -> bool:
         and not slots.model.config.demonstrations
         and slots.is_padded
         and slots.views is None
+        and not config.measures_sparsity
         and config.width_policy == "fixed"
         and config.resampler == "none"
         and not halting.RULES[config.halting].needs_answers

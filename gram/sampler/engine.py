@@ -38,6 +38,8 @@ from gram.sampler.halting import Readings
 from gram.sampler.particle_filter import ParticleFilter, resampler_of
 from gram.sampler.scheduler import Final, OpenShard, Rows, Scheduler, Shard, ShardResult, Trajectories
 from gram.sampler.sequential_tests import SequentialTests
+from gram.sampler.sparsity import measures_of_states
+from gram.sampler.trace import SIGNAL
 from gram.sampler.views import SlotViews
 from gram.sampler.width import width_policy_of
 from gram.tasks.protocol import Task, Tokens
@@ -143,7 +145,9 @@ class Engine:
         self.rule, self.first_halt = halting.RULES[config.halting], first_halt(config, model)
         answer_tokens = model.config.output_tokens
         depth = config.depth if is_traced else 0
-        self.table = Trajectories(task, puzzles, answer_tokens=answer_tokens, depth=depth)
+        self.table = Trajectories(
+            task, puzzles, answer_tokens=answer_tokens, depth=depth, measures_sparsity=config.measures_sparsity
+        )
         policy, tests = width_policy_of(config) if config.width_policy != "fixed" else None, None
         if policy is not None:
             trusts_halt_head = not bool(model.lprm.weight.any())
@@ -245,7 +249,9 @@ class Engine:
         steps, halt, lprm = self.slots.step[slots], shown.halt[slots], shown.lprm[slots]
         answers = read.answers[slots]
         if self.is_traced:
-            self.table.record_step(rows, steps, answers, (halt, lprm, read.residual[slots], read.margin[slots]))
+            measured = () if read.sparsity is None else read.sparsity[slots].T
+            floats = halt, lprm, read.residual[slots], read.margin[slots], *measured
+            self.table.record_step(rows, steps, answers, floats)
         if self.is_watched:
             self.observer.on_step(
                 StepView(
@@ -274,6 +280,7 @@ class Engine:
             residual=read.residual,
             margin=read.margin,
             is_halted=stops[slots],
+            sparsity=None if read.sparsity is None else read.sparsity[:, SIGNAL],
         )
         self.occupants[slots] = FREE
         finished, ended = self.scheduler.end(rows, final)
@@ -498,12 +505,14 @@ class SlotStates:
         return self._readout(rows, self.fetch(*self.read_states(index)))
 
     def read_states(self, index: Tensor | slice) -> list[Tensor]:
-        """Margins `[k]`, residuals `[k]` and answers `[k, A]`, uint8, of slots."""
+        """Margins `[k]`, residuals `[k]` and answers `[k, A]`, uint8, of slots; before the answers what is measured of
+        sparsity, `[k, 6]`, where it is."""
         parts = []
         for rows, count in self._launches_of(index):
             tokens, margin = self._decoded(rows)
             residual = relative_movement(self.h[rows], self.h_before[rows])
-            parts.append((margin[:count], residual[:count], tokens[:count].to(torch.uint8)))
+            measured = [measures_of_states(self.h[rows], self.l[rows])] if self.config.measures_sparsity else []
+            parts.append(tuple(each[:count] for each in (margin, residual, *measured, tokens.to(torch.uint8))))
         return list(parts[0]) if len(parts) == 1 else [torch.cat(each) for each in zip(*parts, strict=True)]
 
     def _launches_of(self, index: Tensor | slice) -> Iterator[tuple[Tensor | slice, int]]:
@@ -519,10 +528,10 @@ class SlotStates:
                 yield torch.cat([part, part[:1].expand(missing)]) if missing else part, last - first
 
     def _readout(self, rows: Rows, read: list[NDArray[Any]]) -> Readout:
-        margin, residual, answers = read
+        margin, residual, *measured, answers = read
         if self.views is not None:
             answers = self.views.undo(rows, answers)
-        return Readout(answers, margin, residual)
+        return Readout(answers, margin, residual, *measured)
 
     def _decoded(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Answers of slots `index`, `[k, A]`, and by how much probability the likeliest token leads, `[k]`."""

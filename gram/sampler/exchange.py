@@ -23,10 +23,13 @@ class Readout(NamedTuple):
     """Decoded answers `[k, A]`."""
     margin: Floats
     residual: Floats
+    sparsity: Floats | None = None
+    """Measures `[k, 6]` in the order of `trace.SPARSITY`, where asked for."""
 
     def at(self, rows: Rows | slice) -> Readout:
         """What some of them say."""
-        return Readout(self.answers[rows], self.margin[rows], self.residual[rows])
+        sparsity = None if self.sparsity is None else self.sparsity[rows]
+        return Readout(self.answers[rows], self.margin[rows], self.residual[rows], sparsity)
 
 
 class StepReading(NamedTuple):

@@ -35,7 +35,8 @@ from gram.sampler.lattice_slots import LatticeSlots
 from gram.sampler.record import Serialized
 from gram.sampler.result import SampleResult
 from gram.sampler.scheduler import Shard, ShardResult
-from gram.sampler.selectors import answer_labels, count_votes, select
+from gram.sampler.selectors import RECORDED, answer_labels, count_votes, select
+from gram.sampler.sparsity import gaussian_null
 from gram.sampler.store import Store
 from gram.sampler.views import check_views
 from gram.sampler.width import THRESHOLDS
@@ -83,7 +84,7 @@ def resolve(config: SamplerConfig, model: Model, puzzles: int = 0) -> ResolvedCo
         if not (sigma or own.initial_std):
             raise ValueError("sigma must be given for injector path with a model trained without, got none")
     selector = config.selector or own.selector or SELECTOR
-    if selector not in supported_selectors(model):
+    if selector == "lprm" and selector not in supported_selectors(model):
         raise ValueError(f"selector must be of a head that was trained, got {selector} and an LPRM of zeros")
     threshold = config.halt_threshold
     if threshold is None:
@@ -92,6 +93,12 @@ def resolve(config: SamplerConfig, model: Model, puzzles: int = 0) -> ResolvedCo
         raise ValueError("views must be off where an identity names the view, got random")
     depth = config.depth if config.depth is not None else own.depth
     policy = config.width_policy or (own.width_policy if config.resampler == "none" else "fixed")
+    least = THRESHOLDS.get(policy)
+    measures_sparsity = config.measures_sparsity or selector == "sparsity" or policy == "sparse"
+    if measures_sparsity:
+        if own.latent == "lattice":
+            raise ValueError("sparsity must be measured of continuous states, got a lattice")
+        least = gaussian_null(spec.length * spec.dim).hoyer if policy == "sparse" else least
     transitions = config.transitions if config.transitions is not None else spec.transitions
     updates = config.low_level_updates if config.low_level_updates is not None else spec.low_level_updates
     asked = replace(spec, transitions=transitions, low_level_updates=updates)
@@ -106,7 +113,8 @@ def resolve(config: SamplerConfig, model: Model, puzzles: int = 0) -> ResolvedCo
         "injector": injector,
         "sigma": sigma,
         "halt_threshold": threshold,
-        "width_threshold": THRESHOLDS.get(policy) if config.width_threshold is None else config.width_threshold,
+        "width_threshold": least if config.width_threshold is None else config.width_threshold,
+        "measures_sparsity": measures_sparsity,
         "transitions": transitions,
         "low_level_updates": updates,
         "launch": launch,
@@ -137,10 +145,10 @@ def check_lattice(config: SamplerConfig) -> None:
 
 
 def supported_selectors(model: Model) -> tuple[Selector, ...]:
-    """Selectors that the model has a trained head for. An imported model keeps zeros where the LPRM would be: all its
-    trajectories would tie."""
+    """Selectors of what every run records that the model has a trained head for. An imported model keeps zeros where
+    the LPRM would be: all its trajectories would tie."""
     has_lprm = bool(model.lprm.weight.any())
-    return tuple(each for each in get_args(Selector) if each != "lprm" or has_lprm)
+    return tuple(each for each in get_args(Selector) if each in RECORDED and (each != "lprm" or has_lprm))
 
 
 @dataclass(frozen=True, slots=True)
@@ -509,7 +517,10 @@ def _stored(store: Store, plan: Plan) -> Iterator[tuple[Shard, ShardResult]]:
 
 def _merged(job: Job, shards: Iterable[tuple[Shard, ShardResult]]) -> ShardResult:
     """All shards as one, `[P, N]`."""
-    whole = ShardResult.blank(job.puzzles, job.config.width, job.model.config.output_tokens)
+    config = job.config
+    whole = ShardResult.blank(
+        job.puzzles, config.width, job.model.config.output_tokens, measures_sparsity=config.measures_sparsity
+    )
     for shard, part in shards:
         rows = slice(shard.first_puzzle, shard.first_puzzle + shard.puzzles)
         columns = slice(shard.first_trajectory, shard.first_trajectory + shard.trajectories)

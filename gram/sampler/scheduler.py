@@ -67,11 +67,13 @@ class ShardResult:
     """Trajectory that its state descends from, `[p, n]`: itself unless resampling copied another over it."""
     widths: NDArray[np.int64]
     """Trajectories that count, `[p]`: the first so many of `n`; of the others nothing is known (adaptive width)."""
+    sparsity: Floats | None = None
+    """Hoyer's measure of `h` after the last step, `[p, n]`; None where the run did not measure it."""
     trace: dict[str, NDArray[Any]] = field(default_factory=dict)
     """Arrays of a traced run, named `trace_...` (`gram/sampler/trace.py`)."""
 
     @classmethod
-    def blank(cls, puzzles: Tokens, width: int, answer_tokens: int) -> ShardResult:
+    def blank(cls, puzzles: Tokens, width: int, answer_tokens: int, *, measures_sparsity: bool = False) -> ShardResult:
         """The result of puzzles `[p, L]` whose trajectories have not run yet: zeros, to be filled."""
         shape = len(puzzles), width
         return cls(
@@ -85,26 +87,31 @@ class ShardResult:
             is_halted=np.zeros(shape, bool),
             lineage=np.zeros(shape, np.int64),
             widths=np.zeros(len(puzzles), np.int64),
+            sparsity=np.zeros(shape, np.float32) if measures_sparsity else None,
         )
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Everything by name, for a store."""
         own = {item.name: getattr(self, item.name) for item in fields(ShardResult) if item.name != "trace"}
-        return own | self.trace
+        return {name: values for name, values in own.items() if values is not None} | self.trace
 
     def by_trajectory(self) -> dict[str, NDArray[Any]]:
         """The arrays whose first axes are `[p, n]`, by name."""
-        return {name: getattr(self, name) for name in BY_TRAJECTORY}
+        names = BY_TRAJECTORY if self.sparsity is None else (*BY_TRAJECTORY, "sparsity")
+        return {name: getattr(self, name) for name in names}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> ShardResult:
         """The inverse of `arrays`."""
-        own = {item.name: arrays[item.name] for item in fields(ShardResult) if item.name != "trace"}
+        left_out = {"trace"} if "sparsity" in arrays else {"trace", "sparsity"}
+        own = {item.name: arrays[item.name] for item in fields(ShardResult) if item.name not in left_out}
         return ShardResult(**own, trace={name: value for name, value in arrays.items() if name.startswith("trace_")})
 
     def scores(self, votes: NDArray[np.int64]) -> Scores:
         """What selectors read."""
-        return Scores(votes, self.halt, self.lprm, self.residual, self.margin, self.steps, self.is_halted)
+        return Scores(
+            votes, self.halt, self.lprm, self.residual, self.margin, self.steps, self.is_halted, self.sparsity
+        )
 
 
 class Final(NamedTuple):
@@ -118,6 +125,8 @@ class Final(NamedTuple):
     residual: Floats
     margin: Floats
     is_halted: NDArray[np.bool_]
+    sparsity: Floats | None = None
+    """Hoyer's measure of `h`, where measured."""
 
 
 class OpenShard(NamedTuple):
@@ -186,15 +195,22 @@ class Trajectories(RowArrays):
     residual: Floats
     margin: Floats
     is_halted: NDArray[np.bool_]
+    sparsity: Floats
+    """Only of a run that measures it."""
     trace_answers: Tokens
     """Answer after every supervision step of a traced run, `[R, M, A]`."""
     trace_floats: Floats
-    """What the trace keeps beside, `[R, 4, M]`, in the order of `trace.FLOATS`."""
+    """What the trace keeps beside, `[R, 4, M]`, in the order of `trace.FLOATS`; with `trace.SPARSITY` behind them
+    where it is measured."""
 
-    def __init__(self, task: Task, puzzles: Tokens, *, answer_tokens: int, depth: int) -> None:
+    def __init__(
+        self, task: Task, puzzles: Tokens, *, answer_tokens: int, depth: int, measures_sparsity: bool = False
+    ) -> None:
         """`depth` is that of a traced run, 0 of another."""
+        self.scores = ("sparsity",) if measures_sparsity else ()
+        """Columns of a result that not every run has."""
         names = dict.fromkeys(("shard", "puzzle", "id", "first", "lineage", "steps"), (np.int64,))
-        scores = dict.fromkeys(("halt", "lprm", "residual", "margin"), (np.float32,))
+        scores = dict.fromkeys(("halt", "lprm", "residual", "margin", *self.scores), (np.float32,))
         super().__init__(
             **names,
             **scores,
@@ -202,7 +218,7 @@ class Trajectories(RowArrays):
             is_halted=(bool,),
             answers=(np.uint8, answer_tokens),
             trace_answers=(np.uint8, depth, answer_tokens),
-            trace_floats=(np.float32, len(trace.FLOATS), depth),
+            trace_floats=(np.float32, len(trace.FLOATS) + measures_sparsity * len(trace.SPARSITY), depth),
         )
         self.task, self.puzzles, self.depth = task, puzzles, depth
         self.hashes = np.full(len(puzzles), -1, np.int64)
@@ -234,7 +250,7 @@ class Trajectories(RowArrays):
         return opened
 
     def record_step(self, rows: Rows, steps: Rows, answers: Tokens, floats: tuple[Floats, ...]) -> None:
-        """Keeps a supervision step, counted from 1, of a traced run; `floats` are those of `trace.FLOATS`."""
+        """Keeps a supervision step, counted from 1, of a traced run; `floats` in the order of `trace_floats`."""
         self.trace_answers[rows, steps - 1] = answers
         for place, values in enumerate(floats):
             self.trace_floats[rows, place, steps - 1] = values
@@ -243,7 +259,8 @@ class Trajectories(RowArrays):
         """Keeps what trajectories leave."""
         self.has_ended[rows] = True
         for name, values in final._asdict().items():
-            getattr(self, name)[rows] = values
+            if values is not None:
+                getattr(self, name)[rows] = values
 
     def close(self, opened: OpenShard, widths: Rows) -> ShardResult:
         """The result of a shard whose puzzles `[p]` are decided at `widths`; its rows are free from now on.
@@ -261,7 +278,7 @@ class Trajectories(RowArrays):
             return kept
 
         puzzles = self.puzzles[shard.first_puzzle : shard.first_puzzle + shard.puzzles]
-        found: dict[str, Any] = {name: block(getattr(self, name)) for name in BY_TRAJECTORY if name != "candidates"}
+        found: dict[str, Any] = {name: block(getattr(self, name)) for name in (*BY_TRAJECTORY[1:], *self.scores)}
         result = ShardResult(puzzles=puzzles, candidates=block(self.answers), widths=widths, **found)
         if self.depth:
             answers = self.trace_answers[rows].reshape(*shape, self.depth, -1)

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from gram.config import SELECTORS
 from gram.tasks.protocol import Tokens
 
+RECORDED = tuple(each for each in SELECTORS if each != "sparsity")
+"""Selectors of what every run records; `sparsity` needs one that measures it."""
 MOST_BINS_A_VOTE = 8
 """Votes are counted in one bin for each possible answer, unless these outnumber the votes so many times."""
 
@@ -30,6 +32,8 @@ class Scores(NamedTuple):
     margin: NDArray[np.float32]
     steps: NDArray[np.int64]
     is_halted: NDArray[np.bool_]
+    sparsity: NDArray[np.float32] | None = None
+    """None where it was not measured."""
 
 
 def answer_labels(canonical: Tokens) -> NDArray[np.int64]:
@@ -75,7 +79,8 @@ def rank(selector: str, scores: Scores) -> NDArray[Any]:
     `vote`: answers given most often (majority vote, self-consistency). `lprm`: highest predicted final accuracy.
     `halt`: highest halt logit. `residual`: least movement in its last step (EqR). `margin`: largest mean distance
     between the two likeliest tokens. `first`: trajectory 0. `first-halt`: fewest steps to its halt (2601.19085).
-    An undefined score (NaN) ranks below every defined one. Raises `ValueError` for an unknown selector.
+    `sparsity`: the least sparse `h`, since wrong states are sparser (after 2603.03415). An undefined score (NaN) ranks
+    below every defined one. Raises `ValueError` for an unknown selector, or for one whose score was not measured.
     """
     if selector not in SELECTORS:
         raise ValueError(f"selector must be one of {', '.join(SELECTORS)}, got {selector!r}")
@@ -86,7 +91,10 @@ def rank(selector: str, scores: Scores) -> NDArray[Any]:
     if selector == "first-halt":
         value: NDArray[Any] = np.where(scores.is_halted, -scores.steps.astype(np.float64), -np.inf)
     else:
-        value = -scores.residual if selector == "residual" else getattr(scores, selector)
+        value = getattr(scores, selector)
+        if value is None:
+            raise ValueError(f"selector {selector} must have a run with measures_sparsity, got one without")
+        value = -value if selector in ("residual", "sparsity") else value
     # -inf is also a real value of first-halt: one step below it for NaN.
     is_plain = np.isfinite(value).all()
     return value if is_plain else np.nan_to_num(value.astype(np.float64), nan=-1e301, neginf=-1e300)

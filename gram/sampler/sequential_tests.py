@@ -44,7 +44,7 @@ class SequentialTests(RowArrays):
     votes: Rows
     """Trajectories that gave the answer."""
     trust: Floats
-    """Highest predicted accuracy of a trajectory that gave the answer; before its turn, that of the trajectory."""
+    """Highest trust in a trajectory that gave the answer (`Standing`); before its turn, that in the trajectory."""
     is_valid: Bools
     forms: Tokens
     """Canonical answers, `[R, A]`."""
@@ -94,6 +94,9 @@ class SequentialTests(RowArrays):
         self.forms[rows], self.hashes[rows] = canonical, row_hashes(canonical)
         halt, lprm = final.halt.astype(np.float64), final.lprm.astype(np.float64)
         self.trust[rows] = 1 / (1 + np.exp(-halt)) if self.trusts_halt_head else lprm
+        if self.policy.reads_sparsity:
+            assert final.sparsity is not None
+            self.trust[rows] = -final.sparsity
         if self.policy.needs_verifier:
             self.is_valid[rows] = table.task.verify(table.puzzles[table.puzzle[rows]], final.answers)
         firsts, decided, more = np.unique(table.first[rows]), [rows[:0]], [rows[:0]]

@@ -9,6 +9,7 @@ step keeps an index into it. Beside what every shard of `p` puzzles times `n` tr
     trace_table_size  [p]        int64: rows of each, so K is their sum
     trace_right       [K]        bool: the verifier's verdict on the answer as it was first written
     trace_halt, trace_lprm, trace_residual, trace_margin   [p, n, M]  float32, from the engine
+    trace_h_top_share and the other names of `SPARSITY`    [p, n, M]  float32, only where the run measures sparsity
 
 Rows stand in the order of their first appearance by (trajectory, step). Tables hold canonical forms, so that tables of
 several shards can be merged without the task. Steps behind `steps` repeat the last answer. A trajectory of 0 steps has
@@ -34,6 +35,10 @@ from gram.tasks.protocol import Tokens
 
 Index = NDArray[np.int64]
 FLOATS = ("halt", "lprm", "residual", "margin")
+SPARSITY = ("h_top_share", "h_hoyer", "h_participation", "l_top_share", "l_hoyer", "l_participation")
+"""What `gram/sampler/sparsity.py` measures of the states, in its order."""
+SIGNAL = SPARSITY.index("h_hoyer")
+"""The one that selector and width policy read."""
 NO_ANSWER = -1
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _SHIFT = np.uint64(29)
@@ -121,11 +126,12 @@ def encode(
 
 
 def encode_floats(values: NDArray[np.float32], steps: Index) -> dict[str, NDArray[np.float32]]:
-    """The arrays of a shard's floats `[p, n, 4, M]`, in the order of `FLOATS`; `steps` `[p, n]` were taken, and those
-    behind repeat the last."""
+    """The arrays of a shard's floats `[p, n, 4, M]`, in the order of `FLOATS`, or `[p, n, 10, M]` with those of
+    `SPARSITY` behind; `steps` `[p, n]` were taken, and those behind repeat the last."""
     last = np.minimum(np.arange(values.shape[3]), np.maximum(steps, 1)[:, :, None] - 1)
     repeated = np.take_along_axis(values, last[:, :, None], axis=3)
-    return {f"trace_{name}": np.ascontiguousarray(repeated[:, :, place]) for place, name in enumerate(FLOATS)}
+    names = (*FLOATS, *SPARSITY)[: values.shape[2]]
+    return {f"trace_{name}": np.ascontiguousarray(repeated[:, :, place]) for place, name in enumerate(names)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +158,8 @@ class TraceBlock:
     """Supervision steps taken, `[P, N]`."""
     tables: list[Tokens]
     """Distinct canonical answers of each puzzle, `[k, A]`, by first appearance in (trajectory, step)."""
+    sparsity: NDArray[np.float32] | None = None
+    """How sparse the states are, `[P, N, M, 6]` in the order of `SPARSITY`; None where it was not measured."""
 
 
 class Traces:
@@ -165,6 +173,8 @@ class Traces:
             """What the run wrote about itself."""
             self.width, self.depth = int(self.metadata["config"]["width"]), int(self.metadata["config"]["depth"])
             """`N` and `M`."""
+            self.measures_sparsity = bool(self.metadata["config"].get("measures_sparsity", False))
+            """Whether the run measured the sparsity of states."""
             self.puzzle_count = int(self.metadata["puzzles"])
             shards = [tuple(map(int, shard)) for shard in self.metadata["shards"]]
             self._groups: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
@@ -209,7 +219,8 @@ class Traces:
     def _read(self, index: int) -> dict[str, NDArray[Any]]:
         arrays = self._store.read(index)
         names = ("puzzles", "steps", "trace_answer", "trace_table", "trace_table_size", "trace_right")
-        for name in (*names, *(f"trace_{name}" for name in FLOATS)):
+        floats = (*FLOATS, *SPARSITY) if self.measures_sparsity else FLOATS
+        for name in (*names, *(f"trace_{name}" for name in floats)):
             if name not in arrays:
                 raise StoreError(f"shard {index} must hold {name} of a traced run, got {', '.join(sorted(arrays))}")
         return arrays
@@ -249,6 +260,7 @@ class Traces:
             margin=joined("trace_margin"),
             steps=joined("steps"),
             tables=np.split(rows[firsts], starts[1:]),
+            sparsity=np.stack([joined(f"trace_{name}") for name in SPARSITY], -1) if self.measures_sparsity else None,
         )
 
     def close(self) -> None:

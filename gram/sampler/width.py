@@ -36,9 +36,9 @@ class Standing(NamedTuple):
     second: Rows
     """Votes of the next one."""
     leader_trust: Floats
-    """Highest predicted accuracy of a trajectory that gave the leading answer."""
+    """Highest trust in a trajectory that gave the leading answer: its predicted accuracy, or less its sparsity."""
     most_trust: Floats
-    """Highest predicted accuracy of any."""
+    """Highest trust in any."""
     is_any_valid: Bools
     """Whether the verifier accepts one of them (only where a policy asks it)."""
 
@@ -47,6 +47,8 @@ class WidthPolicy(Protocol):
     """When a puzzle has enough trajectories. Asked for many puzzles at once."""
 
     needs_verifier: bool
+    reads_sparsity: bool
+    """Whether the trust that it reads is how little sparse `h` is, in place of a predicted accuracy."""
 
     def decides(self, now: Standing) -> Bools:
         """Whether these trajectories decide; asked at every width that `next_look` names."""
@@ -61,6 +63,7 @@ class Staged:
     """1, 4, 16, ... trajectories, until the leading answer has one whose predicted accuracy is trusted."""
 
     needs_verifier = False
+    reads_sparsity = False
 
     def __init__(self, trusted: float) -> None:
         self.trusted = trusted
@@ -80,6 +83,15 @@ class Trusted(Staged):
         return np.asarray(now.most_trust >= self.trusted)
 
 
+class NotSparse(Trusted):
+    """1, 4, 16, ... trajectories, until one of them has a state that is no sparser than a threshold."""
+
+    reads_sparsity = True
+
+    def __init__(self, most: float) -> None:
+        super().__init__(-most)
+
+
 class Decided:
     """Until the majority vote is decided: the leading answer probably has the larger share of the first two.
 
@@ -89,6 +101,7 @@ class Decided:
     """
 
     needs_verifier = False
+    reads_sparsity = False
 
     def __init__(self, probability: float) -> None:
         self.probability = probability
@@ -114,6 +127,7 @@ class Verified:
     """Until the verifier accepts one: an upper bound (pass@N) for tasks whose answers can be checked."""
 
     needs_verifier = True
+    reads_sparsity = False
 
     def decides(self, now: Standing) -> Bools:
         return now.is_any_valid
@@ -153,6 +167,7 @@ def _policy(name: str, threshold: float | None) -> WidthPolicy | None:
     policies: dict[str, WidthPolicy] = {
         "staged": Staged(threshold or 0.0),
         "trusted": Trusted(threshold or 0.0),
+        "sparse": NotSparse(threshold or 0.0),
         "decided": Decided(threshold or 0.0),
         "verified": Verified(),
     }

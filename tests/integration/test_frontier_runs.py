@@ -15,11 +15,10 @@ from gram import checkpoint
 from gram.api import Sampler
 from gram.cli.frontier import labelled
 from gram.cli.main import main
-from gram.config import SELECTORS
 from gram.evals.frontier.grid import Grid, tabulate
 from gram.evals.frontier.outcomes import read
 from gram.sampler.engine import first_halt
-from gram.sampler.selectors import Scores, select
+from gram.sampler.selectors import RECORDED, Scores, select
 from gram.sampler.trace import Traces
 from gram.tasks.registry import get_task
 from tests.frontier_parts import stable
@@ -84,8 +83,8 @@ def test_a_frontier_end_to_end(folder, tmp_path, capsys):
     assert made["about"]["seeds"] == 2
     assert made["verdict"]["sentence"]
     assert made["grid"]["selectors"][0] == "vote"
-    assert set(made["grid"]["selectors"]) == set(SELECTORS)
-    assert len(made["cells"]) == 2 * 3 * 3 * len(SELECTORS)
+    assert set(made["grid"]["selectors"]) == set(RECORDED)
+    assert len(made["cells"]) == 2 * 3 * 3 * len(RECORDED)
     assert all(cell["latency_ms"] > 0 and cell["throughput_ms"] > 0 for cell in made["cells"])
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"frontier.json", "cells.csv", "report.html", "pictures", "traces"} <= names

@@ -6,10 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from gram.config import SELECTORS
 from gram.evals.frontier.calibration import CalibrationTally
 from gram.evals.frontier.grid import Grid, stop_steps, tabulate
-from gram.sampler.selectors import count_votes
+from gram.sampler.selectors import RECORDED, count_votes
 from tests.traces import random_traces
 
 
@@ -65,7 +64,7 @@ def test_cells_are_those_of_a_recount(first_halt):
     grid = Grid(
         widths=(1, 2, 4),
         depths=(1, 2, 5),
-        selectors=SELECTORS,
+        selectors=RECORDED,
         haltings=("head", "fixed", "residual", "unchanged"),
         trained_depth=2,
         first_halt=first_halt,
@@ -75,7 +74,7 @@ def test_cells_are_those_of_a_recount(first_halt):
         for (h, halting), (m, depth), (w, width) in itertools.product(
             enumerate(grid.haltings), enumerate(grid.depths), enumerate(grid.widths)
         ):
-            for s, selector in enumerate(SELECTORS):
+            for s, selector in enumerate(RECORDED):
                 both = [recount(each, grid, puzzle, halting, depth, width, selector) for each in traces]
                 where = (puzzle, h, m, w)
                 assert found.accuracy[(*where, s)] == pytest.approx(np.mean([np.mean(each[0]) for each in both]))

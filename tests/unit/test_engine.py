@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gram.config import SELECTORS, SamplerConfig
+from gram.config import SamplerConfig
 from gram.sampler.engine import Engine, Observer, Progress
 from gram.sampler.run import resolve, sample, shards_of
-from gram.sampler.selectors import Scores, answer_labels, count_votes, select
+from gram.sampler.selectors import RECORDED, Scores, answer_labels, count_votes, select
 from gram.sampler.width import ahead_probability
 from gram.tasks.registry import get_task
 from tests.models import tiny_model
@@ -186,7 +186,7 @@ def test_selectors_pick_what_they_say():
         steps=np.array([[8, 3, 2, 2, 0]]),
         is_halted=np.array([[False, True, True, True, True]]),
     )
-    picks = {name: int(select(name, scores)[0]) for name in SELECTORS}
+    picks = {name: int(select(name, scores)[0]) for name in RECORDED}
     expected = {"vote": 1, "lprm": 2, "halt": 0, "residual": 3, "margin": 3, "first": 0, "first-halt": 2}
     assert picks == expected  # the last trajectory does not count, whatever its scores
     never = scores._replace(is_halted=np.zeros((1, 5), bool))

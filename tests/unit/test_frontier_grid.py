@@ -7,11 +7,12 @@ from gram import checkpoint
 from gram.api import Sampler
 from gram.cli.frontier import show
 from gram.cli.main import main
-from gram.config import SELECTORS, ModelConfig, SamplerConfig
+from gram.config import ModelConfig, SamplerConfig
 from gram.evals.frontier.beside import selector_heads, selector_lines
 from gram.evals.frontier.grid import Grid, tabulate
 from gram.evals.frontier.study import make_grid
 from gram.evals.frontier.verdict import short_depths
+from gram.sampler.selectors import RECORDED
 from gram.tasks.registry import get_task
 from tests.models import tiny_model
 from tests.traces import random_traces
@@ -59,12 +60,12 @@ def test_a_trained_depth_below_one_is_refused(bad):
 
 
 def test_selectors_are_all_that_the_model_has_its_own_first():
-    assert set(grid_of(tiny_model()).selectors) == set(SELECTORS)
+    assert set(grid_of(tiny_model()).selectors) == set(RECORDED)
     own = Sampler(tiny_model(), get_task("nqueens4"), name="tiny").settings().selector
     assert grid_of(tiny_model()).selectors[0] == own
     imported = tiny_model()
     imported.lprm.weight.zero_()
-    assert set(grid_of(imported).selectors) == set(SELECTORS) - {"lprm"}
+    assert set(grid_of(imported).selectors) == set(RECORDED) - {"lprm"}
     assert grid_of(tiny_model(), selectors=("halt", "first")).selectors == ("halt", "first")
 
 
@@ -85,13 +86,13 @@ def test_an_undefined_score_ranks_below_every_defined_one(selector, undefined):
 
 def test_the_terminal_shows_one_line_for_each_selector_within_its_width(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    grid = Grid(widths=(1, 2, 4), depths=(1, 2, 4), selectors=SELECTORS, trained_depth=1)
+    grid = Grid(widths=(1, 2, 4), depths=(1, 2, 4), selectors=RECORDED, trained_depth=1)
     found = made(grid=grid, timings={**fake_timings(grid), "is_noisy": True, "control_spread": 0.5})
     show("synthetic", found)
     told = capsys.readouterr().out
     lines = told.splitlines()
     heads = next(number for number, line in enumerate(lines) if line.startswith("selector"))
-    assert [line.split()[0] for line in lines[heads + 1 : heads + 9]] == [*SELECTORS, "(coverage)"]
+    assert [line.split()[0] for line in lines[heads + 1 : heads + 9]] == [*RECORDED, "(coverage)"]
     assert max(map(len, lines[heads:])) <= 80
     assert found["verdict"]["sentence"] in told
     assert "spread by 50 %" in told

@@ -8,10 +8,9 @@ import pytest
 
 from gram import checkpoint
 from gram.api import Sampler
-from gram.config import SELECTORS
 from gram.evals.model_card import selection_words
 from gram.evals.paired import paired_difference
-from gram.sampler.selectors import Scores
+from gram.sampler.selectors import RECORDED, Scores
 from gram.tasks.protocol import PuzzleSet
 from gram.tasks.registry import get_task
 from scripts import choose_selector
@@ -46,7 +45,7 @@ def test_every_selector_is_held_against_vote_on_the_same_trajectories():
     all_puzzles = task.split("test", limit=6)
     puzzles = PuzzleSet(puzzles=all_puzzles.puzzles, groups=np.arange(len(all_puzzles)))
     result = sampler.sample(puzzles, width=6, launch=8)
-    rows = compare_selectors(task, puzzles, result, SELECTORS)
+    rows = compare_selectors(task, puzzles, result, RECORDED)
     assert [each["selector"] for each in rows] == list(ORDER)
     for each in rows:
         picked = sampler.sample(puzzles, width=6, launch=8, selector=each["selector"])
@@ -78,7 +77,7 @@ def test_selectors_that_pick_alike_are_one_comparison():
     task = SimpleNamespace(verify=lambda puzzles, answers: answers[:, 0] == 1)
     puzzles = PuzzleSet(puzzles=np.zeros((40, 1), np.uint8))
     result = picking(vote=0, lprm=most, halt=most, margin=most, first_halt=np.roll(most, 9), residual=0)
-    rows = {each["selector"]: each for each in compare_selectors(task, puzzles, result, SELECTORS)}
+    rows = {each["selector"]: each for each in compare_selectors(task, puzzles, result, RECORDED)}
     assert list(rows) == list(ORDER)
     assert {name: each["alike"] for name, each in rows.items()} == {
         "vote": ["residual", "first"],

@@ -17,6 +17,7 @@ class Undecided:
     """A policy that looks at once and never decides."""
 
     needs_verifier = False
+    reads_sparsity = False
 
     def decides(self, now):
         return now.width < 0
