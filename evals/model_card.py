@@ -33,6 +33,8 @@ def model_card(name: str, card: dict[str, Any]) -> str:
     """README.md of the checkpoint."""
     is_conditional = card["recipe"]["model"].get("is_conditional", True)
     measured = heads_section(card["figures"]) if is_conditional else boards_section(card["figures"])
+    if card.get("hard"):
+        measured += hard_section(card["hard"])
     if card.get("tasks"):
         measured += sizes_section(name, card)
     if card.get("split_note"):
@@ -89,6 +91,19 @@ Against full depth on the same puzzles (`{full["command"]}`: single accuracy
 and takes {share:.0f} % of the steps.
 
 {few_steps}"""
+
+
+def hard_section(hard: dict[str, Any]) -> str:
+    """The figure on hard puzzles, by which a task's default checkpoint is chosen, as Markdown."""
+    low, high = hard["interval"]
+    return f"""
+## Hard puzzles
+
+The selected answer is right for {100 * hard["accuracy"]:.1f} % ({100 * low:.1f} to {100 * high:.1f}) of
+{hard["puzzles"]}:
+
+    {hard["command"]}
+"""
 
 
 def sizes_section(name: str, card: dict[str, Any]) -> str:

@@ -28,7 +28,7 @@ from gram.kernels.fused import pack
 from gram.kernels.gemm import pack as gemm_pack
 from gram.kernels.philox import NoiseKey
 from gram.kernels.reference import Step, Weights
-from gram.kernels.spec import LEARNED, Injection, Spec
+from gram.kernels.spec import LEARNED, MANY_TOKENS, Injection, Spec
 
 KERNELS = ("eager", "compiled", "fused", "blocks", "gemm")
 """Names of the kernel paths; part of a result's identity."""
@@ -253,13 +253,13 @@ GPU_SLOTS = 2048
 def launch_size(spec: Spec, device: torch.device, kernel: str) -> int:
     """Trajectories of one launch where the user names none.
 
-    On a CPU enough to fill two cores, less for wide models. On a GPU a launch costs the host as much as thousands of
-    rows cost the device: `fused` and `blocks`, whose rows do not depend on each other, take every slot at once, `eager`
-    and `gemm` as many as their buffers allow.
+    On a CPU enough to fill two cores, less for wide models, and few of many tokens: a launch is padded, and a puzzle
+    alone has few. On a GPU a launch costs the host as much as thousands of rows cost the device: `fused` and `blocks`,
+    whose rows do not depend on each other, take every slot at once, `eager` and `gemm` as many as their buffers allow.
     """
     is_wide = spec.length * spec.dim > 128 * 128
     if device.type == "cpu":
-        return 16 if is_wide else 64
+        return 4 if spec.length > MANY_TOKENS else 16 if is_wide else 64
     if kernel in ("fused", "blocks"):
         return GPU_SLOTS
     return 256 if is_wide else 1024

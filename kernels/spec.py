@@ -21,6 +21,8 @@ LINES = ("text", "row", "column", "diagonal", "antidiagonal", "box")
 """Lines along which n-grams are looked up."""
 NGRAMS = (2, 3)
 """Tokens of an n-gram."""
+MANY_TOKENS = 512
+"""A state of more is work enough for a CPU with few trajectories at once."""
 DENSE_TOKENS = 150
 """Up to here a matrix product is faster on a CPU than sums by line."""
 

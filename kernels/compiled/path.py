@@ -23,7 +23,7 @@ from gram.kernels import lookup, reference, relations
 from gram.kernels.compiled import cache as compile_cache
 from gram.kernels.philox import NoiseKey, Site, bits_of, box_muller, counter_word1, philox4x32
 from gram.kernels.reference import Step, Weights, rmsnorm, swiglu
-from gram.kernels.spec import LEARNED, Injection, Spec
+from gram.kernels.spec import LEARNED, MANY_TOKENS, Injection, Spec
 
 BLOCK = 16
 """Trajectories of a block where a state is small; see `block_size`."""
@@ -34,6 +34,8 @@ Shapes = tuple[tuple[int, ...], ...]
 
 def block_size(spec: Spec) -> int:
     """Trajectories that go through the transitions together: fixed for a model, part of what is compiled."""
+    if spec.length > MANY_TOKENS:
+        return 4
     return BLOCK if spec.length * spec.dim <= 128 * 128 else 8
 
 

@@ -119,6 +119,10 @@ def test_the_best_checkpoint_of_a_task_is_told_by_cards(tmp_path, monkeypatch):
     assert [checkpoint.default_for(f"nqueens{n}") for n in (6, 8, 9)] == ["many"] * 3
     checkpoint.save(own, tmp_path / "one", card={"figures": {"accuracy": 0.95}})
     assert checkpoint.default_for("nqueens8") == "one"
+    hard = {"hard": {"accuracy": 0.4}}
+    checkpoint.save(own, tmp_path / "other", card={"figures": {"accuracy": 0.9}, **hard})
+    assert checkpoint.default_for("nqueens8") == "other"
+    assert checkpoint.default_for("nqueens6") == "many"
     with pytest.raises(checkpoint.CheckpointError, match="no shipped checkpoint solves task 'maze6'"):
         checkpoint.default_for("maze6")
 
