@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,14 @@ from gram.config import ModelConfig, check_stored, config_from_json, config_to_j
 from gram.identities import TABLE_FILE, open_table
 from gram.model import Model
 from gram.sizes import fits
+from gram.sparse_storage import PackedMatrix, pack, unpack
 from gram.tasks.arc_folder import NAMES_FILE
 
 PREFIX = "model."
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+SPARSE_FILE = "sparse.safetensors"
+"""In place of `model.safetensors` where most weights are zero (`gram/sparse_storage.py`)."""
 CONFIG_FILE = "config.json"
 CARD_FILE = "card.json"
 LOST = "lost+found"
@@ -79,15 +83,26 @@ def config_json(config: ModelConfig) -> dict[str, Any]:
 
 
 def save(
-    model: Model, directory: Path | str, *, card: dict[str, Any] | None = None, dtype: torch.dtype | None = None
+    model: Model,
+    directory: Path | str,
+    *,
+    card: dict[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+    is_sparse: bool = False,
 ) -> None:
-    """Writes a checkpoint directory; `card` becomes `card.json` (recipe, command, steps, figures).
+    """Writes a checkpoint directory; `card` becomes `card.json` (recipe, command, steps, figures). `is_sparse` stores
+    the nonzero weights alone of every matrix where that is smaller.
 
     `config.json` comes last: without it the folder is no checkpoint.
     """
     directory = Path(directory)
     tensors = {PREFIX + name: tensor.detach().to(dtype or tensor.dtype) for name, tensor in model.weights().items()}
-    write_tensors(directory / WEIGHTS_FILE, tensors)
+    if is_sparse:
+        write_tensors(directory / SPARSE_FILE, *pack(tensors))
+        (directory / WEIGHTS_FILE).unlink(missing_ok=True)
+    else:
+        write_tensors(directory / WEIGHTS_FILE, tensors)
+        (directory / SPARSE_FILE).unlink(missing_ok=True)
     if model.identities is not None:
         model.identities.save(directory, dtype)
     if card is not None:
@@ -107,7 +122,7 @@ def save_new(model: Model, directory: Path, *, card: dict[str, Any]) -> None:
         try:
             save(model, directory, card=card)
         except BaseException:
-            for name in (CONFIG_FILE, CARD_FILE, WEIGHTS_FILE, TABLE_FILE, NAMES_FILE):
+            for name in (CONFIG_FILE, CARD_FILE, WEIGHTS_FILE, SPARSE_FILE, TABLE_FILE, NAMES_FILE):
                 (directory / name).unlink(missing_ok=True)
             raise
         return
@@ -139,8 +154,9 @@ def read_card(directory: Path | str) -> dict[str, Any]:
 
 def weight_files(directory: Path) -> list[Path]:
     """The file of a checkpoint's weights, or its shards in order. Raises `CheckpointError` where one is missing."""
-    if (directory / WEIGHTS_FILE).is_file():
-        return [directory / WEIGHTS_FILE]
+    for name in (WEIGHTS_FILE, SPARSE_FILE):
+        if (directory / name).is_file():
+            return [directory / name]
     index = directory / INDEX_FILE
     if not index.is_file():
         raise CheckpointError(f"checkpoint must hold {WEIGHTS_FILE} or {INDEX_FILE}, got {directory} without them")
@@ -157,12 +173,12 @@ def weight_files(directory: Path) -> list[Path]:
     return files
 
 
-def _read_tensors(directory: Path) -> dict[str, tuple[Tensor, Path]]:
+def _read_tensors(directory: Path) -> dict[str, tuple[Tensor | PackedMatrix, Path]]:
     """Every stored tensor by name, and its file."""
-    found: dict[str, tuple[Tensor, Path]] = {}
+    found: dict[str, tuple[Tensor | PackedMatrix, Path]] = {}
     for path in weight_files(directory):
         try:
-            tensors = load_file(path)
+            tensors: Mapping[str, Tensor | PackedMatrix] = unpack(path) if path.name == SPARSE_FILE else load_file(path)
         except (SafetensorError, OSError, ValueError) as error:
             raise CheckpointError(f"{path}: not a safetensors file ({' '.join(str(error).split())[:100]})") from None
         for name, tensor in tensors.items():
@@ -202,13 +218,15 @@ def load(directory: Path | str, *, device: str | torch.device = "cpu", dtype: to
     return model.to(device=device).eval().requires_grad_(False)
 
 
-def _checked(name: str, tensor: Tensor, wanted: Tensor, path: Path, dtype: torch.dtype | None) -> Tensor:
+def _checked(name: str, tensor: Tensor | PackedMatrix, wanted: Tensor, path: Path, dtype: torch.dtype | None) -> Tensor:
     """A stored tensor in the type asked for. Raises `CheckpointError` where it does not fit the model."""
     if tensor.shape != wanted.shape:
         raise CheckpointError(f"{path}: {name} must be {list(wanted.shape)}, got {list(tensor.shape)}")
     if tensor.dtype not in TYPES:
         known = ", ".join(str(one).removeprefix("torch.") for one in TYPES)
         raise CheckpointError(f"{path}: {name} must be one of {known}, got {str(tensor.dtype).removeprefix('torch.')}")
+    if isinstance(tensor, PackedMatrix):
+        tensor = tensor.whole()
     cast = tensor.to(dtype or tensor.dtype)
     if not bool(cast.isfinite().all()):
         raise CheckpointError(f"{path}: {name} must be finite, got NaN or infinity")

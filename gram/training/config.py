@@ -11,7 +11,14 @@ from typing import Any, Literal, TypedDict, get_args
 from gram.config import at_least, make_plain, one_of, within
 
 Target = Literal["drawn", "set", "stored"]
-LATER: dict[str, Any] = {"play_averaged": False, "identity_learning_rate": 1e-2, "identity_weight_decay": 0.1}
+SPARSE: dict[str, Any] = {"weight_share": 1.0, "weight_share_end": 0.5, "weight_least": 4}
+"""Settings of weight-sparse training, as a dense one has them; at these values they stand not in a run's JSON."""
+LATER: dict[str, Any] = {
+    "play_averaged": False,
+    "identity_learning_rate": 1e-2,
+    "identity_weight_decay": 0.1,
+    **SPARSE,
+}
 """Settings that came after the first runs, which lack them in their JSON, with the value by which all is as before."""
 
 
@@ -83,6 +90,13 @@ class TrainConfig:
     """Rate of SignSGD on the rows of a table of task embeddings; its schedule is that of `learning_rate`."""
     identity_weight_decay: float = 0.1
     """Decoupled weight decay of these rows, each time that one is learned."""
+    weight_share: float = 1.0
+    """Share of the weights of every matrix that is kept after each optimiser step, the largest of them, in (0, 1]; the
+    others are zero, in the averaged weights too (2511.13653, `gram/training/weight_sparsity.py`). 1: all."""
+    weight_share_end: float = 0.5
+    """Fraction of training at which the share, which falls from 1 on a line, has reached `weight_share`."""
+    weight_least: int = 4
+    """Weights that each neuron (a row that reads, a column that writes) keeps at least where a share is dropped."""
     rollout_slots: int = 48
     """Prior rollouts advanced beside each optimiser step; halt head and LPRM learn from them."""
     seed: int = 0
@@ -112,6 +126,9 @@ class TrainConfig:
         within("seed", self.seed, 0, 2**63 - 1)
         for name in ("identity_learning_rate", "identity_weight_decay"):
             at_least(name, getattr(self, name), 0)
+        if not 0 < self.weight_share <= 1:
+            raise ValueError(f"weight_share must be above 0 and at most 1, got {self.weight_share:g}")
+        at_least("weight_least", self.weight_least, 0)
         if self.minutes is not None and not self.minutes > 0:
             raise ValueError(f"minutes must be above 0, got {self.minutes}")
         for name in (
@@ -123,6 +140,7 @@ class TrainConfig:
             "beta2",
             "final_learning_rate",
             "reveal_share",
+            "weight_share_end",
         ):
             within(name, getattr(self, name), 0, 1)
         fractions = [point[0] for point in self.kl_beta]
@@ -186,6 +204,9 @@ class TrainOverrides(TypedDict, total=False):
     gradient_loops: int
     identity_learning_rate: float
     identity_weight_decay: float
+    weight_share: float
+    weight_share_end: float
+    weight_least: int
     rollout_slots: int
     seed: int
     evaluate_every_steps: int

@@ -115,7 +115,7 @@ class DemonstrationTrainer(Trainer):
         heads = torch.stack([step.halt + (step.lprm - last.is_right).square().mean() for step in steps]).mean()
         (error + heads).backward()
         rate = learning_rate(training, self.step, self.fraction)
-        norm = self.flat.update(rate)
+        norm = self.flat.update(rate, self.fraction_after)
         if not math.isfinite(norm):
             raise FloatingPointError(f"gradient norm must be finite, got {norm} at optimiser step {self.step}")
         self.step += 1

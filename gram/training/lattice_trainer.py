@@ -93,7 +93,7 @@ class LatticeTrainer(Trainer):
             sets = torch.from_numpy(pool.sets).to(self.device)
             played = play_round(sets, states.given, opinion, rules, pool.key())
         rate = learning_rate(training, self.step, self.fraction)
-        norm = self.flat.update(rate)
+        norm = self.flat.update(rate, self.fraction_after)
         if not math.isfinite(norm):
             raise FloatingPointError(f"gradient norm must be finite, got {norm} at optimiser step {self.step}")
         counts = pool.carry(played)

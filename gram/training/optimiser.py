@@ -14,6 +14,7 @@ from torch import Tensor
 from gram.model import Model
 from gram.training.config import TrainConfig
 from gram.training.data_parallel import Ranks
+from gram.training.weight_sparsity import kept, weight_share
 
 ALIGN = 64
 """Elements that every tensor's place in the flat buffer is a multiple of: whole cache lines for vector loads."""
@@ -52,9 +53,9 @@ class FlatWeights:
         }
         return named | self.buffers
 
-    def update(self, learning_rate: float) -> float:
+    def update(self, learning_rate: float, fraction: float = 1.0) -> float:
         """One AdamW step from the gradient of the master or else of the compute copy, averaged over ranks; returns its
-        norm before clipping."""
+        norm before clipping. `fraction` of training is done after it, which says what share of weights is kept."""
         if self.compute.grad is not None:
             self.master.grad = self.compute.grad.to(torch.float32)
         assert self.master.grad is not None
@@ -65,9 +66,23 @@ class FlatWeights:
         self.adam.step()
         with torch.no_grad():
             self.average.lerp_(self.master, 1 - self.training.ema)
+            if self.training.weight_share < 1:
+                self.keep(fraction)
             self.compute.copy_(self.master)
         self.compute.grad = None
         return norm
+
+    @torch.no_grad()
+    def keep(self, fraction: float) -> None:
+        """Zeroes the weights that are not kept at a fraction of training: of every matrix, in master and average
+        alike, so that both have the same places."""
+        share = weight_share(self.training, fraction)
+        averages = self.views(self.average)
+        for name, weight in self.views(self.master.detach()).items():
+            if name in self.shapes and weight.ndim == 2:
+                dropped = ~kept(name, weight, share, self.training.weight_least)
+                weight.masked_fill_(dropped, 0)
+                averages[name].masked_fill_(dropped, 0)
 
     def averaged_model(self, model: Model, dtype: torch.dtype) -> Model:
         """`model` with the averaged weights, in `dtype`: what is evaluated and shipped."""

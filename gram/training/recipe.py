@@ -24,7 +24,7 @@ from gram.sampler.views import check_views
 from gram.sizes import SHAPE, lattice_shape, resized
 from gram.tasks.protocol import Task
 from gram.tasks.registry import get_task
-from gram.training.config import TrainConfig, TrainOverrides
+from gram.training.config import SPARSE, TrainConfig, TrainOverrides
 
 FOLDER = Path(__file__).parent.parent / "recipes"
 TABLES = ("model", "training")
@@ -53,12 +53,15 @@ class Recipe:
     def to_json(self) -> dict[str, Any]:
         """What decides the run's outcome; a resumed run must have the same."""
         others = {"tasks": [task.name for task in self.others]} if self.others else {}
+        training = config_to_json(self.training)
+        if self.training.weight_share == 1:
+            training = {name: value for name, value in training.items() if name not in SPARSE}
         return {
             "name": self.name,
             "task": self.task.name,
             **others,
             "model": config_to_json(self.model),
-            "training": config_to_json(self.training),
+            "training": training,
         }
 
 

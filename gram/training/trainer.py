@@ -142,6 +142,11 @@ class Trainer:
         return min(1.0, max(by_steps, by_time))
 
     @property
+    def fraction_after(self) -> float:
+        """`fraction` after the optimiser step that comes, as far as steps tell."""
+        return min(1.0, max(self.fraction, (self.step + 1) / self.training.steps if self.training.steps else 0.0))
+
+    @property
     def is_watched(self) -> bool:
         """Whether the step that comes is logged, so that every transition's KL is measured in it."""
         step = self.step + 1
@@ -172,7 +177,7 @@ class Trainer:
         loss = self._loss(self.flat.compute, slots, replay, level, h, l, lane.config)
         loss.total.backward()
         rate = learning_rate(self.training, self.step, self.fraction)
-        norm = self.flat.update(rate)
+        norm = self.flat.update(rate, self.fraction_after)
         if not math.isfinite(norm):
             raise FloatingPointError(f"gradient norm must be finite, got {norm} at optimiser step {self.step}")
         if rows is not None:
@@ -320,6 +325,8 @@ class Trainer:
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "held_out_while_training": self.figures,
         }
+        if self.training.weight_share < 1:
+            self.flat.keep(self.fraction)  # by the clock the share may have fallen since the last step
         self.save_state()
         if self.ranks.is_first:
             # The log is the first rank's: another would read it half written.
@@ -328,7 +335,9 @@ class Trainer:
                 guidance=self.recipe.model.guidance,
                 is_multi_solution=self.task.is_multi_solution,
             )
-            checkpoint.save(self.averaged(), self.out, card=card, dtype=torch.bfloat16)
+            checkpoint.save(
+                self.averaged(), self.out, card=card, dtype=torch.bfloat16, is_sparse=self.training.weight_share < 1
+            )
         return card
 
 
