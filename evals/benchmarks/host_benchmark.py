@@ -1,9 +1,9 @@
 """What the engine's bookkeeping costs the host: CPU time for each supervision step of a trajectory.
 
-What a device computes of states is left out: puzzles are not embedded, the model's step gives made-up heads, and
-states are not read but answers made up. What is left is the engine: seats, queue, launches, moves, results, width
-policy, resampling. Rows `full` embed and read as the engine does, with a model of few channels. Votes and selection
-come after the run and are outside the clock.
+What a device does with states is left out: puzzles are not embedded, the model's step gives made-up heads, states are
+of one token, so that moving them costs the calls alone, and are not read but answers made up. What is left is the
+engine: seats, queue, launches, moves, results, width policy, resampling. Rows `full` embed and read as the engine does,
+with a model of few channels. Votes and selection come after the run and are outside the clock.
 """
 
 from __future__ import annotations
@@ -77,10 +77,14 @@ class Stub(Model):
 
 
 class StubSlots(SlotStates):
-    """Slots whose states are neither computed nor read: answers, margins and residuals are made up."""
+    """Slots whose states are of one token, and neither computed nor read: answers, margins and residuals are made
+    up."""
 
     def __init__(self, model: Model, config: ResolvedConfig, **more: Any) -> None:
         super().__init__(model, config, **more)
+        self.h, self.h_before, self.l, self.e_x = (
+            each[:, :1].clone() for each in (self.h, self.h_before, self.l, self.e_x)
+        )
         rng = np.random.default_rng(0)
         some = rng.integers(1, 3, (len(ANSWERS), model.config.output_tokens)).astype(np.uint8)
         count = self.rows + CALLS * 20

@@ -45,6 +45,7 @@ from gram.sampler.width import width_policy_of
 from gram.tasks.protocol import Task, Tokens
 
 Bools = NDArray[np.bool_]
+Launch = tuple[Tensor, Tensor, Tensor, Tensor, NoiseKey]
 FREE = -1
 """Stands for a trajectory where a slot has none."""
 NOTHING_MOVED = Moved(*[np.zeros(0, np.int64)] * 3)
@@ -392,7 +393,7 @@ class SlotStates:
         """The same on the device; on a CPU it is the same memory."""
         self.halt = self.lprm = torch.zeros(0)
         self.views = SlotViews(task, config.seed, self.rows) if config.views == "random" else None
-        self._launches: dict[int, list[tuple[Tensor, ...]]] = {}
+        self._launches: dict[int, list[Launch]] = {}
 
     def _name(self, names: NDArray[np.int64]) -> None:
         """Takes arrays of what names the slots' noise, `[3, S]`."""
@@ -467,12 +468,14 @@ class SlotStates:
 
     def _advance_launch(self, number: int, cut: int | None) -> tuple[Tensor, Tensor]:
         """A supervision step of one launch, or of its first `cut` rows; returns its halt logits and LPRM."""
-        h, l, e_x, after, *names = (each[:cut] for each in self._launch(number)) if cut else self._launch(number)
+        h, l, e_x, after, key = self._launch(number)
+        if cut:
+            h, l, e_x, after, key = h[:cut], l[:cut], e_x[:cut], after[:cut], key.at(slice(cut))
         state = self.model.step(
             h,
             l,
             e_x,
-            NoiseKey(self.config.seed, *names),
+            key,
             injection=self.injection,
             spec=self.spec,
             kernel=self.config.kernel,
@@ -482,12 +485,13 @@ class SlotStates:
         l.copy_(state.l)
         return state.halt, state.lprm
 
-    def _launch(self, number: int) -> tuple[Tensor, ...]:
+    def _launch(self, number: int) -> Launch:
         """Rows of one launch: `h`, `l`, `e_x`, where `h` goes, and what names their noise. Made once."""
         made = self._launches.get(0)
         if not made:
             tensors = (self.h, self.l, self.e_x, self.h_before, *self.device_names)
-            made = self._launches[0] = list(zip(*(each.split(self.launch) for each in tensors), strict=True))
+            parts = zip(*(each.split(self.launch) for each in tensors), strict=True)
+            made = self._launches[0] = [(*part[:4], NoiseKey(self.config.seed, *part[4:])) for part in parts]
         return made[number]
 
     def show(self, occupied: int, *, is_read: bool) -> StepReading:

@@ -170,6 +170,11 @@ class RowArrays:
                 setattr(self, name, new)
 
 
+def _as_records(array: NDArray[Any]) -> NDArray[Any]:
+    """Values along the last axis as one record each, `[all other axes]`: numpy copies a record at once."""
+    return array.reshape(-1, array.shape[-1]).view(f"V{array.itemsize * array.shape[-1]}")[:, 0]
+
+
 class Trajectories(RowArrays):
     """The trajectories of all open shards: what each is, and what it has found.
 
@@ -200,7 +205,7 @@ class Trajectories(RowArrays):
     trace_answers: Tokens
     """Answer after every supervision step of a traced run, `[R, M, A]`."""
     trace_floats: Floats
-    """What the trace keeps beside, `[R, 4, M]`, in the order of `trace.FLOATS`; with `trace.SPARSITY` behind them
+    """What the trace keeps beside, `[R, M, 4]`, in the order of `trace.FLOATS`; with `trace.SPARSITY` behind them
     where it is measured."""
 
     def __init__(
@@ -218,7 +223,7 @@ class Trajectories(RowArrays):
             is_halted=(bool,),
             answers=(np.uint8, answer_tokens),
             trace_answers=(np.uint8, depth, answer_tokens),
-            trace_floats=(np.float32, len(trace.FLOATS) + measures_sparsity * len(trace.SPARSITY), depth),
+            trace_floats=(np.float32, depth, len(trace.FLOATS) + measures_sparsity * len(trace.SPARSITY)),
         )
         self.task, self.puzzles, self.depth = task, puzzles, depth
         self.hashes = np.full(len(puzzles), -1, np.int64)
@@ -251,9 +256,9 @@ class Trajectories(RowArrays):
 
     def record_step(self, rows: Rows, steps: Rows, answers: Tokens, floats: tuple[Floats, ...]) -> None:
         """Keeps a supervision step, counted from 1, of a traced run; `floats` in the order of `trace_floats`."""
-        self.trace_answers[rows, steps - 1] = answers
-        for place, values in enumerate(floats):
-            self.trace_floats[rows, place, steps - 1] = values
+        places = rows * self.depth + steps - 1
+        for kept, values in ((self.trace_answers, answers), (self.trace_floats, np.stack(floats, axis=1))):
+            _as_records(kept)[places] = _as_records(np.ascontiguousarray(values))
 
     def end(self, rows: Rows, final: Final) -> None:
         """Keeps what trajectories leave."""
@@ -339,8 +344,13 @@ class Scheduler:
         """Up to `count` trajectories that may come to be needed, of the puzzles that have the fewest first."""
         if self.tests is None or count <= 0 or not self.open:
             return self.waiting[:0]
-        firsts = [self.tests.may_need_more(opened) for opened in self.open.values()]
-        return self.tests.take_next(np.concatenate(firsts)[:count])
+        found, left = [], count
+        for opened in self.open.values():
+            found.append(self.tests.may_need_more(opened)[:left])
+            left -= len(found[-1])
+            if not left:
+                break
+        return self.tests.take_next(np.concatenate(found))
 
     def end(self, rows: Rows, final: Final) -> tuple[list[OpenShard], int]:
         """Keeps what trajectories leave. Returns the shards that this finishes, and how many trajectories need no

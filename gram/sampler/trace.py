@@ -108,17 +108,20 @@ def encode(
     owner = np.nonzero(is_taken)[0].astype(np.int64)
     rows = answers[is_taken]
     first_written, written = _distinct(owner, rows)
-    forms = canonical(rows[first_written]) if len(rows) else rows[:0]
-    first_form, form = _distinct(owner[first_written], forms)
+    distinct = rows[first_written]
+    forms = canonical(distinct) if len(rows) else distinct
+    if forms is distinct:  # every answer is its own canonical form
+        first_form = form = np.arange(len(forms))
+    else:
+        first_form, form = _distinct(owner[first_written], forms)
     first = first_written[first_form]
     right = verify(puzzles[owner[first]], rows[first]) if len(rows) else np.zeros(0, dtype=np.bool_)
     sizes = np.bincount(owner[first], minlength=count).astype(np.int64)
     kind: type[np.unsignedinteger[Any]] = np.uint16 if sizes.max(initial=0) < np.iinfo(np.uint16).max else np.uint32
     answer = np.full((count, width, depth), np.iinfo(kind).max, dtype=kind)
     answer[is_taken] = form[written] - _offsets(sizes)[owner]
-    last = np.minimum(np.arange(depth), np.maximum(steps, 1)[:, :, None] - 1)
     return {
-        "trace_answer": np.take_along_axis(answer, last, axis=2) if depth else answer,
+        "trace_answer": answer.reshape(-1)[_repeating(steps, depth)] if depth else answer,
         "trace_table": np.ascontiguousarray(forms[first_form]).reshape(-1, tokens),
         "trace_table_size": sizes,
         "trace_right": np.asarray(right, dtype=np.bool_),
@@ -126,12 +129,17 @@ def encode(
 
 
 def encode_floats(values: NDArray[np.float32], steps: Index) -> dict[str, NDArray[np.float32]]:
-    """The arrays of a shard's floats `[p, n, 4, M]`, in the order of `FLOATS`, or `[p, n, 10, M]` with those of
+    """The arrays of a shard's floats `[p, n, M, 4]`, in the order of `FLOATS`, or `[p, n, M, 10]` with those of
     `SPARSITY` behind; `steps` `[p, n]` were taken, and those behind repeat the last."""
-    last = np.minimum(np.arange(values.shape[3]), np.maximum(steps, 1)[:, :, None] - 1)
-    repeated = np.take_along_axis(values, last[:, :, None], axis=3)
-    names = (*FLOATS, *SPARSITY)[: values.shape[2]]
-    return {f"trace_{name}": np.ascontiguousarray(repeated[:, :, place]) for place, name in enumerate(names)}
+    last = _repeating(steps, values.shape[2])
+    names = (*FLOATS, *SPARSITY)[: values.shape[3]]
+    return {f"trace_{name}": values[..., place].reshape(-1)[last] for place, name in enumerate(names)}
+
+
+def _repeating(steps: Index, depth: int) -> Index:
+    """Where each step's value of a flat array stands, `[p, n, M]`: steps that were not taken repeat the last one."""
+    last = np.minimum(np.arange(depth), np.maximum(steps, 1)[:, :, None] - 1)
+    return np.asarray(np.arange(steps.size).reshape(*steps.shape, 1) * depth + last)
 
 
 @dataclass(frozen=True, slots=True)

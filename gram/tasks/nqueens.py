@@ -229,16 +229,21 @@ class NQueens(Task):
     def conflicts(self, puzzles: Tokens, answers: Tokens) -> NDArray[np.int64]:
         """Attacking pairs in rows, columns and diagonals, plus a wrong number of queens, given queens missing and cells
         that are neither empty nor queen."""
-        queens = (answers == QUEEN).reshape(-1, self.n, self.n)
-        counts = [queens.sum(1), queens.sum(2)]
-        for view in (queens, queens[:, :, ::-1]):
-            offsets = range(-self.n + 1, self.n)
-            counts.append(np.stack([np.trace(view, offset, 1, 2) for offset in offsets], axis=1))
-        attacking = sum((line * (line - 1) // 2).sum(1) for line in counts)
-        wrong_number = np.abs(queens.sum((1, 2)) - self.n)
+        queens = answers == QUEEN
+        # Counts of at most n * n, which a product of float32 has exactly.
+        counts = queens.astype(np.float32) @ self._lines
+        attacking = (counts * (counts - 1) / 2).sum(1)
+        wrong_number = np.abs(queens.sum(1) - self.n)
         missing = ((puzzles == QUEEN) & (answers != QUEEN)).sum(1)
         strange = ((answers != EMPTY) & (answers != QUEEN)).sum(1)
         return np.asarray(attacking + wrong_number + missing + strange, dtype=np.int64)
+
+    @cached_property
+    def _lines(self) -> NDArray[np.float32]:
+        """Which cells are on each row, column and diagonal, `[n * n, 6 n - 2]`."""
+        row, column = np.divmod(np.arange(self.n * self.n), self.n)
+        along = (row, column, row - column, row + column)
+        return np.concatenate([line[:, None] == np.unique(line) for line in along], axis=1).astype(np.float32)
 
     def is_input(self, puzzles: Tokens) -> NDArray[np.bool_]:
         return np.isin(puzzles, (EMPTY, QUEEN))
