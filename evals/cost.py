@@ -12,7 +12,7 @@ from typing import Any
 from gram.config import ModelConfig
 from gram.evals import statistics
 from gram.evals.frontier.grid import Grid
-from gram.kernels import lookup
+from gram.kernels import experts, lookup
 from gram.model import OPINIONS
 
 TRACE_BYTES = 21
@@ -50,6 +50,8 @@ def step_macs(config: ModelConfig) -> dict[str, int]:
         read = dim if is_mean else config.memory_values  # behind the gate
         asked = 0 if is_mean else config.memory_keys * (dim + config.memory_values)
         parts["memory"] = calls * length * (dim * dim + read * dim + asked)
+    if config.experts:
+        parts["experts"] = turns * (config.low_level_updates + 1) * config.blocks * experts.block_macs(config)
     if config.lookup:
         parts["lookup"] = turns * (config.low_level_updates + 1) * lookup.call_macs(config)
     return {**parts, "total": sum(parts.values())}

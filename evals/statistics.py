@@ -110,6 +110,16 @@ def student_factor(degrees: int, level: float = 0.95) -> float:
     return float(special.stdtrit(degrees, tail) / special.ndtri(tail))
 
 
+def student_quantile(degrees: int, level: float = 0.95) -> float:
+    """Half the width of a two-sided interval of Student's t, in deviations."""
+    return float(special.stdtrit(degrees, (1 + level) / 2))
+
+
+def student_tail(value: float, degrees: int) -> float:
+    """Probability that Student's t is larger."""
+    return float(special.stdtr(degrees, -value))
+
+
 def holm(p_values: ArrayLike) -> Floats:
     """P-values adjusted for their number by Holm's step-down method (1979), in the same order; NaN stays, uncounted."""
     raw = np.asarray(p_values, dtype=np.float64)

@@ -1,5 +1,5 @@
 """What a model of another kind may be: a lattice's values, a graph's nodes, a table of identities, a memory of
-demonstrations, tables of n-grams. Called by `ModelConfig`."""
+demonstrations, tables of n-grams, experts. Called by `ModelConfig`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,11 @@ DEMONSTRATED: dict[str, Any] = {
 """Settings that only a model has that reads demonstrations, as others have them."""
 LOOKUP: dict[str, Any] = {"lookup": [], "lookup_heads": 2, "lookup_rows": 256, "lookup_channels": 8}
 """Settings that only a model has that looks n-grams up, as others have them."""
-SPARSE: dict[str, Any] = {**LOOKUP}
+EXPERTS: dict[str, Any] = {"experts": 0, "experts_kept": 2, "expert_hidden": 32, "expert_capacity": 1.25}
+"""Settings that only a model with routed experts has, as others have them."""
+SPARSE: dict[str, Any] = {**LOOKUP, **EXPERTS}
+"""Both."""
+MOST_EXPERTS, MOST_CAPACITY = 4096, 4096
 MOST_ROWS = 10_000_000
 """No table has more rows, and no model more tables or channels of a row."""
 MEMORY_SIZES = ("demonstrations", "memory_keys", "memory_values", "memory_chunk", "memory_heard")
@@ -127,11 +131,26 @@ def check_demonstrations(config: ModelConfig) -> None:
 
 
 def check_sparse(config: ModelConfig) -> None:
-    """Raises `ValueError` where tables of n-grams cannot be."""
+    """Raises `ValueError` where tables of n-grams or experts cannot be."""
     for name, value in (("latent", "continuous"), ("demonstrations", 0), ("has_graph", False)):
         if getattr(config, name) != value:
-            raise ValueError(f"{name} must be {value!r} with a lookup, got {getattr(config, name)!r}")
-    check_lookup(config)
+            raise ValueError(f"{name} must be {value!r} with a lookup or experts, got {getattr(config, name)!r}")
+    if any(getattr(config, name) not in (LOOKUP[name], ()) for name in LOOKUP):
+        check_lookup(config)
+    if any(getattr(config, name) != EXPERTS[name] for name in EXPERTS):
+        check_experts(config)
+
+
+def check_experts(config: ModelConfig) -> None:
+    """Raises `ValueError` where a token would be routed to more experts than there are, or they have no width."""
+    if not 1 <= config.experts <= MOST_EXPERTS:
+        raise ValueError(f"experts must be within 1 and {MOST_EXPERTS:,}, got {config.experts:,}")
+    if not 1 <= config.experts_kept <= config.experts:
+        raise ValueError(f"experts_kept must be within 1 and the {config.experts} experts, got {config.experts_kept}")
+    if not 1 <= config.expert_hidden <= MOST_ROWS:
+        raise ValueError(f"expert_hidden must be within 1 and {MOST_ROWS:,}, got {config.expert_hidden:,}")
+    if config.expert_capacity and not 1 <= config.expert_capacity <= MOST_CAPACITY:
+        raise ValueError(f"expert_capacity must be 0 or within 1 and {MOST_CAPACITY:,}, got {config.expert_capacity:g}")
 
 
 def check_lookup(config: ModelConfig) -> None:

@@ -68,13 +68,27 @@ class Attention(nn.Module):
         self.out = init_parameter((dim, dim), generator)
 
 
-class CoreBlock(nn.Module):
-    """One post-norm block of a core: a mixer of tokens, then the channel SwiGLU."""
+class RoutedExperts(nn.Module):
+    """Experts beside a channel SwiGLU: `router [E, D]`, `gate_up [E, 2*F, D]`, `down [E, D, F]`."""
 
-    def __init__(self, mixer: nn.Module, channel: nn.Module) -> None:
+    def __init__(self, config: ModelConfig, generator: torch.Generator) -> None:
+        super().__init__()
+        experts, hidden, dim = config.experts, config.expert_hidden, config.dim
+        self.router = init_parameter((experts, dim), generator)
+        self.gate_up = init_parameter((experts, 2 * hidden, dim), generator)
+        self.down = init_parameter((experts, dim, hidden), generator)
+
+
+class CoreBlock(nn.Module):
+    """One post-norm block of a core: a mixer of tokens, then the channel SwiGLU, with routed experts where there are
+    some."""
+
+    def __init__(self, mixer: nn.Module, channel: nn.Module, experts: RoutedExperts | None) -> None:
         super().__init__()
         self.mixer = mixer
         self.channel = channel
+        if experts is not None:
+            self.experts = experts
 
 
 class Head(nn.Module):
@@ -176,7 +190,11 @@ class Model(nn.Module):
             return SwiGLU(length, config.mixer_hidden, length, generator)
 
         return nn.ModuleList(
-            CoreBlock(mixer(), SwiGLU(config.dim, config.hidden, config.dim, generator))
+            CoreBlock(
+                mixer(),
+                SwiGLU(config.dim, config.hidden, config.dim, generator),
+                RoutedExperts(config, generator) if config.experts else None,
+            )
             for _ in range(blocks or config.blocks)
         )
 

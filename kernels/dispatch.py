@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from gram.kernels import first_use, lookup, reference
+from gram.kernels import experts, first_use, lookup, reference
 from gram.kernels.compiled import cache as compile_cache
 from gram.kernels.compiled import path as compiled
 from gram.kernels.fused import pack
@@ -44,7 +44,7 @@ Kernel = Literal["eager", "compiled", "fused", "blocks", "gemm"]
 
 
 MEMORY_OBSTACLE = "eager alone reads a memory of demonstrations"
-SPARSE_OBSTACLE = "eager and compiled alone have a lookup memory"
+SPARSE_OBSTACLE = "eager and compiled alone have a lookup memory or experts"
 
 
 class KernelChoice(NamedTuple):
@@ -126,6 +126,8 @@ def step_flops(weights: Weights, spec: Spec) -> float:
     total = 0.0
     for name, tensor in weights.items():
         first = name.split(".")[0]
+        if ".experts." in name:
+            continue
         if first in calls:
             is_token = spec.mixer == "token" and ".mixer." in name
             total += calls[first] * 2 * tensor.numel() * (spec.dim if is_token else spec.length)
@@ -135,6 +137,8 @@ def step_flops(weights: Weights, spec: Spec) -> float:
             total += 2 * tensor.numel() * spec.length
     if spec.memory_size and spec.memory != "mean":
         total += reads * 2 * spec.memory_size * spec.length
+    if spec.experts:
+        total += (spec.low_level_updates + 1) * spec.blocks * 2 * experts.block_macs(spec)
     if spec.lookup:
         total += (spec.low_level_updates + 1) * 2 * lookup.call_macs(spec)
     if spec.mixer == "attention":
@@ -173,7 +177,7 @@ def _obstacle(device: torch.device, spec: Spec | None, dtype: torch.dtype, kerne
         return "no model is given yet"
     if spec.memory_channels:
         return MEMORY_OBSTACLE
-    if spec.lookup:
+    if spec.lookup or spec.experts:
         return SPARSE_OBSTACLE
     reason = LAUNCHED[kernel].unsupported_reason(spec)
     if reason is not None and kernel != "gemm" and gemm_pack.unsupported_reason(spec) is None:

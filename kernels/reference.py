@@ -13,6 +13,7 @@ vocabulary. Weights are stored `[out, in]`, as `torch.nn.functional.linear` take
     high.{i}...                                                        f_H, where it has weights of its own
     lookup.table [rows, C]  lookup.key [D, E]  lookup.value [D, E]     n-grams (`lookup.py`)
     lookup.scale [D]        lookup.taps [D, 4]
+    low.{i}.experts.router [E, D]  .gate_up [E, 2*F, D]  .down [E, D, F]   routed experts (`experts.py`)
     prior.gate_up [2*G, D]            prior.down [2*D, G]              mu and raw log sigma
     decoder.weight [V, D]
     halt.weight [1, D or Hh]  halt.bias [1]  (halt.gate_up [2*Hh, D])  and the same for lprm
@@ -21,7 +22,7 @@ vocabulary. Weights are stored `[out, in]`, as `torch.nn.functional.linear` take
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableSequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -29,7 +30,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
-from gram.kernels import lookup, memory, relations
+from gram.kernels import experts, lookup, memory, relations
+from gram.kernels.experts import Routing
 from gram.kernels.lookup import LookedUp
 from gram.kernels.memory import Remembered
 from gram.kernels.philox import NoiseKey, Site, noise
@@ -133,9 +135,10 @@ def core(
     graph_BLL: Tensor | None = None,
     remembered: Remembered | None = None,
     found: LookedUp | None = None,
+    routed: MutableSequence[Routing] | None = None,
 ) -> Tensor:
     """`f_L` (`name` "low") or `f_H` ("high") on the sum of its state and injection; first it reads the memory, or what
-    was looked up, where there is one."""
+    was looked up, where there is one. `routed` takes what experts were chosen."""
     if remembered is not None:
         x_BLD = memory.read(weights, spec, x_BLD, remembered)
     if found is not None:
@@ -149,7 +152,10 @@ def core(
         else:
             mixed = attend(x_BLD, weights[mixer + "qkv"], weights[mixer + "out"], spec)
         x_BLD = rmsnorm(x_BLD + mixed, spec.norm_eps, axis=1 if spec.mixer_norm == "tokens" else -1)
-        x_BLD = rmsnorm(x_BLD + swiglu(x_BLD, weights[channel + "gate_up"], weights[channel + "down"]), spec.norm_eps)
+        said = swiglu(x_BLD, weights[channel + "gate_up"], weights[channel + "down"])
+        if spec.experts:
+            said = said + experts.route(x_BLD, weights, f"{name}.{block}.experts.", spec, routed)
+        x_BLD = rmsnorm(x_BLD + said, spec.norm_eps)
     return x_BLD
 
 
@@ -178,13 +184,15 @@ def transition(
     e_x: Tensor,
     guide: Guide | None,
     damping: Damping | None = None,
+    routed: MutableSequence[Routing] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One transition: `K` low-level updates, one high-level update, `guide` (adds the noise) before or after them.
 
     `h, l, e_x` are `[B, L, D]` (`e_x` has its puzzle's graph, memory or n-grams behind, where there are some:
     `Spec.embedded_dim`);
     2605.19376, eqs. 3 to 5. `damping(old, new, call)` makes the next state from what core
-    call number `call` of the transition read and gave (EqR's damping and path noise).
+    call number `call` of the transition read and gave (EqR's damping and path noise). `routed` takes what experts were
+    chosen, block by block.
     """
     if guide is not None and spec.noise_order == "before":
         h = guide(h)
@@ -193,9 +201,9 @@ def transition(
     e_x, found = lookup.split_lookup(e_x, spec) if spec.lookup else (e_x, None)
     injection = h + e_x if spec.low_level_updates else l
     for call in range(spec.low_level_updates):
-        new = core(weights, "low", l + injection, spec, graph, remembered, found)
+        new = core(weights, "low", l + injection, spec, graph, remembered, found, routed)
         l = new if damping is None else damping(l, new, call)
-    new = core(weights, "low" if spec.is_core_shared else "high", h + l, spec, graph, remembered, found)
+    new = core(weights, "low" if spec.is_core_shared else "high", h + l, spec, graph, remembered, found, routed)
     h = new if damping is None else damping(h, new, spec.low_level_updates)
     if guide is not None and spec.noise_order == "after":
         h = guide(h)

@@ -108,6 +108,14 @@ class Spec:
     """Rows of a table at least; tables take the next primes."""
     lookup_channels: int = 8
     """Channels of a row."""
+    experts: int = 0
+    """`E`: routed experts of every channel SwiGLU, beside the dense one that all tokens take (`kernels/experts.py`)."""
+    experts_kept: int = 2
+    """`k`: experts that a token is routed to."""
+    expert_hidden: int = 32
+    """Hidden width of a routed expert."""
+    expert_capacity: float = 1.25
+    """Tokens of a state that an expert takes at most, as a multiple of its equal share; 0: no limit."""
 
     @property
     def length(self) -> int:

@@ -18,6 +18,7 @@ LATER: dict[str, Any] = {
     "identity_learning_rate": 1e-2,
     "identity_weight_decay": 0.1,
     **SPARSE,
+    "expert_balance": 0.01,
 }
 """Settings that came after the first runs, which lack them in their JSON, with the value by which all is as before."""
 
@@ -97,6 +98,8 @@ class TrainConfig:
     """Fraction of training at which the share, which falls from 1 on a line, has reached `weight_share`."""
     weight_least: int = 4
     """Weights that each neuron (a row that reads, a column that writes) keeps at least where a share is dropped."""
+    expert_balance: float = 0.01
+    """Of a model with routed experts: weight of the loss that balances their loads (Switch, 2101.03961)."""
     rollout_slots: int = 48
     """Prior rollouts advanced beside each optimiser step; halt head and LPRM learn from them."""
     seed: int = 0
@@ -124,7 +127,7 @@ class TrainConfig:
         if self.steps is not None:
             at_least("steps", self.steps, 1)
         within("seed", self.seed, 0, 2**63 - 1)
-        for name in ("identity_learning_rate", "identity_weight_decay"):
+        for name in ("identity_learning_rate", "identity_weight_decay", "expert_balance"):
             at_least(name, getattr(self, name), 0)
         if not 0 < self.weight_share <= 1:
             raise ValueError(f"weight_share must be above 0 and at most 1, got {self.weight_share:g}")
@@ -207,6 +210,7 @@ class TrainOverrides(TypedDict, total=False):
     weight_share: float
     weight_share_end: float
     weight_least: int
+    expert_balance: float
     rollout_slots: int
     seed: int
     evaluate_every_steps: int

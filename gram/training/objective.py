@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from gram.config import ModelConfig
+from gram.kernels.experts import Routing
 from gram.kernels.philox import NoiseKey, Site, noise
 from gram.kernels.reference import (
     Damping,
@@ -110,6 +111,8 @@ class Loss(NamedTuple):
     l: Tensor
     answers: Tensor
     """What the slots now answer, `[B, A]` int64."""
+    dropped: Tensor | None = None
+    """Share of the choices of experts, over all calls of the last transition, that found one full."""
 
 
 def step_loss(
@@ -129,7 +132,8 @@ def step_loss(
     training.
     """
     noisy_B = slots.step >= config.noise_free_steps
-    h, l, seen = _last_transition(weights, config, training, slots, h, l)
+    routed: list[Routing] | None = [] if config.experts else None
+    h, l, seen = _last_transition(weights, config, training, slots, h, l, routed)
     if seen:
         balanced, divergence = seen
     else:
@@ -157,8 +161,11 @@ def step_loss(
     balanced_mean = (balanced.mean(1) * noisy).mean()
     heads = head_loss(weights, config, replay)
     per_slot = divergence.mean(1)
+    total = per_puzzle.mean() + beta * balanced_mean + heads
+    if routed:
+        total = total + training.expert_balance * torch.stack([each.balance for each in routed]).mean()
     return Loss(
-        total=per_puzzle.mean() + beta * balanced_mean + heads,
+        total=total,
         cross_entropy=((logged * led).sum() / led.sum()).detach(),
         kl=(per_slot * noisy).sum() / noisy.sum().clamp(min=1),
         kl_first=(per_slot * first).sum() / first.sum() if has_leak else per_slot.sum() * torch.nan,
@@ -167,6 +174,7 @@ def step_loss(
         h=h.detach(),
         l=l.detach(),
         answers=answers,
+        dropped=torch.stack([each.dropped for each in routed]).mean().detach() if routed else None,
     )
 
 
@@ -207,6 +215,7 @@ def _last_transition(
     slots: SlotBatch,
     h: Tensor,
     l: Tensor,
+    routed: list[Routing] | None = None,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """State after the last transition, and where there is a KL, `[B, L]`: with balanced gradient, and as a figure."""
     e_y = embed_target(weights, config, slots.targets) if training.has_posterior and config.guidance != "none" else None
@@ -220,7 +229,8 @@ def _last_transition(
         seen.extend((balanced_kl(q, p, training.kl_balance), kl(q, p).detach()))
 
     index = config.transitions - 1
-    return *_transition(weights, config, slots, e_y, index, training.seed, h, l, charge, training.gradient_calls), seen
+    calls = training.gradient_calls
+    return *_transition(weights, config, slots, e_y, index, training.seed, h, l, charge, calls, routed), seen
 
 
 def _transition(
@@ -234,6 +244,7 @@ def _transition(
     l: Tensor,
     charge: Callable[[Tensor, Gaussian, Gaussian], None] = lambda u, q, p: None,
     gradient_calls: int = 0,
+    routed: list[Routing] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """State after transition `index`, with the posterior's noise, or the prior's in rows that follow it and where there
     is no target `e_y`."""
@@ -253,7 +264,7 @@ def _transition(
     is_empty = slots.is_empty if "empty" in weights else None
     e_x = embed(weights, config, slots.puzzles, is_empty_P=is_empty, registers_PRD=slots.registers)
     damping = _damping(config, slots, index, seed, gradient_calls)
-    return transition(weights, config, h, l, e_x, None if config.guidance == "none" else guide, damping)
+    return transition(weights, config, h, l, e_x, None if config.guidance == "none" else guide, damping, routed)
 
 
 def _damping(config: ModelConfig, slots: SlotBatch, index: int, seed: int, gradient_calls: int) -> Damping | None:

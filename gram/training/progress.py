@@ -43,6 +43,8 @@ class TrainProgress:
     """Of a lattice: weighted cross-entropy of which values to keep, per value."""
     solved: float = math.nan
     """Of a lattice: states that the step solved rightly."""
+    experts_dropped: float = math.nan
+    """Of a model with routed experts: share of the tokens' choices that found an expert full."""
     gradient_norm: float
     learning_rate: float
     kl_beta: float

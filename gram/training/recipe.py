@@ -56,6 +56,8 @@ class Recipe:
         training = config_to_json(self.training)
         if self.training.weight_share == 1:
             training = {name: value for name, value in training.items() if name not in SPARSE}
+        if not self.model.experts:
+            del training["expert_balance"]
         return {
             "name": self.name,
             "task": self.task.name,
@@ -166,6 +168,8 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 def _check_together(model: ModelConfig, training: TrainConfig) -> None:
     """Raises `ValueError` where model and training contradict each other."""
+    if model.experts and training.weight_share < 1:
+        raise ValueError(f"weight_share must be 1 with experts, got {training.weight_share:g}")
     if bool(training.empty_probability) != model.has_empty_condition and model.is_conditional:
         raise ValueError(
             "has_empty_condition and empty_probability must go together, got "

@@ -199,6 +199,9 @@ class Trainer:
             "gradient_norm": norm,
             "learning_rate": rate,
             "kl_beta": beta,
+            **(
+                {} if loss.dropped is None else {"experts_dropped": float(self.ranks.gather(loss.dropped[None]).mean())}
+            ),
         }
 
     def _identified(self, slots: TrainingSlots) -> tuple[SlotBatch, Tensor | None]:

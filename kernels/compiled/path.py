@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
-from gram.kernels import lookup, reference, relations
+from gram.kernels import experts, lookup, reference, relations
 from gram.kernels.compiled import cache as compile_cache
 from gram.kernels.philox import NoiseKey, Site, bits_of, box_muller, counter_word1, philox4x32
 from gram.kernels.reference import Step, Weights, rmsnorm, swiglu
@@ -28,6 +28,8 @@ from gram.kernels.spec import LEARNED, MANY_TOKENS, Injection, Spec
 BLOCK = 16
 """Trajectories of a block where a state is small; see `block_size`."""
 
+ROUTED = ("router", "gate_up", "down")
+"""Weights of the routed experts."""
 Piece = Callable[..., Tensor]
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -42,10 +44,11 @@ def block_size(spec: Spec) -> int:
 def core_weights(weights: Weights, name: str, spec: Spec) -> list[Tensor]:
     """The weights of `f_L` (`name` "low") or `f_H` ("high") in the order in which the compiled core takes them."""
     first, second = ("qkv", "out") if spec.mixer == "attention" else ("gate_up", "down")
+    routed = tuple(f"experts.{part}" for part in ROUTED) if spec.experts else ()
     return [
         weights[f"{name}.{block}.{part}"]
         for block in range(spec.blocks)
-        for part in (f"mixer.{first}", f"mixer.{second}", "channel.gate_up", "channel.down")
+        for part in (f"mixer.{first}", f"mixer.{second}", "channel.gate_up", "channel.down", *routed)
     ] + ([weights["lookup.taps"]] if spec.lookup else [])
 
 
@@ -107,11 +110,13 @@ class Core(nn.Module):
         spec = self.spec
         graph = weights[-1] if spec.has_graph else None
         x = state + injection
+        each = 4 + (len(ROUTED) if spec.experts else 0)
         if spec.lookup:
             taps, *found = weights[-3:]
             x = lookup.read(x, lookup.LookedUp(*found), taps, spec, axis=0)
         for block in range(spec.blocks):
-            first, second, gate_up, down = weights[4 * block : 4 * block + 4]
+            own = weights[each * block : each * (block + 1)]
+            first, second, gate_up, down = own[:4]
             if spec.mixer == "token":
                 mixed = _mix_tokens(x, first, second)
             elif spec.mixer == "relations":
@@ -119,7 +124,11 @@ class Core(nn.Module):
             else:
                 mixed = _attend(x, first, second, spec, self.cos, self.sin)
             x = rmsnorm(x + mixed, spec.norm_eps, axis=0 if spec.mixer_norm == "tokens" else -1)
-            x = rmsnorm(x + swiglu(x, gate_up, down), spec.norm_eps)
+            said = swiglu(x, gate_up, down)
+            if spec.experts:
+                routed = experts.route(x.transpose(0, 1), dict(zip(ROUTED, own[4:], strict=True)), "", spec)
+                said = said + routed.transpose(0, 1)
+            x = rmsnorm(x + said, spec.norm_eps)
         return x
 
 
@@ -160,8 +169,9 @@ class Guide(nn.Module):
 
 
 PIECES: dict[str, type[nn.Module]] = {"core": Core, "normals": Normals, "guide": Guide}
+EXPERTS = ("experts", "experts_kept", "expert_hidden", "expert_capacity")
 READ: dict[str, tuple[str, ...]] = {
-    "core": ("blocks", "mixer", "mixer_norm", "relations", "heads", "rope_theta", "norm_eps", "lookup"),
+    "core": ("blocks", "mixer", "mixer_norm", "relations", "heads", "rope_theta", "norm_eps", "lookup", *EXPERTS),
     "normals": (),
     "guide": ("guidance", "log_sigma_center", "log_sigma_range"),
 }
