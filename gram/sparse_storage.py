@@ -50,7 +50,7 @@ def pack(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, st
         flat = tensor.flatten()
         indices = flat.nonzero().squeeze(1)
         is_smaller = len(indices) * (kind.itemsize + tensor.itemsize) < tensor.numel() * tensor.itemsize
-        if tensor.ndim == 2 and is_smaller and tensor.numel() < 2**31:
+        if tensor.ndim >= 2 and is_smaller and tensor.numel() < 2**31:
             shapes[name] = list(tensor.shape)
             stored |= {name + INDICES: indices.to(kind), name + VALUES: flat[indices]}
         else:

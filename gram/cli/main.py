@@ -55,6 +55,7 @@ COMMANDS = {
     "report": ("gram.cli.report:report", "Render a frontier's or an ablation's page again, without running anything."),
     "ablate": ("gram.cli.ablate:ablate", "A grid over any setting, cells cached; a page with a sortable table."),
     "compare": ("gram.cli.compare:compare", "Two runs puzzle by puzzle: difference, interval, test."),
+    "circuit": ("gram.cli.circuit:circuit", "The smallest part of a model that does one thing, as a graph."),
     "plan": ("gram.cli.plan:plan", "Predict time, memory, network and limits of a run on many nodes."),
     "cluster": ("gram.cli.cluster:cluster", "A Ray cluster on this machine: up, status, down; others can join it."),
     "job": ("gram.cli.job:job", "Run a command on a cluster: submit, logs, status, stop, list."),

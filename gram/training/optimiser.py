@@ -79,7 +79,7 @@ class FlatWeights:
         share = weight_share(self.training, fraction)
         averages = self.views(self.average)
         for name, weight in self.views(self.master.detach()).items():
-            if name in self.shapes and weight.ndim == 2:
+            if name in self.shapes and weight.ndim >= 2:
                 dropped = ~kept(name, weight, share, self.training.weight_least)
                 weight.masked_fill_(dropped, 0)
                 averages[name].masked_fill_(dropped, 0)

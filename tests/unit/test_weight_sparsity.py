@@ -181,3 +181,11 @@ def test_a_share_outside_its_range_is_one_line(share):
     with pytest.raises(RecipeError, match="weight_share") as raised:
         load_recipe("nqueens8", weight_share=share)
     assert "\n" not in str(raised.value)
+
+
+def test_each_of_a_stack_of_experts_keeps_its_share():
+    stack = (
+        torch.randn(3, 8, 16, generator=torch.Generator().manual_seed(0))
+        * torch.tensor([1.0, 9.0, 99.0])[:, None, None]
+    )
+    assert kept("low.0.experts.gate_up", stack, 0.25, 1).sum((1, 2)).tolist() == [32, 32, 32]
