@@ -89,11 +89,11 @@ def _drawing(graph: Made) -> str:
         marks.append(f'<text x="{LEFT + at * step:.0f}" y="12" class="middle label">{HEADS[at]}</text>')
         for name, (x, y) in column.items():
             node = kinds[name]
-            colour = f"var(--{COLOURS.get(node['kind'], 'neutral')})"
+            colour = COLOURS.get(node["kind"], "neutral")
             tip = f"{name}\n{node['words']}\nreads {node['reads']}, writes {node['writes']}"
             shift, anchor = (-9, "end") if at < 2 else (9, "start")
             marks.append(
-                f'<circle cx="{x:.0f}" cy="{y:.1f}" r="4.5" fill="{colour}" class="dot" data-tip="{escape(tip)}"/>'
+                f'<circle cx="{x:.0f}" cy="{y:.1f}" r="4.5" class="dot {colour}" data-tip="{escape(tip)}"/>'
                 f'<text x="{x + shift:.0f}" y="{y + 4:.1f}" style="font-size:10px;text-anchor:{anchor}">'
                 f"{escape(_short(name))}</text>"
             )
@@ -113,8 +113,8 @@ def _ends(source: str, target: str) -> tuple[int, int]:
 
 
 def _short(name: str) -> str:
-    """A node's label: its last parts."""
-    return ".".join(name.split(".")[-2:])
+    """A node's label: most cores are shared, and called `low`."""
+    return name.removeprefix("low.")
 
 
 def _evidence(made: Made) -> str:
