@@ -36,8 +36,8 @@ LOOKUP: dict[str, Any] = {"lookup": [], "lookup_heads": 2, "lookup_rows": 256, "
 """Settings that only a model has that looks n-grams up, as others have them."""
 EXPERTS: dict[str, Any] = {"experts": 0, "experts_kept": 2, "expert_hidden": 32, "expert_capacity": 1.25}
 """Settings that only a model with routed experts has, as others have them."""
-SPARSE: dict[str, Any] = {**LOOKUP, **EXPERTS}
-"""Both."""
+SPARSE: dict[str, Any] = {**LOOKUP, **EXPERTS, "active_share": 1.0}
+"""These, and the share of hidden units that stay."""
 MOST_EXPERTS, MOST_CAPACITY = 4096, 4096
 MOST_ROWS = 10_000_000
 """No table has more rows, and no model more tables or channels of a row."""
@@ -131,7 +131,11 @@ def check_demonstrations(config: ModelConfig) -> None:
 
 
 def check_sparse(config: ModelConfig) -> None:
-    """Raises `ValueError` where tables of n-grams or experts cannot be."""
+    """Raises `ValueError` where tables of n-grams, experts or a share of hidden units cannot be."""
+    if not 0 < config.active_share <= 1:
+        raise ValueError(f"active_share must be above 0 and at most 1, got {config.active_share:g}")
+    if all(getattr(config, name) in (value, ()) for name, value in {**LOOKUP, **EXPERTS}.items()):
+        return
     for name, value in (("latent", "continuous"), ("demonstrations", 0), ("has_graph", False)):
         if getattr(config, name) != value:
             raise ValueError(f"{name} must be {value!r} with a lookup or experts, got {getattr(config, name)!r}")

@@ -44,7 +44,7 @@ Kernel = Literal["eager", "compiled", "fused", "blocks", "gemm"]
 
 
 MEMORY_OBSTACLE = "eager alone reads a memory of demonstrations"
-SPARSE_OBSTACLE = "eager and compiled alone have a lookup memory or experts"
+SPARSE_OBSTACLE = "eager and compiled alone have a lookup memory, experts or an active_share below 1"
 
 
 class KernelChoice(NamedTuple):
@@ -177,7 +177,7 @@ def _obstacle(device: torch.device, spec: Spec | None, dtype: torch.dtype, kerne
         return "no model is given yet"
     if spec.memory_channels:
         return MEMORY_OBSTACLE
-    if spec.lookup or spec.experts:
+    if spec.lookup or spec.experts or spec.active_share < 1:
         return SPARSE_OBSTACLE
     reason = LAUNCHED[kernel].unsupported_reason(spec)
     if reason is not None and kernel != "gemm" and gemm_pack.unsupported_reason(spec) is None:

@@ -61,17 +61,26 @@ def rmsnorm(x: Tensor, eps: float, axis: int = -1) -> Tensor:
     return (wide * torch.rsqrt(wide.square().mean(axis, keepdim=True) + eps)).to(x.dtype)
 
 
-def swiglu(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+def keep_largest(x: Tensor, share: float, axis: int = -1) -> Tensor:
+    """A share of the hidden units along an axis, at least one, those largest in size; the others are zero (AbsTopK,
+    2511.13653). Of units of equal size any may stay."""
+    if share == 1:
+        return x
+    kept = x.abs().topk(max(1, math.ceil(share * x.shape[axis])), dim=axis).indices
+    return torch.zeros_like(x).scatter(axis, kept, x.gather(axis, kept))
+
+
+def swiglu(x: Tensor, gate_up: Tensor, down: Tensor, active_share: float = 1.0) -> Tensor:
     """`down(silu(gate(x)) * up(x))` over the last axis; `gate_up` stacks gate, then up."""
     gate, up = linear(x, gate_up).chunk(2, dim=-1)
-    return linear(silu(gate) * up, down)
+    return linear(keep_largest(silu(gate) * up, active_share), down)
 
 
-def mix_tokens(x_BLD: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+def mix_tokens(x_BLD: Tensor, gate_up: Tensor, down: Tensor, active_share: float = 1.0) -> Tensor:
     """SwiGLU over the token axis; the weights multiply from the left, so nothing is transposed."""
     rows = x_BLD.shape[0]
     gate, up = torch.bmm(gate_up.expand(rows, -1, -1), x_BLD).chunk(2, dim=1)
-    return torch.bmm(down.expand(rows, -1, -1), silu(gate) * up)
+    return torch.bmm(down.expand(rows, -1, -1), keep_largest(silu(gate) * up, active_share, 1))
 
 
 def rotary_tables(tokens: int, width: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -114,7 +123,7 @@ def relate(x_BLD: Tensor, gate_up: Tensor, down: Tensor, spec: Spec, graph_BLL: 
     that it relates (`relations.tables`); each token gates the sums that it receives. A large grid is summed by line;
     `graph_BLL` is the relation `graph`, each row's own."""
     gate, up = linear(x_BLD, gate_up).chunk(2, dim=-1)
-    return linear(silu(gate) * hear(up, spec, graph_BLL), down)
+    return linear(keep_largest(silu(gate) * hear(up, spec, graph_BLL), spec.active_share), down)
 
 
 def hear(x_BLD: Tensor, spec: Spec, graph_BLL: Tensor | None = None) -> Tensor:
@@ -146,13 +155,13 @@ def core(
     for block in range(spec.blocks):
         mixer, channel = f"{name}.{block}.mixer.", f"{name}.{block}.channel."
         if spec.mixer == "token":
-            mixed = mix_tokens(x_BLD, weights[mixer + "gate_up"], weights[mixer + "down"])
+            mixed = mix_tokens(x_BLD, weights[mixer + "gate_up"], weights[mixer + "down"], spec.active_share)
         elif spec.mixer == "relations":
             mixed = relate(x_BLD, weights[mixer + "gate_up"], weights[mixer + "down"], spec, graph_BLL)
         else:
             mixed = attend(x_BLD, weights[mixer + "qkv"], weights[mixer + "out"], spec)
         x_BLD = rmsnorm(x_BLD + mixed, spec.norm_eps, axis=1 if spec.mixer_norm == "tokens" else -1)
-        said = swiglu(x_BLD, weights[channel + "gate_up"], weights[channel + "down"])
+        said = swiglu(x_BLD, weights[channel + "gate_up"], weights[channel + "down"], spec.active_share)
         if spec.experts:
             said = said + experts.route(x_BLD, weights, f"{name}.{block}.experts.", spec, routed)
         x_BLD = rmsnorm(x_BLD + said, spec.norm_eps)

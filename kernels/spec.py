@@ -116,6 +116,9 @@ class Spec:
     """Hidden width of a routed expert."""
     expert_capacity: float = 1.25
     """Tokens of a state that an expert takes at most, as a multiple of its equal share; 0: no limit."""
+    active_share: float = 1.0
+    """Share of the hidden units of each mixer and channel SwiGLU of a core that stay, those largest in size; the others
+    are zero (AbsTopK, 2511.13653)."""
 
     @property
     def length(self) -> int:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
-from gram.kernels.reference import damp, decode, hear, rmsnorm
+from gram.kernels.reference import damp, decode, hear, keep_largest, rmsnorm
 from gram.model import Model, embed
 
 STATE, PRIOR = "state", "prior"
@@ -118,14 +118,16 @@ class MaskedModel:
             gate_up, down = self.weights[site + ".gate_up"], self.weights[site + ".down"]
             if spec.mixer == "token":
                 gate, up = (gate_up @ x).chunk(2, dim=1)
-                mixed = down @ visit(site, silu(gate) * up, 1)
+                mixed = down @ visit(site, keep_largest(silu(gate) * up, spec.active_share, 1), 1)
             else:
                 gate, up = linear(x, gate_up).chunk(2, dim=-1)
-                mixed = linear(visit(site, silu(gate) * hear(up, spec), 2), down)
+                heard = keep_largest(silu(gate) * hear(up, spec), spec.active_share)
+                mixed = linear(visit(site, heard, 2), down)
             x = visit(STATE, rmsnorm(x + mixed, spec.norm_eps, 1 if spec.mixer_norm == "tokens" else -1), 2)
             site = f"{core}.{block}.channel"
             gate, up = linear(x, self.weights[site + ".gate_up"]).chunk(2, dim=-1)
-            written = linear(visit(site, silu(gate) * up, 2), self.weights[site + ".down"])
+            written = keep_largest(silu(gate) * up, spec.active_share)
+            written = linear(visit(site, written, 2), self.weights[site + ".down"])
             x = visit(STATE, rmsnorm(x + written, spec.norm_eps), 2)
         return x
 

@@ -22,7 +22,7 @@ from torch.nn.functional import linear, silu
 from gram.kernels import experts, lookup, reference, relations
 from gram.kernels.compiled import cache as compile_cache
 from gram.kernels.philox import NoiseKey, Site, bits_of, box_muller, counter_word1, philox4x32
-from gram.kernels.reference import Step, Weights, rmsnorm, swiglu
+from gram.kernels.reference import Step, Weights, keep_largest, rmsnorm, swiglu
 from gram.kernels.spec import LEARNED, MANY_TOKENS, Injection, Spec
 
 BLOCK = 16
@@ -52,9 +52,9 @@ def core_weights(weights: Weights, name: str, spec: Spec) -> list[Tensor]:
     ] + ([weights["lookup.taps"]] if spec.lookup else [])
 
 
-def _mix_tokens(x_LBD: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+def _mix_tokens(x_LBD: Tensor, gate_up: Tensor, down: Tensor, active_share: float) -> Tensor:
     gate, up = (gate_up @ x_LBD.flatten(1)).chunk(2)
-    return (down @ (silu(gate) * up)).view_as(x_LBD)
+    return (down @ keep_largest(silu(gate) * up, active_share, 0)).view_as(x_LBD)
 
 
 def _attend(x_LBD: Tensor, qkv: Tensor, out: Tensor, spec: Spec, cos: Tensor, sin: Tensor) -> Tensor:
@@ -74,7 +74,8 @@ def _relate(
     """`reference.relate` with the token axis first; `graph` is `[L, B, L]`."""
     gate, up = linear(x_LBD, gate_up).chunk(2, dim=-1)
     if not spec.are_sums_products:
-        return linear(silu(gate) * relations.sums(spec.relations, up, axis=0, values=spec.value_tokens), down)
+        heard = relations.sums(spec.relations, up, axis=0, values=spec.value_tokens)
+        return linear(keep_largest(silu(gate) * heard, spec.active_share), down)
     table, sums = iter(tables), []
     for name, part in zip(spec.relations, up.chunk(len(spec.relations), -1), strict=True):
         if name == "graph":
@@ -82,7 +83,7 @@ def _relate(
             sums.append((graph.transpose(0, 1) @ part.transpose(0, 1)).transpose(0, 1))
         else:
             sums.append((next(table) @ part.flatten(1)).view_as(part))
-    return linear(silu(gate) * torch.cat(sums, -1), down)
+    return linear(keep_largest(silu(gate) * torch.cat(sums, -1), spec.active_share), down)
 
 
 class Core(nn.Module):
@@ -118,13 +119,13 @@ class Core(nn.Module):
             own = weights[each * block : each * (block + 1)]
             first, second, gate_up, down = own[:4]
             if spec.mixer == "token":
-                mixed = _mix_tokens(x, first, second)
+                mixed = _mix_tokens(x, first, second, spec.active_share)
             elif spec.mixer == "relations":
                 mixed = _relate(x, first, second, spec, self.tables.to(x.dtype), graph)
             else:
                 mixed = _attend(x, first, second, spec, self.cos, self.sin)
             x = rmsnorm(x + mixed, spec.norm_eps, axis=0 if spec.mixer_norm == "tokens" else -1)
-            said = swiglu(x, gate_up, down)
+            said = swiglu(x, gate_up, down, spec.active_share)
             if spec.experts:
                 routed = experts.route(x.transpose(0, 1), dict(zip(ROUTED, own[4:], strict=True)), "", spec)
                 said = said + routed.transpose(0, 1)
@@ -171,7 +172,18 @@ class Guide(nn.Module):
 PIECES: dict[str, type[nn.Module]] = {"core": Core, "normals": Normals, "guide": Guide}
 EXPERTS = ("experts", "experts_kept", "expert_hidden", "expert_capacity")
 READ: dict[str, tuple[str, ...]] = {
-    "core": ("blocks", "mixer", "mixer_norm", "relations", "heads", "rope_theta", "norm_eps", "lookup", *EXPERTS),
+    "core": (
+        "blocks",
+        "mixer",
+        "mixer_norm",
+        "relations",
+        "heads",
+        "rope_theta",
+        "norm_eps",
+        "lookup",
+        *EXPERTS,
+        "active_share",
+    ),
     "normals": (),
     "guide": ("guidance", "log_sigma_center", "log_sigma_range"),
 }

@@ -26,6 +26,7 @@ CASES = [
     {"mixer": "attention", "positions": "learned", "noise_order": "before", "path_keep": 0.3, "guidance": "none"},
     {"mixer": "relations", "relations": ("row", "antidiagonal"), "positions": "none", "noise_order": "before"},
     {"mixer": "attention", "lookup": ("row", "box"), "experts": 3, "expert_hidden": 8, "is_core_shared": False},
+    {"mixer": "token", "active_share": 0.5, "guidance": "none"},
 ]
 
 
@@ -58,7 +59,7 @@ DAMAGES = {
 }
 """What can become of a package."""
 
-DTYPES = [torch.bfloat16, torch.float32, torch.float32, torch.float32, torch.float32, torch.float32]
+DTYPES = [torch.bfloat16, torch.float32, torch.float32, torch.float32, torch.float32, torch.float32, torch.float32]
 """One type for each case: every compilation takes many seconds."""
 
 
