@@ -330,10 +330,11 @@ def _coverage(
     widths: NDArray[np.int64],
     clusters: NDArray[np.int64] | None,
 ) -> dict[str, Any]:
-    """The fields on distinct solutions; undefined for a task of one solution per puzzle."""
+    """The fields on distinct solutions; undefined for a task of one solution per puzzle, unless puzzles of a file show
+    that they have several."""
     names = ("coverage", "coverage_pooled", "coverage_multi")
     ends = [f"{name}_{end}" for name in names[:2] for end in ("low", "high")]
-    if not task.is_multi_solution:
+    if not task.is_multi_solution and (counts > 0).sum(axis=1).max(initial=0) < 2:
         undefined = dict.fromkeys((*names, *(f"{name}_ceiling" for name in names), *ends), float("nan"))
         return {**undefined, "solutions_found": None, "solutions_all": None}
     exact = count_solutions(task, puzzles)

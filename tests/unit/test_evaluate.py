@@ -166,9 +166,16 @@ def test_stopping_at_success_does_not_lift_single_accuracy(policy, sure):
         assert ((right & (np.arange(8) < widths[:, None])).sum(1) / widths).mean() > 0.45
 
 
-def test_json_is_strict_and_in_the_fields_order():
+def test_puzzles_that_show_several_solutions_are_counted_whatever_the_task_expects():
     puzzles, result = by_hand()
-    task = OneSolution()
+    got, expected = score(OneSolution(), puzzles, result), score(Total(), puzzles, result)
+    assert got.coverage_pooled == expected.coverage_pooled == pytest.approx(5 / 7)
+    assert got.solutions_all == 7
+
+
+def test_json_is_strict_and_in_the_fields_order():
+    task, puzzles = OneSolution(), puzzle_set(1, 1)
+    result = run(task, puzzles.puzzles, [digits((0, 1), (1, 1)), digits((1, 0), (0, 1))])
     got = to_json(score(task, puzzles, result))
     own = [field.name for field in fields(Evaluation) if field.name != "config"]
     settings = config_to_json(result.config)
