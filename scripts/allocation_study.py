@@ -7,7 +7,7 @@ routed experts and 1 - rho to tables of n-grams. Parameters and arithmetic a tok
 `KEPT` experts of the same size whatever rho is, and with rho = 0 there are no more than these. Does an inner share
 beat both ends? Models of one size are trained for equal steps with several seeds (a run that is there is continued, a
 finished one kept), and read on held-out puzzles: cross-entropy of an answer token after the last step, in nats, and
-accuracy of one trajectory. Prints Markdown.
+accuracy of one trajectory. Prints Markdown; with `--out` a picture too.
 
 Deviations are pooled over the shares of a task. An inner share beats both ends where its one-sided t-test against each
 has a p-value below .05; the larger one counts, and Holm's method corrects the inner shares of a task. Intervals are of
@@ -34,8 +34,11 @@ from torch.nn.functional import cross_entropy
 import gram
 from gram import checkpoint
 from gram.atomic_files import replacing
+from gram.checkpoint import write_atomically
 from gram.config import ModelConfig
 from gram.evals.cost import lookup_share, step_macs
+from gram.evals.pages.charts import Chart, linear_ticks
+from gram.evals.pages.pictures import svg
 from gram.evals.statistics import holm, student_quantile, student_tail
 from gram.kernels import experts, lookup
 from gram.kernels.philox import NoiseKey
@@ -293,6 +296,35 @@ def print_study(found: dict[str, Any], shares: Sequence[float]) -> None:
         print(f"\n{task}: {said}.")
 
 
+def draw(found: dict[str, Any], shares: Sequence[float], out: Path) -> None:
+    """The picture: cross-entropy by rho, a chart a task, with the intervals of the means."""
+    charts = []
+    for place, (task, of) in enumerate(found.items()):
+        means, halves = ([each[name] for each in of["verdicts"]] for name in ("mean", "half"))
+        low = min(mean - half for mean, half in zip(means, halves, strict=True))
+        high = max(mean + half for mean, half in zip(means, halves, strict=True))
+        edge = 0.08 * (high - low) or 0.01
+        chart = Chart(
+            x_range=(-0.05, 1.05), y_range=(low - edge, high + edge), title=task, width=400, height=300, left=84
+        )
+        ticks = linear_ticks(*chart.y_range)
+        chart.axes(
+            shares,
+            ticks,
+            x_label=f"{task}: share of experts (rho)",
+            y_label="cross-entropy, nats" if not place else "",
+            x_format="{:g}".format,
+            y_format="{:g}".format,
+        )
+        for share, mean, half in zip(shares, means, halves, strict=True):
+            chart.whisker(share, mean - half, mean + half, "s1")
+            chart.dot(share, mean, "s1", f"{mean:.4f}")
+        chart.line(list(zip(shares, means, strict=True)), "s1")
+        charts.append(chart)
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "allocation.svg", svg(charts).encode())
+
+
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -301,6 +333,7 @@ def main() -> None:
     parser.add_argument("--shares", nargs="+", type=float, default=list(SHARES), help="of experts, rising")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="optimiser steps of each run [default: the task's own]")
+    parser.add_argument("--out", type=Path, help="folder of the picture")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     given = parser.parse_args()
     try:
@@ -315,6 +348,8 @@ def main() -> None:
         print(error, file=sys.stderr)
         sys.exit(2)
     found = study(given.runs, given.tasks, given.shares, given.seeds, given.steps)
+    if given.out is not None:
+        draw(found, given.shares, given.out)
     print(json.dumps(found)) if given.json else print_study(found, given.shares)
 
 

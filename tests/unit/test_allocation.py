@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -84,3 +85,13 @@ def test_it_goes_on_where_it_stopped_and_prints_a_table(tmp_path, monkeypatch, c
     printed = capsys.readouterr().out
     assert printed.count("\n| ") == 4
     assert "nqueens8: " in printed
+
+
+def test_the_picture_has_a_chart_a_task(tmp_path):
+    entropies = 0.2 + 0.01 * np.random.default_rng(0).random((6, 3))
+    found = {
+        name: {"verdicts": [asdict(each) for each in study.verdicts(entropies)]} for name in ("maze15", "nqueens8")
+    }
+    study.draw(found, study.SHARES, tmp_path / "new")
+    drawn = (tmp_path / "new" / "allocation.svg").read_text()
+    assert [f"{name}: share of experts" in drawn for name in ("maze15", "nqueens8", "sudoku9")] == [True, True, False]
