@@ -38,6 +38,19 @@ def open_model(model: Model, behaviour: Behaviour, *, depth: int | None = None) 
     return masked
 
 
+def check_target(model: MaskedModel, behaviour: Behaviour, target: float, name: str = "") -> None:
+    """Raises `ValueError` for a target that no model misses, or that the whole model does not reach on the pairs that
+    circuits are found on; `name` is then the model's in the message."""
+    if not 0 < target < np.log(2):
+        raise ValueError(f"target must be above 0 and below log 2 (a model that cannot tell), got {target:g}")
+    found_on, _ = behaviour.halves()
+    with torch.no_grad():
+        own = float(BehaviourJudge(model, found_on).loss(None))
+    if own > target:
+        of = f" ({name})" if name else ""
+        raise ValueError(f"target must be at least the whole model's loss, {own:.3f}{of}, got {target:g}")
+
+
 def study(
     model: MaskedModel,
     behaviour: Behaviour,
@@ -50,15 +63,10 @@ def study(
 ) -> tuple[dict[str, Any], Graph]:
     """The circuit's figures and its graph. `has_control` prunes for shuffled labels too.
 
-    Raises `ValueError` where the whole model does not reach the target on the pairs that circuits are found on.
+    Raises `ValueError` as `check_target`.
     """
-    if not 0 < target < np.log(2):
-        raise ValueError(f"target must be above 0 and below log 2 (a model that cannot tell), got {target:g}")
+    check_target(model, behaviour, target)
     found_on, judged_on = behaviour.halves()
-    with torch.no_grad():
-        own = float(BehaviourJudge(model, found_on).loss(None))
-    if own > target:
-        raise ValueError(f"target must be at least the whole model's loss, {own:.3f}, got {target:g}")
     circuit = prune(model, found_on, target, steps=steps, on_step=on_step)
     everything = {site: torch.ones(size) for site, size in model.sizes.items()}
     figures = {

@@ -11,16 +11,21 @@ from html import escape
 from typing import Any
 
 from gram.evals.pages.report import page, provenance, section
-from gram.evals.pages.tables import share, table, words
+from gram.evals.pages.tables import Entry, share, table, words
 from gram.formatting import number, percent, plural
 
 MOST_DRAWN = 800
 """Edges that are drawn, the strongest; all stand in `circuit.json`."""
 WIDTH, LEFT, TOP, ROW = 732, 76, 22, 17
+LEAST_HEIGHT = 300
+"""Of the drawing, so that the edges of a small circuit can be told from each other."""
+HALO = "stroke:var(--page);stroke-width:3px;paint-order:stroke"
+"""Of labels, which stand on edges."""
 COLUMNS = {"token": 0, "place": 0, "state": 1, "mixer": 2, "channel": 2, "prior": 2, "value": 4}
 COLOURS = {"mixer": "depth", "channel": "mixed", "prior": "restarts"}
 HEADS = ("reads", "state", "hidden units", "state, written", "value")
 MOST_NAMED = 6
+SIZES = ("nodes", "edges")
 Made = Mapping[str, Any]
 
 
@@ -33,8 +38,8 @@ def render(made: Made) -> str:
     )
     kept, gone = made["circuit"]["accuracy"], made["ablated"]["accuracy"]
     verdict = (
-        f"{size} are enough: with all else at its mean they choose right in {percent(kept)} of held-out puzzles. "
-        f"Without them the rest of the model does in {percent(gone)}."
+        f"{size} alone, with all else at its mean, choose right in {percent(kept)} of held-out puzzles; the whole "
+        f"model does in {percent(made['whole']['accuracy'])}, and the rest without them in {percent(gone)}."
     )
     if not made["is_reached"]:
         verdict = "No part of the model that was found reaches the target; the graph is of the whole model."
@@ -45,9 +50,13 @@ def render(made: Made) -> str:
         f'<div class="verdict"><p>{escape(verdict)}</p></div></header>'
     )
     command = about.get("command", "")
-    drawn = f"{min(MOST_DRAWN, made['edges']):,} of {made['edges']:,} edges, the strongest of each matrix first"
+    drawn = (
+        f"{min(MOST_DRAWN, made['edges']):,} of {made['edges']:,} edges, the strongest of each matrix first. Blue "
+        "edges add, orange ones subtract. Of hidden units, blue ones are of mixers, which carry between places, green "
+        "ones of channel SwiGLUs, which work within a token, purple ones of the prior. Hover over a node."
+    )
     body = (
-        section("The graph", _drawing(graph), f"{drawn}. Blue adds, orange subtracts. Hover over a node.", command)
+        section("The graph", _drawing(graph), drawn, command)
         + section("Needed and enough", _evidence(made), _evidence_words(made), command)
         + section("Against other models", _others(made), "Pruned in the same way to the same target.", command)
         + section("Nodes", _nodes(graph), f"The {MOST_NAMED} strongest weights of each node.", command)
@@ -64,7 +73,7 @@ def _drawing(graph: Made) -> str:
         columns[COLUMNS[node["kind"]]].append(name)
     columns[3] = columns[1]
     tallest = max(len(column) for column in columns)
-    height = TOP + ROW * tallest + 12
+    height = max(LEAST_HEIGHT, TOP + ROW * tallest + 12)
     step = (WIDTH - 2 * LEFT) / (len(HEADS) - 1)
     places = [
         {name: (LEFT + at * step, TOP + (row + 0.5) * (height - TOP) / len(column)) for row, name in enumerate(column)}
@@ -94,7 +103,7 @@ def _drawing(graph: Made) -> str:
             shift, anchor = (-9, "end") if at < 2 else (9, "start")
             marks.append(
                 f'<circle cx="{x:.0f}" cy="{y:.1f}" r="4.5" class="dot {colour}" data-tip="{escape(tip)}"/>'
-                f'<text x="{x + shift:.0f}" y="{y + 4:.1f}" style="font-size:10px;text-anchor:{anchor}">'
+                f'<text x="{x + shift:.0f}" y="{y + 4:.1f}" style="font-size:10px;text-anchor:{anchor};{HALO}">'
                 f"{escape(_short(name))}</text>"
             )
     return (
@@ -137,18 +146,24 @@ def _evidence_words(made: Made) -> str:
     if (control := made["control"]) is None:
         return text
     if not control["is_reached"]:
-        return f"{text} With shuffled labels no part of the model reaches the target."
+        return f"{text} With shuffled labels no part was found that reaches the target."
     return f"{text} With shuffled labels it takes {control['nodes']:,} nodes and {control['edges']:,} edges."
 
 
 def _others(made: Made) -> str:
     if (other := made.get("against")) is None:
         return ""
+    none = ("none reaches the target", "Infinity", "")
     rows = [
-        [words(name), (f"{each['nodes']:,}", each["nodes"], ""), (f"{each['edges']:,}", each["edges"], "")]
+        [words(name), *((f"{each[part]:,}", each[part], "") if each["is_reached"] else none for part in SIZES)]
         for name, each in ((str(made["about"]["checkpoint"]), made), (str(other["checkpoint"]), other))
     ]
-    return table(["model", "nodes", "edges"], rows)
+    return table(["model", *SIZES], rows)
+
+
+def _wrapped(text: str) -> Entry:
+    """Text of several lines where it is long."""
+    return escape(text), None, "text name"
 
 
 def _nodes(graph: Made) -> str:
@@ -165,8 +180,8 @@ def _nodes(graph: Made) -> str:
         [
             words(node["id"]),
             words(node["words"]),
-            words(strongest(node["id"], "target", "source")),
-            words(strongest(node["id"], "source", "target")),
+            _wrapped(strongest(node["id"], "target", "source")),
+            _wrapped(strongest(node["id"], "source", "target")),
         ]
         for node in graph["nodes"]
     ]

@@ -45,7 +45,7 @@ def circuit(
     from gram.cli import terminal
     from gram.evals.circuits.behaviour import read_behaviour
     from gram.evals.circuits.pruning import STEPS
-    from gram.evals.circuits.study import TARGET, open_model, study
+    from gram.evals.circuits.study import TARGET, check_target, open_model, study
     from gram.evals.pages.circuit_page import render
     from gram.formatting import plain
 
@@ -55,17 +55,14 @@ def circuit(
         raise ValueError(f"--out must be a folder, got the file {out}")
     wanted = read_behaviour(behaviour)
     show = _shower(is_quiet, steps or STEPS)
+    aim = TARGET if target is None else target
+    models = {}
+    for name in (checkpoint, *([] if against is None else [against])):
+        models[name] = open_model(checkpoints.load(checkpoints.find(name)), wanted, depth=depth)
+        check_target(models[name], wanted, aim, name)
 
     def found(name: str, is_controlled: bool) -> tuple[dict[str, Any], Any]:
-        model = open_model(checkpoints.load(checkpoints.find(name)), wanted, depth=depth)
-        return study(
-            model,
-            wanted,
-            target=TARGET if target is None else target,
-            steps=steps or STEPS,
-            has_control=is_controlled,
-            on_step=show,
-        )
+        return study(models[name], wanted, target=aim, steps=steps or STEPS, has_control=is_controlled, on_step=show)
 
     made, graph = found(checkpoint, has_control)
     made["about"] = {"checkpoint": checkpoint, "command": shlex.join(["gram", *sys.argv[1:]])}

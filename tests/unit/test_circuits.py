@@ -18,6 +18,7 @@ from gram.evals.circuits.graph import count_edges, graph_of
 from gram.evals.circuits.masked import MaskedModel
 from gram.evals.circuits.pruning import BehaviourJudge, prune
 from gram.evals.circuits.study import open_model, study
+from gram.evals.pages.circuit_page import render
 from gram.kernels.philox import NoiseKey
 from gram.kernels.spec import Injection
 from gram.model import Model
@@ -324,6 +325,31 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder, tmp_path, capsys, chan
     assert words in said
     assert said.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_both_models_are_looked_at_before_either_is_pruned(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("gram.evals.circuits.study.prune", lambda *_, **__: pytest.fail("pruned"))
+    unable = planted()
+    unable.decoder.weight.zero_()
+    checkpoint.save(unable, tmp_path / "unable")
+    line = ["circuit", str(folder), "--behaviour", "sudoku4-row", "--out", str(tmp_path / "out"), "--against"]
+    for other, words in (
+        (tmp_path / "nothing", "checkpoint must be"),
+        (tmp_path / "unable", f"target must be at least the whole model's loss, 0.693 ({tmp_path / 'unable'}), got"),
+    ):
+        assert main([*line, str(other)]) == 2
+        said = capsys.readouterr().err
+        assert words in said
+        assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_page_says_where_another_model_has_no_circuit(found):
+    _, _, made, graph = found
+    against = {"checkpoint": "dense", "is_reached": False, "nodes": 40, "edges": 987_654, "loss": 0.6}
+    page = render({**made, "graph": graph.to_json(), "about": {"checkpoint": "sparse"}, "against": against})
+    assert page.count("none reaches the target") == 2
+    assert "987,654" not in page
 
 
 def test_models_of_other_kinds_are_refused_in_one_line():
