@@ -55,7 +55,8 @@ def pack(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, st
             stored |= {name + INDICES: indices.to(kind), name + VALUES: flat[indices]}
         else:
             stored[name] = tensor
-    return stored, {"format": "pt", SHAPES: json.dumps(shapes)}
+    # One key alone: safetensors writes several in any order, and equal weights must be equal files.
+    return stored, {SHAPES: json.dumps(shapes)}
 
 
 def unpack(path: Path) -> dict[str, Tensor | PackedMatrix]:

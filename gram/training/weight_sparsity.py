@@ -29,9 +29,7 @@ def kept_count(shape: torch.Size, neurons: int, share: float, least: int) -> int
 
 def kept(name: str, matrix: Tensor, share: float, least: int) -> Tensor:
     """Mask of the weights kept of `matrix [rows, columns]`: the `least` largest of each neuron, then the largest of the
-    rest until there are `kept_count`. Of a stack of matrices (experts) each keeps its share."""
-    if matrix.ndim > 2:
-        return torch.stack([kept(name, each, share, least) for each in matrix])
+    rest until there are `kept_count`."""
     axis = 0 if name.endswith(READ_BY_COLUMN) else 1
     size = matrix.abs()
     neurons, per_neuron = matrix.shape[1 - axis], min(least, matrix.shape[axis])

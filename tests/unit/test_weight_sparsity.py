@@ -119,6 +119,12 @@ def test_sparse_storage_gives_every_bit_back(tmp_path_factory, share, kind, seed
         assert sizes[1] < sizes[0]
 
 
+def test_equal_weights_are_equal_files(tmp_path):
+    for number in range(8):
+        checkpoint.save(tiny_model(), tmp_path / str(number), is_sparse=True)
+    assert len({(tmp_path / str(number) / SPARSE_FILE).read_bytes() for number in range(8)}) == 1
+
+
 def test_a_folder_has_one_file_of_weights(tmp_path):
     checkpoint.save(tiny_model(), tmp_path, is_sparse=True)
     checkpoint.save(tiny_model(seed=1), tmp_path)
@@ -181,11 +187,3 @@ def test_a_share_outside_its_range_is_one_line(share):
     with pytest.raises(RecipeError, match="weight_share") as raised:
         load_recipe("nqueens8", weight_share=share)
     assert "\n" not in str(raised.value)
-
-
-def test_each_of_a_stack_of_experts_keeps_its_share():
-    stack = (
-        torch.randn(3, 8, 16, generator=torch.Generator().manual_seed(0))
-        * torch.tensor([1.0, 9.0, 99.0])[:, None, None]
-    )
-    assert kept("low.0.experts.gate_up", stack, 0.25, 1).sum((1, 2)).tolist() == [32, 32, 32]
