@@ -217,7 +217,8 @@ def reached(config: ModelConfig) -> float:
 
 
 def described(config: ModelConfig) -> dict[str, float]:
-    """What is held equal, and what the share decides."""
+    """What is held equal, and what the share decides. The arithmetic of a token is that of the experts that it is
+    routed to: what experts compute beyond that, to fill their capacity, is left out."""
     parameters = sum(parameter.numel() for parameter in Model(config).parameters())
     macs = step_macs(config)
     places = config.experts * experts.capacity(config)

@@ -193,7 +193,7 @@ def print_circuits(found: dict[str, list[dict[str, dict[str, Any]]]], shares: Se
             made = [each[share] for each in seeds if each[share]["is_reached"]]
             both = [each for each in seeds if each[share]["is_reached"] and each[first]["is_reached"]]
             if not made:
-                rows.append([name, share, "", "none", *[""] * 6])
+                rows.append([name, share, f"0 of {len(seeds)}", "", "none", *[""] * 6])
                 continue
             controls = [each["control"]["is_reached"] for each in made if each["control"]]
             logs = np.log([each[share]["edges"] / each[first]["edges"] for each in both])
@@ -201,6 +201,7 @@ def print_circuits(found: dict[str, list[dict[str, dict[str, Any]]]], shares: Se
                 [
                     name,
                     share,
+                    f"{len(made)} of {len(seeds)}",
                     ", ".join(f"{each['target']:.2f}" for each in made),
                     ", ".join(f"{each['nodes']:,}" for each in made),
                     ", ".join(f"{each['edges']:,}" for each in made),
@@ -210,7 +211,15 @@ def print_circuits(found: dict[str, list[dict[str, dict[str, Any]]]], shares: Se
                     f"{sum(controls)} of {len(controls)}",
                 ]
             )
-    heads = ["behaviour", "share kept", "target, nats", "nodes", "edges", "edges over the first's (95 %)"]
+    heads = [
+        "behaviour",
+        "share kept",
+        "seeds with a circuit",
+        "target, nats",
+        "nodes",
+        "edges",
+        "edges over the first's (95 %)",
+    ]
     heads += ["circuit alone", "all but it", "random", "controls with a circuit"]
     print("\n### Circuits\n")
     print(markdown(heads, rows))

@@ -45,6 +45,7 @@ def test_circuits_are_compared_seed_by_seed(capsys):
     rows = capsys.readouterr().out.splitlines()
     assert "| 0.25 (0.25 to 0.25) | 100.0% | 50.0% | 50.0% | 0 of 1 |" in rows[-1]
     assert "| 100, 400 |" in rows[-2]
+    assert "| 2 of 3 |" in rows[-1], "a seed without a circuit is counted"
     assert STUDY["ratio"](np.log([0.5])) == "0.50"
     assert STUDY["ratio"](np.log([0.5, 0.25])).startswith("0.35 (")
 
