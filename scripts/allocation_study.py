@@ -342,6 +342,10 @@ def main() -> None:
             raise ValueError(f"shares must be at least three rising numbers, got {given.shares}")
         if given.seeds < 2:
             raise ValueError(f"seeds must be at least 2, got {given.seeds}")
+        if given.steps is not None and given.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {given.steps}")
+        if given.runs.exists() and not given.runs.is_dir():
+            raise ValueError(f"runs must be a folder, got the file {given.runs}")
         for task in given.tasks:
             for share in given.shares:
                 model_of(task, share)

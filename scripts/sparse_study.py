@@ -249,6 +249,11 @@ def main() -> None:
             TrainConfig(steps=1, weight_share=share)
         if given.seeds < 2:
             raise ValueError(f"seeds must be at least 2, got {given.seeds}")
+        for name in ("steps", "mask_steps"):
+            if (count := getattr(given, name)) is not None and count < 1:
+                raise ValueError(f"{name.replace('_', '-')} must be at least 1, got {count}")
+        if given.runs.exists() and not given.runs.is_dir():
+            raise ValueError(f"runs must be a folder, got the file {given.runs}")
         if missing := set(given.circuit_shares) - set(given.shares):
             raise ValueError(f"circuit-shares must be some of shares, got {min(missing):g}")
     except ValueError as error:

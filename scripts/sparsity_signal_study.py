@@ -414,6 +414,8 @@ def main() -> None:
     given = parser.parse_args()
     if min(*given.puzzles, given.draws) < 1:
         parser.error(f"puzzles and draws must be at least 1, got {given.puzzles} and {given.draws}")
+    if given.runs.exists() and not given.runs.is_dir():
+        parser.error(f"runs must be a folder, got the file {given.runs}")
     cases = {name: sampled(name, given.runs, tuple(given.puzzles)) for name in given.checkpoints}
     text = tables(cases, given.draws)
     if given.out is not None:

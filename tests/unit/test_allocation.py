@@ -56,6 +56,8 @@ def test_an_inner_share_that_beats_both_ends_is_told_and_an_equal_one_is_not():
         (["--shares", "0", "0.33", "1"], "share must be a multiple of 1/20"),
         (["--shares", "1", "0.5", "0"], "shares must be at least three rising numbers"),
         (["--seeds", "1"], "seeds must be at least 2"),
+        (["--steps", "0"], "steps must be at least 1, got 0"),
+        (["--runs", __file__], "runs must be a folder, got the file"),
     ],
 )
 def test_what_cannot_be_studied_is_one_line(arguments, words, tmp_path, monkeypatch, capsys):

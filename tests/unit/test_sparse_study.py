@@ -56,6 +56,9 @@ def test_circuits_are_compared_seed_by_seed(capsys):
         (["--shares", "0"], "weight_share must be above 0"),
         (["--shares", "1", "1.5"], "weight_share must be above 0 and at most 1"),
         (["--seeds", "1"], "seeds must be at least 2"),
+        (["--steps", "0"], "steps must be at least 1, got 0"),
+        (["--mask-steps", "-1"], "mask-steps must be at least 1, got -1"),
+        (["--runs", __file__], "runs must be a folder, got the file"),
         (["--shares", "1", "--circuit-shares", "0.5"], "circuit-shares must be some of shares"),
     ],
 )
