@@ -261,7 +261,7 @@ class ModelConfig(Spec):
         counts = ("registers", "head_hidden", "output_start", "identities", "identity_dim")
         for name in ("low_level_updates", "noise_free_steps", *counts):
             at_least(name, getattr(self, name), 0)
-        for name in (*SIZES, *counts, *latent_kinds.MEMORY_SIZES):
+        for name in (*SIZES, *counts, *latent_kinds.MEMORY_SIZES, *latent_kinds.SPARSE_SIZES):
             at_most(name, getattr(self, name), MOST_UNITS)
         for name in ("blocks", "encoder_blocks"):
             at_most(name, getattr(self, name), MOST_BLOCKS)

@@ -38,6 +38,7 @@ EXPERTS: dict[str, Any] = {"experts": 0, "experts_kept": 2, "expert_hidden": 32,
 """Settings that only a model with routed experts has, as others have them."""
 SPARSE: dict[str, Any] = {**LOOKUP, **EXPERTS, "active_share": 1.0}
 """These, and the share of hidden units that stay."""
+SPARSE_SIZES = ("lookup_heads", "lookup_rows", "lookup_channels", "experts", "experts_kept", "expert_hidden")
 MOST_EXPERTS, MOST_CAPACITY = 4096, 4096
 MOST_ROWS = 10_000_000
 """No table has more rows, and no model more tables or channels of a row."""
