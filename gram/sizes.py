@@ -18,6 +18,11 @@ SHAPE = ("vocabulary", "tokens", "output_start", "output_tokens", "demonstration
 """What a task and its model's configuration both say."""
 
 
+def shape_of(task: Task) -> dict[str, Any]:
+    """What any model's configuration takes from its task: the fields of `SHAPE`."""
+    return {name: getattr(task, name) for name in SHAPE}
+
+
 def lattice_shape(latent: str, task: Task) -> dict[str, Any]:
     """What a lattice's configuration takes from its task beside `SHAPE`."""
     if latent != "lattice":
@@ -75,5 +80,5 @@ def resized(config: ModelConfig, task: Task, settings: Mapping[str, Any] | None 
         return config
     if (reason := misfit(config, task)) is not None:
         raise ValueError(f"task must be one that a model of {config.task} can do, got {task.name} ({reason})")
-    shape = {name: getattr(task, name) for name in SHAPE} | lattice_shape(config.latent, task)
+    shape = shape_of(task) | lattice_shape(config.latent, task)
     return replace(config, task=task.name, **shape, **(settings or {}))

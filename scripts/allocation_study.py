@@ -43,6 +43,7 @@ from gram.evals.statistics import holm, student_quantile, student_tail
 from gram.kernels import experts, lookup
 from gram.kernels.philox import NoiseKey
 from gram.model import Model
+from gram.sizes import shape_of
 from gram.tasks.registry import get_task
 from gram.training.config import TrainConfig
 from gram.training.recipe import Recipe
@@ -102,10 +103,7 @@ def model_of(task_name: str, share: float) -> ModelConfig:
         found = {"lookup": setting.lines, "lookup_heads": HEADS, "lookup_channels": CHANNELS, "lookup_rows": int(rows)}
     return ModelConfig(
         task=task.name,
-        vocabulary=task.vocabulary,
-        tokens=task.tokens,
-        output_start=task.output_start,
-        output_tokens=task.output_tokens,
+        **shape_of(task),
         mixer="relations",
         relations=setting.relations,
         mixer_hidden=8 * len(setting.relations),

@@ -37,6 +37,7 @@ from gram.evals.circuits.study import TARGET, open_model, study
 from gram.evals.statistics import student_quantile
 from gram.formatting import markdown, plain
 from gram.sampler.run import sample
+from gram.sizes import shape_of
 from gram.tasks.registry import get_task
 from gram.training.config import TrainConfig
 from gram.training.recipe import Recipe
@@ -56,9 +57,7 @@ def recipe_of(task_name: str, share: float, seed: int, steps: int | None) -> Rec
     task, length = get_task(task_name), steps or STEPS_OF[task_name]
     model = ModelConfig(
         task=task.name,
-        vocabulary=task.vocabulary,
-        tokens=task.tokens,
-        output_tokens=task.output_tokens,
+        **shape_of(task),
         mixer="relations",
         relations=task.relations,
         mixer_hidden=16 * len(task.relations),

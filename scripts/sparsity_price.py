@@ -20,6 +20,7 @@ from gram.evals.cost import step_macs
 from gram.kernels.philox import NoiseKey
 from gram.model import Model
 from gram.sampler.sparsity import measures_of_states
+from gram.sizes import shape_of
 from gram.tasks.registry import get_task
 from gram.training.recipe import load_recipe
 
@@ -31,9 +32,7 @@ def board(**changes: object) -> ModelConfig:
     task = get_task("nqueens8")
     plain = ModelConfig(
         task=task.name,
-        vocabulary=task.vocabulary,
-        tokens=task.tokens,
-        output_tokens=task.output_tokens,
+        **shape_of(task),
         mixer="relations",
         relations=LINES,
         mixer_hidden=80,

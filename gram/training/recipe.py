@@ -21,7 +21,7 @@ from typing import Any, Unpack
 from gram.config import ModelConfig, config_from_json, config_to_json, read_toml
 from gram.presets import model_config
 from gram.sampler.views import check_views
-from gram.sizes import SHAPE, lattice_shape, resized
+from gram.sizes import lattice_shape, resized, shape_of
 from gram.tasks.protocol import Task
 from gram.tasks.registry import get_task
 from gram.training.config import SPARSE, TrainConfig, TrainOverrides
@@ -99,7 +99,7 @@ def load_recipe(
         raise RecipeError(f"{path}: task must name a task, got {values.get('task')!r}")
     try:
         task = get_task(values["task"], task_module)
-        shape = {name: getattr(task, name) for name in SHAPE}
+        shape = shape_of(task)
         model_values = dict(values.get("model", {}))
         if model_values.get("mixer") == "relations":
             model_values.setdefault("relations", list(task.relations))
