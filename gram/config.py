@@ -53,7 +53,8 @@ MODEL_FIELDS = (
     *("noise_order", "noise_free_steps", "path_keep", "path_noise", "initial_std", "log_sigma_center"),
     *("log_sigma_range", "head_readout", "head_hidden", "halt_threshold", "selector", "views", "is_conditional"),
     *("has_empty_condition", "value_tokens", "values", "are_values_alike", "latent", "drop_below"),
-    *("conflict_above", "commitment_temperature", "commitment_focus", "width_policy", "identities", "identity_dim"),
+    *("conflict_above", "commitment_temperature", "commitment_focus", "search", "width_policy"),
+    *("identities", "identity_dim"),
     *("demonstrations", "memory", "memory_keys", "memory_values", "memory_chunk", "memory_heard", "encoder_blocks"),
     *latent_kinds.SPARSE,
 )
@@ -238,6 +239,9 @@ class ModelConfig(Spec):
     commitment_focus: float = 0.0
     """Of a lattice: the token to commit is drawn in proportion to the probability of its likeliest value, to this
     power; 0 draws uniformly."""
+    search: latent_kinds.Search = "restart"
+    """Of a lattice: a conflict leads back to the puzzle (`restart`), or takes the last commitment back, whose value is
+    ruled out then, and tokens of the fewest values are committed (`backtrack`; `gram/sampler/backtracking.py`)."""
     identities: int = 0
     """`I`: rows of the table of task embeddings from which registers are filled (`gram/identities.py`); in a recipe 0,
     where its data set has their number."""

@@ -4,13 +4,14 @@ demonstrations, tables of n-grams, experts. Called by `ModelConfig`."""
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from gram.kernels.spec import LINES, box_shape
 
 if TYPE_CHECKING:
     from gram.config import ModelConfig
 
+Search = Literal["restart", "backtrack"]
 
 LATTICE: dict[str, Any] = {
     "value_tokens": 1,
@@ -20,6 +21,7 @@ LATTICE: dict[str, Any] = {
     "conflict_above": 0.5,
     "commitment_temperature": 1.0,
     "commitment_focus": 0.0,
+    "search": "restart",
 }
 """Settings that only a lattice has, as others have them."""
 DEMONSTRATED: dict[str, Any] = {
@@ -49,14 +51,16 @@ MOST_MEMORY = 4096
 
 def check_lattice(config: ModelConfig) -> None:
     """Raises `ValueError` where a lattice is given what only continuous states have, or values that cannot be."""
-    for name, most in (
-        ("drop_below", 1),
-        ("conflict_above", 1),
-        ("commitment_temperature", 100),
-        ("commitment_focus", 100),
+    for name, least, most in (
+        ("drop_below", 0, 1),
+        ("conflict_above", 0, 1),
+        ("commitment_temperature", 0, 100),
+        ("commitment_focus", -100, 100),
     ):
-        if not 0 <= getattr(config, name) <= most:
-            raise ValueError(f"{name} must be within 0 and {most}, got {getattr(config, name)}")
+        if not least <= getattr(config, name) <= most:
+            raise ValueError(f"{name} must be within {least} and {most}, got {getattr(config, name)}")
+    if config.search not in get_args(Search):
+        raise ValueError(f"search must be one of {', '.join(get_args(Search))}, got {config.search!r}")
     if not config.values or len(config.values) != config.value_tokens or len(set(config.values)) != len(config.values):
         raise ValueError(
             f"values must be {config.value_tokens} different tokens (value_tokens), got {list(config.values)}"

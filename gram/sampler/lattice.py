@@ -2,10 +2,10 @@
 
 A round turns one state into the next (after LDT, 2605.08605): values that the model thinks wrong are removed; where a
 token is left without a value, or the model judges the state wrong, it is in conflict and starts anew from its puzzle
-(the trajectory's next life); where every token had one value, and the model finds nothing wrong with that, it is
-solved; else one undecided token, rather one that the model is sure of, is committed to a value. Which token, and at a
-temperature above 0 which value, is the state's noise: it follows from the seed, the puzzle, the trajectory and the step
-alone (`kernels/philox.py`), and steps are counted over all lives.
+(the trajectory's next life), or goes back one commitment (`gram/sampler/backtracking.py`); where every token had one
+value, and the model finds nothing wrong with that, it is solved; else one undecided token is committed to a value.
+Which token, and at a temperature above 0 which value, is the state's noise: it follows from the seed, the puzzle, the
+trajectory and the step alone (`kernels/philox.py`), and steps are counted over all lives.
 
 Shapes: `B` trajectories, `A` answer tokens, `V` values (symbols of the vocabulary).
 """
@@ -44,7 +44,9 @@ class Rules(NamedTuple):
     """Of the committed value; 0 takes the likeliest."""
     focus: float = 0.0
     """How much the choice of a token follows the model's certainty: in proportion to the probability of the token's
-    likeliest value, to this power; 0 chooses uniformly."""
+    likeliest value, to this power; 0 chooses uniformly, a power below 0 rather what the model is unsure of."""
+    takes_fewest: bool = False
+    """Whether only tokens with the fewest values left may be chosen."""
 
 
 def rules_of(config: ModelConfig, temperature: float = 1.0) -> Rules:
@@ -54,6 +56,7 @@ def rules_of(config: ModelConfig, temperature: float = 1.0) -> Rules:
         config.conflict_above,
         config.commitment_temperature * temperature,
         config.commitment_focus,
+        config.search == "backtrack",
     )
 
 
@@ -67,6 +70,10 @@ class Round(NamedTuple):
     is_solved: Tensor
     """Every token had one value already, so that the opinion is one on the whole answer, and there is no conflict:
     `[B]`."""
+    kept: Tensor
+    """The state before the commitment, bool `[B, A, V]`."""
+    choice: Tensor
+    """The commitment, int64 `[B]`: token times `V` plus value; -1 where there is none."""
 
 
 def play_round(sets: Tensor, given: Tensor, opinion: Opinion, rules: Rules, key: NoiseKey) -> Round:
@@ -81,6 +88,9 @@ def play_round(sets: Tensor, given: Tensor, opinion: Opinion, rules: Rules, key:
     is_open = left > 1
     certainty = opinion.value.masked_fill(~kept, -torch.inf).log_softmax(-1).amax(-1)
     drawn = rules.focus * certainty - (-chance[:, : sets.shape[1]].log()).log()  # Gumbel: in proportion to exp
+    if rules.takes_fewest:
+        counted = torch.where(is_open, left, left.shape[-1] * kept.shape[-1])
+        drawn = drawn.masked_fill(left > counted.amin(-1, keepdim=True), -torch.inf)
     token = drawn.masked_fill(~is_open, -torch.inf).argmax(-1)
     row = torch.arange(len(sets), device=sets.device)
     score = opinion.value[row, token]
@@ -91,7 +101,8 @@ def play_round(sets: Tensor, given: Tensor, opinion: Opinion, rules: Rules, key:
     chosen = torch.zeros_like(kept[row, token]).scatter_(1, value[:, None], True)
     committed = kept.clone()
     committed[row, token] = torch.where(commits[:, None], chosen, kept[row, token])
-    return Round(committed, is_conflict, is_solved)
+    choice = torch.where(commits, token * sets.shape[2] + value, -1)
+    return Round(committed, is_conflict, is_solved, kept, choice)
 
 
 def _uniforms(tokens: int, values: int, key: NoiseKey) -> Tensor:

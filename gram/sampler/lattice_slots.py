@@ -1,8 +1,9 @@
 """Slots whose latent states are lattices: a supervision step is one round (`gram/sampler/lattice.py`).
 
 The core starts every round from `z0` and sees the state alone: nothing but the sets of values is carried. A trajectory
-in conflict goes on from its puzzle, in its next life. Its halt logit is that of a solution being left where every token
-has one value, and `UNSOLVED` elsewhere, so that the rule `head` halts it when it is solved.
+in conflict goes on from its puzzle, in its next life, or from before its last commitment. Its halt logit is that of a
+solution being left where every token has one value, and `UNSOLVED` elsewhere, so that the rule `head` halts it when it
+is solved.
 
 Shapes: `S` slots, `k` some slots, `A` answer tokens, `V` symbols, `v` of them values.
 """
@@ -15,6 +16,7 @@ from torch import Tensor
 from gram.config import ResolvedConfig
 from gram.kernels.philox import NoiseKey
 from gram.model import Model, embed_sets, over_symbols, read_values
+from gram.sampler.backtracking import Trail, begin, follow
 from gram.sampler.engine import SlotStates
 from gram.sampler.lattice import Opinion, play_round, rules_of
 from gram.tasks.protocol import Task
@@ -38,8 +40,7 @@ class LatticeSlots(SlotStates):
         self.first = torch.zeros(shape, dtype=torch.bool, device=device)
         """What each puzzle leaves possible: where every life begins."""
         self.sets = torch.zeros_like(self.first)
-        self.lives = torch.zeros(rows, dtype=torch.int64, device=device)
-        """Conflicts so far of each trajectory."""
+        self.trail = begin(self.first) if own.search == "backtrack" else None
 
     def _start(self, index: Tensor, tokens: Tensor, identities: Tensor | None, key: NoiseKey) -> None:
         """New trajectories begin at their puzzles."""
@@ -47,10 +48,12 @@ class LatticeSlots(SlotStates):
         candidates = self.task.candidates(tokens.to(torch.uint8).cpu().numpy())
         self.first[index] = torch.from_numpy(candidates).to(self.h.device)
         self.sets[index] = self.first[index]
-        self.lives[index] = 0
+        if self.trail is not None:
+            for tensor, anew in zip(self.trail, begin(self.first[index]), strict=True):
+                tensor[index] = anew
 
     def _of_trajectories(self) -> tuple[Tensor, ...]:
-        return self.puzzles, self.first, self.sets, self.lives
+        return self.puzzles, self.first, self.sets, *(self.trail or ())
 
     def _advance_launch(self, number: int, cut: int | None) -> tuple[Tensor, Tensor]:
         """One round of a launch, or of its first `cut` rows."""
@@ -72,9 +75,13 @@ class LatticeSlots(SlotStates):
         played = play_round(
             sets, self.first[rows].sum(-1) == 1, Opinion(*self._opinions(after.h), after.halt), self.rules, key
         )
-        again = played.is_conflict
-        self.sets[rows] = torch.where(again[:, None, None], self.first[rows], played.sets)
-        self.lives[rows] += again
+        if self.trail is None:
+            self.sets[rows] = torch.where(played.is_conflict[:, None, None], self.first[rows], played.sets)
+        else:
+            after_round = follow(Trail(*(part[rows] for part in self.trail)), self.first[rows], played)
+            for tensor, part in zip(self.trail, after_round, strict=True):
+                tensor[rows] = part
+            self.sets[rows] = after_round.sets
         self.h_before[rows] = after.h
         return torch.where(played.is_solved, after.halt, UNSOLVED), after.lprm
 

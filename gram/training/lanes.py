@@ -15,6 +15,7 @@ import torch
 from gram.config import ModelConfig
 from gram.sizes import resized
 from gram.tasks.protocol import Task
+from gram.training.backtracking_pool import BacktrackingPool
 from gram.training.data_parallel import Ranks
 from gram.training.lattice_pool import LatticePool
 from gram.training.puzzles import TrainingPuzzles
@@ -48,8 +49,9 @@ class LatticeLane:
 
 def open_lattice_lanes(recipe: Recipe, puzzles: TrainingPuzzles, device: torch.device) -> list[LatticeLane]:
     """As `open_lanes`, of a lattice."""
+    kind = BacktrackingPool if recipe.model.search == "backtrack" else LatticePool
     return [
-        LatticeLane(task, config, source, LatticePool(source, config, recipe.training, device))
+        LatticeLane(task, config, source, kind(source, config, recipe.training, device))
         for task, config, source in _sources(recipe, puzzles)
     ]
 

@@ -64,8 +64,11 @@ class LatticePool:
     def refill(self, rng: np.random.Generator) -> None:
         """Puts new puzzles where states have left."""
         free = np.flatnonzero(self.is_free)
-        if not len(free):
-            return
+        if len(free):
+            self._begin(free, rng)
+
+    def _begin(self, free: NDArray[np.int64], rng: np.random.Generator) -> None:
+        """New puzzles for some states."""
         task = self.source.task
         puzzles, answers = self.source.draw(rng, len(free))
         first = task.candidates(puzzles)
@@ -99,10 +102,11 @@ class LatticePool:
         """Names the noise of every state's next round."""
         return NoiseKey.of_arrays(self.training.seed, self.hashes, self.trajectory, self.age, self.device)
 
-    def carry(self, played: Round) -> tuple[float, float]:
-        """Takes a round; returns the numbers of states that it solved rightly and wrongly."""
-        sets, is_conflict, is_solved = (part.cpu().numpy() for part in played)
-        is_lost = _is_lost(self.source.task.survivors(self.puzzles, self.answers, sets))
+    def carry(self, played: Round, rng: np.random.Generator) -> tuple[float, float]:
+        """Takes a round; returns the numbers of states that it solved rightly and wrongly. `rng` is of use to a search
+        that backtracks."""
+        sets, is_conflict, is_solved = (part.cpu().numpy() for part in played[:3])
+        is_lost = self._is_lost(sets)
         # What the model judges wrongly stays, so that it meets it again: as it was where a conflict is none.
         is_mistaken = is_conflict & ~is_lost
         self.sets = np.where(is_mistaken[:, None, None], self.sets, sets)
@@ -112,6 +116,9 @@ class LatticePool:
             (is_solved & ~is_lost) | (is_conflict & is_lost) | is_empty | (self.age >= self.training.longest_life)
         )
         return float((is_solved & ~is_lost).sum()), float((is_solved & is_lost).sum())
+
+    def _is_lost(self, sets: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        return _is_lost(self.source.task.survivors(self.puzzles, self.answers, sets))
 
     def state(self) -> dict[str, Tensor]:
         """Everything that a resumed run needs."""

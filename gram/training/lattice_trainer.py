@@ -96,7 +96,7 @@ class LatticeTrainer(Trainer):
         norm = self.flat.update(rate, self.fraction_after)
         if not math.isfinite(norm):
             raise FloatingPointError(f"gradient norm must be finite, got {norm} at optimiser step {self.step}")
-        counts = pool.carry(played)
+        counts = pool.carry(played, np.random.default_rng([training.seed, self.step, 1]))
         self.step += 1
         self.played = [0.95 * old + new for old, new in zip(self.played, counts, strict=True)]
         right, wrong = self.played

@@ -41,16 +41,18 @@ def truncate_log(path: Path, step: int) -> None:
     checkpoint.write_atomically(path, "".join(kept).encode())
 
 
-LENGTHS = ("depth", "transitions")
+WEIGHTLESS = (
+    *("depth", "transitions", "drop_below", "conflict_above", "commitment_temperature", "commitment_focus", "search"),
+)
 """Settings of a model that no weight depends on: a run may start from a checkpoint of others."""
 
 
 def starting_weights(recipe: Recipe, start: Path) -> dict[str, Tensor]:
     """The weights of checkpoint `start`, fp32. Raises `RecipeError` where its model is not the recipe's."""
     theirs = checkpoint.read_config(start)
-    if replace(theirs, **{name: getattr(recipe.model, name) for name in LENGTHS}) != recipe.model:
+    if replace(theirs, **{name: getattr(recipe.model, name) for name in WEIGHTLESS}) != recipe.model:
         differing = [name for name, value in asdict(recipe.model).items() if value != getattr(theirs, name)]
-        name = next(name for name in differing if name not in LENGTHS)
+        name = next(name for name in differing if name not in WEIGHTLESS)
         raise RecipeError(
             f"start must be a checkpoint of the recipe's model, got {name} {getattr(theirs, name)!r} in {start}, "
             f"expected {getattr(recipe.model, name)!r}"

@@ -24,6 +24,7 @@ from tests.unit.test_lattice import lattice_model
 
 CPU = torch.device("cpu")
 MODEL = lattice_model().config
+RNG = np.random.default_rng(1)
 
 
 def recipe(**training) -> Recipe:
@@ -44,7 +45,9 @@ def pool(**training) -> LatticePool:
 
 def played(sets: np.ndarray, *, conflict: bool = False, solved: bool = False) -> Round:
     count = len(sets)
-    return Round(torch.from_numpy(sets), torch.full((count,), conflict), torch.full((count,), solved))
+    made = torch.from_numpy(sets)
+    flags = (torch.full((count,), value) for value in (conflict, solved))
+    return Round(made, *flags, made, torch.full((count,), -1))
 
 
 def answers_of(states: LatticePool) -> np.ndarray:
@@ -63,31 +66,31 @@ def lost_sets(states: LatticePool) -> np.ndarray:
 
 def test_a_solved_state_leaves_and_a_wrongly_solved_one_stays_to_be_judged():
     states = pool(reveal_share=0.0)
-    assert states.carry(played(answers_of(states), solved=True)) == (8, 0)
+    assert states.carry(played(answers_of(states), solved=True), RNG) == (8, 0)
     assert states.is_free.all()
     states = pool(reveal_share=0.0)
-    assert states.carry(played(lost_sets(states), solved=True)) == (0, 8)
+    assert states.carry(played(lost_sets(states), solved=True), RNG) == (0, 8)
     assert not states.is_free[states.age < states.training.longest_life].any()
 
 
 def test_a_right_conflict_leaves_and_a_mistaken_one_stays_as_it_was():
     states = pool(reveal_share=0.0)
-    states.carry(played(lost_sets(states), conflict=True))
+    states.carry(played(lost_sets(states), conflict=True), RNG)
     assert states.is_free.all()
     states = pool(reveal_share=0.0)
     before = states.sets.copy()
-    states.carry(played(answers_of(states), conflict=True))
+    states.carry(played(answers_of(states), conflict=True), RNG)
     np.testing.assert_array_equal(states.sets, before)
     assert not states.is_free[states.age < states.training.longest_life].any()
 
 
 def test_old_states_and_those_without_a_value_leave():
     states = pool(reveal_share=0.0, longest_life=1)
-    states.carry(played(states.sets))
+    states.carry(played(states.sets), RNG)
     assert states.is_free.all()
     states = pool(reveal_share=0.0)
     states.age[:] = 0
-    states.carry(played(np.zeros_like(states.sets)))
+    states.carry(played(np.zeros_like(states.sets)), RNG)
     assert states.is_free.all()
 
 
