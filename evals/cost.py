@@ -35,7 +35,7 @@ def step_macs(config: ModelConfig) -> dict[str, int]:
         summed = config.additions
         mixer = 3 * dim * config.mixer_hidden * length + share * summed
     else:
-        mixer = 4 * length * dim * dim + 2 * length * length * dim
+        mixer = 4 * length * dim * dim + config.pairs * dim
     block = mixer + 3 * config.hidden * length * dim
     parts = {
         "core": turns * (config.low_level_updates + 1) * config.blocks * block,

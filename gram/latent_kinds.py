@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from gram.kernels.spec import LINES, box_shape
+from gram.kernels.spec import LINES, Pattern, box_shape
 
 if TYPE_CHECKING:
     from gram.config import ModelConfig
@@ -38,9 +38,16 @@ LOOKUP: dict[str, Any] = {"lookup": [], "lookup_heads": 2, "lookup_rows": 256, "
 """Settings that only a model has that looks n-grams up, as others have them."""
 EXPERTS: dict[str, Any] = {"experts": 0, "experts_kept": 2, "expert_hidden": 32, "expert_capacity": 1.25}
 """Settings that only a model with routed experts has, as others have them."""
-SPARSE: dict[str, Any] = {**LOOKUP, **EXPERTS, "active_share": 1.0}
+PATTERN: dict[str, Any] = {"pattern": "full", "pattern_radius": 2, "pattern_block": 16, "pattern_kept": 2}
+"""Settings that only attention along a pattern has, as others have them."""
+SPARSE: dict[str, Any] = {**LOOKUP, **EXPERTS, "active_share": 1.0, **PATTERN}
 """These, and the share of hidden units that stay."""
-SPARSE_SIZES = ("lookup_heads", "lookup_rows", "lookup_channels", "experts", "experts_kept", "expert_hidden")
+SPARSE_SIZES = (
+    *("lookup_heads", "lookup_rows", "lookup_channels", "experts", "experts_kept", "expert_hidden"),
+    *("pattern_radius", "pattern_block", "pattern_kept"),
+)
+OWN_PATTERN = {"pattern_radius": "window", "pattern_block": "block-topk", "pattern_kept": "block-topk"}
+"""The pattern that each of its settings is of."""
 MOST_EXPERTS, MOST_CAPACITY = 4096, 4096
 MOST_ROWS = 10_000_000
 """No table has more rows, and no model more tables or channels of a row."""
@@ -136,9 +143,11 @@ def check_demonstrations(config: ModelConfig) -> None:
 
 
 def check_sparse(config: ModelConfig) -> None:
-    """Raises `ValueError` where tables of n-grams, experts or a share of hidden units cannot be."""
+    """Raises `ValueError` where tables of n-grams, experts, a share of hidden units or a pattern cannot be."""
     if not 0 < config.active_share <= 1:
         raise ValueError(f"active_share must be above 0 and at most 1, got {config.active_share:g}")
+    if any(getattr(config, name) != value for name, value in PATTERN.items()):
+        check_pattern(config)
     if all(getattr(config, name) in (value, ()) for name, value in {**LOOKUP, **EXPERTS}.items()):
         return
     for name, value in (("latent", "continuous"), ("demonstrations", 0), ("has_graph", False)):
@@ -148,6 +157,27 @@ def check_sparse(config: ModelConfig) -> None:
         check_lookup(config)
     if any(getattr(config, name) != EXPERTS[name] for name in EXPERTS):
         check_experts(config)
+
+
+def check_pattern(config: ModelConfig) -> None:
+    """Raises `ValueError` where attention has no such pattern, or the model no attention."""
+    if config.pattern not in (known := get_args(Pattern)):
+        raise ValueError(f"pattern must be one of {', '.join(known)}, got {config.pattern!r}")
+    for name, own in OWN_PATTERN.items():
+        if getattr(config, name) != PATTERN[name] and config.pattern != own:
+            raise ValueError(f"{name} must come with the pattern {own}, got pattern {config.pattern}")
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+    if config.mixer != "attention":
+        raise ValueError(f"pattern must come with the mixer attention, got mixer {config.mixer}")
+    for name, value in (("latent", "continuous"), ("demonstrations", 0)):
+        if getattr(config, name) != value:
+            raise ValueError(f"{name} must be {value!r} with a pattern of attention, got {getattr(config, name)!r}")
+    if config.pattern == "axial" and math.isqrt(config.tokens) ** 2 != config.tokens:
+        raise ValueError(f"pattern must be axial on a square grid alone, got {config.tokens} tokens")
+    blocks = -(-config.tokens // config.pattern_block)
+    if config.pattern == "block-topk" and config.pattern_kept > blocks:
+        raise ValueError(f"pattern_kept must be at most the {blocks} blocks, got {config.pattern_kept}")
 
 
 def check_experts(config: ModelConfig) -> None:

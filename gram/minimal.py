@@ -139,7 +139,7 @@ def load(name: str) -> Gram:
     """The model of a shipped checkpoint, or of a folder with one, in float32. Refuses what this page leaves out."""
     stored, plain = checkpoint.load(checkpoint.find(name), dtype=torch.float32), ModelConfig(head_hidden=64)
     same = "registers positions guidance injector noise_order mixer_norm is_core_shared path_keep head_readout"
-    for setting in (*same.split(), "demonstrations", "lookup", "experts", "active_share", "head_hidden"):
+    for setting in (*same.split(), "demonstrations", "lookup", "experts", "active_share", "pattern", "head_hidden"):
         if (value := getattr(stored.config, setting)) not in (getattr(plain, setting), "none"):
             raise ValueError(f"{setting} must be {getattr(plain, setting)} on this page, got {value}")
     if stored.config.has_graph:

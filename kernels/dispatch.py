@@ -142,7 +142,7 @@ def step_flops(weights: Weights, spec: Spec) -> float:
     if spec.lookup:
         total += (spec.low_level_updates + 1) * 2 * lookup.call_macs(spec)
     if spec.mixer == "attention":
-        total += (spec.low_level_updates + 1) * spec.blocks * 4 * spec.length**2 * spec.dim
+        total += (spec.low_level_updates + 1) * spec.blocks * 2 * spec.pairs * spec.dim
     elif spec.mixer == "relations":
         share = weights["low.0.mixer.down"].shape[1] // len(spec.relations)
         sums = share * spec.additions

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
-from gram.kernels import experts, lookup, memory, relations
+from gram.kernels import experts, lookup, memory, patterns, relations
 from gram.kernels.experts import Routing
 from gram.kernels.lookup import LookedUp
 from gram.kernels.memory import Remembered
@@ -107,12 +107,15 @@ def _rotate(x_BHLW: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def attend(x_BLD: Tensor, qkv: Tensor, out: Tensor, spec: Spec) -> Tensor:
-    """Non-causal attention. Plain products and a softmax: bf16 `scaled_dot_product_attention` is slow on CPUs."""
+    """Non-causal attention, to all tokens or along a pattern (`patterns.py`). Plain products and a softmax: bf16
+    `scaled_dot_product_attention` is slow on CPUs."""
     width = spec.dim // spec.heads
     query, key, value = linear(x_BLD, qkv).unflatten(-1, (3, spec.heads, width)).permute(2, 0, 3, 1, 4)
     if spec.is_rotary:
         cos, sin = rotary_tables(spec.length, width, spec.rope_theta, x_BLD.device)
         query, key = _rotate(query, cos, sin), _rotate(key, cos, sin)
+    if spec.pattern != "full":
+        return linear(patterns.attend(query, key, value, spec).transpose(1, 2).flatten(2), out)
     scores = (query * width**-0.5) @ key.transpose(-1, -2)
     attention = torch.softmax(scores.to(torch.float32), dim=-1).to(x_BLD.dtype)
     return linear((attention @ value).transpose(1, 2).flatten(2), out)

@@ -16,6 +16,7 @@ Positions = Literal["learned", "rotary", "both", "none"]
 Guidance = Literal["full", "mean", "noise", "none"]
 NoiseOrder = Literal["before", "after"]
 HeadReadout = Literal["mean", "register", "first", "max"]
+Pattern = Literal["full", "window", "axial", "block-topk"]
 Memory = Literal["titans", "no-momentum", "no-forgetting", "delta", "sum", "mean", "none"]
 LINES = ("text", "row", "column", "diagonal", "antidiagonal", "box")
 """Lines along which n-grams are looked up."""
@@ -59,6 +60,17 @@ class Spec:
     (`tokens`: TRM and EqR where a SwiGLU mixes tokens, since their code norms the transposed state)."""
     heads: int = 4
     """Attention heads; unused by the token mixer."""
+    pattern: Pattern = "full"
+    """Which tokens attention shows a token (2504.17768, `kernels/patterns.py`), registers apart, which see all and are
+    seen by all: `full`, all; `window`, those within `pattern_radius` rows and columns of a square grid, or places of
+    another; `axial`, those of its row and column; `block-topk`, those of the `pattern_kept` blocks of `pattern_block`
+    tokens in order whose mean key has the largest product with its query."""
+    pattern_radius: int = 2
+    """Of `window`: rows, columns or places to each side."""
+    pattern_block: int = 16
+    """Of `block-topk`: tokens of a block."""
+    pattern_kept: int = 2
+    """Of `block-topk`: blocks that each token of each head attends to."""
     positions: Positions = "learned"
     """Where positions enter: added to the embedding, rotary in attention, both or nowhere."""
     rope_theta: float = 10000.0
@@ -166,6 +178,15 @@ class Spec:
     def are_sums_products(self) -> bool:
         """Whether relations are summed as matrix products, and not line by line; a lattice's never are."""
         return self.value_tokens == 1 and self.length <= DENSE_TOKENS
+
+    @property
+    def pairs(self) -> int:
+        """Products of two heads' channels that one attention computes, in pairs of tokens: query and key, weight and
+        value, and of `block-topk` query and mean key. A pattern by mask computes all that `full` does."""
+        if self.pattern == "axial" and not self.registers:
+            return 4 * self.length * math.isqrt(self.length)
+        blocks = -(-(self.length - self.registers) // self.pattern_block)
+        return 2 * self.length**2 + (self.length * blocks if self.pattern == "block-topk" else 0)
 
     @property
     def additions(self) -> int:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 FOLDER_VARIABLE = "GRAM_CACHE"
-SOURCES = ("compiled/path.py", "compiled/cache.py", "reference.py", "relations.py", "philox.py")
+SOURCES = ("compiled/path.py", "compiled/cache.py", "reference.py", "relations.py", "patterns.py", "philox.py")
 COMPILERS = ("c++", "g++", "clang++")
 
 

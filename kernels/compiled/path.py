@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
-from gram.kernels import experts, lookup, reference, relations
+from gram.kernels import experts, lookup, patterns, reference, relations
 from gram.kernels.compiled import cache as compile_cache
 from gram.kernels.philox import NoiseKey, Site, bits_of, box_muller, counter_word1, philox4x32
 from gram.kernels.reference import Step, Weights, keep_largest, rmsnorm, swiglu
@@ -63,6 +63,8 @@ def _attend(x_LBD: Tensor, qkv: Tensor, out: Tensor, spec: Spec, cos: Tensor, si
     query, key, value = linear(x_LBD, qkv).unflatten(-1, (3, spec.heads, width)).permute(2, 1, 3, 0, 4)
     if spec.is_rotary:
         query, key = reference._rotate(query, cos, sin), reference._rotate(key, cos, sin)
+    if spec.pattern != "full":
+        return linear(patterns.attend(query, key, value, spec).permute(2, 0, 1, 3).flatten(2), out)
     scores = (query * width**-0.5) @ key.transpose(-1, -2)
     attention = torch.softmax(scores.to(torch.float32), dim=-1).to(x_LBD.dtype)
     return linear((attention @ value).permute(2, 0, 1, 3).flatten(2), out)
@@ -170,6 +172,7 @@ class Guide(nn.Module):
 
 
 PIECES: dict[str, type[nn.Module]] = {"core": Core, "normals": Normals, "guide": Guide}
+PATTERN = ("pattern", "pattern_radius", "pattern_block", "pattern_kept")
 EXPERTS = ("experts", "experts_kept", "expert_hidden", "expert_capacity")
 READ: dict[str, tuple[str, ...]] = {
     "core": (
@@ -183,6 +186,7 @@ READ: dict[str, tuple[str, ...]] = {
         "lookup",
         *EXPERTS,
         "active_share",
+        *PATTERN,
     ),
     "normals": (),
     "guide": ("guidance", "log_sigma_center", "log_sigma_range"),
@@ -211,6 +215,8 @@ def _alike(name: str, spec: Spec) -> Spec:
     if name == "core" and spec.is_rotary:
         read["positions"] = "rotary"
     tokens = spec.tokens if spec.value_tokens > 1 else spec.length
+    if name == "core" and spec.pattern != "full":
+        tokens, read["registers"] = spec.tokens, spec.registers  # a pattern tells them from the grid
     return Spec(tokens=tokens, output_tokens=tokens, value_tokens=spec.value_tokens, dim=spec.dim, **read)
 
 

@@ -76,6 +76,8 @@ def unsupported_reason(spec: Spec) -> str | None:
         return "the fused kernel reads heads at the mean or one token, got max"
     if spec.mixer == "relations":
         return "the fused kernel mixes by token or attention, got relations"
+    if spec.pattern != "full":
+        return f"the fused kernel attends to all tokens, got pattern {spec.pattern}"
     if spec.dim not in (16, 32, 64, 128):
         return f"the fused kernel holds dim 16, 32, 64 or 128, got {spec.dim}"
     if spec.length > LONGEST:

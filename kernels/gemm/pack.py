@@ -63,6 +63,8 @@ def unsupported_reason(spec: Spec) -> str | None:
         return "kernel gemm reads heads at the mean or one token, got max"
     if spec.mixer == "relations":
         return "kernel gemm mixes by token or attention, got relations"
+    if spec.pattern != "full":
+        return f"kernel gemm attends to all tokens, got pattern {spec.pattern}"
     if spec.dim % WHOLE or spec.dim > WIDEST:
         return f"kernel gemm holds a dim that is a multiple of {WHOLE}, up to {WIDEST}, got {spec.dim}"
     width = spec.dim // spec.heads

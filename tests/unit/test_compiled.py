@@ -27,6 +27,8 @@ CASES = [
     {"mixer": "relations", "relations": ("row", "antidiagonal"), "positions": "none", "noise_order": "before"},
     {"mixer": "attention", "lookup": ("row", "box"), "experts": 3, "expert_hidden": 8, "is_core_shared": False},
     {"mixer": "token", "active_share": 0.5, "guidance": "none"},
+    {"mixer": "attention", "pattern": "axial", "positions": "both", "guidance": "none"},
+    {"mixer": "attention", "pattern": "block-topk", "pattern_block": 5, "registers": 2, "guidance": "none"},
 ]
 
 
@@ -59,7 +61,7 @@ DAMAGES = {
 }
 """What can become of a package."""
 
-DTYPES = [torch.bfloat16, torch.float32, torch.float32, torch.float32, torch.float32, torch.float32, torch.float32]
+DTYPES = [torch.bfloat16, *(len(CASES) - 1) * [torch.float32]]
 """One type for each case: every compilation takes many seconds."""
 
 
