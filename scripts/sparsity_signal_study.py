@@ -13,6 +13,12 @@ a killed one goes on. Printed, as Markdown:
   the six columns of sparsity; predictions are cross-validated, all trajectories of a cluster in one fold;
 - accuracy of the selectors `sparsity`, `margin` and `vote`.
 
+With `--sizes` the checkpoint `colouring` is sampled instead, which was trained on 6, 8, 10 and 11 nodes, on test graphs
+of these and of other sizes, between them and beyond: the signal by size, how well it tells graphs of other sizes, and
+its correlation with branches at each size.
+
+    python scripts/sparsity_signal_study.py --sizes --runs runs/sparsity-sizes
+
 Intervals are percentiles of a bootstrap over clusters of puzzles (those of one grid of Sudoku, and else those that
 symmetries turn into each other), each figure the mean over seeds, and every seed resampled alike. Predictions are not
 fitted anew in it. Seeds are of sampling: of each task there is one checkpoint.
@@ -52,6 +58,13 @@ PARTS = {"sudoku9": (23, 44), "nqueens8": (4, 5), "colouring8": (0.25, 0.65)}
 FLOOR = 0.02
 """AUROC that the columns must add on every task to become a default."""
 BASE = ("halt", "residual", "margin")
+ANY_SIZE, ANY_SIZE_STEPS = "colouring", 3
+TRAINED = (6, 8, 10, 11)
+"""Nodes that training showed."""
+OTHERS = {"between": (7, 9), "beyond": (12, 14)}
+GRAPHS = 80
+"""Of each size."""
+COLUMNS = (len(BASE) + SIGNAL, 0, 1, 2)
 
 
 def count_branches(domains: list[int], removed: Callable[[int, int], Iterable[tuple[int, int]]]) -> int:
@@ -235,9 +248,44 @@ def sampled(name: str, folder: Path, sizes: tuple[int, int]) -> Sampled:
     assert known.answers is not None
     puzzles = np.concatenate([known.puzzles, other_puzzles(task, known.puzzles, known.answers, PARTS[name], sizes[1])])
     branches, givens = difficulty(task, puzzles)
+    scores, right, picked = _scores(sampler, puzzles, depth, [folder / f"{name}-{seed}" for seed in range(SEEDS)])
+    return Sampled(
+        branches=branches,
+        givens=givens,
+        is_other=np.arange(len(puzzles)) >= len(known),
+        clusters=clusters_of(task, puzzles),
+        scores=scores,
+        is_right=right,
+        picked=picked,
+        numbers=sampler.model.spec.length * sampler.model.spec.dim,
+    )
+
+
+def sampled_size(nodes: int, folder: Path, count: int) -> Sampled:
+    """The same of graphs of one size; `is_other` says whether training showed none of that size."""
+    sampler = gram.load(ANY_SIZE, task=f"colouring{nodes}")
+    puzzles = sampler.task.split("test", limit=count).puzzles
+    branches, edges = difficulty(sampler.task, puzzles)
+    folders = [folder / f"{nodes}-{seed}" for seed in range(SEEDS)]
+    scores, right, picked = _scores(sampler, puzzles, ANY_SIZE_STEPS, folders)
+    return Sampled(
+        branches=branches,
+        givens=edges,
+        is_other=np.full(len(puzzles), nodes not in TRAINED),
+        clusters=1_000_000 * nodes + clusters_of(sampler.task, puzzles),
+        scores=scores,
+        is_right=right,
+        picked=picked,
+        numbers=sampler.model.spec.length * sampler.model.spec.dim,
+    )
+
+
+def _scores(
+    sampler: Sampler, puzzles: Tokens, depth: int, folders: list[Path]
+) -> tuple[Floats, NDArray[np.bool_], dict[str, Floats]]:
+    """What the trajectories of every seed show at their last step, and which are right; a folder is a seed's run."""
     scores, right, picked = [], [], {each: [] for each in ("vote", "margin", "sparsity")}
-    for seed in range(SEEDS):
-        out = folder / f"{name}-{seed}"
+    for seed, out in enumerate(folders):
         config = {"width": WIDTH, "depth": depth, "halting": "fixed", "measures_sparsity": True, "seed": seed}
         result = sampler.sample(puzzles, out=out, is_traced=True, **config)  # type: ignore[arg-type]
         with Traces.open(out) as traces:
@@ -246,22 +294,12 @@ def sampled(name: str, folder: Path, sizes: tuple[int, int]) -> Sampled:
         states = [each.sparsity[:, :, -1] for each in blocks if each.sparsity is not None]
         scores.append(np.concatenate([np.concatenate(last), np.concatenate(states)], -1).astype(float))
         right.append(np.concatenate([each.is_right[:, :, -1] for each in blocks]))
-        votes = count_votes(answer_labels(task.canonical(result.candidates)))
+        votes = count_votes(answer_labels(sampler.task.canonical(result.candidates)))
         for each, found in picked.items():
             chosen = select(each, result.scores(votes))
             found.append(right[-1][np.arange(len(puzzles)), chosen].astype(float))
-        print(f"{name}, seed {seed}: {right[-1].mean():.1%} of trajectories right", file=sys.stderr, flush=True)
-    spec = sampler.model.spec
-    return Sampled(
-        branches=branches,
-        givens=givens,
-        is_other=np.arange(len(puzzles)) >= len(known),
-        clusters=clusters_of(task, puzzles),
-        scores=np.array(scores),
-        is_right=np.array(right),
-        picked={each: np.array(found) for each, found in picked.items()},
-        numbers=spec.length * spec.dim,
-    )
+        print(f"{out.name}: {right[-1].mean():.1%} of trajectories right", file=sys.stderr, flush=True)
+    return np.array(scores), np.array(right), {each: np.array(found) for each, found in picked.items()}
 
 
 def interval(
@@ -354,6 +392,34 @@ def tables(cases: dict[str, Sampled], draws: int) -> str:
     return "\n".join(lines) + "\n"
 
 
+def size_tables(cases: dict[int, Sampled], draws: int) -> str:
+    """The study of sizes as Markdown."""
+    signal = COLUMNS[0]
+    lines = [
+        f"| nodes | in training | graphs | right | `{SPARSITY[SIGNAL]}` | Gaussian | correlation with branches |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for nodes, case in sorted(cases.items()):
+        null = gaussian_null(case.numbers)[SIGNAL]
+        (found,) = _correlations(case, np.ones_like(case.is_other), (signal,), draws)
+        lines.append(
+            f"| {nodes} | {'yes' if nodes in TRAINED else 'no'} | {len(case.branches)} | {case.is_right.mean():.1%} "
+            f"| {case.scores[..., signal].mean():.4f} | {null:.4f} | {found} |"
+        )
+    lines += ["", "AUROC of telling graphs of other sizes from those of training:", ""]
+    names = (*BASE, *SPARSITY)
+    lines += [f"| other sizes | {' | '.join(f'`{names[each]}`' for each in COLUMNS)} |", "|---|---|---|---|---|"]
+    for label, sizes in OTHERS.items():
+        some = [cases[nodes] for nodes in (*TRAINED, *sizes)]
+        is_other, clusters = (np.concatenate([getattr(each, n) for each in some]) for n in ("is_other", "clusters"))
+        cells = []
+        for column in COLUMNS:
+            means = np.concatenate([each.scores[..., column].mean(2) for each in some], axis=1)
+            cells.append(shown(interval(_mean_auroc(means, is_other), clusters, draws)).replace("+", ""))
+        lines.append(f"| {label}: {' and '.join(map(str, sizes))} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def _correlations(case: Sampled, which: NDArray[np.bool_], columns: tuple[int, ...], draws: int) -> list[str]:
     cells = []
     for column in columns:
@@ -409,15 +475,23 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/sparsity"), help="folder of the trajectories")
     parser.add_argument("--checkpoints", nargs="+", choices=tuple(CASES), default=list(CASES))
     parser.add_argument("--puzzles", type=int, nargs=2, default=[FAMILIAR, OTHER], metavar=("FAMILIAR", "OTHER"))
+    parser.add_argument("--sizes", action="store_true", help="the study of sizes")
+    parser.add_argument("--graphs", type=int, default=GRAPHS, help="graphs of each size in it")
     parser.add_argument("--draws", type=int, default=DRAWS, help="resamples of the bootstrap")
     parser.add_argument("--out", type=Path, help="write the tables there, too")
     given = parser.parse_args()
-    if min(*given.puzzles, given.draws) < 1:
-        parser.error(f"puzzles and draws must be at least 1, got {given.puzzles} and {given.draws}")
+    if min(*given.puzzles, given.graphs, given.draws) < 1:
+        parser.error(
+            f"puzzles, graphs and draws must be at least 1, got {given.puzzles}, {given.graphs}, {given.draws}"
+        )
     if given.runs.exists() and not given.runs.is_dir():
         parser.error(f"runs must be a folder, got the file {given.runs}")
-    cases = {name: sampled(name, given.runs, tuple(given.puzzles)) for name in given.checkpoints}
-    text = tables(cases, given.draws)
+    if given.sizes:
+        sizes = sorted({*TRAINED, *(nodes for some in OTHERS.values() for nodes in some)})
+        text = size_tables({nodes: sampled_size(nodes, given.runs, given.graphs) for nodes in sizes}, given.draws)
+    else:
+        cases = {name: sampled(name, given.runs, tuple(given.puzzles)) for name in given.checkpoints}
+        text = tables(cases, given.draws)
     if given.out is not None:
         write_atomically(given.out, text.encode())
     print(text)

@@ -133,4 +133,17 @@ def test_a_small_run_prints_its_tables_and_goes_on(tmp_path, monkeypatch, capsys
     with pytest.raises(SystemExit) as refusal:
         study.main()
     assert refusal.value.code == 2
-    assert "puzzles and draws must be at least 1, got [0, 4]" in capsys.readouterr().err
+    assert "puzzles, graphs and draws must be at least 1, got [0, 4], 80, 1000" in capsys.readouterr().err
+
+
+def test_the_study_of_sizes_tells_those_of_training_from_others(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(study, "SEEDS", 1)
+    monkeypatch.setattr(study, "TRAINED", (6,))
+    monkeypatch.setattr(study, "OTHERS", {"beyond": (7,)})
+    command = ["study", "--sizes", "--runs", str(tmp_path / "runs"), "--graphs", "6", "--draws", "5"]
+    monkeypatch.setattr("sys.argv", command)
+    study.main()
+    shown = capsys.readouterr().out
+    assert "| 6 | yes | 6 |" in shown
+    assert "| 7 | no | 6 |" in shown
+    assert "| beyond: 7 |" in shown
