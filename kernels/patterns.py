@@ -73,8 +73,7 @@ def block_mask(query_BHLW: Tensor, key_BHLW: Tensor, spec: Spec) -> Tensor:
         is_kept = torch.zeros_like(scores_BHLN, dtype=torch.bool).scatter(-1, kept, True)
         seen = is_kept.repeat_interleave(size, dim=-1)[..., : spec.length - registers]
         place = torch.arange(spec.length, device=seen.device)
-        shown: Tensor = torch.nn.functional.pad(seen, (registers, 0), value=True) | (place < registers)[:, None]
-        return shown
+        return torch.nn.functional.pad(seen, (registers, 0), value=True) | (place < registers)[:, None]
 
 
 def _attend_by_line(query_BHLW: Tensor, key_BHLW: Tensor, value_BHLW: Tensor) -> Tensor:
@@ -86,4 +85,5 @@ def _attend_by_line(query_BHLW: Tensor, key_BHLW: Tensor, value_BHLW: Tensor) ->
     own = torch.eye(side, dtype=torch.bool, device=query.device)
     in_column = in_column.masked_fill(own, -math.inf).transpose(2, 3)
     along, across = _weighted(torch.cat([in_row, in_column], dim=-1)).split(side, dim=-1)
-    return (along @ value + (across.transpose(2, 3) @ value.transpose(2, 3)).transpose(2, 3)).flatten(2, 3)
+    taken: Tensor = along @ value + (across.transpose(2, 3) @ value.transpose(2, 3)).transpose(2, 3)
+    return taken.flatten(2, 3)
