@@ -33,6 +33,10 @@ TURNS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 """The square's symmetries, of a grid whose first two axes are rows and columns: each token hears the one that comes to
 its place."""
+RANDOM = {name: f"random-{name}" for name in ("row", "column", *NEIGHBOURS)}
+"""Relations by those whose links they have, among tokens in a random order. A control: what geometry is worth, at equal
+numbers and weights of links."""
+BASES = {name: base for base, name in RANDOM.items()}
 EDGE = 2
 """Token of a puzzle that joins two nodes: the first `n (n - 1) / 2` are the pairs of `n` nodes, row by row."""
 GRAPH_WEIGHT = 0.5
@@ -57,6 +61,15 @@ def fixed(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in names if name not in ("graph", "value"))
 
 
+def _order(name: str, tokens: int, device: torch.device) -> Tensor:
+    """The token that stands in each place of a random relation, `[L]`: by the rank of a hash, of name and number of
+    tokens alone. Arithmetic that a compiler can follow, as a generator is not."""
+    mixed = torch.arange(tokens, device=device) + (1 + list(BASES).index(name)) * 0x3C6EF372
+    for _ in range(3):
+        mixed = ((mixed ^ (mixed >> 15)) * 0x45D9F3B) & 0x7FFFFFFF
+    return mixed.argsort(stable=True)
+
+
 def tables(names: tuple[str, ...], tokens: int, device: torch.device) -> Tensor:
     """The relations' matrices, fp32 `[R, L, L]`.
 
@@ -64,7 +77,7 @@ def tables(names: tuple[str, ...], tokens: int, device: torch.device) -> Tensor:
     `1 / sqrt(side)`; `up`, `down`, `left` and `right` relate it to one neighbour with weight 1, and a symmetry of the
     square (`TURNS`) to the token that comes to its place; `above`, `below`, `before` and `after` relate it to all
     tokens on that side of it in its column or row, with weight `1 / sqrt(side)`; `all` relates it to every token,
-    itself included, with weight `1 / L`.
+    itself included, with weight `1 / L`; `random-` and one of these has its links among tokens in a random order.
     """
     return (_tables if torch.compiler.is_compiling() else _kept_tables)(names, tokens, device)
 
@@ -80,6 +93,9 @@ def _tables(names: tuple[str, ...], tokens: int, device: torch.device) -> Tensor
         itself = torch.eye(tokens, device=device)
 
         def table(name: str) -> Tensor:
+            if name in BASES:
+                at = _order(name, tokens, device).argsort()
+                return table(BASES[name])[at][:, at]
             if name == "all":
                 return torch.full((tokens, tokens), 1 / tokens, device=device)
             if name in NEIGHBOURS:
@@ -133,6 +149,9 @@ def _by_line(name: str, x: Tensor, axis: int) -> Tensor:
     """The product of one relation's table with `x` over its token axis."""
     tokens = x.shape[axis]
     side = math.isqrt(tokens)
+    if name in BASES:
+        order = _order(name, tokens, x.device)
+        return _by_line(BASES[name], x.index_select(axis, order), axis).index_select(axis, order.argsort())
     if name == "all":
         return x.mean(axis, keepdim=True).expand_as(x)
     grid = x.unflatten(axis, (side, side))

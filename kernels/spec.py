@@ -52,9 +52,10 @@ class Spec:
     along the lines of a square grid, whose parameters do not depend on the number of tokens)."""
     relations: tuple[str, ...] = ()
     """What the mixer `relations` sums along: some of `row`, `column`, `diagonal`, `antidiagonal`, `box` (of Sudoku),
-    `up`, `down`, `left`, `right` (one neighbour each) and `all` (every token). With a lattice these relate tokens of
-    one value, and `value` relates the values of one answer token. With `graph` (each puzzle's own) a state has the
-    answer's tokens alone, the nodes; the puzzle's other tokens say which of them are joined."""
+    `up`, `down`, `left`, `right` (one neighbour each) and `all` (every token); `random-row` and the like have the
+    links of one among tokens in a random order. With a lattice these relate tokens of one value, and `value` relates
+    the values of one answer token. With `graph` (each puzzle's own) a state has the answer's tokens alone, the nodes;
+    the puzzle's other tokens say which of them are joined."""
     mixer_norm: MixerNorm = "columns"
     """Axis of the RMSNorm after the mixer: the channels of each token (`columns`), or the tokens of each channel
     (`tokens`: TRM and EqR where a SwiGLU mixes tokens, since their code norms the transposed state)."""

@@ -18,6 +18,7 @@ from gram.kernels.fused import pack
 from gram.kernels.gemm import pack as gemm_pack
 from gram.kernels.philox import NoiseKey
 from gram.model import Model
+from gram.sizes import misfit, shape_of
 from gram.tasks.registry import get_task
 from gram.tasks.sudoku_solver import BOXES, solver
 from gram.tasks.views import SYMMETRIES, turn
@@ -84,6 +85,34 @@ def test_the_symmetries_of_the_square_are_all_but_the_identity(side):
     assert len(found) == 7
 
 
+@given(side=st.integers(4, 12), base=st.sampled_from(sorted(relations.RANDOM)))
+def test_a_random_relation_has_the_links_of_its_base_among_tokens_in_another_order(side, base):
+    plain, found = relations.tables((base, relations.RANDOM[base]), side * side, torch.device("cpu"))
+    order = relations._order(relations.RANDOM[base], side * side, torch.device("cpu"))
+    assert sorted(order.tolist()) == list(range(side * side))
+    assert torch.equal(found[order][:, order], plain)
+    assert not torch.equal(found, plain)
+
+
+def test_random_relations_differ_from_each_other_and_stay_as_they_are():
+    orders = {name: relations._order(name, 64, torch.device("cpu")).tolist() for name in relations.BASES}
+    assert len({tuple(order) for order in orders.values()}) == len(relations.RANDOM)
+    # Checkpoints of models with random relations rest on it.
+    assert orders["random-up"][:8] == [25, 11, 13, 58, 26, 62, 5, 29]
+    # Links of neighbours stay neighbours as often as chance has it.
+    table = relations.tables(("random-up",), 441, torch.device("cpu"))[0]
+    heard, near = torch.nonzero(table).T
+    apart = (heard // 21 - near // 21).abs() + (heard % 21 - near % 21).abs()
+    assert float((apart == 1).float().mean()) < 0.03
+
+
+def test_a_model_of_random_relations_is_of_one_task_alone():
+    task = get_task("maze12")
+    names = tuple(relations.RANDOM.get(name, name) for name in task.relations)
+    settings = {**ALL, "relations": names, "mixer_hidden": 14, "task": task.name, **shape_of(task)}
+    assert misfit(tiny_config(**settings), get_task("maze11")) == "the task has no relation " + ", ".join(names[:-1])
+
+
 @pytest.mark.parametrize("n", BOXES)
 def test_a_box_is_a_box_of_sudoku(n):
     table = relations.tables(("box",), n * n, torch.device("cpu"))[0]
@@ -129,7 +158,7 @@ def test_a_large_grid_takes_sums_by_line_with_the_gradients_of_the_tables(monkey
 @pytest.mark.parametrize("tokens", [16, 169])
 def test_what_is_compiled_is_the_reference_with_the_token_axis_first(tokens):
     """The module that inductor takes, run as it is; the compiled pieces themselves are tested in `test_compiled.py`."""
-    names = ("up", "right", "row", "box", "all") if tokens == 16 else ("up", "right", "row", "diagonal", "all")
+    names = ("up", "right", "row", "box", "all") if tokens == 16 else ("up", "right", "random-row", "diagonal", "all")
     model = Model(tiny_config(**{**ALL, "relations": names, "tokens": tokens, "output_tokens": tokens}))
     weights, spec = model.weights(), model.spec
     x = torch.randn(2, tokens, 16, generator=torch.Generator().manual_seed(0))
@@ -236,6 +265,7 @@ def test_a_checkpoint_keeps_the_relations(tmp_path):
         ({"relations": ()}, "relations must be different and some of row"),
         ({"relations": ("row", "row")}, "relations must be different"),
         ({"relations": ("knight",)}, "got ['knight']"),
+        ({"relations": ("random-all",)}, "got ['random-all']"),
         ({"relations": ("row",), "tokens": 63, "output_tokens": 63}, "square grid"),
         ({"relations": ("row",), "registers": 2}, "2 registers"),
         ({"relations": ("row", "column", "all"), "mixer_hidden": 128}, "share out among 3 relations, got 128"),

@@ -1,0 +1,66 @@
+"""`scripts/sparse_dense_study.py`: what it holds equal, its graded figure, and that it goes on where it stopped."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from gram.evals.cost import step_macs
+from gram.kernels.relations import BASES, RANDOM
+from scripts import sparse_dense_study as study
+
+
+@pytest.mark.parametrize("task", list(study.SETTINGS))
+def test_arithmetic_is_equal_within_two_percent_and_never_more_than_dense(task):
+    dense, sparse, control = (study.matched(task, arm) for arm in study.ARMS)
+    counted = [step_macs(config)["total"] for config in (dense, sparse, control)]
+    assert 0.98 * counted[0] <= counted[1] <= counted[0]
+    assert counted[1] == counted[2]
+    assert control.relations == tuple(RANDOM.get(name, name) for name in sparse.relations)
+    assert sum(name in BASES for name in control.relations) == len(control.relations) - 1, "all cells have no order"
+    assert (control.dim, control.hidden, control.mixer_hidden) == (sparse.dim, sparse.hidden, sparse.mixer_hidden)
+
+
+def test_average_precision_by_hand():
+    is_right = np.array([True, False, True, False])
+    assert study.average_precision(np.array([4.0, 3.0, 2.0, 1.0]), is_right) == pytest.approx((1 + 2 / 3) / 2)
+    assert study.average_precision(np.array([4.0, 2.0, 3.0, 1.0]), is_right) == 1
+    assert study.average_precision(np.array([1.0, 3.0, 2.0, 4.0]), is_right) == pytest.approx((1 / 3 + 1 / 2) / 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--seeds", "1"], "seeds must be at least 2"),
+        (["--steps", "0"], "steps must be at least 1, got 0"),
+        (["--runs", __file__], "runs must be a folder, got the file"),
+    ],
+)
+def test_what_cannot_be_studied_is_one_line(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["sparse_dense_study.py", "--runs", str(tmp_path / "runs"), *arguments])
+    with pytest.raises(SystemExit) as stop:
+        study.main()
+    said = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert words in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_it_goes_on_where_it_stopped_and_prints_tables(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(study.SETTINGS, "maze11", study.Setting(2, 4))
+    monkeypatch.setattr(study, "HELD_OUT", 4)
+    monkeypatch.setattr(study, "AT_ONCE", 3)
+    first = study.study(tmp_path, ["maze11"], 2, None)
+    assert first["maze11"]["dense"]["precision"].shape == (2, 4)
+    assert "6/6 maze11-random-seed1: precision" in capsys.readouterr().err
+    kept = tmp_path / "maze11-sparse-seed1" / "sparse-dense.json"
+    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"accuracy": [1.0] * 4}))
+    again = study.study(tmp_path, ["maze11"], 2, None)
+    assert np.array_equal(again["maze11"]["dense"]["precision"], first["maze11"]["dense"]["precision"])
+    study.print_study(again)
+    printed = capsys.readouterr().out
+    assert printed.count("\n| ") == 3 + 3 + 2
+    assert "sparse minus dense" in printed
+    assert "| 50.0% |" in printed
