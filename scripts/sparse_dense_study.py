@@ -6,8 +6,8 @@ The Sparse Frontier's claim (2504.17768) on mazes: at equal counted arithmetic a
 dense one. Dense: attention over all cells. Sparse: gated sums over a cell's four neighbours, its row, its column and
 all cells (`mixer = "relations"`), as wide as the MACs of the dense model allow, counted by `step_macs`. Random: the
 sparse model with the links of neighbours and lines among cells in a random order, equal in number and weight: what
-geometry is worth. All have learned positions, so that the random one can know where a cell is; attention has rotary
-ones too. Trainings are of equal steps and batches with several seeds; one that is there is kept, an unfinished one
+geometry is worth. Axial: attention to a cell's row and column alone, as wide as the sparse one may be. All have learned
+positions, so that the random one can know where a cell is; attention has rotary ones too. Trainings are of equal steps and batches with several seeds; one that is there is kept, an unfinished one
 continued. On 11 x 11 cells a dense model spends less on pairs, so sparsity should matter less.
 
 The primary figure was chosen before any training: average precision, by puzzle, of the open cells that lie on any
@@ -50,7 +50,8 @@ from gram.tasks.registry import get_task
 from gram.training.config import TrainConfig
 from gram.training.recipe import Recipe
 
-ARMS = ("dense", "sparse", "random")
+ARMS = ("dense", "sparse", "random", "axial")
+PAIRS = (("sparse", "dense"), ("sparse", "random"), ("random", "dense"), ("axial", "dense"), ("sparse", "axial"))
 DENSE_DIM, HEADS, BLOCKS, LOW_LEVEL_UPDATES, DEPTH = 32, 2, 2, 2, 6
 HELD_OUT, AT_ONCE = 200, 50
 FIGURES = ("precision", "accuracy", "cross_entropy")
@@ -72,7 +73,9 @@ def model_of(task_name: str, arm: str, dim: int, hidden: int) -> ModelConfig:
     """An arm's model of so many channels, and so many hidden units of a channel SwiGLU."""
     task = get_task(task_name)
     mixer: dict[str, Any] = {"mixer": "attention", "heads": HEADS, "positions": "both"}
-    if arm != "dense":
+    if arm == "axial":
+        mixer["pattern"] = "axial"
+    elif arm != "dense":
         names = tuple(RANDOM.get(name, name) for name in task.relations) if arm == "random" else task.relations
         mixer = {"mixer": "relations", "relations": names, "mixer_hidden": dim // 4 * len(names)}
         mixer["positions"] = "learned"
@@ -168,10 +171,12 @@ def read_run(folder: Path, task_name: str) -> dict[str, list[float]]:
     return found
 
 
-def study(runs: Path, tasks: Sequence[str], seeds: int, steps: int | None) -> dict[str, dict[str, Any]]:
+def study(
+    runs: Path, tasks: Sequence[str], arms: Sequence[str], seeds: int, steps: int | None
+) -> dict[str, dict[str, Any]]:
     """Trains what is missing, and reads every run: of each task, arm and figure `[R, P]`."""
-    made: dict[str, Any] = {task: {arm: [] for arm in ARMS} for task in tasks}
-    todo = [(seed, task, arm) for seed in range(seeds) for task in tasks for arm in ARMS]
+    made: dict[str, Any] = {task: {arm: [] for arm in arms} for task in tasks}
+    todo = [(seed, task, arm) for seed in range(seeds) for task in tasks for arm in arms]
     for number, (seed, task, arm) in enumerate(todo, 1):
         folder, started = runs / f"{task}-{arm}-seed{seed}", time.monotonic()
         gram.train(recipe_of(task, arm, seed, steps), folder, is_compiled=False, dtype="bfloat16", device="cpu")
@@ -184,7 +189,7 @@ def study(runs: Path, tasks: Sequence[str], seeds: int, steps: int | None) -> di
         )
         made[task][arm].append(found)
     return {
-        task: {arm: {name: np.array([run[name] for run in of[arm]]) for name in FIGURES} for arm in ARMS}
+        task: {arm: {name: np.array([run[name] for run in each]) for name in FIGURES} for arm, each in of.items()}
         for task, of in made.items()
     }
 
@@ -193,7 +198,7 @@ def print_study(found: dict[str, dict[str, Any]]) -> None:
     """Of each task the models and their figures, and the differences."""
     for task, of in found.items():
         dense, rows = step_macs(matched(task, "dense"))["total"], []
-        for arm in ARMS:
+        for arm in of:
             config = matched(task, arm)
             parameters = sum(parameter.numel() for parameter in Model(config).parameters())
             ratio = step_macs(config)["total"] / dense
@@ -215,7 +220,7 @@ def print_study(found: dict[str, dict[str, Any]]) -> None:
         print(f"\n### {task}\n")
         print(markdown([*heads, "answers right", "cross-entropy, nats"], rows))
         rows = []
-        for one, other in (("sparse", "dense"), ("sparse", "random"), ("random", "dense")):
+        for one, other in (pair for pair in PAIRS if {*pair} <= {*of}):
             rows.append([f"{one} minus {other}"])
             for name in ("precision", "accuracy"):
                 gap = mean_of_runs(of[one][name], minus=of[other][name])
@@ -229,6 +234,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, required=True, help="folder of the trained runs")
     parser.add_argument("--tasks", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="optimiser steps of each run [default: the task's own]")
     given = parser.parse_args()
@@ -243,7 +249,7 @@ def main() -> None:
         print(error, file=sys.stderr)
         sys.exit(2)
     torch.set_num_threads(1)
-    print_study(study(given.runs, given.tasks, given.seeds, given.steps))
+    print_study(study(given.runs, given.tasks, given.arms, given.seeds, given.steps))
 
 
 if __name__ == "__main__":
