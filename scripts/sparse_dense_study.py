@@ -3,12 +3,18 @@
     python scripts/sparse_dense_study.py --runs runs/sparse-dense
 
 The Sparse Frontier's claim (2504.17768) on mazes: at equal counted arithmetic a larger sparse model beats a smaller
-dense one. Dense: attention over all cells. Sparse: gated sums over a cell's four neighbours, its row, its column and
-all cells (`mixer = "relations"`), as wide as the MACs of the dense model allow, counted by `step_macs`. Random: the
-sparse model with the links of neighbours and lines among cells in a random order, equal in number and weight: what
-geometry is worth. Axial: attention to a cell's row and column alone, as wide as the sparse one may be. All have learned
-positions, so that the random one can know where a cell is; attention has rotary ones too. Trainings are of equal steps and batches with several seeds; one that is there is kept, an unfinished one
-continued. On 11 x 11 cells a dense model spends less on pairs, so sparsity should matter less.
+dense one. Every model is as wide as the MACs of the dense one allow, counted by `step_macs`:
+
+- dense: attention over all cells;
+- sparse: gated sums over a cell's four neighbours, its row, its column and all cells (`mixer = "relations"`);
+- random: the sparse model with the links of neighbours and lines among cells in a random order, equal in number and
+  weight: what geometry is worth;
+- axial: attention to a cell's row and column alone;
+- half: the sparse model at half of the MACs: what its size is worth.
+
+All have learned positions, so that the random one can know where a cell is; attention has rotary ones too. Trainings
+are of equal steps and batches with several seeds; one that is there is kept, an unfinished one continued. On 11 x 11
+cells a dense model spends less on pairs, so sparsity should matter less.
 
 The primary figure was chosen before any training: average precision, by puzzle, of the open cells that lie on any
 shortest path, ranked by the probability of a path (chance is their share, about a fifth). It is graded where short
@@ -50,9 +56,13 @@ from gram.tasks.registry import get_task
 from gram.training.config import TrainConfig
 from gram.training.recipe import Recipe
 
-ARMS = ("dense", "sparse", "random", "axial")
-PAIRS = (("sparse", "dense"), ("sparse", "random"), ("random", "dense"), ("axial", "dense"), ("sparse", "axial"))
+ARMS = ("dense", "sparse", "random", "axial", "half")
+PAIRS = (
+    *(("sparse", "dense"), ("sparse", "random"), ("random", "dense")),
+    *(("axial", "dense"), ("sparse", "axial"), ("sparse", "half")),
+)
 DENSE_DIM, HEADS, BLOCKS, LOW_LEVEL_UPDATES, DEPTH = 32, 2, 2, 2, 6
+LEARNING_RATE = 3e-3
 HELD_OUT, AT_ONCE = 200, 50
 FIGURES = ("precision", "accuracy", "cross_entropy")
 
@@ -93,27 +103,28 @@ def model_of(task_name: str, arm: str, dim: int, hidden: int) -> ModelConfig:
 
 
 def matched(task_name: str, arm: str) -> ModelConfig:
-    """An arm's model: the widest whose step takes no more MACs than the dense one's, with hidden units twice its
-    channels, and as many more as still fit."""
+    """An arm's model: the widest whose step takes no more MACs than the dense one's (`half`: than half of them), with
+    hidden units twice its channels, and as many more as still fit."""
     dense = model_of(task_name, "dense", DENSE_DIM, 2 * DENSE_DIM)
     if arm == "dense":
         return dense
+    most = step_macs(dense)["total"] * (0.5 if arm == "half" else 1)
 
     def fits(dim: int, hidden: int) -> bool:
-        return step_macs(model_of(task_name, arm, dim, hidden))["total"] <= step_macs(dense)["total"]
+        return step_macs(model_of(task_name, arm, dim, hidden))["total"] <= most
 
     dim = max(dim for dim in range(4, 8 * DENSE_DIM, 4) if fits(dim, 2 * dim))
     return model_of(task_name, arm, dim, max(hidden for hidden in range(2 * dim, 8 * dim, 4) if fits(dim, hidden)))
 
 
-def recipe_of(task_name: str, arm: str, seed: int, steps: int | None) -> Recipe:
-    """The training of one run."""
+def recipe_of(task_name: str, arm: str, seed: int, steps: int | None, rate: float) -> Recipe:
+    """The training of one run, at a peak learning rate."""
     setting = SETTINGS[task_name]
     length = steps or setting.steps
     training = TrainConfig(
         steps=length,
         batch=setting.batch,
-        learning_rate=3e-3,
+        learning_rate=rate,
         warmup_steps=min(30, length),
         ema=0.95,
         rollout_slots=1,
@@ -172,14 +183,15 @@ def read_run(folder: Path, task_name: str) -> dict[str, list[float]]:
 
 
 def study(
-    runs: Path, tasks: Sequence[str], arms: Sequence[str], seeds: int, steps: int | None
+    runs: Path, tasks: Sequence[str], arms: Sequence[str], seeds: int, steps: int | None, rate: float = LEARNING_RATE
 ) -> dict[str, dict[str, Any]]:
     """Trains what is missing, and reads every run: of each task, arm and figure `[R, P]`."""
     made: dict[str, Any] = {task: {arm: [] for arm in arms} for task in tasks}
     todo = [(seed, task, arm) for seed in range(seeds) for task in tasks for arm in arms]
     for number, (seed, task, arm) in enumerate(todo, 1):
         folder, started = runs / f"{task}-{arm}-seed{seed}", time.monotonic()
-        gram.train(recipe_of(task, arm, seed, steps), folder, is_compiled=False, dtype="bfloat16", device="cpu")
+        recipe = recipe_of(task, arm, seed, steps, rate)
+        gram.train(recipe, folder, is_compiled=False, dtype="bfloat16", device="cpu")
         found = read_run(folder, task)
         told = ", ".join(f"{name} {np.mean(found[name]):.4f}" for name in FIGURES)
         print(
@@ -237,19 +249,22 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="optimiser steps of each run [default: the task's own]")
+    parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="peak [default: %(default)g]")
     given = parser.parse_args()
     try:
         if given.seeds < 2:
             raise ValueError(f"seeds must be at least 2, got {given.seeds}")
         if given.steps is not None and given.steps < 1:
             raise ValueError(f"steps must be at least 1, got {given.steps}")
+        if not 0 < given.learning_rate <= 1:
+            raise ValueError(f"learning-rate must be above 0 and at most 1, got {given.learning_rate:g}")
         if given.runs.exists() and not given.runs.is_dir():
             raise ValueError(f"runs must be a folder, got the file {given.runs}")
     except ValueError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
     torch.set_num_threads(1)
-    print_study(study(given.runs, given.tasks, given.arms, given.seeds, given.steps))
+    print_study(study(given.runs, given.tasks, given.arms, given.seeds, given.steps, given.learning_rate))
 
 
 if __name__ == "__main__":

@@ -13,9 +13,12 @@ from scripts import sparse_dense_study as study
 
 @pytest.mark.parametrize("task", list(study.SETTINGS))
 def test_arithmetic_is_equal_within_two_percent_and_never_more_than_dense(task):
-    models = dense, sparse, control, axial = [study.matched(task, arm) for arm in study.ARMS]
+    models = dense, sparse, control, axial, half = [study.matched(task, arm) for arm in study.ARMS]
     counted = [step_macs(config)["total"] for config in models]
-    assert all(0.98 * counted[0] <= count <= counted[0] for count in counted)
+    assert all(0.98 * counted[0] <= count <= counted[0] for count in counted[:-1])
+    assert 0.48 * counted[0] <= counted[-1] <= 0.5 * counted[0]
+    assert half.dim < sparse.dim
+    assert half.relations == sparse.relations
     assert (axial.mixer, axial.pattern, dense.pattern) == ("attention", "axial", "full")
     assert counted[1] == counted[2]
     assert control.relations == tuple(RANDOM.get(name, name) for name in sparse.relations)
@@ -35,6 +38,7 @@ def test_average_precision_by_hand():
     [
         (["--seeds", "1"], "seeds must be at least 2"),
         (["--steps", "0"], "steps must be at least 1, got 0"),
+        (["--learning-rate", "0"], "learning-rate must be above 0 and at most 1, got 0"),
         (["--runs", __file__], "runs must be a folder, got the file"),
     ],
 )
