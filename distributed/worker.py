@@ -32,6 +32,7 @@ from gram.sampler.record import Serialized
 from gram.sampler.run import Job, resolve
 from gram.sampler.scheduler import Shard
 from gram.tasks.registry import get_task
+from gram.versions import device_software
 
 PUZZLES, TABLE, IDENTITIES = "puzzles", "identity_rows", "identities"
 WEIGHT = "model."
@@ -51,6 +52,8 @@ class WorkerMetadata(NamedTuple):
     kernel: str
     weights: str
     """Digest of the model's weights."""
+    software: str
+    """Versions of what computes on a GPU."""
     node: str
     process: int
 
@@ -86,7 +89,8 @@ def pack(job: Job, *, task_module: Path | None) -> Parcel:
 
 def expected_metadata(job: Job) -> tuple[str, ...]:
     """What a worker must say of itself for its results to belong to the plan: the first of `WorkerMetadata`."""
-    return __version__, sources.digest(), job.device.type, job.config.kernel, job.model.digest()
+    kind = job.device.type
+    return __version__, sources.digest(), kind, job.config.kernel, job.model.digest(), device_software(kind)
 
 
 class _Cancelled(Exception):
@@ -135,11 +139,8 @@ class Runner:
 
     def metadata(self, node: str) -> WorkerMetadata:
         """What the driver checks before it sends work."""
-        job = self.job
-        weights = job.model.digest()
-        return WorkerMetadata(
-            __version__, sources.digest(), job.device.type, job.config.kernel, weights, node, os.getpid()
-        )
+        version, digest, device, kernel, weights, software = expected_metadata(self.job)
+        return WorkerMetadata(version, digest, device, kernel, weights, software, node, os.getpid())
 
     def run(self, shard: Shard, *, is_cancelled: Callable[[], bool] = lambda: False) -> ShardOutcome:
         """One shard's result, or the text of what it raised. `is_cancelled` is asked before the first supervision step

@@ -67,6 +67,8 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether a device has instructions for bfloat16. A CPU without them emulates it up to 100 times slower."""
     if device.type != "cpu":
         return True
+    if not hasattr(torch.cpu, "get_capabilities"):  # before torch 2.11
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return any(is_there for name, is_there in torch.cpu.get_capabilities().items() if "bf16" in name)
 
 

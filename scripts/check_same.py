@@ -36,8 +36,8 @@ TIMES = (
 )
 """Keys of times in JSON."""
 TIME = re.compile(rf'("(?:{"|".join(TIMES)})": )[-+.0-9e]+')
-LATER = re.compile(r'"views": "off",\s*')
-"""Settings that older checkouts do not write out, with the value by which all is as before."""
+LATER = re.compile(r'"views": "off",\s*|"triton": "[^"]*",\s*')
+"""What older checkouts do not write out: settings, with the value by which all is as before, and a version."""
 RECORD = re.compile(rb"(GRSR\x01\0\0\0.{4}).{8}(.{24}).{4}", re.DOTALL)
 """Header of a stored record: between the groups its elapsed time, behind them its checksum."""
 COMPARED = {".json", ".jsonl", ".csv", ".bin", ".safetensors", ".npz", ".toml"}

@@ -33,9 +33,11 @@ def hasten() -> None:
     def replace_once(function: Any) -> Any:
         nonlocal is_replaced
         if is_replaced:
-            return interpreter._LangPatchScope()
-        scope = replace_language(both)
-        restore, is_replaced = scope.restore, True
+            return SimpleNamespace(restore=lambda: None)
+        scope, is_replaced = replace_language(both), True
+        if scope is None:  # before triton 3.6 a start replaces the language for good
+            return None
+        restore = scope.restore
 
         def restored() -> None:
             nonlocal is_replaced

@@ -201,8 +201,10 @@ class _Bars(Progress):
         yield self.make_tasks_table(self.tasks)
         if self.status is not None:
             grid = Table.grid(padding=(0, 1))
-            grid.add_column(min_width=max((len(task.description) for task in self.tasks), default=0), no_wrap=True)
-            grid.add_row("cluster", cluster_line(self.status()))
+            grid.add_column(no_wrap=True)
+            # Padded here: versions of rich differ in whether a column's least width counts what stands between columns.
+            width = max((len(task.description) for task in self.tasks), default=0)
+            grid.add_row("cluster".ljust(width), cluster_line(self.status()))
             yield grid
 
 

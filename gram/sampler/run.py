@@ -41,6 +41,7 @@ from gram.sampler.store import Store
 from gram.sampler.views import check_views
 from gram.sampler.width import THRESHOLDS
 from gram.tasks.protocol import Task, Tokens, input_tokens
+from gram.versions import device_software
 
 SELECTOR: Selector = "vote"
 """Of a checkpoint that names none."""
@@ -156,7 +157,8 @@ class Plan:
     """A run's shards and its key."""
 
     key: str
-    """Hex digest of settings, weights, task, puzzles, kernel path, device and type."""
+    """Hex digest of settings, weights, task, puzzles, kernel path, device and type; on a GPU of the versions of PyTorch
+    and Triton too."""
     shards: tuple[Shard, ...]
 
 
@@ -218,6 +220,7 @@ def make_plan(
 ) -> Plan:
     """The plan of a run over puzzles `[P, L]`; `device` is where it runs, if not where the model is."""
     settings = identity_json(config, without=NO_IDENTITY)
+    device = device or model.device
     digest = hashlib.sha256()
     for part in (
         json.dumps(settings, sort_keys=True),
@@ -225,7 +228,8 @@ def make_plan(
         model.digest(),
         task.name,
         hashlib.sha256(puzzles.tobytes()).hexdigest(),
-        f"{(device or model.device).type} {model.dtype} {config.kernel} {is_unconditional} {is_traced} {puzzles.shape}",
+        f"{device.type} {model.dtype} {config.kernel} {is_unconditional} {is_traced} {puzzles.shape}",
+        *((device_software(device.type),) if device.type != "cpu" else ()),
     ):
         digest.update(part.encode() + b"\0")
     if model.identities is not None and identities is not None:

@@ -91,7 +91,7 @@ def records(sampler: Sampler, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def ill(sampler: Sampler, records: Path) -> Callable[[ill_workers.Fault], type]:
     """Workers with a fault."""
-    metadata = (__version__, sources.digest(), "cpu", "eager", sampler.model.digest())
+    metadata = (__version__, sources.digest(), "cpu", "eager", sampler.model.digest(), "")
     return lambda fault: ill_workers.recorded(records, metadata, fault)
 
 
@@ -260,7 +260,7 @@ def test_a_full_disk_ends_the_run_with_one_line(nodes, sampler, ill, tmp_path, m
 
 
 def test_workers_that_differ_are_turned_away_by_name(nodes, sampler, records):
-    metadata = (__version__, sources.digest(), "cpu", "eager", sampler.model.digest())
+    metadata = (__version__, sources.digest(), "cpu", "eager", sampler.model.digest(), "")
     for place, name in ((1, "sources"), (3, "kernel"), (4, "weights")):
         theirs = (*metadata[:place], "others", *metadata[place + 1 :])
         other = ill_workers.recorded(records, theirs, ill_workers.dawdles(0.0))

@@ -8,8 +8,10 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+import triton
 
 from gram.kernels import reference
 from gram.kernels.fused import pack
@@ -18,6 +20,7 @@ from gram.kernels.spec import LEARNED, Injection
 from tests.models import tiny_model
 from tests.unit.test_philox import KNOWN
 
+TRITON, NUMPY = (tuple(map(int, each.__version__.split(".")[:2])) for each in (triton, np))
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 interpreted = pytest.mark.skipif(not IS_INTERPRETED, reason="runs in the process that test_in_a_process_* starts")
 NAN = float("nan")
@@ -29,6 +32,11 @@ if IS_INTERPRETED:
 
 
 def run_apart(marks: str, file: str = __file__) -> None:
+    if TRITON < (3, 7) and NUMPY >= (2, 4):
+        pytest.skip(
+            f"the interpreter of triton {triton.__version__} makes an integer of an array of one dimension, which "
+            f"numpy {np.__version__} refuses: numpy before 2.4 or triton 3.7 is needed"
+        )
     done = subprocess.run(
         [sys.executable, "-m", "pytest", file, "-q", "-m", marks, "-p", "no:cacheprovider"],
         env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True,

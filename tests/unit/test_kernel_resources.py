@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import triton
 
 from gram.config import ModelConfig
 from gram.kernels import resources
@@ -18,6 +19,10 @@ from gram.kernels.spec import LEARNED, Injection
 from tests.kernel_presets import FUSED, GEMM, NONE, SHIPPED, shipped_config, small_config, spec_and_shapes
 
 STACK_BUDGET, SHARED_BUDGET = 64, 227 * 1024
+IS_OLD = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 5)
+if IS_OLD:
+    STACK_BUDGET = 512
+    """Triton 3.4 finds 440 bytes too few registers for `small` outside inner loops, where 3.5 finds enough."""
 SHARED_LIMITS = {"sm_80": 163 * 1024, "sm_90": SHARED_BUDGET, "sm_100": SHARED_BUDGET, "gfx942": 64 * 1024}
 """Shared memory that a program may have on each device."""
 PRODUCTS = {"sm_80": "mma.sync", "sm_90": "wgmma.mma_async", "gfx942": "mfma"}

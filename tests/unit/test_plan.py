@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -64,6 +65,21 @@ def test_the_key_knows_what_decides_a_result_and_nothing_else():
     other = tiny_model()
     other.config = replace(other.config, selector="halt")
     assert key(model=other) == key()
+
+
+def test_the_key_of_a_gpu_knows_the_versions_of_its_compilers_and_no_builds(monkeypatch):
+    found = {"torch": "2.13.0+cu130", "triton": "3.7.1"}
+    monkeypatch.setattr("gram.versions.installed", lambda name: found.get(name))
+    gpu, cpu = torch.device("cuda", 0), torch.device("cpu")
+    known = {key(), key(device=gpu)}
+    assert len(known) == 2
+    found["torch"] = "2.13.0+cpu"
+    assert {key(device=cpu), key(device=gpu)} == known
+    for name, version in (("torch", "2.14.1+cu130"), ("triton", "3.9.0"), ("triton", None)):
+        with monkeypatch.context() as other:
+            other.setitem(found, name, version)
+            assert key(device=gpu) not in known
+            assert key() in known
 
 
 @pytest.mark.parametrize("settings", [{}, {"width_policy": "decided", "temperature": 0.1}, {"resampler": "halt"}])
