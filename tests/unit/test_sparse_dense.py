@@ -68,4 +68,5 @@ def test_it_goes_on_where_it_stopped_and_prints_tables(tmp_path, monkeypatch, ca
     printed = capsys.readouterr().out
     assert printed.count("\n| ") == 3 + 3 + 2
     assert "sparse minus dense" in printed
+    assert printed.count("neither answers one") == 1, "of random and dense"
     assert "| 50.0% |" in printed
