@@ -282,6 +282,7 @@ def test_a_configuration_survives_json():
     assert config_from_json(ModelConfig, values, where="test") == config
 
 
+@pytest.mark.slow
 def test_the_compiled_path_says_the_same():
     model = lattice_model()
     task = get_task("sudoku4")
