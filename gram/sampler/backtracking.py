@@ -2,7 +2,8 @@
 
 A conflict says that the last commitment was wrong, if those before it were right. So the trajectory goes back to the
 state before that commitment, rules its value out there, and thinks again. A conflict without a commitment says that
-something was ruled out wrongly: then the trajectory starts anew from its puzzle, in its next life.
+the model was wrong somewhere: then the trajectory starts anew from its puzzle, in its next life, and believes the
+model less (`doubt`).
 
 The states gone through are not stored. Every value remembers at which level, the number of commitments standing then,
 it went; going back gives back what went since.
@@ -21,6 +22,8 @@ from gram.sampler.lattice import Round
 
 LEFT = torch.iinfo(torch.int16).max
 """Level of values that are still possible."""
+LESS_BELIEVED = 0.5
+"""Factor of a life on the probabilities of being wrong at which the model is believed."""
 
 
 class Trail(NamedTuple):
@@ -32,11 +35,18 @@ class Trail(NamedTuple):
     """The commitments in order, int32 `[B, A]`: token times `V` plus value. Only the first `level` count."""
     level: Tensor
     """Number of commitments, int64 `[B]`."""
+    lives: Tensor
+    """How often the trajectory started anew, int64 `[B]`."""
 
     @property
     def sets(self) -> Tensor:
         """Possible values, bool `[B, A, V]`."""
         return self.gone_at == LEFT
+
+    @property
+    def doubt(self) -> Tensor:
+        """What `play_round` multiplies the model's thresholds by, fp32 `[B]`."""
+        return LESS_BELIEVED ** self.lives.to(torch.float32)
 
 
 def begin(first: Tensor) -> Trail:
@@ -45,14 +55,14 @@ def begin(first: Tensor) -> Trail:
     return Trail(
         torch.where(first, LEFT, 0).to(torch.int16),
         torch.zeros(count, tokens, dtype=torch.int32, device=first.device),
-        torch.zeros(count, dtype=torch.int64, device=first.device),
+        *torch.zeros(2, count, dtype=torch.int64, device=first.device),
     )
 
 
 def follow(trail: Trail, first: Tensor, played: Round) -> Trail:
     """The trails after a round: one level further where it committed a token, one back where it met a conflict, and
     at the puzzle again (`first`, bool `[B, A, V]`) where there was no commitment to take back."""
-    gone_at, choices, level = trail
+    gone_at, choices, level, lives = trail
     wide = level[:, None, None]
     is_left = gone_at == LEFT
     further = torch.where(is_left & ~played.kept, wide, gone_at)
@@ -72,4 +82,5 @@ def follow(trail: Trail, first: Tensor, played: Round) -> Trail:
         torch.where(is_conflict, back, further).to(gone_at.dtype),
         choices.scatter(1, at, named.to(choices.dtype)),
         torch.where(played.is_conflict, (level - 1).clamp(min=0), level + commits),
+        lives + (played.is_conflict & (level == 0)),
     )

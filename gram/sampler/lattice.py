@@ -76,13 +76,17 @@ class Round(NamedTuple):
     """The commitment, int64 `[B]`: token times `V` plus value; -1 where there is none."""
 
 
-def play_round(sets: Tensor, given: Tensor, opinion: Opinion, rules: Rules, key: NoiseKey) -> Round:
+def play_round(
+    sets: Tensor, given: Tensor, opinion: Opinion, rules: Rules, key: NoiseKey, doubt: Tensor | float = 1.0
+) -> Round:
     """One round of states `sets` (bool `[B, A, V]`); tokens `given` (bool `[B, A]`) are the puzzle's and keep their
-    value."""
-    is_wrong = opinion.keep.sigmoid() < rules.drop_below
+    value. `doubt` (`[B]`) is a factor on the probabilities of being wrong at which the model is believed."""
+    doubt = torch.as_tensor(doubt, dtype=torch.float32, device=sets.device).expand(len(sets))
+    is_wrong = opinion.keep.sigmoid() < rules.drop_below * doubt[:, None, None]
+    sure = rules.conflict_above + (1 - rules.conflict_above) * (1 - doubt)
     kept = sets & ~(is_wrong & ~given[..., None])
     left = kept.sum(-1)
-    is_conflict = (left == 0).any(-1) | ((-opinion.sound).sigmoid() > rules.conflict_above)
+    is_conflict = (left == 0).any(-1) | ((-opinion.sound).sigmoid() > sure)
     is_solved = (sets.sum(-1) == 1).all(-1) & ~is_conflict
     chance = _uniforms(sets.shape[1], sets.shape[2], key)
     is_open = left > 1

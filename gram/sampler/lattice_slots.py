@@ -72,13 +72,14 @@ class LatticeSlots(SlotStates):
             kernel=self.config.kernel,
             weights=self.weights,
         )
-        played = play_round(
-            sets, self.first[rows].sum(-1) == 1, Opinion(*self._opinions(after.h), after.halt), self.rules, key
-        )
-        if self.trail is None:
+        opinion = Opinion(*self._opinions(after.h), after.halt)
+        trail = None if self.trail is None else Trail(*(part[rows] for part in self.trail))
+        doubt = 1.0 if trail is None else trail.doubt
+        played = play_round(sets, self.first[rows].sum(-1) == 1, opinion, self.rules, key, doubt)
+        if trail is None or self.trail is None:
             self.sets[rows] = torch.where(played.is_conflict[:, None, None], self.first[rows], played.sets)
         else:
-            after_round = follow(Trail(*(part[rows] for part in self.trail)), self.first[rows], played)
+            after_round = follow(trail, self.first[rows], played)
             for tensor, part in zip(self.trail, after_round, strict=True):
                 tensor[rows] = part
             self.sets[rows] = after_round.sets

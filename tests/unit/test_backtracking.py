@@ -32,12 +32,13 @@ class Stack:
     """What backtracking means, state by state."""
 
     def __init__(self, first: np.ndarray) -> None:
-        self.first, self.sets, self.saved = first, first.copy(), []
+        self.first, self.sets, self.saved, self.lives = first, first.copy(), [], 0
 
     def follow(self, kept: np.ndarray, choice: int, is_conflict: bool) -> None:
         if is_conflict:
             if not self.saved:
                 self.sets = self.first.copy()
+                self.lives += 1
                 return
             before, (token, value) = self.saved.pop()
             before[token, value] = False
@@ -76,6 +77,7 @@ def test_a_trail_is_a_stack_of_states(seed, rounds):
         trail = follow(trail, torch.from_numpy(first), Round(*map(torch.from_numpy, arrays)))
         np.testing.assert_array_equal(trail.sets.numpy(), [stack.sets for stack in stacks])
         assert trail.level.tolist() == [len(stack.saved) for stack in stacks]
+        assert trail.doubt.tolist() == [0.5**stack.lives for stack in stacks]
 
 
 def test_only_tokens_of_the_fewest_values_are_committed():
@@ -90,6 +92,25 @@ def test_only_tokens_of_the_fewest_values_are_committed():
     any_ = play_round(sets, given_, said, Rules(0.1, 0.5, 1.0), names)
     assert set((any_.choice // VALUES).tolist()) == {1, 2, 3, 4}
     assert torch.equal(fewest.kept, sets)
+
+
+def test_a_trajectory_that_started_anew_believes_the_model_less():
+    """At doubt 1/4 a value is ruled out, and a state in conflict, where the model is four times as sure."""
+    sets = torch.ones(4, TOKENS, VALUES, dtype=torch.bool)
+    chances = torch.tensor([0.02, 0.03, 0.02, 0.03])  # of the first value of the first token, and of a solution
+    said = Opinion(torch.full(sets.shape, 5.0), torch.zeros(sets.shape), torch.logit(chances * 2))
+    said.keep[:, 0, 0] = torch.logit(chances)
+    rows = torch.arange(4)
+    names = NoiseKey(0, rows, rows, rows)
+    none_given = torch.zeros(4, TOKENS, dtype=torch.bool)
+    rules = Rules(0.1, 0.8, 1.0)
+    doubt = torch.tensor([1.0, 1.0, 0.25, 0.25])
+    played = play_round(sets, none_given, said, rules, names, doubt)
+    assert played.kept[:, 0, 0].tolist() == [False, False, False, True]
+    assert played.is_conflict.tolist() == [True, True, True, False]
+    plain = play_round(sets, none_given, said, rules, names)
+    assert plain.is_conflict.all()
+    assert not plain.kept[:, 0, 0].any()
 
 
 def test_trajectories_do_not_depend_on_slots_launches_or_company():
