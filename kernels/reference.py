@@ -222,6 +222,10 @@ def transition(
     return h, l
 
 
+Transition = Callable[..., tuple[Tensor, Tensor]]
+"""`transition`, or what computes the same."""
+
+
 def damp(old: Tensor, new: Tensor, keep: float, eps: Tensor | None) -> Tensor:
     """`keep old + (1 - keep) new + eps` (EqR, 2605.21488): the state after a core call. Without damping and noise it is
     `new`, bit for bit."""
@@ -269,8 +273,10 @@ def supervision_step(
     key: NoiseKey,
     *,
     injection: Injection = LEARNED,
+    advance: Transition = transition,
 ) -> Step:
-    """`T` transitions, then both heads. Each row is a trajectory of its own, whose noise `key` names."""
+    """`T` transitions, then both heads. Each row is a trajectory of its own, whose noise `key` names. `advance` takes a
+    transition."""
     noisy_B = key.step >= spec.noise_free_steps
 
     def normals(site: Site, transition_B: Tensor) -> Tensor:
@@ -295,7 +301,7 @@ def supervision_step(
             call_B = transition_B * (spec.low_level_updates + 1) + call
             return damp(old, new, spec.path_keep, path_scale * normals(Site.PATH, call_B) if path_scale else None)
 
-        h, l = transition(
+        h, l = advance(
             weights,
             spec,
             h,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from gram.evals.benchmarks.timing import Measurement
 
-KINDS = ("sampler", "kernels", "slots", "engine", "ray")
+KINDS = ("sampler", "kernels", "slots", "engine", "ray", "training")
 POLICIES: dict[str, dict[str, Any]] = {
     "staged, LPRM above 0.9": {"width_policy": "staged"},
     "decided, probability .95": {"width_policy": "decided"},
@@ -56,6 +56,17 @@ def bench(
     l2_terabytes: Annotated[
         float, typer.Option(parser=real, metavar="R", help="Of kernels: its second-level cache's rate, TB/s.")
     ] = 5.5,
+    recipe: Annotated[
+        str, typer.Option(metavar="R", help="Of training: the recipe, by name or a TOML file.")
+    ] = "sudoku9",
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Of training: a worktree of another commit, timed by turns with this one."),
+    ] = None,
+    puzzles: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Of training: what the recipe trains on.", show_default="some made here"),
+    ] = None,
     shards: Annotated[int, typer.Option(parser=whole, metavar="S", help="ray: shards of the driver's plan.")] = 320,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the JSON there too, again after every row.")
@@ -63,7 +74,8 @@ def bench(
     as_json: Json = False,
     is_quiet: Quiet = False,
 ) -> None:
-    """Measure what the engine, the kernels or a Ray cluster cost or save, paired; leave the machine otherwise idle."""
+    """Measure what the engine, the kernels, training or a Ray cluster cost or save, paired; leave the machine otherwise
+    idle."""
     if kind not in KINDS:
         raise ValueError(f"benchmark must be one of {', '.join(KINDS)}, got {kind!r}")
     at_least_one("rounds", rounds)
@@ -105,6 +117,7 @@ def bench(
         "slots": lambda: _engine_rows("slots", rounds, limit),
         "engine": lambda: _engine_rows("engine", rounds, limit),
         "ray": lambda: _ray_rows(rounds, shards),
+        "training": lambda: _training_rows(recipe, against, puzzles, rounds, tell),
     }
     for row in measured[kind]():
         rows.append(row)
@@ -118,6 +131,14 @@ def bench(
 
         show_counts(counts, rows)
     _show(rows)
+
+
+def _training_rows(
+    recipe: str, against: Path | None, puzzles: Path | None, rounds: int, tell: Callable[[str], None]
+) -> Iterator[Measurement]:
+    from gram.evals.benchmarks import training_benchmark
+
+    yield from training_benchmark.rows(recipe, against=against, puzzles=puzzles, rounds=rounds, tell=tell)
 
 
 def _presets(asked: list[str] | None) -> list[str]:

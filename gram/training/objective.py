@@ -29,6 +29,7 @@ from gram.kernels.experts import Routing
 from gram.kernels.philox import NoiseKey, Site, noise
 from gram.kernels.reference import (
     Damping,
+    Transition,
     Weights,
     add_noise,
     damp,
@@ -125,15 +126,17 @@ def step_loss(
     token_weights_V: Tensor,
     h: Tensor,
     l: Tensor,
+    advance: Transition = transition,
 ) -> Loss:
-    """Loss of one supervision step of every slot; `h, l` are the state after the step's earlier transitions.
+    """Loss of one supervision step of every slot; `h, l` are the state after the step's earlier transitions, `advance`
+    takes the last one.
 
     `weights` require gradients; `beta` and `token_weights_V` are tensors so that a compiled step serves all of
     training.
     """
     noisy_B = slots.step >= config.noise_free_steps
     routed: list[Routing] | None = [] if config.experts else None
-    h, l, seen = _last_transition(weights, config, training, slots, h, l, routed)
+    h, l, seen = _last_transition(weights, config, training, slots, h, l, routed, advance)
     if seen:
         balanced, divergence = seen
     else:
@@ -187,10 +190,11 @@ def rows_ahead(
     token_weights_V: Tensor,
     h: Tensor,
     l: Tensor,
+    advance: Transition = transition,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Best-of-many: every row's state after the step's last transition under the prior, and the rows `[B / best_of]`
     nearest to their targets, one of each slot. `h, l` are the state after the earlier transitions."""
-    h, l, _ = _last_transition(weights, config, training, slots, h, l)
+    h, l, _ = _last_transition(weights, config, training, slots, h, l, advance=advance)
     _, per_row = _entropy(decode(weights, config, h), slots.targets, token_weights_V)
     nearest = per_row.view(-1, training.best_of).argmin(1)
     return h, l, nearest + training.best_of * torch.arange(len(nearest), device=h.device)
@@ -216,6 +220,7 @@ def _last_transition(
     h: Tensor,
     l: Tensor,
     routed: list[Routing] | None = None,
+    advance: Transition = transition,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """State after the last transition, and where there is a KL, `[B, L]`: with balanced gradient, and as a figure."""
     e_y = embed_target(weights, config, slots.targets) if training.has_posterior and config.guidance != "none" else None
@@ -230,7 +235,7 @@ def _last_transition(
 
     index = config.transitions - 1
     calls = training.gradient_calls
-    return *_transition(weights, config, slots, e_y, index, training.seed, h, l, charge, calls, routed), seen
+    return *_transition(weights, config, slots, e_y, index, training.seed, h, l, charge, calls, routed, advance), seen
 
 
 def _transition(
@@ -245,6 +250,7 @@ def _transition(
     charge: Callable[[Tensor, Gaussian, Gaussian], None] = lambda u, q, p: None,
     gradient_calls: int = 0,
     routed: list[Routing] | None = None,
+    advance: Transition = transition,
 ) -> tuple[Tensor, Tensor]:
     """State after transition `index`, with the posterior's noise, or the prior's in rows that follow it and where there
     is no target `e_y`."""
@@ -264,7 +270,7 @@ def _transition(
     is_empty = slots.is_empty if "empty" in weights else None
     e_x = embed(weights, config, slots.puzzles, is_empty_P=is_empty, registers_PRD=slots.registers)
     damping = _damping(config, slots, index, seed, gradient_calls)
-    return transition(weights, config, h, l, e_x, None if config.guidance == "none" else guide, damping, routed)
+    return advance(weights, config, h, l, e_x, None if config.guidance == "none" else guide, damping, routed)
 
 
 def _damping(config: ModelConfig, slots: SlotBatch, index: int, seed: int, gradient_calls: int) -> Damping | None:
@@ -327,6 +333,7 @@ def earlier_transitions(
     slots: SlotBatch,
     *,
     is_watched: bool = False,
+    advance: Transition = transition,
 ) -> Earlier:
     """State after all but the last transition of a supervision step, without gradients; `is_watched` asks for the KL of
     each, which no loss charges."""
@@ -336,14 +343,14 @@ def earlier_transitions(
     has_posterior = training.has_posterior and config.guidance != "none"
     for index in range(config.transitions - 1):
         if has_posterior and is_watched:
-            h, l, divergence = transition_under_posterior(weights, config, training, slots, index, h, l)
+            h, l, divergence = transition_under_posterior(weights, config, training, slots, index, h, l, advance)
             noisy, at_first = _charged(config, slots)
             per_slot = divergence.mean(1)
             kls.append((per_slot * noisy).sum() / noisy.sum().clamp(min=1))
             first = first + (per_slot * at_first).sum() / at_first.sum()
             continue
         e_y = embed_target(weights, config, slots.targets) if has_posterior else None
-        h, l = _transition(weights, config, slots, e_y, index, training.seed, h, l)
+        h, l = _transition(weights, config, slots, e_y, index, training.seed, h, l, advance=advance)
     return Earlier(h, l, kls, first)
 
 
@@ -355,6 +362,7 @@ def transition_under_posterior(
     index: int,
     h: Tensor,
     l: Tensor,
+    advance: Transition = transition,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """State after transition `index` of a supervision step, and its `KL(q || p)` in nats, summed over columns,
     `[B, L]`; also where a slot takes no noise or follows the prior."""
@@ -364,7 +372,7 @@ def transition_under_posterior(
     def charge(u: Tensor, q: Gaussian, p: Gaussian) -> None:
         seen.append(kl(q, p))
 
-    h, l = _transition(weights, config, slots, e_y, index, training.seed, h, l, charge)
+    h, l = _transition(weights, config, slots, e_y, index, training.seed, h, l, charge, advance=advance)
     return h, l, seen[0]
 
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from gram import checkpoint
 from gram.config import ModelConfig, SamplerConfig
 from gram.kernels import reference
+from gram.kernels.native import path as native
 from gram.model import Model
 from gram.sampler.run import sample
 from gram.tasks.protocol import PuzzleSet, Task
@@ -103,7 +104,15 @@ class Trainer:
         compiled: Callable[..., Any] = partial(torch.compile, **options) if is_compiled else (lambda function: function)
         self._loss = compiled(self._loss_of_flat)
         self._ahead = compiled(self._rows_ahead)
-        self._advance = compiled(reference.supervision_step)
+        self._transition = self._choose_transition() if is_compiled else reference.transition
+        self._advance = compiled(partial(reference.supervision_step, advance=self._transition))
+
+    def _choose_transition(self) -> reference.Transition:
+        """The native core where this model, type and processor have it, else the reference, which is compiled."""
+        weights = self.flat.views(self.flat.compute.detach())
+        calls, path_noise = self.training.gradient_calls, self.recipe.model.path_noise
+        reason = native.unsupported_reason(weights, self.spec, gradient_calls=calls, path_noise=path_noise)
+        return reference.transition if reason else native.transition
 
     @property
     def slots(self) -> TrainingSlots:
@@ -126,13 +135,15 @@ class Trainer:
         config: ModelConfig | None = None,
     ) -> Loss:
         config = config or self.recipe.model
-        return step_loss(self.flat.views(flat), config, self.training, slots, replay, beta, self.token_weights, h, l)
+        weights, advance = self.flat.views(flat), self._transition
+        return step_loss(weights, config, self.training, slots, replay, beta, self.token_weights, h, l, advance)
 
     def _rows_ahead(
         self, flat: Tensor, slots: SlotBatch, h: Tensor, l: Tensor, config: ModelConfig | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         config = config or self.recipe.model
-        return rows_ahead(self.flat.views(flat), config, self.training, slots, self.token_weights, h, l)
+        weights, advance = self.flat.views(flat), self._transition
+        return rows_ahead(weights, config, self.training, slots, self.token_weights, h, l, advance)
 
     @property
     def fraction(self) -> float:
@@ -165,7 +176,9 @@ class Trainer:
         rollout_right = lane.rollouts.advance(self._advance, weights, rng, self.model.identities)
         slots, rows = self._identified(lane.slots)
         is_watched = self.is_watched
-        earlier = earlier_transitions(weights, lane.config, self.training, slots, is_watched=is_watched)
+        earlier = earlier_transitions(
+            weights, lane.config, self.training, slots, is_watched=is_watched, advance=self._transition
+        )
         h, l = earlier.h, earlier.l
         carried = None
         if not self.training.has_posterior:

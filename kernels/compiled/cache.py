@@ -70,10 +70,14 @@ def _surroundings() -> str:
     sources = hashlib.sha256(
         b"\0".join((Path(__file__).parent.parent / name).read_bytes() for name in SOURCES)
     ).hexdigest()
+    return f"{sources} {torch.__version__} {platform.machine()} {processor()}"
+
+
+def processor() -> str:
+    """The processor's features, as the system tells them."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.is_file() else []
-    processor = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
-    return f"{sources} {torch.__version__} {platform.machine()} {processor}"
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
 
 
 def path_of(key: object) -> Path:

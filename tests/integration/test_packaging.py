@@ -25,13 +25,13 @@ def tracked(root: Path) -> list[str]:
 
 
 def packaged(names: list[str]) -> set[str]:
-    """Where the files of a checkout belong in a package: sources, recipes, behaviours, weights and the typing mark."""
+    """Where the files of a checkout belong in a package: sources, recipes, behaviours, weights, the typing mark."""
     wanted = set()
     for name in names:
         top = Path(name).parts[0]
         folders = ("gram/behaviours/", "gram/recipes/", "gram/weights/", "evals/pages/page/", "evals/studies/")
         is_data = name == "gram/py.typed" or name.startswith(folders)
-        if top in ("gram", *LINKED) and (name.endswith(".py") or is_data):
+        if top in ("gram", *LINKED) and (name.endswith((".py", ".cpp")) or is_data):
             wanted.add(f"gram/{name}" if top in LINKED else name)
     return {
         name for name in wanted if not name.endswith("/log.jsonl")

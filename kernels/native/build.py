@@ -1,0 +1,59 @@
+"""Builds the library of one shape from `core.cpp` with the machine's C++ compiler, and keeps it between processes.
+
+It is kept beside the compiled pieces (`kernels/compiled/cache.py`), named by a digest of its source, shape, compiler
+and processor.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from gram.kernels.compiled import cache as compile_cache
+
+SOURCE = Path(__file__).with_name("core.cpp")
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-std=c++17", "-shared", "-fPIC", "-w")
+
+
+@cache
+def library(defined: tuple[str, ...]) -> ctypes.CDLL:
+    """The library with macros `defined` (`NAME=value`), from the cache or the compiler.
+
+    Raises `RuntimeError` without a C++ compiler or where compiling fails.
+    """
+    compiler = compile_cache.compiler()
+    if compiler is None:
+        raise RuntimeError(f"the native core needs a C++ compiler ({', '.join(compile_cache.COMPILERS)}), got none")
+    flags = [*FLAGS, *(f"-D{each}" for each in defined)]
+    if compile_cache.obstacle() is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            return ctypes.CDLL(str(_compiled(compiler, flags, Path(folder) / "core.so")))
+    kept = compile_cache.folder() / f"native-{_digest(compiler, flags)}.so"
+    if kept.is_file():
+        try:
+            return ctypes.CDLL(str(kept))
+        except OSError:
+            pass  # damaged: made again
+    kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
+        compile_cache.keep(_compiled(compiler, flags, Path(folder) / "core.so"), kept)
+    return ctypes.CDLL(str(kept))
+
+
+def _compiled(compiler: str, flags: list[str], out: Path) -> Path:
+    done = subprocess.run([compiler, *flags, str(SOURCE), "-o", str(out)], capture_output=True, text=True)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or [""]
+        raise RuntimeError(f"the native core must compile, got: {lines[0]}")
+    return out
+
+
+def _digest(compiler: str, flags: list[str]) -> str:
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
+    parts = [SOURCE.read_text(), *flags, shutil.which(compiler) or "", version, compile_cache.processor()]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
