@@ -54,7 +54,7 @@ class Probe:
         )
 
     def ask(self, steps: int) -> dict[str, list[float]]:
-        """`seconds`, `cpu_seconds` and `losses` of each of the next optimiser steps. Raises `ValueError` where that trainer
+        """`seconds`, `cpu_seconds` and `losses` of each of the next optimiser steps. Raises `ValueError` where it
         fails."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
