@@ -64,12 +64,19 @@ class _Sizes(NamedTuple):
     """Rows that go together."""
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether this processor has AVX-512 products of bfloat16."""
+    if not hasattr(torch.cpu, "get_capabilities"):  # before torch 2.11
+        return bool(torch.cpu._is_avx512_bf16_supported())
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+
+
 def unsupported_reason(weights: Weights, spec: Spec, *, gradient_calls: int = 0, path_noise: float = 0.0) -> str | None:
     """Why a model's training cannot take this path here, in a few words, or None."""
     table = weights["decoder.weight"]
     if table.dtype is not BF16:
         return "only bfloat16"
-    if table.device.type != "cpu" or not torch.cpu.get_capabilities().get("avx512_bf16", False):
+    if table.device.type != "cpu" or not multiplies_bfloat16():
         return "no processor with AVX-512 products of bfloat16"
     if spec.mixer != "token" or spec.mixer_norm != "columns":
         return "only tokens mixed by a SwiGLU and normed by columns"
