@@ -63,7 +63,8 @@ def fixed(names: tuple[str, ...]) -> tuple[str, ...]:
 
 def _order(name: str, tokens: int, device: torch.device) -> Tensor:
     """The token that stands in each place of a random relation, `[L]`: by the rank of a hash, of name and number of
-    tokens alone. Arithmetic that a compiler can follow, as a generator is not."""
+    tokens alone (its place in `BASES`, which may only grow at its end). Arithmetic that a compiler can follow, as a
+    generator is not."""
     mixed = torch.arange(tokens, device=device) + (1 + list(BASES).index(name)) * 0x3C6EF372
     for _ in range(3):
         mixed = ((mixed ^ (mixed >> 15)) * 0x45D9F3B) & 0x7FFFFFFF

@@ -40,10 +40,11 @@ if [ "$(cat "$folder/made-for.txt" 2>/dev/null)" != "$wanted" ]; then
     echo unfinished >"$folder/made-for.txt"
     [ -x "$folder/uv/bin/uv" ] || {
         "$python" -m venv "$folder/uv"
-        "$folder/uv/bin/python" -m pip install --quiet --disable-pip-version-check uv
+        "$folder/uv/bin/python" -m pip install --quiet --disable-pip-version-check uv || refuse "uv was not installed"
     }
     "$folder/uv/bin/uv" venv --quiet --clear --python "$python" "$folder/lowest"
-    "$folder/uv/bin/uv" pip install --quiet --python "$bin/python" --resolution lowest-direct --editable "$root[dev]"
+    "$folder/uv/bin/uv" pip install --quiet --python "$bin/python" --resolution lowest-direct --editable "$root[dev]" ||
+        refuse "the lowest versions were not installed"
     "$folder/uv/bin/uv" pip freeze --quiet --python "$bin/python" >"$folder/versions.txt"
     echo "$wanted" >"$folder/made-for.txt"
 fi

@@ -1,4 +1,4 @@
-"""What backtracking brings a lattice, and what its width: one trajectory of each puzzle, paired.
+"""What backtracking brings a lattice, and what its width: single trajectories, paired by puzzle.
 
     python scripts/search_study.py runs/narrow sudoku-lattice --puzzles FILE --rows 1-60 --depths 128,512
 
@@ -57,11 +57,14 @@ def main() -> None:
     try:
         depths = sorted({int(depth) for depth in given.depths.split(",")})
         samplers = [gram.load(name) for name in given.checkpoints]
+        choice = PuzzleChoice(puzzles=given.puzzles, rows=given.rows)
+        choice.of(samplers[0].task)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     if strange := [each.name for each in samplers if each.model.config.latent != "lattice"]:
         parser.error(f"checkpoints must be lattices, got {', '.join(strange)}")
-    choice = PuzzleChoice(puzzles=given.puzzles, rows=given.rows)
+    if len({each.task.name for each in samplers}) > 1 or min(*depths, given.width) < 1:
+        parser.error("checkpoints must be of one task, and depths and width at least 1")
     heads = [f"solved in {depth}, %" for depth in depths]
     lines = [f"| checkpoint | search | {' | '.join(heads)} | difference in {depths[-1]} | rounds | TFLOP |"]
     lines.append("|" + "---|" * (len(depths) + 5))

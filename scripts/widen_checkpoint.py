@@ -4,7 +4,7 @@
 
 Every channel, and every hidden unit of a relation or a SwiGLU, becomes two alike, and what read one reads a share of
 both. The shares are drawn (`--seed`), so that the two learn differently from then on. Of models whose mixer is
-`relations`, whose latent is a lattice, and whose heads keep their hidden units.
+`relations`, whose latent is a lattice, without learned positions, and whose heads have hidden units, which they keep.
 """
 
 from __future__ import annotations
@@ -30,6 +30,11 @@ def widened(model: Model, seed: int) -> Model:
     if old.latent != "lattice" or old.mixer != "relations":
         raise ValueError(f"checkpoint must be a lattice with relations, got {old.latent} with {old.mixer}")
     new = replace(old, dim=2 * old.dim, mixer_hidden=2 * old.mixer_hidden, hidden=2 * old.hidden)
+    if old.positions != "none" or not old.head_hidden:
+        raise ValueError(
+            "checkpoint must have positions none and heads with hidden units, "
+            f"got {old.positions} and {old.head_hidden}"
+        )
     generator = torch.Generator().manual_seed(seed)
     made = {name: _wide(name, weight, old, generator) for name, weight in model.weights().items()}
     wide = Model(new)

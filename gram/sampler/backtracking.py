@@ -3,7 +3,7 @@
 A conflict says that the last commitment was wrong, if those before it were right. So the trajectory goes back to the
 state before that commitment, rules its value out there, and thinks again. A conflict without a commitment says that
 the model was wrong somewhere: then the trajectory starts anew from its puzzle, in its next life, and believes the
-model less (`doubt`).
+model less (`belief`).
 
 The states gone through are not stored. Every value remembers at which level, the number of commitments standing then,
 it went; going back gives back what went since.
@@ -23,7 +23,7 @@ from gram.sampler.lattice import Round
 LEFT = torch.iinfo(torch.int16).max
 """Level of values that are still possible."""
 LESS_BELIEVED = 0.5
-"""Factor of a life on the probabilities of being wrong at which the model is believed."""
+"""Factor of a life on the probabilities of being right below which values and states are given up."""
 
 
 class Trail(NamedTuple):
@@ -44,8 +44,8 @@ class Trail(NamedTuple):
         return self.gone_at == LEFT
 
     @property
-    def doubt(self) -> Tensor:
-        """What `play_round` multiplies the model's thresholds by, fp32 `[B]`."""
+    def belief(self) -> Tensor:
+        """What `play_round` takes it for, fp32 `[B]`: 1 in the first life."""
         return LESS_BELIEVED ** self.lives.to(torch.float32)
 
 

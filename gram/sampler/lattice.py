@@ -47,16 +47,21 @@ class Rules(NamedTuple):
     likeliest value, to this power; 0 chooses uniformly, a power below 0 rather what the model is unsure of."""
     takes_fewest: bool = False
     """Whether only tokens with the fewest values left may be chosen."""
+    accept_above: float = 0.0
+    """Probability that a solution is left at or below which a state with one value everywhere is in conflict, so that
+    it is either solved or goes on."""
 
 
-def rules_of(config: ModelConfig, temperature: float = 1.0) -> Rules:
-    """A model's rules, its temperature times the run's."""
+def rules_of(config: ModelConfig, temperature: float = 1.0, halt_threshold: float | None = None) -> Rules:
+    """A model's rules, its temperature times the run's; `halt_threshold` is the run's own."""
+    backtracks = config.search == "backtrack"
     return Rules(
         config.drop_below,
         config.conflict_above,
         config.commitment_temperature * temperature,
         config.commitment_focus,
-        config.search == "backtrack",
+        backtracks,
+        (config.halt_threshold if halt_threshold is None else halt_threshold) if backtracks else 0.0,
     )
 
 
@@ -77,17 +82,24 @@ class Round(NamedTuple):
 
 
 def play_round(
-    sets: Tensor, given: Tensor, opinion: Opinion, rules: Rules, key: NoiseKey, doubt: Tensor | float = 1.0
+    sets: Tensor, given: Tensor, opinion: Opinion, rules: Rules, key: NoiseKey, belief: Tensor | None = None
 ) -> Round:
     """One round of states `sets` (bool `[B, A, V]`); tokens `given` (bool `[B, A]`) are the puzzle's and keep their
-    value. `doubt` (`[B]`) is a factor on the probabilities of being wrong at which the model is believed."""
-    doubt = torch.as_tensor(doubt, dtype=torch.float32, device=sets.device).expand(len(sets))
-    is_wrong = opinion.keep.sigmoid() < rules.drop_below * doubt[:, None, None]
-    sure = rules.conflict_above + (1 - rules.conflict_above) * (1 - doubt)
+    value. `belief` (fp32 `[B]`, 1 without it) is a factor on the probabilities of being right below which values and
+    states are given up."""
+    drop_below: Tensor | float = rules.drop_below
+    conflict_above: Tensor | float = rules.conflict_above
+    if belief is not None:
+        drop_below = drop_below * belief[:, None, None]
+        conflict_above = 1 - (1 - conflict_above) * belief
+    is_wrong = opinion.keep.sigmoid() < drop_below
     kept = sets & ~(is_wrong & ~given[..., None])
     left = kept.sum(-1)
-    is_conflict = (left == 0).any(-1) | ((-opinion.sound).sigmoid() > sure)
-    is_solved = (sets.sum(-1) == 1).all(-1) & ~is_conflict
+    is_conflict = (left == 0).any(-1) | ((-opinion.sound).sigmoid() > conflict_above)
+    is_complete = (sets.sum(-1) == 1).all(-1)
+    if rules.accept_above:
+        is_conflict = is_conflict | (is_complete & (opinion.sound.sigmoid() <= rules.accept_above))
+    is_solved = is_complete & ~is_conflict
     chance = _uniforms(sets.shape[1], sets.shape[2], key)
     is_open = left > 1
     certainty = opinion.value.masked_fill(~kept, -torch.inf).log_softmax(-1).amax(-1)

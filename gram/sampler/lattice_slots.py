@@ -34,7 +34,7 @@ class LatticeSlots(SlotStates):
         super().__init__(model, config, task=task, is_unconditional=is_unconditional)
         own, rows, device = model.config, self.rows, model.device
         self.task, self.values = task, list(own.values)
-        self.rules = rules_of(own, config.temperature)
+        self.rules = rules_of(own, config.temperature, config.halt_threshold)
         shape = (rows, own.output_tokens, own.vocabulary)
         self.puzzles = torch.ones(rows, own.tokens, dtype=torch.int64, device=device)
         self.first = torch.zeros(shape, dtype=torch.bool, device=device)
@@ -74,8 +74,8 @@ class LatticeSlots(SlotStates):
         )
         opinion = Opinion(*self._opinions(after.h), after.halt)
         trail = None if self.trail is None else Trail(*(part[rows] for part in self.trail))
-        doubt = 1.0 if trail is None else trail.doubt
-        played = play_round(sets, self.first[rows].sum(-1) == 1, opinion, self.rules, key, doubt)
+        belief = None if trail is None else trail.belief
+        played = play_round(sets, self.first[rows].sum(-1) == 1, opinion, self.rules, key, belief)
         if trail is None or self.trail is None:
             self.sets[rows] = torch.where(played.is_conflict[:, None, None], self.first[rows], played.sets)
         else:

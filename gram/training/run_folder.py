@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +49,13 @@ WEIGHTLESS = (
 
 def starting_weights(recipe: Recipe, start: Path) -> dict[str, Tensor]:
     """The weights of checkpoint `start`, fp32. Raises `RecipeError` where its model is not the recipe's."""
-    theirs = checkpoint.read_config(start)
-    if replace(theirs, **{name: getattr(recipe.model, name) for name in WEIGHTLESS}) != recipe.model:
-        differing = [name for name, value in asdict(recipe.model).items() if value != getattr(theirs, name)]
-        name = next(name for name in differing if name not in WEIGHTLESS)
+    theirs = asdict(checkpoint.read_config(start))
+    differing = [name for name, value in asdict(recipe.model).items() if value != theirs[name]]
+    if named := [name for name in differing if name not in WEIGHTLESS]:
+        name = "latent" if "latent" in named else named[0]
         raise RecipeError(
-            f"start must be a checkpoint of the recipe's model, got {name} {getattr(theirs, name)!r} in {start}, "
-            f"expected {getattr(recipe.model, name)!r}"
+            f"start must be a checkpoint of the recipe's model, got {name} {theirs[name]!r} in {start}, "
+            f"expected {asdict(recipe.model)[name]!r}"
         )
     return checkpoint.load(start, dtype=torch.float32).weights()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import logging
 import math
 import platform
 from collections.abc import Callable
@@ -56,6 +57,9 @@ def keep_memory() -> None:
         trim_threshold, mmap_threshold, arena_max = -1, -3, -8
         for parameter, value in ((trim_threshold, 2**31 - 1), (mmap_threshold, 2**30), (arena_max, 1)):
             libc.mallopt(parameter, value)
+
+
+log = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -111,8 +115,14 @@ class Trainer:
         """The native core where this model, type and processor have it, else the reference, which is compiled."""
         weights = self.flat.views(self.flat.compute.detach())
         calls, path_noise = self.training.gradient_calls, self.recipe.model.path_noise
-        reason = native.unsupported_reason(weights, self.spec, gradient_calls=calls, path_noise=path_noise)
-        return reference.transition if reason else native.transition
+        if native.unsupported_reason(weights, self.spec, gradient_calls=calls, path_noise=path_noise):
+            return reference.transition
+        try:
+            native.prepare(weights, self.spec)
+        except RuntimeError as error:
+            log.warning("training without the native core: %s", error)
+            return reference.transition
+        return native.transition
 
     @property
     def slots(self) -> TrainingSlots:

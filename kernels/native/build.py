@@ -34,15 +34,24 @@ def library(defined: tuple[str, ...]) -> ctypes.CDLL:
         with tempfile.TemporaryDirectory() as folder:
             return ctypes.CDLL(str(_compiled(compiler, flags, Path(folder) / "core.so")))
     kept = compile_cache.folder() / f"native-{_digest(compiler, flags)}.so"
-    if kept.is_file():
-        try:
-            return ctypes.CDLL(str(kept))
-        except OSError:
-            pass  # damaged: made again
-    kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
-        compile_cache.keep(_compiled(compiler, flags, Path(folder) / "core.so"), kept)
-    return ctypes.CDLL(str(kept))
+    mark = kept.with_suffix(".sha256")
+    # A damaged library (full disk, power cut) would end the process when it is opened: it is made again.
+    if not (kept.is_file() and mark.is_file() and mark.read_text() == _sha256(kept)):
+        kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
+            made = _compiled(compiler, flags, Path(folder) / "core.so")
+            told = Path(folder) / "core.sha256"
+            told.write_text(_sha256(made))
+            compile_cache.keep(made, kept)
+            compile_cache.keep(told, mark)
+    try:
+        return ctypes.CDLL(str(kept))
+    except OSError as error:
+        raise RuntimeError(f"the native core must load, got: {error}") from None
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _compiled(compiler: str, flags: list[str], out: Path) -> Path:

@@ -64,7 +64,7 @@ class _Sizes(NamedTuple):
     """Rows that go together."""
 
 
-def multiplies_bfloat16() -> bool:
+def has_avx512_bfloat16() -> bool:
     """Whether this processor has AVX-512 products of bfloat16."""
     if not hasattr(torch.cpu, "get_capabilities"):  # before torch 2.11
         return bool(torch.cpu._is_avx512_bf16_supported())
@@ -76,7 +76,7 @@ def unsupported_reason(weights: Weights, spec: Spec, *, gradient_calls: int = 0,
     table = weights["decoder.weight"]
     if table.dtype is not BF16:
         return "only bfloat16"
-    if table.device.type != "cpu" or not multiplies_bfloat16():
+    if table.device.type != "cpu" or not has_avx512_bfloat16():
         return "no processor with AVX-512 products of bfloat16"
     if spec.mixer != "token" or spec.mixer_norm != "columns":
         return "only tokens mixed by a SwiGLU and normed by columns"
@@ -88,6 +88,11 @@ def unsupported_reason(weights: Weights, spec: Spec, *, gradient_calls: int = 0,
     if shape.dim % 32 or shape.hidden % 32 or shape.mixer_hidden % 4:
         return "dim and hidden must be multiples of 32, mixer_hidden of 4"
     return None
+
+
+def prepare(weights: Weights, spec: Spec) -> None:
+    """Builds and opens the library of a model. Raises `RuntimeError` where this machine's compiler cannot."""
+    _opened(Shape.of(weights, spec))
 
 
 def transition(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gram.config import SamplerConfig
 from gram.kernels.philox import NoiseKey
 from gram.sampler.backtracking import begin, follow
-from gram.sampler.lattice import Opinion, Round, Rules, play_round
+from gram.sampler.lattice import Opinion, Round, Rules, play_round, rules_of
 from gram.sampler.run import sample
 from gram.tasks.registry import get_task
 from gram.training.backtracking_pool import BacktrackingPool
@@ -77,7 +77,7 @@ def test_a_trail_is_a_stack_of_states(seed, rounds):
         trail = follow(trail, torch.from_numpy(first), Round(*map(torch.from_numpy, arrays)))
         np.testing.assert_array_equal(trail.sets.numpy(), [stack.sets for stack in stacks])
         assert trail.level.tolist() == [len(stack.saved) for stack in stacks]
-        assert trail.doubt.tolist() == [0.5**stack.lives for stack in stacks]
+        assert trail.belief.tolist() == [0.5**stack.lives for stack in stacks]
 
 
 def test_only_tokens_of_the_fewest_values_are_committed():
@@ -95,7 +95,7 @@ def test_only_tokens_of_the_fewest_values_are_committed():
 
 
 def test_a_trajectory_that_started_anew_believes_the_model_less():
-    """At doubt 1/4 a value is ruled out, and a state in conflict, where the model is four times as sure."""
+    """At belief 1/4 a value is ruled out, and a state in conflict, where the model is four times as sure."""
     sets = torch.ones(4, TOKENS, VALUES, dtype=torch.bool)
     chances = torch.tensor([0.02, 0.03, 0.02, 0.03])  # of the first value of the first token, and of a solution
     said = Opinion(torch.full(sets.shape, 5.0), torch.zeros(sets.shape), torch.logit(chances * 2))
@@ -104,13 +104,27 @@ def test_a_trajectory_that_started_anew_believes_the_model_less():
     names = NoiseKey(0, rows, rows, rows)
     none_given = torch.zeros(4, TOKENS, dtype=torch.bool)
     rules = Rules(0.1, 0.8, 1.0)
-    doubt = torch.tensor([1.0, 1.0, 0.25, 0.25])
-    played = play_round(sets, none_given, said, rules, names, doubt)
+    belief = torch.tensor([1.0, 1.0, 0.25, 0.25])
+    played = play_round(sets, none_given, said, rules, names, belief)
     assert played.kept[:, 0, 0].tolist() == [False, False, False, True]
     assert played.is_conflict.tolist() == [True, True, True, False]
     plain = play_round(sets, none_given, said, rules, names)
     assert plain.is_conflict.all()
     assert not plain.kept[:, 0, 0].any()
+
+
+@pytest.mark.parametrize("wrong", [0.45, 0.55, 0.73, 0.95])
+def test_a_complete_state_is_solved_or_in_conflict_in_every_life(wrong):
+    """Nothing is left to commit there: a state that is neither would stay as it is to the last round."""
+    sets = torch.nn.functional.one_hot(torch.zeros(3, TOKENS, dtype=torch.int64), VALUES).bool()
+    said = Opinion(torch.full(sets.shape, 5.0), torch.zeros(sets.shape), -torch.logit(torch.full((3,), wrong)))
+    rows = torch.arange(3)
+    rules = rules_of(lattice_config(search="backtrack", conflict_above=0.8, halt_threshold=0.5))
+    played = play_round(
+        sets, sets.any(-1) & False, said, rules, NoiseKey(0, rows, rows, rows), torch.tensor([1.0, 0.5, 0.25])
+    )
+    assert (played.is_solved == (wrong < 0.5)).all()
+    assert (played.is_conflict == (wrong >= 0.5)).all()
 
 
 def test_trajectories_do_not_depend_on_slots_launches_or_company():

@@ -19,7 +19,7 @@ SHAPES = [
 
 
 def needs_bf16():
-    if not path.multiplies_bfloat16():
+    if not path.has_avx512_bfloat16():
         pytest.skip("needs a processor with AVX-512 products of bfloat16")
 
 
@@ -104,7 +104,7 @@ def test_threads_and_gradients_change_no_state():
 
 def test_it_says_what_it_cannot_do():
     weights, spec, _ = made()
-    if path.multiplies_bfloat16():
+    if path.has_avx512_bfloat16():
         assert "damping" in path.unsupported_reason(weights, spec, path_noise=0.1)
         assert "multiples" in path.unsupported_reason(*made(dim=48)[:2])
         assert "SwiGLU" in path.unsupported_reason(weights, Spec(mixer="attention"))
@@ -169,6 +169,6 @@ def test_training_takes_it_follows_the_reference_and_resumes_bit_for_bit(trainer
 def test_older_pytorch_is_asked_in_its_own_way(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities")
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    assert not path.multiplies_bfloat16()
+    assert not path.has_avx512_bfloat16()
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    assert path.multiplies_bfloat16()
+    assert path.has_avx512_bfloat16()

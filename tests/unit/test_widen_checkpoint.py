@@ -51,6 +51,8 @@ def test_the_two_of_a_channel_do_not_learn_alike():
 def test_other_models_are_refused():
     with pytest.raises(ValueError, match="checkpoint must be a lattice with relations, got continuous with"):
         widened(tiny_model(), seed=0)
+    with pytest.raises(ValueError, match="positions none and heads with hidden units, got none and 0"):
+        widened(lattice_model(head_hidden=0), seed=0)
 
 
 def test_the_command_writes_a_checkpoint_and_refuses_a_folder_in_use(tmp_path: Path):
