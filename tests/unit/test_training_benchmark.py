@@ -67,5 +67,3 @@ def test_products_are_counted_forward_and_for_both_gradients(recipe):
 def test_what_cannot_be_timed_is_told_in_a_line(recipe, tmp_path):
     with pytest.raises(ValueError, match="against must be a worktree of this repository, with a folder gram in it"):
         next(training_benchmark.rows(recipe, against=tmp_path))
-    with pytest.raises(ValueError, match="recipe paper-maze-hard must be given --puzzles FILE"):
-        next(training_benchmark.rows("paper-maze-hard"))
