@@ -35,6 +35,9 @@ COMPARED_STEPS = 20
 MADE_PUZZLES = 64
 """Puzzles of the file that a recipe trains on here where none is given: enough to draw from, and soon made."""
 
+MOST_ROWS = 65_536
+"""Rows of a product that is timed alone: no processor needs more to be busy, and a large recipe's would fill memory."""
+
 
 class Probe:
     """A process that trains with the package of a folder."""
@@ -184,8 +187,9 @@ def made_puzzles(recipe: Recipe) -> Iterator[str]:
 
 
 def products_of(recipe: Recipe, device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], None], float]:
-    """Every matrix product that a core call of a whole batch needs, forward and for both gradients, one after another
-    and with nothing between; and their floating-point operations. Sums and attention between tokens are left out."""
+    """Every matrix product that a core call of a whole batch needs (of `MOST_ROWS` rows of it), forward and for both
+    gradients, one after another and with nothing between; and their floating-point operations. Sums and attention
+    between tokens are left out."""
     config = recipe.model
     batch, flops = recipe.training.rows, 0.0
     made: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
@@ -193,7 +197,7 @@ def products_of(recipe: Recipe, device: torch.device, dtype: torch.dtype) -> tup
         if not name.startswith("low.") or weight.ndim != 2:
             continue
         is_of_tokens = config.mixer == "token" and ".mixer." in name
-        count = batch * (config.dim if is_of_tokens else config.length)
+        count = min(MOST_ROWS, batch * (config.dim if is_of_tokens else config.length))
         outputs, inputs = weight.shape
         x, g = (torch.randn(count, size, device=device).to(dtype) for size in (inputs, outputs))
         made.append((x, g, weight.detach().to(device, dtype)))

@@ -4,6 +4,7 @@ import pytest
 
 from gram.evals.benchmarks import training_benchmark
 from gram.evals.benchmarks.timing import ROOT
+from gram.model import Model
 from gram.training.recipe import load_recipe
 
 TINY = """task = "nqueens4"
@@ -67,3 +68,24 @@ def test_products_are_counted_forward_and_for_both_gradients(recipe):
 def test_what_cannot_be_timed_is_told_in_a_line(recipe, tmp_path):
     with pytest.raises(ValueError, match="against must be a worktree of this repository, with a folder gram in it"):
         next(training_benchmark.rows(recipe, against=tmp_path))
+    with pytest.raises(ValueError, match="recipe paper-arc1 must be given --puzzles FILE"):
+        next(training_benchmark.rows("paper-arc1"))
+    broken = tmp_path / "broken"
+    (broken / "gram").mkdir(parents=True)
+    (broken / "gram" / "__init__.py").write_text("")
+    with pytest.raises(ValueError, match=r"the trainer in .*broken must run the recipe, got: cannot import name"):
+        next(training_benchmark.rows(recipe, against=broken))
+
+
+def test_the_products_of_a_large_recipe_fit_in_memory():
+    import torch
+
+    _, flops = training_benchmark.products_of(load_recipe("paper-maze-hard"), torch.device("meta"), torch.bfloat16)
+    config = load_recipe("paper-maze-hard").model
+    most = (
+        3
+        * 2
+        * training_benchmark.MOST_ROWS
+        * sum(weight.numel() for name, weight in Model(config).weights().items() if name.startswith("low."))
+    )
+    assert 0 < flops <= most
