@@ -41,9 +41,8 @@ def truncate_log(path: Path, step: int) -> None:
     checkpoint.write_atomically(path, "".join(kept).encode())
 
 
-WEIGHTLESS = (
-    *("depth", "transitions", "drop_below", "conflict_above", "commitment_temperature", "commitment_focus", "search"),
-)
+WEIGHTLESS = ["depth", "transitions", "drop_below", "conflict_above"]
+WEIGHTLESS += ["commitment_temperature", "commitment_focus", "search"]
 """Settings of a model that no weight depends on: a run may start from a checkpoint of others."""
 
 

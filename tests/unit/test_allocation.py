@@ -1,7 +1,6 @@
 """The allocation study: what it holds equal, its verdicts, what it refuses, and that it goes on where it stopped."""
 
 import json
-import sys
 from dataclasses import asdict
 
 import numpy as np
@@ -10,6 +9,7 @@ from scipy import stats
 
 from gram.model import Model
 from scripts import allocation_study as study
+from tests.refusals import check_refusal
 
 
 @pytest.mark.parametrize("task", list(study.SETTINGS))
@@ -61,14 +61,7 @@ def test_an_inner_share_that_beats_both_ends_is_told_and_an_equal_one_is_not():
     ],
 )
 def test_what_cannot_be_studied_is_one_line(arguments, words, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["allocation_study.py", "--runs", str(tmp_path / "runs"), *arguments])
-    with pytest.raises(SystemExit) as stop:
-        study.main()
-    said = capsys.readouterr().err
-    assert stop.value.code == 2
-    assert words in said
-    assert said.count("\n") == 1
-    assert not (tmp_path / "runs").exists()
+    check_refusal(study, arguments, words, tmp_path / "runs", monkeypatch, capsys)
 
 
 def test_it_goes_on_where_it_stopped_and_prints_a_table(tmp_path, monkeypatch, capsys):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from gram import checkpoint
 from gram.kernels.reference import core, read_head
 from gram.model import Model, embed_sets, read_values
 from gram.sampler.lattice import Round
@@ -19,7 +20,9 @@ from gram.training.lattice_loss import DROP_WEIGHT, KEEP_WEIGHT, loop
 from gram.training.lattice_pool import LatticePool, States
 from gram.training.lattice_trainer import LatticeTrainer
 from gram.training.puzzles import TrainingPuzzles
-from gram.training.recipe import Recipe
+from gram.training.recipe import Recipe, RecipeError
+from gram.training.run_folder import starting_weights
+from tests.models import tiny_model
 from tests.unit.test_lattice import lattice_model
 
 CPU = torch.device("cpu")
@@ -278,3 +281,11 @@ def test_the_counted_cost_is_that_of_the_products(tmp_path, settings):
             made.advance()
     counted = cost_of(made.recipe).step_flops
     assert counter.get_total_flops() / steps == pytest.approx(counted, rel=0.03)
+
+
+def test_a_run_may_start_from_other_thresholds_and_not_from_another_kind_of_model(tmp_path):
+    checkpoint.save(lattice_model(drop_below=0.2, search="backtrack", depth=3), tmp_path / "start")
+    assert starting_weights(recipe(), tmp_path / "start").keys() == lattice_model().weights().keys()
+    checkpoint.save(tiny_model(), tmp_path / "other")
+    with pytest.raises(RecipeError, match=r"got latent 'continuous' in .*other, expected 'lattice'"):
+        starting_weights(recipe(), tmp_path / "other")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gram.kernels import reference
-from gram.kernels.native import path
+from gram.kernels.native import build, path
 from gram.kernels.spec import Spec
 from gram.training.recipe import load_recipe
 from gram.training.trainer import Trainer
@@ -172,3 +172,39 @@ def test_older_pytorch_is_asked_in_its_own_way(monkeypatch):
     assert not path.has_avx512_bfloat16()
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     assert path.has_avx512_bfloat16()
+
+
+def test_a_damaged_library_is_made_again(monkeypatch, tmp_path):
+    """Opened as it is, it would end the process."""
+    needs_bf16()
+    monkeypatch.setenv("GRAM_CACHE", str(tmp_path))
+    build.library.cache_clear()
+    sizes = tuple(
+        f"{name}={value}"
+        for name, value in zip(
+            ("L", "D", "HM", "F", "BLOCKS", "UPDATES", "EPS"), (4, 32, 4, 32, 1, 1, "1e-05f"), strict=True
+        )
+    )
+    build.library(sizes)
+    (kept,) = tmp_path.rglob("native-*.so")
+    whole = kept.read_bytes()
+    kept.unlink()  # another file, so that the one in use stays
+    kept.write_bytes(whole[: len(whole) // 2])
+    build.library.cache_clear()
+    build.library(sizes)
+    assert kept.stat().st_size == len(whole)
+    build.library.cache_clear()
+
+
+def test_training_goes_on_without_a_core_that_cannot_be_built(monkeypatch, tmp_path, caplog):
+    needs_bf16()
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("the native core must compile, got: an old compiler")
+
+    monkeypatch.setattr(path, "prepare", fails)
+    file = tmp_path / "tiny.toml"
+    file.write_text(RECIPE)
+    trainer = Trainer(load_recipe(file), tmp_path, device=torch.device("cpu"), dtype=torch.bfloat16)
+    assert trainer._transition is reference.transition
+    assert "training without the native core" in caplog.text

@@ -1,7 +1,6 @@
 """`scripts/sparse_dense_study.py`: what it holds equal, its graded figure, and that it goes on where it stopped."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from gram.evals.cost import step_macs
 from gram.kernels.relations import BASES, RANDOM
 from scripts import sparse_dense_study as study
+from tests.refusals import check_refusal
 
 
 @pytest.mark.parametrize("task", list(study.SETTINGS))
@@ -43,14 +43,7 @@ def test_average_precision_by_hand():
     ],
 )
 def test_what_cannot_be_studied_is_one_line(arguments, words, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["sparse_dense_study.py", "--runs", str(tmp_path / "runs"), *arguments])
-    with pytest.raises(SystemExit) as stop:
-        study.main()
-    said = capsys.readouterr().err
-    assert stop.value.code == 2
-    assert words in said
-    assert said.count("\n") == 1
-    assert not (tmp_path / "runs").exists()
+    check_refusal(study, arguments, words, tmp_path / "runs", monkeypatch, capsys)
 
 
 def test_it_goes_on_where_it_stopped_and_prints_tables(tmp_path, monkeypatch, capsys):
