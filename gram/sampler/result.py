@@ -89,12 +89,11 @@ class SampleResult(ShardResult):
 
     @property
     def timings(self) -> dict[str, float]:
-        """Seconds, milliseconds per puzzle and trajectories per second, by JSON key."""
-        count, width = self.candidates.shape[:2]
+        """Seconds, milliseconds per puzzle and trajectories that count per second, by JSON key."""
         return {
             "elapsed_s": self.elapsed_s,
-            "ms_per_puzzle": 1000 * self.elapsed_s / count,
-            "trajectories_per_s": count * width / self.elapsed_s,
+            "ms_per_puzzle": 1000 * self.elapsed_s / len(self),
+            "trajectories_per_s": self.trajectories / self.elapsed_s,
         }
 
     def __len__(self) -> int:

@@ -163,6 +163,14 @@ def test_a_judge_that_knows_leads_every_trajectory_to_the_answer(monkeypatch):
     assert solved.all()
 
 
+def test_the_rate_counts_trajectories_that_ran():
+    task = get_task("sudoku4")
+    config = SamplerConfig(width=8, depth=30, width_policy="trusted", halt_threshold=0.01)
+    found = sample(lattice_model(drop_below=0.0, conflict_above=1.0), task, task.split("test", limit=3).puzzles, config)
+    assert found.widths.sum() < 24
+    assert found.timings["trajectories_per_s"] * found.elapsed_s == pytest.approx(found.widths.sum())
+
+
 def recipe(**training) -> Recipe:
     given_ = {"steps": 8, "batch": 8, "rows_at_once": 4, "evaluate_puzzles": 4, "warmup_steps": 1, **training}
     return Recipe("tiny", "", get_task("sudoku4"), MODEL.config, TrainConfig(**given_))
