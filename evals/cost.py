@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gram.config import ModelConfig
 from gram.evals import statistics
 from gram.evals.frontier.grid import Grid
@@ -82,17 +85,26 @@ def preflight(
     timed_rows: int,
     timed_steps: int,
     steps_per_s: float | None = None,
+    traced_per_s: float | None = None,
+    steps_taken: NDArray[np.int64] | None = None,
     resident_bytes: int = 0,
 ) -> dict[str, Any]:
     """The estimate shown before anything runs.
 
-    `steps_per_s`: supervision steps of trajectories per second, measured; None leaves times out. `timed_rows`:
-    rows of all timed runs together, `timed_steps` steps each; `bases`: how many puzzles are independent (None: all);
-    `resident_bytes`: memory of the process once the model has sampled, to which the analysis adds its own.
+    `steps_per_s`: supervision steps of trajectories per second, measured; None leaves times out; `traced_per_s`: the
+    same of traces (None: as fast). `steps_taken`: steps of some trajectories whose traces stop at halting (None: all
+    run to the largest depth). `timed_rows`: rows of all timed runs together, `timed_steps` steps each; `bases`: how
+    many puzzles are independent (None: all); `resident_bytes`: memory of the process once the model has sampled, to
+    which the analysis adds its own.
     """
     width, depth, halted = grid.widths[-1], grid.depths[-1], len(grid.haltings)
-    traced = puzzles * seeds * width * depth
-    each = puzzles * seeds * sum(grid.widths) * sum(grid.depths)
+    trajectories = puzzles * seeds * width
+    pilot = None if steps_taken is None else _pilot(steps_taken, depth)
+    traced = trajectories * depth if pilot is None else round(trajectories * pilot["mean"])
+    halted_at = np.full(1, depth) if steps_taken is None else steps_taken
+    by_depth = sum(float(np.minimum(halted_at, each).mean()) for each in grid.depths)
+    each = round(puzzles * seeds * sum(grid.widths) * by_depth)
+    traced_per_s = traced_per_s or steps_per_s
     timed = timed_rows * timed_steps
     per_step = step_macs(config)["total"]
     outcomes = puzzles * halted * len(grid.depths) * len(grid.widths) * (5 * len(grid.selectors) + 8)
@@ -107,12 +119,20 @@ def preflight(
         "steps_of_latency": timed,
         "steps_cell_by_cell": each,
         "saving": each / traced,
-        "trace_s": None if not steps_per_s else traced / steps_per_s,
+        "steps_of_trajectory": pilot,
+        "trace_s": None if not traced_per_s else traced / traced_per_s,
         "latency_s": None if not steps_per_s else timed / steps_per_s,
-        "disk_bytes": traced * TRACE_BYTES,
+        "disk_bytes": trajectories * depth * TRACE_BYTES,
         "memory_bytes": resident_bytes + outcomes + ANALYSIS_BYTES,
         "puzzles_needed": [
             {"difference": each, "puzzles": statistics.puzzles_for_power(each, min(1.0, DISCORDANCE * each))}
             for each in POWER_DIFFERENCES
         ],
     }
+
+
+def _pilot(steps: NDArray[np.int64], depth: int) -> dict[str, Any]:
+    """Mean steps of some trajectories, of at most `depth`, with its 95 % interval."""
+    low, high = statistics.clustered_interval(steps / depth)
+    ends = {"mean": steps.mean(), "low": depth * low, "high": depth * high}
+    return {"trajectories": len(steps), **{name: float(value) for name, value in ends.items()}}

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gram.api import Sampler
 from gram.config import SamplerConfig, config_to_json, identity_json
@@ -34,6 +35,8 @@ from gram.tasks.protocol import PuzzleSet, Tokens
 from gram.versions import versions
 
 PROBE_STEPS = 4
+PILOT = 16
+"""Trajectories, each of another puzzle, that say how long those of a lattice run."""
 
 
 def make_grid(
@@ -100,13 +103,12 @@ class FrontierStudy:
         self.data_sha256 = hashlib.sha256(chosen.puzzles.tobytes()).hexdigest()
 
     def estimate(self) -> dict[str, Any]:
-        """What the run will cost, from the model's shape and a probe of some steps."""
+        """What the run will cost, from the model's shape, a probe of some steps and, where traces stop at halting, a
+        pilot of some trajectories."""
         probe = replace(self.config, width=self.launch, depth=PROBE_STEPS, halting="fixed", halt_threshold=None)
-        speed = 0.0
-        for _ in range(2):
-            started = time.perf_counter()
-            self.sampler.sample(self.chosen.puzzles[:1], probe)
-            speed = max(speed, self.launch * PROBE_STEPS / (time.perf_counter() - started))
+        speed = self._speed(probe)
+        is_shorter = self.traced.halting != "fixed"
+        traced_speed = self._speed(replace(probe, kernel=self.kernel)) if is_shorter else speed
         return cost.preflight(
             self.model,
             self.grid,
@@ -116,13 +118,37 @@ class FrontierStudy:
             timed_rows=self.rounds * sum(course.rows for course in self.courses),
             timed_steps=TIMED_STEPS,
             steps_per_s=speed,
+            traced_per_s=traced_speed,
+            steps_taken=self._pilot() if is_shorter else None,
             resident_bytes=1024 * peak_kib(),
         )
 
+    def _speed(self, probe: SamplerConfig) -> float:
+        """Supervision steps of trajectories a second, the better of two runs."""
+        speed = 0.0
+        for _ in range(2):
+            started = time.perf_counter()
+            self.sampler.sample(self.chosen.puzzles[:1], probe)
+            speed = max(speed, probe.width * PROBE_STEPS / (time.perf_counter() - started))
+        return speed
+
+    def _pilot(self) -> NDArray[np.int64]:
+        """Supervision steps of the first trajectories of some puzzles `[PILOT]`, up to where their traces end."""
+        some = np.random.default_rng(0).permutation(len(self.chosen))[:PILOT]
+        return self.sampler.sample(self.chosen.puzzles[some], replace(self.traced, width=1)).steps[:, 0]
+
     @property
     def traced(self) -> SamplerConfig:
-        """Settings of the traces. No selector takes part in a trace: one that is chosen later finds the same traces."""
-        return replace(self.config, halting="fixed", halt_threshold=None, selector="vote", kernel=self.kernel)
+        """Settings of the traces. No selector takes part in a trace: one that is chosen later finds the same traces.
+
+        They run to the full depth, so that every halting rule can be read from them. A lattice that the halt head ends
+        would stay as it is, so its traces stop there, which changes nothing in the cells (`gram/sampler/trace.py`).
+        """
+        rule: dict[str, Any] = {"halting": "fixed", "halt_threshold": None}
+        if self.model.latent == "lattice":
+            own = dict(zip(self.grid.haltings, self.grid.thresholds, strict=False)).get("head")
+            rule = {"halting": "head", "halt_threshold": self.model.halt_threshold if own is None else own}
+        return replace(self.config, **rule, selector="vote", kernel=self.kernel)
 
     @property
     def trace_folders(self) -> list[Path]:
@@ -130,7 +156,7 @@ class FrontierStudy:
         return [self.folder / "traces" / f"seed-{seed}" for seed in range(self.seeds)]
 
     def trace(self, *, backend: Backend | None = None, progress: ShowProgress = silent) -> None:
-        """Samples all trajectories, to the largest depth."""
+        """Samples all trajectories, to the largest depth or, of a lattice, to their halt."""
         started = time.perf_counter()
         with progress(self.seeds * len(self.chosen) * self.grid.widths[-1], "trajectories") as advance:
             observer = Progress(advance)

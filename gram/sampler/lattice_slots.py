@@ -34,7 +34,9 @@ class LatticeSlots(SlotStates):
         super().__init__(model, config, task=task, is_unconditional=is_unconditional)
         own, rows, device = model.config, self.rows, model.device
         self.task, self.values = task, list(own.values)
-        self.rules = rules_of(own, config.temperature, config.halt_threshold)
+        # Other rules' thresholds are no probabilities.
+        accepted = config.halt_threshold if config.halting == "head" else None
+        self.rules = rules_of(own, config.temperature, accepted)
         shape = (rows, own.output_tokens, own.vocabulary)
         self.puzzles = torch.ones(rows, own.tokens, dtype=torch.int64, device=device)
         self.first = torch.zeros(shape, dtype=torch.bool, device=device)
@@ -48,12 +50,13 @@ class LatticeSlots(SlotStates):
         candidates = self.task.candidates(tokens.to(torch.uint8).cpu().numpy())
         self.first[index] = torch.from_numpy(candidates).to(self.h.device)
         self.sets[index] = self.first[index]
+        self.h[index] = 0  # what stood there is another trajectory's, and the first residual would show it
         if self.trail is not None:
             for tensor, anew in zip(self.trail, begin(self.first[index]), strict=True):
                 tensor[index] = anew
 
     def _of_trajectories(self) -> tuple[Tensor, ...]:
-        return self.puzzles, self.first, self.sets, *(self.trail or ())
+        return self.h, self.puzzles, self.first, self.sets, *(self.trail or ())
 
     def _advance_launch(self, number: int, cut: int | None) -> tuple[Tensor, Tensor]:
         """One round of a launch, or of its first `cut` rows."""

@@ -15,6 +15,9 @@ Rows stand in the order of their first appearance by (trajectory, step). Tables 
 several shards can be merged without the task. Steps behind `steps` repeat the last answer. A trajectory of 0 steps has
 no answer: the largest value of the type on disk, -1 in memory.
 
+A lattice that the halt head ends is solved and would stay as it is, so its trace is that of a run to the full depth;
+the reader gives the steps behind `steps` the residual of a state at rest, 0.
+
 Shapes: `P` puzzles of a block, `N` width, `M` depth, `L` puzzle tokens, `A` answer tokens, `K` rows of all tables,
 `R` rows.
 """
@@ -183,6 +186,9 @@ class Traces:
             """`N` and `M`."""
             self.measures_sparsity = bool(self.metadata["config"].get("measures_sparsity", False))
             """Whether the run measured the sparsity of states."""
+            names = (self.metadata["config"].get(name) for name in ("injector", "halting"))
+            self.comes_to_rest = tuple(names) == ("commitment", "head")
+            """Whether states behind `steps` are solved lattices, which do not move."""
             self.puzzle_count = int(self.metadata["puzzles"])
             shards = [tuple(map(int, shard)) for shard in self.metadata["shards"]]
             self._groups: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
@@ -257,6 +263,9 @@ class Traces:
         def joined(name: str) -> NDArray[Any]:
             return np.concatenate([shard[name] for shard in shards], axis=1)
 
+        steps, residual = joined("steps"), joined("trace_residual")
+        if self.comes_to_rest:
+            residual = np.where(np.arange(self.depth) < steps[..., None], residual, np.float32(0))
         return TraceBlock(
             puzzle=np.arange(first, first + puzzles, dtype=np.int64),
             puzzles=shards[0]["puzzles"],
@@ -264,9 +273,9 @@ class Traces:
             is_right=np.concatenate(verdicts, axis=1),
             halt=joined("trace_halt"),
             lprm=joined("trace_lprm"),
-            residual=joined("trace_residual"),
+            residual=residual,
             margin=joined("trace_margin"),
-            steps=joined("steps"),
+            steps=steps,
             tables=np.split(rows[firsts], starts[1:]),
             sparsity=np.stack([joined(f"trace_{name}") for name in SPARSITY], -1) if self.measures_sparsity else None,
         )
