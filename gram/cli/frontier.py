@@ -74,6 +74,10 @@ def frontier(
     is_dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the estimate of arithmetic, time and memory, and stop.")
     ] = False,
+    stops_at_traces: Annotated[
+        bool,
+        typer.Option("--traces-only", help="Sample the traces and stop; the same command without it goes on."),
+    ] = False,
     as_json: Json = False,
     is_quiet: Quiet = False,
     *,
@@ -81,7 +85,7 @@ def frontier(
 ) -> None:
     """Find whether width or depth is the better use of a time budget.
 
-    Repeat `--checkpoint` to study several: each has its folder in DIR, and DIR a page that compares them.
+    Traces may be sampled on a busy machine; timings want an idle one. Repeat `--checkpoint` to study several: each has its folder in DIR, and DIR a page that compares them.
     """
     from gram.cli import terminal
     from gram.evals.api import FRONTIERS, save_frontier
@@ -140,6 +144,8 @@ def frontier(
         with keeping(study.folder):
             with sampling.backend(study.sampler, is_quiet=is_quiet) as backend:
                 study.trace(backend=backend, progress=partial(terminal.progress, is_quiet=is_quiet, cluster=backend))
+            if stops_at_traces:
+                continue
             if (told := study.earlier_timings) is not None:
                 terminal.log(told)
             timings = study.time(progress=partial(terminal.progress, is_quiet=is_quiet))
@@ -150,6 +156,14 @@ def frontier(
         if not as_json:
             show(label, made)
             terminal.output().print(str(study.folder / REPORT_FILE), soft_wrap=True)
+    if stops_at_traces:
+        folders = [str(folder) for study in studies.values() for folder in study.trace_folders]
+        if as_json:
+            terminal.print_json({"traces": folders})
+            return
+        for folder in folders:
+            terminal.output().print(folder, soft_wrap=True)
+        return
     if not is_joint:
         if as_json:
             terminal.print_json(made)

@@ -99,6 +99,21 @@ def test_a_frontier_end_to_end(folder, tmp_path, capsys):
     assert (tmp_path / "out" / "report.html").read_text() == page
 
 
+def test_traces_first_and_the_rest_later(folder, tmp_path, capsys):
+    """What `--traces-only` has sampled is not sampled again, and the frontier is that of one command."""
+    command = ["frontier", "nqueens4", "--checkpoint", str(folder), *OPTIONS, "--json", "--out"]
+    assert main([*command, str(tmp_path / "two"), "--traces-only"]) == 0
+    traces = [tmp_path / "two" / "traces" / f"seed-{seed}" for seed in (0, 1)]
+    assert json.loads(capsys.readouterr().out) == {"traces": [str(each) for each in traces]}
+    assert [path.name for path in (tmp_path / "two").iterdir()] == ["traces"]
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "two" / "traces").rglob("*") if path.is_file()}
+    for name in ("two", "one"):
+        assert main([*command, str(tmp_path / name)]) == 0
+    assert kept == {path: path.stat().st_mtime_ns for path in kept}
+    two, one = (stable(json.loads((tmp_path / name / "frontier.json").read_text())) for name in ("two", "one"))
+    assert json.dumps(two) == json.dumps(one)
+
+
 @pytest.fixture(scope="module")
 def second(tmp_path_factory):
     """Another checkpoint of the task."""
