@@ -85,7 +85,8 @@ def frontier(
 ) -> None:
     """Find whether width or depth is the better use of a time budget.
 
-    Traces may be sampled on a busy machine; timings want an idle one. Repeat `--checkpoint` to study several: each has its folder in DIR, and DIR a page that compares them.
+    Traces may be sampled on a busy machine; timings want an idle one. Repeat `--checkpoint` to study several: each
+    has its folder in DIR, and DIR a page that compares them.
     """
     from gram.cli import terminal
     from gram.evals.api import FRONTIERS, save_frontier
