@@ -15,14 +15,14 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 import gram
 from gram.api import Sampler
-from gram.config import SamplerConfig
+from gram.config import Kernel, SamplerConfig
 from gram.evals.frontier.grid import Grid
 from gram.evals.frontier.latency import courses_of, measure
 from gram.evals.frontier.prefix_timing import alone, time_prefix, timed
@@ -43,10 +43,10 @@ def run_ms(sampler: Sampler, puzzle: Tokens, config: SamplerConfig) -> float:
 
 
 def check(
-    sampler: Sampler, puzzles: Tokens, cells: list[tuple[int, int]], runs: int, seed: int
+    sampler: Sampler, puzzles: Tokens, cells: list[tuple[int, int]], runs: int, seed: int, kernel: Kernel = "auto"
 ) -> list[dict[str, Any]]:
     """One object per cell `(width, depth)`."""
-    config, rng = sampler.settings(), np.random.default_rng(seed)
+    config, rng = sampler.settings(width_policy="fixed", kernel=kernel), np.random.default_rng(seed)
     # What a trace's halting gives, without the steps beyond, `[P, N]`.
     sized = {cell: replace(config, width=cell[0], depth=cell[1]) for cell in cells}
     steps = {cell: sampler.sample(puzzles, each).steps.astype(np.int32) for cell, each in sized.items()}
@@ -133,6 +133,7 @@ def main() -> None:
     parser.add_argument("--cells", default="1x8,1x128,8x16,16x8")
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kernel", default="auto", choices=get_args(Kernel))
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     sampler = gram.load(given.checkpoint)
@@ -145,7 +146,7 @@ def main() -> None:
     first, last = (int(part) for part in given.rows.split("-"))
     cells = [(int(width), int(depth)) for width, depth in (cell.split("x") for cell in given.cells.split(","))]
     puzzles = sampler.task.load(given.puzzles).puzzles[first - 1 : last]
-    rows = check(sampler, puzzles, cells, given.runs, given.seed)
+    rows = check(sampler, puzzles, cells, given.runs, given.seed, given.kernel)
     if given.json:
         print(json.dumps({"checkpoint": given.checkpoint, "puzzles": len(puzzles), "cells": rows}))
         return

@@ -136,13 +136,13 @@ def expected_prices(
             continue
         timed = times[halting]
         weights = round_weights(len(timed.step), resamples, seed)
-        unit_prices = _unit_prices(timed, weights, grid.widths, is_full)
+        by_width = unit_prices(timed, weights, grid.widths, is_full)
         for m, n in np.ndindex(shape[1:]):
-            width, price = grid.widths[n], unit_prices[n]
+            width, price = grid.widths[n], by_width[n]
             groups = stops.shape[2] // width
             taken = np.minimum(stops[h, :, : groups * width], grid.depths[m]).reshape(-1, width)
             # Full launches: only the sum of the steps counts.
-            work = taken.sum(axis=1, keepdims=True).astype(np.float64) if is_full else _running(taken)
+            work = taken.sum(axis=1, keepdims=True).astype(np.float64) if is_full else running(taken)
             costs = work @ price[0, :-1] + price[0, -1]
             mean[h, m, n] = costs.mean()
             p95[h, m, n] = np.percentile(costs, 95)
@@ -170,7 +170,7 @@ def rising(values: Floats) -> Floats:
     return found
 
 
-def _running(taken: NDArray[np.int32]) -> Floats:
+def running(taken: NDArray[np.int32]) -> Floats:
     """What groups `[G, N]` of trajectories that take so many steps ask for, `[G, N + 1]`: steps with 1, 2, ... N rows
     running, and how often trajectories end."""
     ordered = np.sort(taken, axis=1)[:, ::-1].astype(np.float64)
@@ -179,7 +179,7 @@ def _running(taken: NDArray[np.int32]) -> Floats:
     return np.concatenate([with_rows, (with_rows > 0).sum(axis=1, keepdims=True)], axis=1)
 
 
-def _unit_prices(timed: StepTimes, weights: Floats, widths: Sequence[int], is_full: bool) -> list[Floats]:
+def unit_prices(timed: StepTimes, weights: Floats, widths: Sequence[int], is_full: bool) -> list[Floats]:
     """For each width the milliseconds of each unit of work, and last what every run costs beside, `[1 + R, .]`."""
     step, ending, overhead = timed.weighted(weights)
     if is_full:
