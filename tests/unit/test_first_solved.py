@@ -10,8 +10,8 @@ from gram.cli.main import main
 from gram.evals.frontier.first_solved import (
     ONE,
     WAYS,
-    RunPrices,
     Halts,
+    RunPrices,
     first_solved,
     one_by_one,
     rows_of,
