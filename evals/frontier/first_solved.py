@@ -136,7 +136,8 @@ def rows_of(halts: Halts, times: StepTimes, grid: Grid, clusters: NDArray[np.int
     def spent(way: str, width: int, depth: int) -> tuple[Floats, Floats]:
         """Latency of every group, and accuracy by puzzle."""
         puzzles, groups = len(halts.stop), halts.stop.shape[1] // width
-        stop, right = (each[:, : groups * width].reshape(-1, width) for each in halts)
+        stop = halts.stop[:, : groups * width].reshape(-1, width)
+        right = halts.is_right[:, : groups * width].reshape(-1, width)
         found = WAYS[way](prices, stop, right, depth)
         return found.ms, found.is_right.reshape(puzzles, groups).mean(axis=1)
 
