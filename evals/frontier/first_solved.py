@@ -10,9 +10,10 @@ wrong, or worth nothing, so that its selector (`first-halt`) needs no more than 
 - `one by one, until one is solved`: each in a run of its own;
 - `one, then the others at once`: the width policy `trusted` up to 4 trajectories, each stage in a run of its own.
 
-Each answers with a trajectory that is solved; where none is, the puzzle counts as wrong.
+Each answers with a trajectory that is solved; where none is, with the first one's answer as it stands, as `first-halt`
+does.
 
-Shapes: `G` groups of `N` trajectories, of all puzzles and seeds.
+Shapes: `P` puzzles, `n` trajectories of the trace, `D` its depth, `G` groups of `N` trajectories.
 """
 
 from __future__ import annotations
@@ -36,11 +37,12 @@ ONE = "one trajectory"
 
 
 class Halts(NamedTuple):
-    """Where each trajectory halts, and whether it is right there, `[P, n]`; seeds one behind the other along `n`."""
+    """Where trajectories halt, seeds one behind the other."""
 
     stop: Steps
-    """Round at which it is solved; more than the depth where it never is."""
+    """Round at which each is solved, `[P, n]`; more than the depth where it never is."""
     is_right: NDArray[np.bool_]
+    """Verdict on its answer after each round, `[P, n, D]`."""
 
 
 class Spent(NamedTuple):
@@ -58,9 +60,7 @@ def halts_of(traces: Sequence[Traces], grid: Grid) -> Halts:
         for block in trace.blocks():
             real = block.puzzles.any(axis=1)
             stop = stop_steps(block, "head", grid.threshold("head"), grid.first_halt, slice(None))
-            last = (np.minimum(stop, trace.depth) - 1)[..., None]
-            right = np.take_along_axis(block.is_right, last, axis=2)[..., 0]
-            by_block.append((stop[real], right[real] & (stop[real] <= trace.depth)))
+            by_block.append((stop[real], block.is_right[real]))
         stops.append(np.concatenate([stop for stop, _ in by_block]))
         rights.append(np.concatenate([right for _, right in by_block]))
     return Halts(np.concatenate(stops, axis=1), np.concatenate(rights, axis=1))
@@ -86,12 +86,13 @@ class RunPrices:
 
 
 def first_solved(stop: Steps, is_right: NDArray[np.bool_], depth: int, *, by_id: bool = False) -> NDArray[np.bool_]:
-    """Whether the answer is right of the trajectory that is solved in the fewest rounds, or of the first id, `[G]`."""
+    """Whether the answer is right, `[G]`: of the trajectory solved in the fewest rounds, or of the first one solved by
+    its id; of trajectory 0 where none is. `is_right [G, N]`: of each one's last answer within the depth."""
     is_solved = stop <= depth
     order = np.where(is_solved, np.arange(stop.shape[1]) if by_id else stop, np.iinfo(np.int32).max)
     picked = order.argmin(axis=1)
     line = np.arange(len(stop))
-    return np.asarray(is_right[line, picked] & is_solved[line, picked])
+    return np.asarray(is_right[line, picked])
 
 
 def to_their_end(prices: RunPrices, stop: Steps, is_right: NDArray[np.bool_], depth: int) -> Spent:
@@ -117,7 +118,8 @@ def staged(prices: RunPrices, stop: Steps, is_right: NDArray[np.bool_], depth: i
     is_open = first[:, 0] > depth
     ms = prices.run(np.minimum(first, depth)) + np.where(is_open, prices.run(np.minimum(others, depth)), 0)
     later = first_solved(others, is_right[:, 1:], depth)
-    return Spent(ms, np.where(is_open, later, is_right[:, 0]))
+    has_later = is_open & (others <= depth).any(axis=1)
+    return Spent(ms, np.where(has_later, later, is_right[:, 0]))
 
 
 WAYS: dict[str, Callable[[RunPrices, Steps, NDArray[np.bool_], int], Spent]] = {
@@ -137,7 +139,9 @@ def rows_of(halts: Halts, times: StepTimes, grid: Grid, clusters: NDArray[np.int
         """Latency of every group, and accuracy by puzzle."""
         puzzles, groups = len(halts.stop), halts.stop.shape[1] // width
         stop = halts.stop[:, : groups * width].reshape(-1, width)
-        right = halts.is_right[:, : groups * width].reshape(-1, width)
+        last = np.minimum(halts.stop, depth)[..., None] - 1
+        answered = np.take_along_axis(halts.is_right, last, axis=2)[..., 0]
+        right = answered[:, : groups * width].reshape(-1, width)
         found = WAYS[way](prices, stop, right, depth)
         return found.ms, found.is_right.reshape(puzzles, groups).mean(axis=1)
 

@@ -14,6 +14,8 @@ from gram.formatting import count, milliseconds, percent, plural, span
 
 Frontier = Mapping[str, Any]
 Cell = dict[str, Any]
+MANY = 64
+"""Supervision steps beyond which a figure shows some of them, or several in one bar."""
 FEWEST = 20
 """A calibration bin of fewer trajectories is left out: its share of right ones is chance."""
 FAMILY_WORDS = {
@@ -222,29 +224,43 @@ def selector_gap(frontier: Frontier, halting: str) -> Chart | None:
 
 
 def stop_histogram(frontier: Frontier) -> Chart | None:
-    """Steps at which the halt head stops, by the verdict on the answer."""
+    """Steps at which the halt head stops, by the verdict on the answer; several in one bar where they are many."""
     stops = frontier["heads"]["stops"]
     total = sum(stops["right"]) + sum(stops["wrong"])
     if not total:
         return None
-    columns = list(zip(stops["step"], stops["right"], stops["wrong"], strict=True))
+    steps = len(stops["step"]) - 1
+    each = math.ceil(steps / MANY)
+    bins = [slice(first, min(first + each, steps)) for first in range(0, steps, each)] + [slice(steps, None)]
+    columns = [(stops["step"][part], sum(stops["right"][part]), sum(stops["wrong"][part])) for part in bins]
     tallest = max(right + wrong for _, right, wrong in columns) / total
     chart = Chart(x_range=(0.3, len(columns) + 0.7), y_range=(0, tallest * 1.06), title="Steps to halt")
     wide = min(34.0, 0.8 * (chart.width - chart.left - chart.right) / len(columns))
-    every = max(1, math.ceil(len(columns) / 16))
+    every = max(1, math.ceil(len(columns) / (16 if each == 1 else 8)))
     ticks = [place for place in range(1, len(columns)) if (place - 1) % every == 0 and place < len(columns) - every / 2]
 
     def name(place: float) -> str:
-        return "never" if place == len(columns) else whole(place)
+        return "never" if place == len(columns) else span_words(columns[int(place) - 1][0])
 
     shares(chart, [*ticks, len(columns)], x_label="supervision step of the halt", y_label="trajectories", x_format=name)
-    for place, (step, right, wrong) in enumerate(columns, start=1):
-        start = "never halts" if step is None else f"halts after step {step}"
+    for place, (some, right, wrong) in enumerate(columns, start=1):
+        start = "never halts" if some[0] is None else f"halts after step {span_words(some)}"
         words = f"{start}\n{percent((right + wrong) / total)} of trajectories\n{right:,} right, {wrong:,} wrong"
         chart.bar(place, 0, right / total, wide, "right", words)
         chart.bar(place, right / total, (right + wrong) / total, wide, "wrong", words)
     chart.key, chart.is_block_key = [("right", "answer right"), ("wrong", "answer wrong")], True
     return chart
+
+
+def span_words(steps: Sequence[int]) -> str:
+    """The first and the last of some steps."""
+    return f"{steps[0]}" if len(steps) == 1 else f"{steps[0]} to {steps[-1]}"
+
+
+def shown_steps(frontier: Frontier) -> list[dict[str, Any]]:
+    """What the heads said after each step, or where these are many after the grid's depths alone."""
+    steps = [step for step in frontier["heads"]["steps"] if step["accuracy"] is not None]
+    return steps if len(steps) <= MANY else [step for step in steps if step["step"] in frontier["grid"]["depths"]]
 
 
 def calibration(frontier: Frontier) -> Chart | None:
@@ -282,7 +298,7 @@ def calibration_by_step(frontier: Frontier) -> Chart | None:
     for name, label, colour in (("halt_auroc", "AUROC", "s1"), ("ece", "calibration error", "s2")):
         some = [step for step in steps if step[name] is not None]
         chart.line([(step["step"], step[name]) for step in some], colour)
-        for step in some:
+        for step in (each for each in shown_steps(frontier) if each[name] is not None):
             chart.dot(step["step"], step[name], colour, f"step {step['step']}\n{label} {step[name]:.3f}", radius=3.2)
     return chart
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from gram.evals.frontier.beside import by_way, verdicts_of
 from gram.evals.frontier.budgets import UNDECIDED
-from gram.evals.pages.figures import FAMILY_WORDS
+from gram.evals.pages.figures import FAMILY_WORDS, shown_steps
 from gram.formatting import amount, count, milliseconds, number, percent, signed, span
 
 Frontier = Mapping[str, Any]
@@ -182,8 +182,8 @@ def latency_table(frontier: Frontier) -> str:
 
 
 def calibration_table(frontier: Frontier) -> str:
-    """The heads at every supervision step."""
-    steps = [step for step in frontier["heads"]["steps"] if step["accuracy"] is not None]
+    """The heads at every supervision step, or at the grid's depths where there are many."""
+    steps = shown_steps(frontier)
     names = ("ece", "brier", "halt_auroc", "halt_auroc_within", "lprm_auroc_within")
     rows = []
     for step in steps:

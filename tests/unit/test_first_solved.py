@@ -38,7 +38,7 @@ ENTRY = {
 }
 DEPTH, NEVER = 8, 9
 STOP = np.array([[3, 2, NEVER, 2], [NEVER, 6, 4, NEVER], [NEVER] * 4], np.int32)
-RIGHT = np.array([[True, False, False, True], [False, True, True, False], [False] * 4])
+RIGHT = np.array([[True, False, False, True], [False, True, True, False], [True, False, False, False]])
 
 
 @pytest.fixture
@@ -55,24 +55,28 @@ def test_each_way_by_hand(clock):
     assert serial.ms.tolist() == [30 + 6, 80 + 60 + 2 * 6, 4 * (80 + 6)]
     assert default.ms.tolist() == [30 + 6, 80 + 6 + 4 * 30 + 2 * 20 + 2 * 10 + 15 + 1, 80 + 6 + 8 * 30 + 6]
     # The fewest rounds, and of as many the first; by id where one runs after another.
-    assert end.is_right.tolist() == one.is_right.tolist() == [False, True, False]
-    assert serial.is_right.tolist() == default.is_right.tolist() == [True, True, False]
+    assert end.is_right.tolist() == one.is_right.tolist() == [False, True, True]
+    assert serial.is_right.tolist() == default.is_right.tolist() == [True, True, True]
     assert (to_their_end, until_one, one_by_one, staged) == tuple(WAYS.values())
 
 
-def test_nobody_answers_before_it_is_solved():
-    assert first_solved(STOP, RIGHT, 1).tolist() == [False] * 3
-    assert first_solved(STOP, RIGHT, 4, by_id=True).tolist() == [True, True, False]
-    assert first_solved(STOP, RIGHT, 2).tolist() == [False, False, False]
+def test_where_none_is_solved_the_first_one_answers():
+    assert first_solved(STOP, RIGHT, 1).tolist() == [True, False, True]
+    assert first_solved(STOP, RIGHT, 4, by_id=True).tolist() == [True, True, True]
+    assert first_solved(STOP, RIGHT, 2).tolist() == [False, False, True]
+    few = np.array([[False, True], [False, True]])
+    assert staged(RunPrices(times_of([ENTRY])), np.full((2, 2), NEVER, np.int32), few, DEPTH).is_right.any() == 0
 
 
 def test_rows_stand_beside_one_trajectory_that_costs_no_more():
     grid = Grid(widths=(1, 2, 4), depths=(2, 4, DEPTH), haltings=("head",), trained_depth=4)
-    stop, right = np.repeat(STOP, 8, axis=0), np.repeat(RIGHT, 8, axis=0)
+    stop = np.repeat(STOP, 8, axis=0)
+    right = np.repeat(RIGHT[:, :, None] & (np.arange(1, DEPTH + 1) >= np.minimum(STOP, 5)[..., None]), 8, axis=0)
     found = rows_of(Halts(stop, right), times_of([ENTRY]), grid, np.arange(24))
     assert [row["depth"] for row in found if row["way"] == ONE] == [2, 4, DEPTH]
     singles = {row["depth"]: row for row in found if row["way"] == ONE}
-    assert singles[DEPTH]["accuracy"] == pytest.approx(right[:, :].mean())
+    assert singles[DEPTH]["accuracy"] == pytest.approx(RIGHT.mean())
+    assert singles[2]["accuracy"] == pytest.approx(1 / 12)  # wrong before they are solved, but for one
     others = [row for row in found if row["way"] != ONE]
     assert len(others) == len(WAYS) * 2 * 3
     for row in others:
@@ -107,6 +111,7 @@ def test_rows_of_a_frontier(tmp_path, monkeypatch, capsys):
     assert len(own) == len(cells) == 6
     for row in own:
         assert row["ms"] == pytest.approx(cells[row["width"], row["depth"]]["latency_ms"])
+        assert row["accuracy"] == pytest.approx(cells[row["width"], row["depth"]]["accuracy"])
         assert row["p95_ms"] == pytest.approx(cells[row["width"], row["depth"]]["latency_ms_p95"])
     by_cell = {(row["way"], row["width"], row["depth"]): row["ms"] for row in rows}
     for width in (2, 4):
