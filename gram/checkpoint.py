@@ -242,8 +242,9 @@ def default_for(task: str, *, is_conditional: bool = True) -> str:
     """Name of the shipped checkpoint that solves a task best by its card or, without a condition, generates its boards.
 
     Where a card has a figure on the task's hard puzzles (`hard`), that comes first: on the test set several may do as
-    well. A card may list tasks of other sizes that its model does (`tasks`); of those that fit and are not listed it
-    has no figure. Raises `CheckpointError` where none does.
+    well. Else continuous states come before a lattice, which takes no injector and no resampler. A card may list tasks
+    of other sizes that its model does (`tasks`); of those that fit and are not listed it has no figure. Raises
+    `CheckpointError` where none does.
     """
     figure, able = "accuracy" if is_conditional else "valid", {}
     for name in shipped_names():
@@ -255,7 +256,8 @@ def default_for(task: str, *, is_conditional: bool = True) -> str:
             config.task == task or ("tasks" in card and _is_alike(config.task, task) and fits(config, task))
         ):
             sure = _sure(listed.get("figures", {}), figure, is_own=config.task == task)
-            able[name] = (listed.get("hard", {}).get(figure, 0.0), sure, name == task)
+            hard, takes_noise = listed.get("hard", {}).get(figure, 0.0), config.latent != "lattice"
+            able[name] = (hard, takes_noise, sure, name == task)
     if not able:
         what = "solves" if is_conditional else "generates boards of"
         raise CheckpointError(

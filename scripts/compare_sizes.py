@@ -1,10 +1,11 @@
 """A model of every size beside the checkpoints of one size, paired by puzzle.
 
-    python scripts/compare_sizes.py queens nqueens8 nqueens10 --limit 300 --out evals/results/sizes-queens.md
+    python scripts/compare_sizes.py queens nqueens8 nqueens10 --limit 300 --out evals/results/sizes.md
 
 For each checkpoint of one size: its task's test split, sampled by both with settings of their own (depth, halting,
 width 20), the means over sampling seeds. Single accuracy is that of a trajectory; pooled coverage counts distinct
-solutions found, of all solutions of all puzzles. Intervals are paired, clusters of twins kept together.
+solutions found, of all solutions of all puzzles. Intervals are paired, clusters of twins kept together. `--out` has a
+section for each model of every size; a table measured anew leaves the words below it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from gram.evals.paired import Difference, paired_difference
 from gram.tasks.protocol import PuzzleSet
 from gram.tasks.registry import get_task
 
+TITLE = "# Every size against one size\n"
 HEAD = """| task | puzzles | measure | {general} | specialist | difference (95 %) |
 |---|---|---|---|---|---|
 """
@@ -53,6 +55,15 @@ def row(task: str, count: int, measure: str, a: float, b: float, found: Differen
     return f"| `{task}` | {count} | {measure} | {sides} | {scale * found.estimate:+.{digits}f} ({ends}) |\n"
 
 
+def with_section(page: str, general: str, told: str) -> str:
+    """The page with a model's section, its command and table (`told`); words that stood below its table stay."""
+    heading = f"\n## `{general}`\n"
+    before, found, rest = (page or TITLE).partition(heading)
+    own, next_heading, after = rest.partition("\n## ")
+    words = own.rpartition("|\n")[2]
+    return before + heading + "\n" + told + (words if found else "") + next_heading + after
+
+
 def main() -> None:
     """Samples, compares, prints the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -61,7 +72,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="puzzles of each test split [default: all]")
     parser.add_argument("--width", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path, help="Markdown file")
+    parser.add_argument("--out", type=Path, help="Markdown file, whose other sections stay")
     given = parser.parse_args()
     table = HEAD.format(general=f"`{given.general}`")
     for name in given.specialists:
@@ -78,7 +89,8 @@ def main() -> None:
     print(table)
     if given.out is not None:
         command = shlex.join(["python", *sys.argv])
-        write_atomically(given.out, f"# Every size against one size\n\n    {command}\n\n{table}".encode())
+        page = given.out.read_text() if given.out.is_file() else ""
+        write_atomically(given.out, with_section(page, given.general, f"    {command}\n\n{table}").encode())
 
 
 if __name__ == "__main__":
