@@ -189,10 +189,17 @@ def main() -> None:
             common = (task, "--checkpoint", arguments.name, "--width", str(arguments.width))
             figures = measure_answers(common, is_stochastic=is_stochastic, limit=arguments.limit)
             card.setdefault("tasks", {})[task] = {"figures": figures}
+            write_cards(arguments.name, card)  # a shipping that is stopped keeps what it has measured
     else:
         card["figures"] = measure_boards(card["task"], arguments.name)
+    write_cards(arguments.name, card)
+
+
+def write_cards(name: str, card: dict[str, Any]) -> None:
+    """A shipped checkpoint's card, for programs and for people."""
+    target = ROOT / "gram" / "weights" / name
     write_atomically(target / "card.json", (json.dumps(card, indent=2) + "\n").encode())
-    write_atomically(target / "README.md", model_card(arguments.name, card).encode())
+    write_atomically(target / "README.md", model_card(name, card).encode())
 
 
 if __name__ == "__main__":
