@@ -30,6 +30,7 @@ from gram.tasks.protocol import PuzzleSet, Task, Tokens
 
 RESULTS_FILE, PREDICTIONS_FILE = "results.json", "predictions.jsonl"
 Value = TypeVar("Value")
+OF_CEILING = "coverage_pooled_of_ceiling"
 _ROWS = 16_384
 """Answers given to the verifier at once."""
 
@@ -72,6 +73,10 @@ class Evaluation:
     """Expected `coverage` of a sampler that draws `width` valid solutions uniformly."""
     coverage_pooled_ceiling: float
     coverage_multi_ceiling: float
+    coverage_pooled_of_ceiling: float
+    """`coverage_pooled / coverage_pooled_ceiling`: 1 of a sampler that draws valid solutions uniformly."""
+    coverage_pooled_of_ceiling_low: float
+    coverage_pooled_of_ceiling_high: float
     solutions_found: int | None
     """Distinct valid solutions found, summed over puzzles."""
     solutions_all: int | None
@@ -284,6 +289,7 @@ def figure_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
         (f"coverage@{width}, mean", "coverage"),
         (f"coverage@{width}, pooled", "coverage_pooled"),
         (f"coverage@{width}, several solutions", "coverage_multi"),
+        (f"coverage@{width}, pooled, of a uniform sampler's", "coverage_pooled_of_ceiling"),
     ):
         if summary[key] is None:
             continue
@@ -333,9 +339,10 @@ def _coverage(
     """The fields on distinct solutions; undefined for a task of one solution per puzzle, unless puzzles of a file show
     that they have several."""
     names = ("coverage", "coverage_pooled", "coverage_multi")
-    ends = [f"{name}_{end}" for name in names[:2] for end in ("low", "high")]
+    ends = [f"{name}_{end}" for name in (*names[:2], OF_CEILING) for end in ("low", "high")]
     if not task.is_multi_solution and (counts > 0).sum(axis=1).max(initial=0) < 2:
-        undefined = dict.fromkeys((*names, *(f"{name}_ceiling" for name in names), *ends), float("nan"))
+        ceilings = [f"{name}_ceiling" for name in names]
+        undefined = dict.fromkeys((*names, *ceilings, OF_CEILING, *ends), float("nan"))
         return {**undefined, "solutions_found": None, "solutions_all": None}
     exact = count_solutions(task, puzzles)
     every = np.array([float(count) for count in exact])
@@ -345,7 +352,11 @@ def _coverage(
         values = metrics.mean_defined(share), metrics.pooled(share, every), metrics.mean_defined(share[every > 1])
         figures |= {f"{name}{ending}": value for name, value in zip(names, values, strict=True)}
     intervals = [statistics.clustered_interval(found, clusters, weights=weights) for weights in (None, every)]
-    figures |= zip(ends, (*intervals[0], *intervals[1]), strict=True)
+    # Each puzzle's share of its ceiling weighs as much as the ceiling. Scaled to [0, 1] by the most that there can be.
+    most = np.max(np.minimum(widths / every, 1) / ceiling, initial=1.0, where=every > 0)
+    shares = statistics.clustered_interval(found / ceiling / most, clusters, weights=every * ceiling)
+    figures[OF_CEILING] = metrics.pooled(found / ceiling, every * ceiling)
+    figures |= zip(ends, (*intervals[0], *intervals[1], *(float(end * most) for end in shares)), strict=True)
     return {**figures, "solutions_found": int((counts > 0).sum()), "solutions_all": sum(exact)}
 
 

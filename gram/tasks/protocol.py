@@ -244,17 +244,29 @@ class Task(ABC):
 
     def survivors(self, puzzles: Tokens, answers: Tokens, sets: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Values that solutions within `sets [P, A, V]` take, `[P, A, V]`: what a lattice is trained to keep. None are
-        left of a puzzle `[P, L]` without a solution within its sets.
+        left of a puzzle `[P, L]` without a solution within its sets. By default those that have a share in them."""
+        return np.asarray(self.solution_shares(puzzles, answers, sets) > 0)
 
-        By default from the enumerated solutions, or from the answer `[P, A]` where there is one solution alone.
-        """
-        found = np.zeros(sets.shape, dtype=bool)
+    def solution_shares(self, puzzles: Tokens, answers: Tokens, sets: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Share of the solutions within `sets [P, A, V]` that take each value, `[P, A, V]`; 0 where there is none. From
+        all of `known_solutions`."""
+        found = np.zeros(sets.shape, dtype=np.float32)
         places = np.arange(self.output_tokens)
         for row, (puzzle, answer) in enumerate(zip(puzzles, answers, strict=True)):
-            solutions = self.solutions(puzzle) if self.is_multi_solution else answer[None]
-            for solution in solutions[sets[row][places, solutions].all(1)]:
-                found[row, places, solution] = True
+            solutions = self.known_solutions(puzzle, answer)
+            within = solutions[sets[row][places, solutions].all(1)]
+            if len(within):
+                np.add.at(found[row], (places, within), np.float32(1 / len(within)))
         return found
+
+    def known_solutions(self, puzzle: Tokens, answer: Tokens) -> Tokens:
+        """Solutions `[S, A]` of a puzzle `[L]` in training: by default all, or its answer `[A]` where a puzzle has one
+        alone. Raises `PuzzleError` above the task's cap."""
+        return self.solutions(puzzle) if self.is_multi_solution else answer[None]
+
+    def has_several(self, split: str) -> bool:
+        """Whether puzzles of a split may have several correct answers."""
+        return self.is_multi_solution
 
     # Text and drawing.
 

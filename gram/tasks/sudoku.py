@@ -1,12 +1,16 @@
-"""Sudoku 4x4, 6x6 (boxes 2 rows by 3 columns) and 9x9: generated puzzles with exactly one solution.
+"""Sudoku 4x4, 6x6 (boxes 2 rows by 3 columns) and 9x9: generated puzzles with one solution, or with several.
 
 Shapes: `n` side, `L = A = n * n` tokens, `P` puzzles. Tokens: 1 blank, 2 .. n+1 the digits 1 .. n. Puzzles are dug from
 random full grids in random order, with no filter of difficulty. A grid belongs to the test or the validation split
 by its hash, so no training pair, augmented ones included, has such a grid (9x9: such a base grid).
+
+The splits `train-several`, `validation-several` and `test-several` (9x9 alone) hold boards with 2 to 64 solutions. A
+board belongs to the split of the first of them in the solver's order, so to one alone; the others may be any grids.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from functools import cached_property, partial
 from typing import Any
 
@@ -15,7 +19,7 @@ from numpy.typing import NDArray
 
 from gram.tasks.canonical_sudoku import canonical, invariants
 from gram.tasks.protocol import BLANK, Board, BoardCell, CellKind, PuzzleError, PuzzleSet, Task, Tokens
-from gram.tasks.puzzle_sets import PuzzlePool, split_by_hash
+from gram.tasks.puzzle_sets import PARTS, PuzzlePool, split_by_hash
 from gram.tasks.sudoku_solver import BOXES, solver
 from gram.tasks.views import Views, permutations, same_values
 
@@ -25,14 +29,23 @@ SIZES = {
     "train": {4: 500, 6: 10_000, 9: 20_000},
     "validation": {4: 100, 6: 300, 9: 300},
     "test": {4: 300, 6: 1000, 9: 1000},
+    "train-several": {9: 20_000},
+    "validation-several": {9: 300},
+    "test-several": {9: 1000},
 }
 """Puzzles of each split; training shows its own under random symmetries."""
-STREAMS = {"train": 0, "test": 1, "validation": 3}
+SEVERAL = "-several"
+"""End of the names of splits whose boards have several solutions."""
+MOST_OF_SEVERAL = 64
+"""Solutions of such a board."""
+STREAMS = {"train": 0, "test": 1, "validation": 3, "train-several": 4, "test-several": 5, "validation-several": 6}
 """Random numbers of each split; 2 is those of hard puzzles."""
 GOLDEN = 0x9E3779B97F4A7C15
 """Odd multiplier of the grids' hash."""
 SEED = 0
 MOST_SOLUTIONS = 20_000
+KNOWN = 4096
+"""Puzzles whose solutions are kept."""
 ALIASES = str.maketrans("0_", "..")
 """Other symbols of a blank."""
 
@@ -59,13 +72,20 @@ class Sudoku(Task):
         self._are_boxes_square = height == width
         # Bands, rows, stacks, columns and digits, each to be put in order; and whether to transpose.
         self.symmetry_words = n // height + n // width + 3 * n + self._are_boxes_square
+        # Small boards have so few classes that a symmetry would lead from one split to another.
+        self.splits = tuple(f"{part}{end}" for end in ("", SEVERAL) for part in PARTS if n in SIZES[f"{part}{end}"])
         low, high = GIVENS[n]
         self.summary = f"{n}x{n} Sudoku, {low} to {high} givens, exactly one solution, no difficulty filter"
         self._units = np.array(self.solver.units)
         self._bits = np.zeros(256, dtype=np.uint16)
         self._bits[FIRST_DIGIT : FIRST_DIGIT + n] = 1 << np.arange(n)
         self._hash_weights = np.array([pow(GOLDEN, cell + 1, 2**64) for cell in range(self.tokens)], dtype=np.uint64)
-        self._pools = {name: PuzzlePool(partial(self._make, name), self.tokens) for name in self.splits}
+        self._pools = {
+            name: PuzzlePool(partial(self._make_several if name.endswith(SEVERAL) else self._make, name), self.tokens)
+            for name in self.splits
+        }
+        self._known: dict[bytes, Tokens] = {}
+        """Solutions of puzzles that training has asked for last."""
 
     def full_grid(self, rng: np.random.Generator) -> list[int]:
         """A random solved grid: digits are tried in random order, the first row is a random permutation."""
@@ -105,6 +125,32 @@ class Sudoku(Task):
         puzzle = np.array([digit + FIRST_DIGIT - 1 if digit else BLANK for digit in board], dtype=np.uint8)
         return puzzle, answer, self.solver.rating(board)
 
+    def _make_several(self, split: str, index: int) -> tuple[Tokens, Tokens, int]:
+        """Board number `index` of a split whose boards have several solutions, the first of them and its rating: a
+        function of these two alone.
+
+        Cells of a grid are revealed, some boxes rather than others, until at most a random number of solutions is left.
+        """
+        rng = np.random.default_rng([SEED, self.n, STREAMS[split], index])
+        boxes = np.array([box - 2 * self.n for _, _, box in self.solver.places])
+        while True:
+            grid = self.full_grid(rng)
+            order = np.argsort(rng.random(self.tokens) + 2 * rng.random() * rng.random(self.n)[boxes]).tolist()
+            most = int(rng.integers(2, MOST_OF_SEVERAL + 1))
+
+            def shown(clues: int, grid: list[int] = grid, order: list[int] = order) -> list[int]:
+                known = set(order[:clues])
+                return [digit if cell in known else 0 for cell, digit in enumerate(grid)]
+
+            def is_few(clues: int, shown: Any = shown, most: int = most) -> bool:
+                return len(self.solver.solutions(shown(clues), most + 1)) <= most
+
+            board = shown(bisect_left(range(self.tokens), True, key=is_few))
+            found, guesses = self.solver.search(board, MOST_OF_SEVERAL + 1)
+            answers = self._tokens(found)
+            if len(found) > 1 and self.split_of(answers[:1])[0] == split.removesuffix(SEVERAL):
+                return self._tokens([board])[0], answers[0], guesses
+
     def is_test_grid(self, answers: Tokens) -> NDArray[np.bool_]:
         """Whether each solved grid `[P, A]` belongs to the test split."""
         return np.asarray(self.split_of(answers) == "test")
@@ -119,7 +165,7 @@ class Sudoku(Task):
 
     def split_size(self, name: str = "test") -> int | None:
         self.check_split(name)
-        return None if name == "train" else SIZES[name][self.n]
+        return None if name.startswith("train") else SIZES[name][self.n]
 
     def split(self, name: str = "test", *, limit: int | None = None) -> PuzzleSet:
         """`test`, `validation`: puzzles of held-out grids; `train`: base puzzles of training, before augmentation."""
@@ -152,9 +198,9 @@ class Sudoku(Task):
         return PuzzleSet(puzzles=puzzles, answers=answers, ratings=ratings)
 
     def training_batch(self, rng: np.random.Generator, count: int, *, split: str = "train") -> tuple[Tokens, Tokens]:
-        self.check_split(split, ("train",))
-        chosen = rng.integers(0, SIZES["train"][self.n], count)
-        puzzles, answers, _ = self._pools["train"].take(chosen.tolist())
+        self.check_split(split, tuple(name for name in self.splits if name.startswith("train")))
+        chosen = rng.integers(0, SIZES[split][self.n], count)
+        puzzles, answers, _ = self._pools[split].take(chosen.tolist())
         turned_puzzles, turned_answers = self.augment(rng, puzzles, answers)
         if self.n < 9:
             # Small boards have so few classes that a symmetry can lead to a held-out grid: such pairs stay as they are.
@@ -228,7 +274,24 @@ class Sudoku(Task):
         found = self.solver.solutions(self._digits(puzzle), MOST_SOLUTIONS + 1)
         if len(found) > MOST_SOLUTIONS:
             raise PuzzleError(f"{self.name} puzzle must have at most {MOST_SOLUTIONS:,} solutions to count, got more")
-        return (np.array(found, dtype=np.uint8) + FIRST_DIGIT - 1).reshape(-1, self.tokens).astype(np.uint8)
+        return self._tokens(found)
+
+    def _tokens(self, boards: list[list[int]]) -> Tokens:
+        """Boards of digits, 0 for blank, as tokens `[S, A]`."""
+        return (np.array(boards, dtype=np.uint8) + np.uint8(FIRST_DIGIT - 1)).reshape(-1, self.tokens)
+
+    def known_solutions(self, puzzle: Tokens, answer: Tokens) -> Tokens:
+        """All solutions `[S, A]`: a puzzle of a file or of a split may have several. Raises `PuzzleError` above
+        20,000."""
+        key = puzzle.tobytes()
+        if key not in self._known:
+            if len(self._known) >= KNOWN:
+                self._known.pop(next(iter(self._known)))
+            self._known[key] = self.solutions(puzzle)
+        return self._known[key]
+
+    def has_several(self, split: str) -> bool:
+        return split.endswith(SEVERAL)
 
     def _read(self, text: str, what: str, count: int) -> Tokens:
         return super()._read(text.translate(ALIASES), what, count)

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypedDict, get_args
 from gram.config import at_least, make_plain, one_of, within
 
 Target = Literal["drawn", "set", "stored"]
+ValueTarget = Literal["any", "share"]
 SPARSE: dict[str, Any] = {"weight_share": 1.0, "weight_share_end": 0.5, "weight_least": 4}
 """Settings of weight-sparse training, as a dense one has them; at these values they stand not in a run's JSON."""
 LATER: dict[str, Any] = {
@@ -19,6 +20,7 @@ LATER: dict[str, Any] = {
     "identity_weight_decay": 0.1,
     **SPARSE,
     "expert_balance": 0.01,
+    "value_target": "any",
 }
 """Settings that came after the first runs, which lack them in their JSON, with the value by which all is as before."""
 
@@ -84,6 +86,10 @@ class TrainConfig:
     play_averaged: bool = False
     """Of a lattice: states are advanced by the averaged weights, as in sampling, for one more forward pass. The raw
     weights' judge swings from step to step, so that they lose states that the average would solve."""
+    value_target: ValueTarget = "any"
+    """Of a lattice: what it learns of the value of a token where several solutions are left. `any`: some value that one
+    of them takes. `share`: each value in the share of the solutions that take it, by which commitments at temperature 1
+    draw every solution equally often."""
     gradient_loops: int = 0
     """Of a lattice: loops of the core that a backward pass learns from; 0: all (`transitions`). Fewer must divide it:
     passes take the first ones, the next ... by turns, and run those before without gradient."""
@@ -122,6 +128,7 @@ class TrainConfig:
         for name in ("evaluate_every_steps", "checkpoint_every_steps", "longest_life", "rows_at_once"):
             at_least(name, getattr(self, name), 1)
         one_of("target", self.target, get_args(Target))
+        one_of("value_target", self.value_target, get_args(ValueTarget))
         at_least("gradient_calls", self.gradient_calls, 0)
         at_least("gradient_loops", self.gradient_loops, 0)
         if self.steps is not None:
@@ -204,6 +211,7 @@ class TrainOverrides(TypedDict, total=False):
     longest_life: int
     rows_at_once: int
     play_averaged: bool
+    value_target: ValueTarget
     gradient_loops: int
     identity_learning_rate: float
     identity_weight_decay: float

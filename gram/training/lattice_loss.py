@@ -30,13 +30,17 @@ class Losses(NamedTuple):
     keep: Tensor
     """Weighted binary cross-entropy over possible values of undecided tokens, per value of the board."""
     value: Tensor
-    """Cross-entropy of the value of tokens that are not given, per token of the board; of states that are not lost."""
+    """Cross-entropy of the value of tokens that are not given, per token of the board; of states that are not lost.
+    With several solutions: of any value that one takes, or of all by their shares."""
     sound: Tensor
     """Binary cross-entropy of whether a solution is left."""
 
 
-def loop(weights: Weights, config: ModelConfig, h: Tensor, shown: Tensor, states: States) -> tuple[Tensor, Losses]:
-    """One more loop: the core's state after it and its losses. `shown` is the embedded state."""
+def loop(
+    weights: Weights, config: ModelConfig, h: Tensor, shown: Tensor, states: States, *, by_share: bool = False
+) -> tuple[Tensor, Losses]:
+    """One more loop: the core's state after it and its losses. `shown` is the embedded state, `by_share` whether values
+    are learnt by their shares."""
     h = core(weights, "low", h + shown, config.spec)
     keep, value = read_values(weights, config, h)
     places = config.output_tokens
@@ -45,8 +49,12 @@ def loop(weights: Weights, config: ModelConfig, h: Tensor, shown: Tensor, states
     weight = torch.where(target, KEEP_WEIGHT, DROP_WEIGHT) * is_open
     error = binary_cross_entropy_with_logits(keep, target.float(), reduction="none") * weight
     counts = ~states.given & ~states.is_lost[:, None]
-    likely = value.log_softmax(-1).masked_fill(~states.survivors & counts[..., None], -torch.inf)
-    value_error = torch.where(counts, -likely.logsumexp(-1), 0.0)
+    chance = value.log_softmax(-1)
+    if by_share:
+        likely = (states.shares * chance).sum(-1)
+    else:
+        likely = chance.masked_fill(~states.survivors & counts[..., None], -torch.inf).logsumexp(-1)
+    value_error = torch.where(counts, -likely, 0.0)
     sound = binary_cross_entropy_with_logits(
         read_head(weights, "halt", h, config.spec), (~states.is_lost).float(), reduction="sum"
     )

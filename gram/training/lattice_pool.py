@@ -39,6 +39,9 @@ class States(NamedTuple):
     """Possible values, bool `[B, A, v]`."""
     survivors: Tensor
     """Values of the solutions within the sets, bool `[B, A, v]`; of a lost state none."""
+    shares: Tensor
+    """Share of these solutions that take each value, fp32 `[B, A, v]`; 1 of each survivor where `value_target` is
+    `any`, which does not count them."""
     is_lost: Tensor
     """No solution is left, `[B]`."""
 
@@ -85,7 +88,9 @@ class LatticePool:
 
     def view(self) -> States:
         """All states as the loss takes them."""
-        survivors = self.source.task.survivors(self.puzzles, self.answers, self.sets)
+        task, counts = self.source.task, self.training.value_target == "share"
+        found = (task.solution_shares if counts else task.survivors)(self.puzzles, self.answers, self.sets)
+        survivors = found > 0
 
         def tensor(array: np.ndarray) -> Tensor:
             return torch.from_numpy(array.copy()).to(self.device)
@@ -95,6 +100,7 @@ class LatticePool:
             tensor(self.first.sum(-1) == 1),
             tensor(self.sets[..., self.values]),
             tensor(survivors[..., self.values]),
+            tensor(found[..., self.values].astype(np.float32)),
             tensor(_is_lost(survivors)),
         )
 

@@ -59,7 +59,8 @@ class LatticeTrainer(Trainer):
     def _loop_of_master(
         self, master: Tensor, config: ModelConfig, h: Tensor, shown: Tensor, states: States
     ) -> tuple[Tensor, Losses]:
-        return loop(self._weights(master), config, h, shown, states)
+        by_share = self.training.value_target == "share"
+        return loop(self._weights(master), config, h, shown, states, by_share=by_share)
 
     def _loop_ahead(self, flat: Tensor, config: ModelConfig, h: Tensor, shown: Tensor) -> Tensor:
         return core(self._weights(flat), "low", h + shown, config.spec)

@@ -25,7 +25,7 @@ class TrainingPuzzles:
     def __init__(self, task: Task, config: ModelConfig, training: TrainConfig, file: Path | str | None = None) -> None:
         """`file`: question and answer of each puzzle, in a format that the task reads. Raises `PuzzleError`."""
         self.task, self.split, self.is_conditional = task, training.split, config.is_conditional
-        self.is_stored = training.target == "stored" and task.is_multi_solution
+        self.is_stored = training.target == "stored" and task.has_several(training.split)
         self.renames = config.has_graph
         self.pairs: PuzzleSet | None = None
         has_own = task.split_size("train") != 0
@@ -78,7 +78,7 @@ class TrainingPuzzles:
         """Whether answers `[P, A]` are right: by the rules where there may be several, else by the target."""
         if self.blank is not None:
             return self.task.verify(np.repeat(self.blank[None], len(answers), axis=0), answers)
-        if self.task.is_multi_solution:
+        if self.task.has_several(self.split):
             return self.task.verify(puzzles, answers)
         return np.asarray((self.task.canonical(answers) == self.task.canonical(targets)).all(axis=1))
 

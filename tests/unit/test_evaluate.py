@@ -109,6 +109,7 @@ def test_figures_by_hand():
     assert got.coverage_ceiling == pytest.approx((1 + 2 * (1 - missed)) / 3)
     assert got.coverage_pooled_ceiling == pytest.approx((1 + 6 * (1 - missed)) / 7)
     assert got.coverage_multi_ceiling == pytest.approx(1 - missed)
+    assert got.coverage_pooled_of_ceiling == pytest.approx(5 / (1 + 6 * (1 - missed)))
     assert (got.solutions_found, got.solutions_all) == (5, 7)
     assert got.conflicts == 1  # 0, 0 and |2 - 5|
     assert got.mean_steps == pytest.approx((10 + 32 + 8) / 12)
@@ -118,7 +119,7 @@ def test_figures_by_hand():
     assert got.auroc_puzzles == 2
     assert got.trajectories_per_s == 6
     assert got.trajectories_sha256 == result.trajectories_sha256
-    for figure in ("accuracy", "single_accuracy", "coverage", "coverage_pooled"):
+    for figure in ("accuracy", "single_accuracy", "coverage", "coverage_pooled", "coverage_pooled_of_ceiling"):
         low, value, high = (getattr(got, f"{figure}{end}") for end in ("_low", "", "_high"))
         assert low < value < high, figure
     assert 0 < got.pass_at_width_low < got.pass_at_width_high == 1
@@ -184,7 +185,7 @@ def test_json_is_strict_and_in_the_fields_order():
     assert list(json.loads(json.dumps(got, allow_nan=False))) == list(got)
     undefined = {name for name in got if name.startswith(("coverage", "solutions"))} | {"by_rating", "flops_of_answer"}
     assert {name for name in own if got[name] is None} == undefined
-    assert len(undefined) == 14
+    assert len(undefined) == 17
     assert task.counted == 0
     assert got["versions"] == VERSIONS
 

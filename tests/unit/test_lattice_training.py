@@ -1,6 +1,7 @@
 """Training of a lattice: which states stay and which leave, what the loss is, and that a run goes on as it was."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from gram import checkpoint
 from gram.kernels.reference import core, read_head
 from gram.model import Model, embed_sets, read_values
 from gram.sampler.lattice import Round
+from gram.sizes import lattice_shape, shape_of
 from gram.tasks.registry import get_task
+from gram.training import lattice_trainer
 from gram.training.config import TrainConfig
 from gram.training.cost import cost_of
 from gram.training.data_parallel import Ranks
@@ -143,6 +146,57 @@ def test_the_loss_is_what_its_definition_says():
     assert float(losses.keep) == pytest.approx(kept / (MODEL.output_tokens * len(MODEL.values)), rel=1e-4)
     assert float(losses.value) == pytest.approx(valued / MODEL.output_tokens, rel=1e-4)
     assert float(losses.sound) == pytest.approx(judged, rel=1e-4)
+
+
+def test_by_share_the_value_is_learnt_by_how_many_solutions_take_it():
+    states = pool(reveal_share=0.5)
+    states.sets[:3] = lost_sets(states)[:3]
+    seen, model = states.view(), lattice_model()
+    shares = torch.rand(seen.shares.shape, generator=torch.Generator().manual_seed(0)) * ~seen.is_lost[:, None, None]
+    weights = model.weights()
+    shown = embed_sets(weights, MODEL, seen.puzzles, seen.sets)
+    start = model.initial_state(8)[0]
+    h, losses = loop(weights, MODEL, start, shown, seen._replace(shares=shares), by_share=True)
+    _, value = read_values(weights, MODEL, h)
+    valued = 0.0
+    for row in range(3, 8):
+        for cell in range(MODEL.output_tokens):
+            if not seen.given[row, cell]:
+                valued -= float((shares[row, cell] * value[row, cell].softmax(-1).log()).sum())
+    assert float(losses.value) == pytest.approx(valued / MODEL.output_tokens, rel=1e-4)
+    # Where a puzzle has one solution, its share is all: both targets are one.
+    either = [loop(weights, MODEL, start, shown, seen, by_share=by_share)[1] for by_share in (False, True)]
+    torch.testing.assert_close(*either)
+
+
+def test_shares_are_counted_where_the_recipe_asks_and_learnt():
+    """N-Queens has several solutions."""
+    task = get_task("nqueens5")
+    config = replace(
+        MODEL, **shape_of(task), **lattice_shape("lattice", task), task=task.name, relations=task.relations
+    )
+    for value_target, asked in (("any", task.survivors), ("share", task.solution_shares)):
+        own = Recipe("tiny", "", task, config, TrainConfig(steps=8, batch=8, value_target=value_target))
+        states = LatticePool(TrainingPuzzles(task, config, own.training), config, own.training, CPU)
+        states.refill(np.random.default_rng(0))
+        seen = states.view()
+        wanted = asked(states.puzzles, states.answers, states.sets)[..., list(config.values)]
+        np.testing.assert_array_equal(seen.shares.numpy(), wanted.astype(np.float32))
+        np.testing.assert_array_equal(seen.survivors.numpy(), wanted > 0)
+        assert ((seen.shares > 0) & (seen.shares < 1)).any() == (value_target == "share")
+
+
+@pytest.mark.parametrize("value_target", ["any", "share"])
+def test_the_trainer_takes_the_recipes_target_of_values(tmp_path, monkeypatch, value_target):
+    asked = []
+
+    def noted(*arguments, by_share):
+        asked.append(by_share)
+        return loop(*arguments, by_share=by_share)
+
+    monkeypatch.setattr(lattice_trainer, "loop", noted)
+    trainer(tmp_path, value_target=value_target).advance()
+    assert set(asked) == {value_target == "share"}
 
 
 def test_parts_of_a_batch_give_the_gradient_of_the_whole(tmp_path):

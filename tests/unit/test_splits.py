@@ -6,15 +6,17 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gram.tasks.colouring import EDGE, Colouring
 from gram.tasks.colouring_splits import GraphSplits
 from gram.tasks.maze import Maze
 from gram.tasks.nqueens import ORBITS, QUEEN, NQueens, all_solutions
 from gram.tasks.nqueens_splits import canonical_keys
-from gram.tasks.puzzle_sets import PuzzlePool
+from gram.tasks.puzzle_sets import PARTS, PuzzlePool
 from gram.tasks.registry import get_task
-from gram.tasks.sudoku import Sudoku
+from gram.tasks.sudoku import MOST_OF_SEVERAL, SEVERAL, Sudoku
 from gram.training.config import TrainConfig
 from gram.training.puzzles import validation_split
 from gram.training.recipe import Recipe
@@ -109,9 +111,45 @@ def test_no_grid_of_sudoku_is_of_two_splits(name):
     task = get_task(name)
     limit = 20 if task.n == 9 else 60
     for split in task.splits:
-        assert set(task.split_of(task.split(split, limit=limit).answers)) == {split}
+        assert set(task.split_of(task.split(split, limit=limit).answers)) == {split.removesuffix(SEVERAL)}
     if task.n < 9:
         assert set(task.split_of(task.training_batch(np.random.default_rng(0), 200)[1])) == {"train"}
+
+
+@settings(max_examples=25, deadline=None)
+@given(part=st.sampled_from(PARTS), index=st.integers(0, 2**31 - 1))
+def test_a_board_with_several_solutions_is_of_the_split_of_its_first(part, index):
+    """So of one alone, whichever of its solutions it was made from."""
+    task = get_task("sudoku9")
+    puzzle, answer, rating = task._make_several(part + SEVERAL, index)
+    solutions = task.solutions(puzzle)
+    assert 2 <= len(solutions) <= MOST_OF_SEVERAL
+    np.testing.assert_array_equal(answer, solutions[0])
+    assert task.split_of(solutions[:1])[0] == part
+    assert rating >= 1
+    assert task.is_input(puzzle[None]).all()
+
+
+def test_boards_with_several_solutions_are_in_no_other_split():
+    task = get_task("sudoku9")
+    found = {name: task.split(name, limit=15 if SEVERAL in name else 60).puzzles for name in task.splits}
+    trained, answers = task.training_batch(np.random.default_rng(0), 60, split="train" + SEVERAL)
+    assert task.verify(trained, answers).all()
+    found["trained"] = trained
+    forms = {name: {form.tobytes() for form in task.forms(puzzles)} for name, puzzles in found.items()}
+    assert [len(forms[part + SEVERAL]) for part in PARTS] == [15] * 3
+    del found["train" + SEVERAL]  # the same boards, before their symmetries
+    for one, other in itertools.combinations(found, 2):
+        assert not forms[one] & forms[other], (one, other)
+    counts = [task.count_solutions(puzzle) for puzzle in trained]
+    assert min(counts) >= 2
+    assert max(counts) <= MOST_OF_SEVERAL
+    assert len(set(counts)) > 10
+
+
+def test_small_boards_have_no_split_of_several_solutions():
+    with pytest.raises(ValueError, match="training split must be one of train, got 'train-several'"):
+        get_task("sudoku6").training_batch(np.random.default_rng(0), 2, split="train" + SEVERAL)
 
 
 def graphs_of(task, puzzles):
