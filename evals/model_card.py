@@ -24,6 +24,7 @@ SHOWN = (
     "coverage_multi",
     "coverage_ceiling",
     "coverage_pooled_ceiling",
+    "coverage_pooled_of_ceiling",
     "conflicts",
     "mean_steps",
 )

@@ -208,6 +208,8 @@ def test_loading_a_checkpoint_imports_no_transformers():
 def test_the_default_checkpoint_can_do_the_task_and_is_its_best(tmp_path, monkeypatch):
     assert checkpoint.default_for("nqueens8") == "nqueens8"
     assert checkpoint.default_for("sudoku6") == "sudoku6"
+    # sudoku-solutions is for boards with several solutions, whatever its card's figures on those.
+    assert checkpoint.default_for("sudoku9") == checkpoint.default_for("sudoku4") == "sudoku-lattice"
     assert checkpoint.default_for("sudoku6", is_conditional=False) == "sudoku6-unconditional"
     with pytest.raises(CheckpointError, match="colouring8"):
         checkpoint.default_for("colouring8", is_conditional=False)
