@@ -169,7 +169,10 @@ def test_bad_input_is_one_line(
     assert all(part.format(folder=folder) in message for part in named), message
 
 
-def test_a_task_without_a_shipped_checkpoint_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_task_without_a_shipped_checkpoint_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(checkpoint, "SHIPPED", tmp_path)
     assert "--checkpoint" in refused(capsys, "solve", TASK)
 
 

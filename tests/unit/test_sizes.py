@@ -18,6 +18,7 @@ from gram.model import Model
 from gram.sampler.run import sample
 from gram.sizes import fits, misfit, resized, settings_for
 from gram.tasks.colouring import EDGE, Colouring
+from gram.tasks.nqueens import SIZES as SIDES
 from gram.tasks.registry import get_task
 from gram.training.puzzles import TrainingPuzzles
 from gram.training.recipe import RecipeError, load_recipe
@@ -138,6 +139,18 @@ def test_continuous_states_come_before_a_lattice_but_on_hard_puzzles(tmp_path, m
     assert checkpoint.default_for("nqueens7") == "lattice", "the other is of one size"
     checkpoint.save(lattice, tmp_path / "lattice", card={**sure, "hard": {"accuracy": 0.5}})
     assert checkpoint.default_for("nqueens6") == "lattice"
+
+
+def test_every_board_of_queens_has_a_shipped_checkpoint_that_solves_it():
+    chosen = {f"nqueens{n}": checkpoint.default_for(f"nqueens{n}") for n in SIDES}
+    assert {name: found for name, found in chosen.items() if found != "queens"} == {
+        name: name for name in ("nqueens8", "nqueens10")
+    }, "of these, continuous models are shipped"
+    for name, found in chosen.items():
+        sampler = gram.load(found, task=name, device="cpu")
+        puzzles = sampler.task.split("validation", limit=2)
+        answers = sampler.sample(puzzles, width=4, launch=8).answers
+        assert sampler.task.verify(puzzles.puzzles, answers).all(), name
 
 
 def test_training_takes_the_sizes_by_turns_and_goes_on_bit_for_bit(tmp_path):
