@@ -87,15 +87,16 @@ def preflight(
     steps_per_s: float | None = None,
     traced_per_s: float | None = None,
     steps_taken: NDArray[np.int64] | None = None,
+    checked_steps: int = 0,
     resident_bytes: int = 0,
 ) -> dict[str, Any]:
     """The estimate shown before anything runs.
 
     `steps_per_s`: supervision steps of trajectories per second, measured; None leaves times out; `traced_per_s`: the
     same of traces (None: as fast). `steps_taken`: steps of some trajectories whose traces stop at halting (None: all
-    run to the largest depth). `timed_rows`: rows of all timed runs together, `timed_steps` steps each; `bases`: how
-    many puzzles are independent (None: all); `resident_bytes`: memory of the process once the model has sampled, to
-    which the analysis adds its own.
+    run to the largest depth). `timed_rows`: rows of all timed runs together, `timed_steps` steps each, to which come
+    the `checked_steps` of the comparison of launches; `bases`: how many puzzles are independent (None: all);
+    `resident_bytes`: memory of the process once the model has sampled, to which the analysis adds its own.
     """
     width, depth, halted = grid.widths[-1], grid.depths[-1], len(grid.haltings)
     trajectories = puzzles * seeds * width
@@ -105,7 +106,7 @@ def preflight(
     by_depth = sum(float(np.minimum(halted_at, each).mean()) for each in grid.depths)
     each = round(puzzles * seeds * sum(grid.widths) * by_depth)
     traced_per_s = traced_per_s or steps_per_s
-    timed = timed_rows * timed_steps
+    timed = timed_rows * timed_steps + checked_steps
     per_step = step_macs(config)["total"]
     outcomes = puzzles * halted * len(grid.depths) * len(grid.widths) * (5 * len(grid.selectors) + 8)
     return {

@@ -18,11 +18,10 @@ from gram.config import SamplerConfig, config_to_json, identity_json
 from gram.evals import cost
 from gram.evals.benchmarks.memory_probe import peak_kib
 from gram.evals.evaluate import clusters_of
-from gram.evals.frontier import energy, timing_file
+from gram.evals.frontier import energy, launch_check, timing_file
 from gram.evals.frontier.analysis import analyse
 from gram.evals.frontier.grid import Grid
 from gram.evals.frontier.latency import courses_of, cpu_facts, measure, processors
-from gram.evals.frontier.launch_check import compare_launches
 from gram.evals.frontier.outcomes import Arrays
 from gram.evals.frontier.prefix_timing import TIMED_STEPS, Course, PrefixTiming, alone, time_prefix, timed
 from gram.evals.frontier.prices import READING
@@ -35,7 +34,7 @@ from gram.tasks.protocol import PuzzleSet, Tokens
 from gram.versions import versions
 
 PROBE_STEPS = 4
-PILOT = 16
+PILOT = 32
 """Trajectories, each of another puzzle, that say how long those of a lattice run."""
 
 
@@ -109,6 +108,9 @@ class FrontierStudy:
         speed = self._speed(probe)
         is_shorter = self.traced.halting != "fixed"
         traced_speed = self._speed(replace(probe, kernel=self.kernel)) if is_shorter else speed
+        taken = self._pilot() if is_shorter else None
+        trained = self.grid.trained_depth
+        checked = min(launch_check.PUZZLES, len(self.chosen)) * min(launch_check.WIDTH, self.grid.widths[-1])
         return cost.preflight(
             self.model,
             self.grid,
@@ -119,7 +121,8 @@ class FrontierStudy:
             timed_steps=TIMED_STEPS,
             steps_per_s=speed,
             traced_per_s=traced_speed,
-            steps_taken=self._pilot() if is_shorter else None,
+            steps_taken=taken,
+            checked_steps=round(checked * (trained if taken is None else float(np.minimum(taken, trained).mean()))),
             resident_bytes=1024 * peak_kib(),
         )
 
@@ -201,7 +204,7 @@ class FrontierStudy:
         """What `frontier.json` holds. `source`: where the puzzles came from; `budgets`: latencies to match, ms."""
         started = time.perf_counter()
         traces = [Traces.open(folder) for folder in self.trace_folders]
-        timings["launch_check"] = compare_launches(self.sampler.task, traces[0], self.grid, self.answers)
+        timings["launch_check"] = launch_check.compare_launches(self.sampler.task, traces[0], self.grid, self.answers)
         facts = traces[0].metadata
         about = {
             "task": self.sampler.task.name,

@@ -245,9 +245,11 @@ def show_estimate(label: str, estimate: dict[str, Any]) -> None:
     terminal.log(f"{label}: {work} ({saving}), {estimate['macs'] / 1e12:.2f} TMACs")
     parts = f"{estimate['trace_s'] / 60:.1f} traces, {estimate['latency_s'] / 60:.1f} latency"
     if (pilot := estimate["steps_of_trajectory"]) is not None:
+        count = terminal.plural(pilot["trajectories"], "trajectory", "trajectories")
+        low, high = (estimate["trace_s"] / 60 * pilot[end] / pilot["mean"] for end in ("low", "high"))
         terminal.log(
-            f"traces stop at halting: {terminal.plural(pilot['trajectories'], 'trajectory')} of a pilot took "
-            f"{pilot['mean']:.0f} steps in the mean (95 % interval {pilot['low']:.0f} to {pilot['high']:.0f})"
+            f"traces stop at halting: {count} of a pilot took {pilot['mean']:.0f} steps in the mean (95 % interval "
+            f"{pilot['low']:.0f} to {pilot['high']:.0f}, so that traces take {low:.1f} to {high:.1f} minutes)"
         )
     disk, memory = (f"{estimate[name] / 2**20:,.0f} MiB" for name in ("disk_bytes", "memory_bytes"))
     terminal.log(f"about {minutes:.1f} minutes ({parts}), {disk} on disk, up to {memory} of memory")

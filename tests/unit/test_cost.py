@@ -51,6 +51,10 @@ def test_preflight_by_hand():
     assert found["steps_cell_by_cell"] == 10 * 2 * 7 * 3
     assert found["steps_of_latency"] == 3 * 7 * 2
     assert found["saving"] == pytest.approx(21 / 8)
+    options = {"puzzles": 10, "seeds": 2, "timed_rows": 21, "timed_steps": 2}
+    checked = cost.preflight(tiny_config(), grid, **options, checked_steps=5, traced_per_s=50.0, steps_per_s=100.0)
+    assert checked["steps_of_latency"] == 3 * 7 * 2 + 5
+    assert (checked["trace_s"], checked["latency_s"]) == pytest.approx((3.2, 0.47))
     assert found["trace_s"] == pytest.approx(1.6)
     assert found["macs"] == (160 + 42) * cost.step_macs(tiny_config())["total"]
     assert found["bases"] == 10

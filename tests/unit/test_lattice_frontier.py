@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gram import checkpoint
 from gram.api import Sampler
+from gram.cli.main import main
 from gram.config import SamplerConfig
 from gram.evals.frontier.calibration import CalibrationTally
 from gram.evals.frontier.grid import Grid, tabulate
@@ -133,6 +135,15 @@ def test_the_estimate_counts_what_the_traces_take(tmp_path):
     assert estimate["saving"] > 1
     by_cell = sum(np.minimum(taken[:, 0], depth).mean() for depth in study.grid.depths)
     assert estimate["steps_cell_by_cell"] == round(12 * sum(study.grid.widths) * by_cell)
+
+
+def test_the_estimate_tells_the_pilot_in_a_line(tmp_path, capsys):
+    checkpoint.save(easy_model(), tmp_path / "tiny")
+    command = ["frontier", "sudoku4", "--checkpoint", str(tmp_path / "tiny"), "--limit", "6", "--dry-run"]
+    assert main([*command, "--widths", "1,2", "--depths", "12,24", "--haltings", "head"]) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "stop at halting" in line]
+    assert len(told) == 1
+    assert "6 trajectories of a pilot took" in told[0]
 
 
 def test_continuous_states_are_traced_to_the_full_depth(tmp_path):
