@@ -54,7 +54,7 @@ MODEL_FIELDS = (
     *("noise_order", "noise_free_steps", "path_keep", "path_noise", "initial_std", "log_sigma_center"),
     *("log_sigma_range", "head_readout", "head_hidden", "halt_threshold", "selector", "views", "is_conditional"),
     *("has_empty_condition", "value_tokens", "values", "are_values_alike", "latent", "drop_below"),
-    *("conflict_above", "commitment_temperature", "commitment_focus", "search", "width_policy"),
+    *("conflict_above", "commitment_temperature", "commitment_focus", "search", "width_policy", "notes"),
     *("identities", "identity_dim"),
     *("demonstrations", "memory", "memory_keys", "memory_values", "memory_chunk", "memory_heard", "encoder_blocks"),
     *latent_kinds.SPARSE,
@@ -242,7 +242,10 @@ class ModelConfig(Spec):
     power; 0 draws uniformly."""
     search: latent_kinds.Search = "restart"
     """Of a lattice: a conflict leads back to the puzzle (`restart`), or takes the last commitment back, whose value is
-    ruled out then, and tokens of the fewest values are committed (`backtrack`; `gram/sampler/backtracking.py`)."""
+    ruled out then, and tokens of the fewest values are committed (`backtrack`; `gram/sampler/backtracking.py`), or
+    a token without a value gets all values back, and one is committed where a round changes nothing (`repair`)."""
+    notes: bool = False
+    """Of a lattice: whether values are symbols of the task's notes (`gram/tasks/notes.py`), in one token a cell."""
     identities: int = 0
     """`I`: rows of the table of task embeddings from which registers are filled (`gram/identities.py`); in a recipe 0,
     where its data set has their number."""
@@ -333,6 +336,11 @@ class ModelConfig(Spec):
         latent_kinds.check_graph(self) if self.has_graph else self.check_grid()
         if self.mixer_hidden % len(names):
             raise ValueError(f"mixer_hidden must share out among {len(names)} relations, got {self.mixer_hidden}")
+
+    @property
+    def symbols(self) -> int:
+        """Symbols of a lattice: the vocabulary's, then those of notes."""
+        return max(self.vocabulary, *(value + 1 for value in self.values)) if self.values else self.vocabulary
 
     @property
     def spec(self) -> Spec:
@@ -429,21 +437,11 @@ class SamplerConfig:
         for name, most in MOST.items():
             if getattr(self, name) is not None:
                 at_most(name, getattr(self, name), most)
-        for name, choices in (
-            ("halting", tuple(RULES)),
-            ("noise_site", NOISE_SITES),
-            ("resampler", RESAMPLERS),
-            ("kernel", KERNELS),
-        ):
-            one_of(name, getattr(self, name), choices)
-        for name, choices in (
-            ("selector", SELECTORS),
-            ("injector", INJECTORS),
-            ("views", VIEWS),
-            ("width_policy", WIDTH_POLICIES),
-        ):
-            if getattr(self, name) is not None:
-                one_of(name, getattr(self, name), choices)
+        choices = {"halting": tuple(RULES), "noise_site": NOISE_SITES, "resampler": RESAMPLERS, "kernel": KERNELS}
+        own = {"selector": SELECTORS, "injector": INJECTORS, "views": VIEWS, "width_policy": WIDTH_POLICIES}
+        choices |= {name: known for name, known in own.items() if getattr(self, name) is not None}
+        for name, known in choices.items():
+            one_of(name, getattr(self, name), known)
         within("temperature", self.temperature, 0, 100)
         if self.sigma is not None:
             within("sigma", self.sigma, 0, 100)

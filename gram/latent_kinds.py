@@ -11,7 +11,7 @@ from gram.kernels.spec import LINES, Pattern, box_shape
 if TYPE_CHECKING:
     from gram.config import ModelConfig
 
-Search = Literal["restart", "backtrack"]
+Search = Literal["restart", "backtrack", "repair"]
 
 LATTICE: dict[str, Any] = {
     "value_tokens": 1,
@@ -22,6 +22,7 @@ LATTICE: dict[str, Any] = {
     "commitment_temperature": 1.0,
     "commitment_focus": 0.0,
     "search": "restart",
+    "notes": False,
 }
 """Settings that only a lattice has, as others have them."""
 DEMONSTRATED: dict[str, Any] = {
@@ -48,6 +49,8 @@ SPARSE_SIZES = (
 )
 OWN_PATTERN = {"pattern_radius": "window", "pattern_block": "block-topk", "pattern_kept": "block-topk"}
 """The pattern that each of its settings is of."""
+MOST_SYMBOLS = 255
+"""No symbol of a lattice is larger: symbols are bytes."""
 MOST_EXPERTS, MOST_CAPACITY = 4096, 4096
 MOST_ROWS = 10_000_000
 """No table has more rows, and no model more tables or channels of a row."""
@@ -68,12 +71,18 @@ def check_lattice(config: ModelConfig) -> None:
             raise ValueError(f"{name} must be within {least} and {most}, got {getattr(config, name)}")
     if config.search not in get_args(Search):
         raise ValueError(f"search must be one of {', '.join(get_args(Search))}, got {config.search!r}")
-    if not config.values or len(config.values) != config.value_tokens or len(set(config.values)) != len(config.values):
-        raise ValueError(
-            f"values must be {config.value_tokens} different tokens (value_tokens), got {list(config.values)}"
-        )
-    if not 0 < min(config.values) <= max(config.values) < config.vocabulary:
-        raise ValueError(f"values must be tokens from 1 to {config.vocabulary - 1}, got {list(config.values)}")
+    values = config.values
+    if config.notes and config.value_tokens != 1:
+        raise ValueError(f"value_tokens must be 1 with notes, got {config.value_tokens}")
+    if not values or len(values) != (config.value_tokens, len(values))[config.notes] or len(set(values)) != len(values):
+        raise ValueError(f"values must be {config.value_tokens} different tokens (value_tokens), got {list(values)}")
+    most = MOST_SYMBOLS if config.notes else config.vocabulary - 1
+    if not 0 < min(values) <= max(values) <= most:
+        raise ValueError(f"values must be tokens from 1 to {most}, got {list(values)}")
+    if config.search == "repair" and not config.notes:
+        raise ValueError("search must be restart or backtrack without notes, got 'repair'")
+    if config.notes and config.are_values_alike:
+        raise ValueError("are_values_alike must be false with notes, got true")
     if config.output_start or config.output_tokens != config.tokens:
         raise ValueError(f"answers must stand on the puzzle's own grid with a lattice, got {config.task}")
     needed = {

@@ -29,6 +29,10 @@ OPINIONS = 2
 """What a lattice's decoder says of each value: whether it belongs to a solution, and how likely it is (logits)."""
 
 
+NOTED_SCALE = 0.5
+"""Of the sum that shows a lattice's set with notes, whose many values would drown the state."""
+
+
 def init_parameter(
     shape: tuple[int, ...], generator: torch.Generator, *, fan_in: int | None = None, scale: float = 1.0
 ) -> nn.Parameter:
@@ -176,10 +180,11 @@ class Model(nn.Module):
 
         is_lattice = config.latent == "lattice"
         if is_lattice:
-            self.possible = Embedding(3, dim, generator)
+            self.possible = Embedding(len(config.values) if config.notes else 3, dim, generator)
             if not config.are_values_alike:
-                self.values = Embedding(config.value_tokens, dim, generator)
-        self.decoder = Embedding(OPINIONS if is_lattice else config.vocabulary, dim, generator)
+                self.values = Embedding(len(config.values), dim, generator)
+        said = OPINIONS * (len(config.values) if config.notes else 1) if is_lattice else config.vocabulary
+        self.decoder = Embedding(said, dim, generator)
         self.halt = Head(dim, config.head_hidden, generator)
         self.lprm = Head(dim, config.head_hidden, generator)
         for name in ("z0_h", "z0_l"):
@@ -344,8 +349,14 @@ def embed(
 
 def embed_sets(weights: Weights, config: ModelConfig, puzzles_BA: Tensor, sets_BAv: Tensor) -> Tensor:
     """A lattice's states as tokens, `[B, v * A, D]`: for each of the `v` values of each answer token whether it is
-    ruled out, possible or the only one left, with the puzzle's token, and which value it is where that matters."""
+    ruled out, possible or the only one left, with the puzzle's token, and which value it is where that matters. With
+    notes one token for each answer token, `[B, A, D]`, which shows its possible values and the only one left."""
     is_only = sets_BAv & (sets_BAv.sum(-1, keepdim=True) == 1)
+    if config.notes:
+        shares = (sets_BAv, "possible.weight"), (is_only, "values.weight")
+        summed = sum(sets.to(weights[name].dtype) @ weights[name] for sets, name in shares)
+        noted: Tensor = (weights["embedding.weight"][puzzles_BA] + summed) * (NOTED_SCALE * config.dim**0.5)
+        return noted
     made = weights["possible.weight"][(sets_BAv.long() + is_only.long()).transpose(1, 2)]
     # Of alike values the model sees that a token is given, never which.
     shown = puzzles_BA.clamp(max=2) if config.are_values_alike else puzzles_BA
@@ -360,13 +371,16 @@ def read_values(weights: Weights, config: ModelConfig, h: Tensor) -> tuple[Tenso
     """What a lattice's core says of each value of each answer token, fp32 `[B, A, v]` each: the logit of belonging to a
     solution, and that of being the token's value."""
     said = linear(h, weights["decoder.weight"]).to(torch.float32)
+    if config.notes:
+        keep, value = said.chunk(OPINIONS, -1)
+        return keep, value
     keep, value = said.unflatten(1, (config.value_tokens, config.tokens)).permute(3, 0, 2, 1)
     return keep, value
 
 
 def over_symbols(config: ModelConfig, values_BAv: Tensor) -> Tensor:
     """Logits of a lattice's values as logits of all symbols, `[B, A, V]`: -inf of those that are no values."""
-    wide = torch.full((*values_BAv.shape[:2], config.vocabulary), -torch.inf, device=values_BAv.device)
+    wide = torch.full((*values_BAv.shape[:2], config.symbols), -torch.inf, device=values_BAv.device)
     wide[..., list(config.values)] = values_BAv
     return wide
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from gram.config import ModelConfig
+from gram.tasks.notes import Notes
 from gram.tasks.protocol import Task
 from gram.tasks.registry import get_task
 
@@ -23,12 +24,22 @@ def shape_of(task: Task) -> dict[str, Any]:
     return {name: getattr(task, name) for name in SHAPE}
 
 
-def lattice_shape(latent: str, task: Task) -> dict[str, Any]:
-    """What a lattice's configuration takes from its task beside `SHAPE`."""
+def lattice_shape(latent: str, task: Task, *, has_notes: bool = False) -> dict[str, Any]:
+    """What a lattice's configuration takes from its task beside `SHAPE`. Raises `ValueError` where there are no
+    notes."""
     if latent != "lattice":
         return {}
+    if has_notes:
+        return {"values": notes_of(task).values, "value_tokens": 1, "are_values_alike": False}
     values = task.answer_values
     return {"values": values, "value_tokens": len(values), "are_values_alike": task.are_values_alike}
+
+
+def notes_of(task: Task) -> Notes:
+    """The notes of a task. Raises `ValueError` where it has none."""
+    if task.notes is None:
+        raise ValueError(f"notes must be of a task that has some, got {task.name}")
+    return task.notes
 
 
 def knows_no_size(config: ModelConfig) -> bool:
@@ -47,7 +58,9 @@ def misfit(config: ModelConfig, task: Task) -> str | None:
         return f"the model is of family {own.family or own.name}"
     if task.vocabulary != config.vocabulary and not config.are_values_alike:
         return f"the model's vocabulary is {config.vocabulary}, the task's {task.vocabulary}"
-    if task.are_values_alike != config.are_values_alike and config.latent == "lattice":
+    if config.notes and task.notes is None:
+        return "the task has no notes"
+    if task.are_values_alike != config.are_values_alike and config.latent == "lattice" and not config.notes:
         return "the task's values are not alike as the model's are"
     if strange := [name for name in config.relations if name not in (*task.relations, "value")]:
         return f"the task has no relation {', '.join(strange)}"
@@ -80,5 +93,5 @@ def resized(config: ModelConfig, task: Task, settings: Mapping[str, Any] | None 
         return config
     if (reason := misfit(config, task)) is not None:
         raise ValueError(f"task must be one that a model of {config.task} can do, got {task.name} ({reason})")
-    shape = shape_of(task) | lattice_shape(config.latent, task)
+    shape = shape_of(task) | lattice_shape(config.latent, task, has_notes=config.notes)
     return replace(config, task=task.name, **shape, **(settings or {}))

@@ -47,6 +47,9 @@ class Rules(NamedTuple):
     likeliest value, to this power; 0 chooses uniformly, a power below 0 rather what the model is unsure of."""
     takes_fewest: bool = False
     """Whether only tokens with the fewest values left may be chosen."""
+    repairs: bool = False
+    """Whether a token left without a value gets all of them back, in place of a conflict, and a token is committed only
+    where nothing was removed."""
     accept_above: float = 0.0
     """Probability that a solution is left at or below which a state with one value everywhere is in conflict, so that
     it is either solved or goes on."""
@@ -61,7 +64,8 @@ def rules_of(config: ModelConfig, temperature: float = 1.0, halt_threshold: floa
         config.commitment_temperature * temperature,
         config.commitment_focus,
         backtracks,
-        (config.halt_threshold if halt_threshold is None else halt_threshold) if backtracks else 0.0,
+        config.search == "repair",
+        (config.halt_threshold if halt_threshold is None else halt_threshold) if config.search != "restart" else 0.0,
     )
 
 
@@ -82,11 +86,17 @@ class Round(NamedTuple):
 
 
 def play_round(
-    sets: Tensor, given: Tensor, opinion: Opinion, rules: Rules, key: NoiseKey, belief: Tensor | None = None
+    sets: Tensor,
+    given: Tensor,
+    opinion: Opinion,
+    rules: Rules,
+    key: NoiseKey,
+    belief: Tensor | None = None,
+    first: Tensor | None = None,
 ) -> Round:
     """One round of states `sets` (bool `[B, A, V]`); tokens `given` (bool `[B, A]`) are the puzzle's and keep their
     value. `belief` (fp32 `[B]`, 1 without it) is a factor on the probabilities of being right below which values and
-    states are given up."""
+    states are given up. `first` is what the puzzle leaves possible, which a repair gives back."""
     drop_below: Tensor | float = rules.drop_below
     conflict_above: Tensor | float = rules.conflict_above
     if belief is not None:
@@ -94,9 +104,15 @@ def play_round(
         conflict_above = 1 - (1 - conflict_above) * belief
     is_wrong = opinion.keep.sigmoid() < drop_below
     kept = sets & ~(is_wrong & ~given[..., None])
+    is_complete = (sets.sum(-1) == 1).all(-1)
+    if rules.repairs and first is not None:
+        # Only an answer that nothing more is removed from is judged.
+        is_still = (kept == sets).flatten(1).all(1)
+        kept = torch.where(kept.any(-1, keepdim=True), kept, first)
+        is_complete = is_complete & is_still
+        conflict_above = 1.0
     left = kept.sum(-1)
     is_conflict = (left == 0).any(-1) | ((-opinion.sound).sigmoid() > conflict_above)
-    is_complete = (sets.sum(-1) == 1).all(-1)
     if rules.accept_above:
         is_conflict = is_conflict | (is_complete & (opinion.sound.sigmoid() <= rules.accept_above))
     is_solved = is_complete & ~is_conflict
@@ -114,6 +130,8 @@ def play_round(
         score = score - rules.temperature * (-chance[:, sets.shape[1] :].log()).log()
     value = score.masked_fill(~kept[row, token], -math.inf).argmax(-1)
     commits = is_open.any(-1) & ~is_conflict
+    if rules.repairs:
+        commits = commits & (kept == sets).flatten(1).all(1)
     chosen = torch.zeros_like(kept[row, token]).scatter_(1, value[:, None], True)
     committed = kept.clone()
     committed[row, token] = torch.where(commits[:, None], chosen, kept[row, token])

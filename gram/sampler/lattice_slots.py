@@ -19,6 +19,7 @@ from gram.model import Model, embed_sets, over_symbols, read_values
 from gram.sampler.backtracking import Trail, begin, follow
 from gram.sampler.engine import SlotStates
 from gram.sampler.lattice import Opinion, play_round, rules_of
+from gram.sizes import notes_of
 from gram.tasks.protocol import Task
 
 UNSOLVED = -20.0
@@ -33,11 +34,13 @@ class LatticeSlots(SlotStates):
     def __init__(self, model: Model, config: ResolvedConfig, *, task: Task, is_unconditional: bool) -> None:
         super().__init__(model, config, task=task, is_unconditional=is_unconditional)
         own, rows, device = model.config, self.rows, model.device
-        self.task, self.values = task, list(own.values)
+        self.values = list(own.values)
+        self.notes = notes_of(task) if own.notes else None
+        self.writer = self.notes or task
         # Other rules' thresholds are no probabilities.
         accepted = config.halt_threshold if config.halting == "head" else None
         self.rules = rules_of(own, config.temperature, accepted)
-        shape = (rows, own.output_tokens, own.vocabulary)
+        shape = (rows, own.output_tokens, own.symbols)
         self.puzzles = torch.ones(rows, own.tokens, dtype=torch.int64, device=device)
         self.first = torch.zeros(shape, dtype=torch.bool, device=device)
         """What each puzzle leaves possible: where every life begins."""
@@ -47,7 +50,7 @@ class LatticeSlots(SlotStates):
     def _start(self, index: Tensor, tokens: Tensor, identities: Tensor | None, key: NoiseKey) -> None:
         """New trajectories begin at their puzzles."""
         self.puzzles[index] = tokens
-        candidates = self.task.candidates(tokens.to(torch.uint8).cpu().numpy())
+        candidates = self.writer.candidates(tokens.to(torch.uint8).cpu().numpy())
         self.first[index] = torch.from_numpy(candidates).to(self.h.device)
         self.sets[index] = self.first[index]
         self.h[index] = 0  # what stood there is another trajectory's, and the first residual would show it
@@ -78,7 +81,7 @@ class LatticeSlots(SlotStates):
         opinion = Opinion(*self._opinions(after.h), after.halt)
         trail = None if self.trail is None else Trail(*(part[rows] for part in self.trail))
         belief = None if trail is None else trail.belief
-        played = play_round(sets, self.first[rows].sum(-1) == 1, opinion, self.rules, key, belief)
+        played = play_round(sets, self.first[rows].sum(-1) == 1, opinion, self.rules, key, belief, self.first[rows])
         if trail is None or self.trail is None:
             self.sets[rows] = torch.where(played.is_conflict[:, None, None], self.first[rows], played.sets)
         else:
@@ -101,4 +104,7 @@ class LatticeSlots(SlotStates):
         # A token that the puzzle decides may be no value: its one symbol is likeliest all the same.
         logits = torch.where(self.sets[index] & logits.isinf(), 0.0, logits)
         likeliest = logits.softmax(-1).topk(2, dim=-1).values
-        return logits.argmax(-1), (likeliest[..., 0] - likeliest[..., 1]).mean(1)
+        symbols = logits.argmax(-1)
+        if self.notes is not None:
+            symbols = torch.from_numpy(self.notes.plain).to(symbols)[symbols]
+        return symbols, (likeliest[..., 0] - likeliest[..., 1]).mean(1)

@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from gram.tasks.maze_notes import MazeNotes
 from gram.tasks.maze_paths import Cells, count_paths, distances, first_path, levels_of, list_paths, on_paths
 from gram.tasks.protocol import Board, BoardCell, CellKind, PuzzleError, PuzzleSet, Task, Tokens
 from gram.tasks.puzzle_sets import PuzzlePool, split_by_hash
@@ -57,6 +58,7 @@ class Maze(Task):
         self.tokens = self.output_tokens = n * n
         self.least_steps = max(3, 110 * n * n // 900)
         self.summary = f"{n}x{n} maze, a shortest path of at least {self.least_steps} steps; any shortest one is right"
+        self.notes = MazeNotes(n, (WALL, OPEN, START, GOAL, PATH))
         self._known: dict[bytes, tuple[Cells, int]] = {}
         """Levels and steps of mazes, by their tokens."""
         self._symmetries = square_cells(n, TURNS)

@@ -18,6 +18,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from gram.tasks.notes import Notes
 from gram.tasks.parsing import load_puzzles
 from gram.tasks.puzzle_sets import (
     Board,
@@ -91,6 +92,8 @@ class Task(ABC):
     """Tokens that an answer may have where the puzzle leaves it open (`candidates`); by default all but padding."""
     are_values_alike: bool = False
     """Whether any renaming of `answer_values`, in puzzle and answer alike, is a symmetry."""
+    notes: Notes | None = None
+    """What a lattice may write down beside the tokens of an answer (`gram/tasks/notes.py`)."""
     symmetry_words: int = 0
     """Random 32-bit words that name a symmetry of a puzzle (`symmetry`); 0: the task knows none."""
     splits: tuple[str, ...] = ("train", "validation", "test")

@@ -16,6 +16,7 @@ SPARSE: dict[str, Any] = {"weight_share": 1.0, "weight_share_end": 0.5, "weight_
 """Settings of weight-sparse training, as a dense one has them; at these values they stand not in a run's JSON."""
 LATER: dict[str, Any] = {
     "play_averaged": False,
+    "judge_weight": 1.0,
     "identity_learning_rate": 1e-2,
     "identity_weight_decay": 0.1,
     **SPARSE,
@@ -93,6 +94,9 @@ class TrainConfig:
     gradient_loops: int = 0
     """Of a lattice: loops of the core that a backward pass learns from; 0: all (`transitions`). Fewer must divide it:
     passes take the first ones, the next ... by turns, and run those before without gradient."""
+    judge_weight: float = 1.0
+    """Of a lattice: weight of the judge's loss. It is one number a state, the others are means over tokens: where
+    states have many tokens and few are lost, its gradient alone would fill `clip`."""
     identity_learning_rate: float = 1e-2
     """Rate of SignSGD on the rows of a table of task embeddings; its schedule is that of `learning_rate`."""
     identity_weight_decay: float = 0.1
@@ -134,7 +138,7 @@ class TrainConfig:
         if self.steps is not None:
             at_least("steps", self.steps, 1)
         within("seed", self.seed, 0, 2**63 - 1)
-        for name in ("identity_learning_rate", "identity_weight_decay", "expert_balance"):
+        for name in ("identity_learning_rate", "identity_weight_decay", "expert_balance", "judge_weight"):
             at_least(name, getattr(self, name), 0)
         if not 0 < self.weight_share <= 1:
             raise ValueError(f"weight_share must be above 0 and at most 1, got {self.weight_share:g}")
@@ -213,6 +217,7 @@ class TrainOverrides(TypedDict, total=False):
     play_averaged: bool
     value_target: ValueTarget
     gradient_loops: int
+    judge_weight: float
     identity_learning_rate: float
     identity_weight_decay: float
     weight_share: float

@@ -76,7 +76,9 @@ def cost_of(recipe: Recipe) -> TrainingCost:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if config.latent == "lattice":
         # Each loop with a gradient is asked for its opinion; the round takes the last one's.
-        read = 2 * length * config.dim * (OPINIONS + 2 * config.head_hidden)
+        read = (
+            2 * length * config.dim * (OPINIONS * (len(config.values) if config.notes else 1) + 2 * config.head_hidden)
+        )
         loops = training.loops_with_gradient(turns)
         beside = (turns - loops) / 2 + (turns if training.play_averaged else (turns - loops) / 2)
         row = 3 * loops * (transition + read) + beside * transition

@@ -18,6 +18,7 @@ from gram.tasks.protocol import Task
 from gram.training.backtracking_pool import BacktrackingPool
 from gram.training.data_parallel import Ranks
 from gram.training.lattice_pool import LatticePool
+from gram.training.notes_pool import NotesPool
 from gram.training.puzzles import TrainingPuzzles
 from gram.training.recipe import Recipe
 from gram.training.rollouts import Rollouts
@@ -49,7 +50,8 @@ class LatticeLane:
 
 def open_lattice_lanes(recipe: Recipe, puzzles: TrainingPuzzles, device: torch.device) -> list[LatticeLane]:
     """As `open_lanes`, of a lattice."""
-    kind = BacktrackingPool if recipe.model.search == "backtrack" else LatticePool
+    kinds: dict[str, type[LatticePool]] = {"backtrack": BacktrackingPool, "repair": NotesPool}
+    kind = kinds.get(recipe.model.search, LatticePool)
     return [
         LatticeLane(task, config, source, kind(source, config, recipe.training, device))
         for task, config, source in _sources(recipe, puzzles)

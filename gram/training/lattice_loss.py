@@ -45,12 +45,16 @@ def loop(
     keep, value = read_values(weights, config, h)
     places = config.output_tokens
     target = states.sets & states.survivors
-    is_open = states.sets & (states.sets.sum(-1, keepdim=True) > 1)
-    weight = torch.where(target, KEEP_WEIGHT, DROP_WEIGHT) * is_open
+    is_decided = states.sets.sum(-1, keepdim=True) == 1
+    if config.search == "repair":
+        # Removal is not final, and what was decided wrongly is to be found again.
+        weight = KEEP_WEIGHT * (states.sets & ~states.given[..., None])
+    else:
+        weight = torch.where(target, KEEP_WEIGHT, DROP_WEIGHT) * (states.sets & ~is_decided)
     error = binary_cross_entropy_with_logits(keep, target.float(), reduction="none") * weight
-    counts = ~states.given & ~states.is_lost[:, None]
+    counts = ~states.given & ~(states.is_lost[:, None] & (config.search != "repair"))
     chance = value.log_softmax(-1)
-    if by_share:
+    if by_share or config.notes:
         likely = (states.shares * chance).sum(-1)
     else:
         likely = chance.masked_fill(~states.survivors & counts[..., None], -torch.inf).logsumexp(-1)
@@ -58,4 +62,4 @@ def loop(
     sound = binary_cross_entropy_with_logits(
         read_head(weights, "halt", h, config.spec), (~states.is_lost).float(), reduction="sum"
     )
-    return h, Losses(error.sum() / (places * config.value_tokens), value_error.sum() / places, sound)
+    return h, Losses(error.sum() / (places * len(config.values)), value_error.sum() / places, sound)

@@ -41,7 +41,7 @@ class States(NamedTuple):
     """Values of the solutions within the sets, bool `[B, A, v]`; of a lost state none."""
     shares: Tensor
     """Share of these solutions that take each value, fp32 `[B, A, v]`; 1 of each survivor where `value_target` is
-    `any`, which does not count them."""
+    `any`, which does not count them. With notes, of the one solution."""
     is_lost: Tensor
     """No solution is left, `[B]`."""
 
@@ -54,7 +54,7 @@ class LatticePool:
     ) -> None:
         self.source, self.training, self.device = puzzles, training, device
         self.values = list(config.values)
-        count, shape = training.batch, (training.batch, config.output_tokens, config.vocabulary)
+        count, shape = training.batch, (training.batch, config.output_tokens, config.symbols)
         self.puzzles = np.zeros((count, config.tokens), np.uint8)
         self.answers = np.zeros((count, config.output_tokens), np.uint8)
         self.first, self.sets = np.zeros(shape, bool), np.zeros(shape, bool)

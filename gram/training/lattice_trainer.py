@@ -92,7 +92,9 @@ class LatticeTrainer(Trainer):
             opinion = Opinion(keep, value, read_head(weights, "halt", h, config.spec))
             rules = rules_of(config)
             sets = torch.from_numpy(pool.sets).to(self.device)
-            played = play_round(sets, states.given, opinion, rules, pool.key())
+            played = play_round(
+                sets, states.given, opinion, rules, pool.key(), None, torch.from_numpy(pool.first).to(self.device)
+            )
         rate = learning_rate(training, self.step, self.fraction)
         norm = self.flat.update(rate, self.fraction_after)
         if not math.isfinite(norm):
@@ -123,7 +125,8 @@ class LatticeTrainer(Trainer):
         return self._of_lanes([(lane.task.name, self._evaluate_lane(lane)) for lane in self.lattice_lanes])
 
     def _evaluate_lane(self, lane: LatticeLane) -> dict[str, float]:
-        config = SamplerConfig(width=1, depth=EVALUATED_ROUNDS, seed=self.training.seed)
+        depth = lane.config.depth if lane.config.notes else EVALUATED_ROUNDS
+        config = SamplerConfig(width=1, depth=depth, seed=self.training.seed)
         held_out = lane.puzzles.held_out
         result = sample(self.averaged(lane.config), lane.task, held_out.puzzles, config)
         is_right = lane.task.verify(held_out.puzzles, result.candidates[:, 0])
@@ -152,5 +155,6 @@ class LatticeTrainer(Trainer):
             h, losses = self._loop(master, config, h, shown, states)
             sums.append(torch.stack(losses))
         mean = torch.stack(sums).mean(0)
-        (mean.sum() / self.training.batch).backward()
+        weighted = mean[0] + mean[1] + self.training.judge_weight * mean[2]
+        (weighted / self.training.batch).backward()
         return h.detach(), mean.detach()

@@ -103,7 +103,7 @@ def load_recipe(
         model_values = dict(values.get("model", {}))
         if model_values.get("mixer") == "relations":
             model_values.setdefault("relations", list(task.relations))
-        shape |= lattice_shape(model_values.get("latent", ""), task)
+        shape |= lattice_shape(model_values.get("latent", ""), task, has_notes=bool(model_values.get("notes", False)))
         model = model_config(model_values.pop("preset", "small"), task=task.name, **shape, **model_values)
         kept = {name: value for name, value in values.get("training", {}).items() if name not in dropped}
         training = config_from_json(TrainConfig, kept | given, where="[training]")

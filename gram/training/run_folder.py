@@ -20,6 +20,7 @@ from torch import Tensor
 
 from gram import checkpoint
 from gram.atomic_files import lock
+from gram.sizes import misfit, resized
 from gram.tasks.arc_folder import read_names
 from gram.training.config import LATER
 from gram.training.recipe import Recipe, RecipeError
@@ -47,8 +48,10 @@ WEIGHTLESS += ["commitment_temperature", "commitment_focus", "search"]
 
 
 def starting_weights(recipe: Recipe, start: Path) -> dict[str, Tensor]:
-    """The weights of checkpoint `start`, fp32. Raises `RecipeError` where its model is not the recipe's."""
-    theirs = asdict(checkpoint.read_config(start))
+    """The weights of checkpoint `start`, fp32, which may be of another size of the task where the model knows no size.
+    Raises `RecipeError` where its model is not the recipe's."""
+    own = checkpoint.read_config(start)
+    theirs = asdict(own if misfit(own, recipe.task) else resized(own, recipe.task))
     differing = [name for name, value in asdict(recipe.model).items() if value != theirs[name]]
     if named := [name for name in differing if name not in WEIGHTLESS]:
         name = "latent" if "latent" in named else named[0]

@@ -272,7 +272,7 @@ def test_a_resumed_run_ends_as_one_that_never_stopped(tmp_path: Path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"search": "forward"}, "search must be one of restart, backtrack, got 'forward'"),
+        ({"search": "forward"}, "search must be one of restart, backtrack, repair, got 'forward'"),
         ({"commitment_focus": -101.0}, "commitment_focus must be within -100 and 100, got -101.0"),
     ],
 )
