@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument(
         "--halt-threshold", type=float, help="default of the checkpoint's sampling; choose on training puzzles"
     )
-    for name in ("selector", "width-policy"):
+    for name in ("selector", "width-policy", "views"):
         parser.add_argument(f"--{name}", help="default of the checkpoint's sampling; choose on training puzzles")
     parser.add_argument("--depth", type=int, help="default of the checkpoint's sampling; choose on training puzzles")
     parser.add_argument("--width", type=int, default=20, help="trajectories a puzzle [default: %(default)s]")
@@ -167,7 +167,7 @@ def main() -> None:
         config["depth"] = card["depth"] = arguments.depth
     if arguments.halt_threshold is not None:
         config["halt_threshold"] = card["halt_threshold"] = arguments.halt_threshold
-    for name in ("selector", "width_policy"):
+    for name in ("selector", "width_policy", "views"):
         if (value := getattr(arguments, name)) is not None:
             config[name] = value
     write_atomically(target / "config.json", (json.dumps(config, indent=2) + "\n").encode())

@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Symbols = NDArray[np.uint8]
-
-
 NEVER = np.iinfo(np.int32).max
+"""Step at which the solution's symbols are ruled out."""
 
 
 class Notes(ABC):
@@ -42,10 +41,3 @@ class Notes(ABC):
         """The step at which each symbol of each token is ruled out, `[P, A, S]`, where every step deduces what follows
         from the neighbours' symbols of the step before; `NEVER` of the solution, 0 of what the puzzle rules out. Where
         a guess is needed, `rng` makes it, and the step that it is made in is left out of every token's steps."""
-
-    def survivors(self, puzzles: NDArray[np.uint8], noted: Symbols, sets: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """As `Task.survivors`, of symbols `[P, A, S]`; `noted` is what `write` gave."""
-        found: NDArray[np.bool_] = np.equal(noted[:, :, None], np.arange(len(self.plain)))
-        is_lost: NDArray[np.bool_] = np.asarray((sets & found).sum(2) == 0)
-        found[np.asarray(is_lost.sum(1) > 0)] = False
-        return found

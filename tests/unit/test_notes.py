@@ -97,16 +97,6 @@ def test_notes_follow_from_those_of_neighbours(first):
         assert not (unreached[:, 1:] & (far[:, :-1] >= 0)).any()
 
 
-def test_survivors_are_the_one_solution_and_none_where_it_is_lost():
-    puzzles = TASK.split("validation", limit=3).puzzles
-    noted, sets = NOTES.write(puzzles), NOTES.candidates(puzzles)
-    one = noted[:, :, None] == np.arange(len(NOTES.plain))
-    np.testing.assert_array_equal(NOTES.survivors(puzzles, noted, sets), one)
-    cell = int((puzzles[1] == OPEN).argmax())
-    sets[1, cell, noted[1, cell]] = False
-    assert NOTES.survivors(puzzles, noted, sets).any((1, 2)).tolist() == [True, False, True]
-
-
 def opinion_of(count: int, *, sound: float = 5.0) -> Opinion:
     return Opinion(torch.full((count, 6, 4), 5.0), torch.zeros(count, 6, 4), torch.full((count,), sound))
 
