@@ -170,6 +170,8 @@ def main() -> None:
     for name in ("selector", "width_policy", "views"):
         if (value := getattr(arguments, name)) is not None:
             config[name] = value
+            if name != "selector":
+                card[name] = value
     write_atomically(target / "config.json", (json.dumps(config, indent=2) + "\n").encode())
     card["steps_per_s"] = round(typical_speed(target / "log.jsonl"), 3)
     is_lattice = config.get("latent") == "lattice"

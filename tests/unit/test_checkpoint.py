@@ -165,7 +165,8 @@ def test_shipped_checkpoints_come_from_the_published_recipes():
         else:
             assert shipped.selector == recipe.model.selector
         assert shipped.views == card.get("views", recipe.model.views)
-        names = ("log_sigma_center", "halt_threshold", "depth", "trained_depth", "selector", "views")
+        assert shipped.width_policy == card.get("width_policy", recipe.model.width_policy)
+        names = ("log_sigma_center", "halt_threshold", "depth", "trained_depth", "selector", "views", "width_policy")
         chosen = {name: getattr(recipe.model, name) for name in names}
         assert replace(shipped, **chosen) == recipe.model
         # Steps or minutes, whichever ended the run; a card says where it was stopped before.
