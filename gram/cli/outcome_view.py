@@ -48,7 +48,8 @@ def show_puzzle(console: Console, found: PuzzleResult, title: str) -> None:
     boards_width = _width(puzzle) + _width(answer)
     is_wide = boards_width + SPACE + figures_width <= console.width
     room = console.width - boards_width - (SPACE + figures_width if is_wide else 0)
-    shown = [puzzle, answer]
+    # Where two boards have no room, the answer shows the puzzle too.
+    shown = [puzzle, answer] if boards_width <= console.width else [answer]
     for panel in others:
         room -= _width(panel)
         if room < 0:

@@ -254,3 +254,13 @@ def test_a_narrow_terminal_breaks_labels_and_never_cuts_a_figure(columns, monkey
         for figure in (*figures, "3.00"):
             assert figure in " ".join(shown.split()), f"{figure} at {columns} columns"
         assert "trajectories" in shown
+
+
+@pytest.mark.parametrize(("width", "boards"), [(80, 1), (120, 2)])
+def test_a_board_too_wide_for_two_is_shown_once(width: int, boards: int) -> None:
+    screen = console(width, color_system=None)
+    outcome_view.show_puzzle(screen, result("maze21", 20)[0], "puzzle 1 of 1")
+    text = "\n".join(lines(screen))
+    assert text.count("\u256d") == boards
+    assert "answer, " in text
+    assert "\u2026" not in text
