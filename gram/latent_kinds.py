@@ -72,17 +72,16 @@ def check_lattice(config: ModelConfig) -> None:
     if config.search not in get_args(Search):
         raise ValueError(f"search must be one of {', '.join(get_args(Search))}, got {config.search!r}")
     values = config.values
-    if config.notes and config.value_tokens != 1:
-        raise ValueError(f"value_tokens must be 1 with notes, got {config.value_tokens}")
-    if not values or len(values) != (config.value_tokens, len(values))[config.notes] or len(set(values)) != len(values):
-        raise ValueError(f"values must be {config.value_tokens} different tokens (value_tokens), got {list(values)}")
-    most = MOST_SYMBOLS if config.notes else config.vocabulary - 1
+    count, named, most = config.value_tokens, " (value_tokens)", config.vocabulary - 1
+    if config.notes:
+        check_notes(config)
+        count, named, most = len(values), "", MOST_SYMBOLS
+    elif config.search == "repair":
+        raise ValueError("search must be restart or backtrack without notes, got 'repair'")
+    if not values or len(values) != count or len(set(values)) != count:
+        raise ValueError(f"values must be {count} different tokens{named}, got {list(values)}")
     if not 0 < min(values) <= max(values) <= most:
         raise ValueError(f"values must be tokens from 1 to {most}, got {list(values)}")
-    if config.search == "repair" and not config.notes:
-        raise ValueError("search must be restart or backtrack without notes, got 'repair'")
-    if config.notes and config.are_values_alike:
-        raise ValueError("are_values_alike must be false with notes, got true")
     if config.output_start or config.output_tokens != config.tokens:
         raise ValueError(f"answers must stand on the puzzle's own grid with a lattice, got {config.task}")
     needed = {
@@ -99,6 +98,13 @@ def check_lattice(config: ModelConfig) -> None:
     for name, value in needed.items():
         if getattr(config, name) != value:
             raise ValueError(f"{name} must be {value!r} with a lattice, got {getattr(config, name)!r}")
+
+
+def check_notes(config: ModelConfig) -> None:
+    """Raises `ValueError` where a lattice with notes is given what only others have."""
+    for name, value in (("search", "repair"), ("value_tokens", 1), ("are_values_alike", False)):
+        if getattr(config, name) != value:
+            raise ValueError(f"{name} must be {value!r} with notes, got {getattr(config, name)!r}")
 
 
 def check_identities(config: ModelConfig) -> None:

@@ -105,7 +105,8 @@ def play_round(
     is_wrong = opinion.keep.sigmoid() < drop_below
     kept = sets & ~(is_wrong & ~given[..., None])
     is_complete = (sets.sum(-1) == 1).all(-1)
-    if rules.repairs and first is not None:
+    if rules.repairs:
+        assert first is not None
         # Only an answer that nothing more is removed from is judged.
         is_still = (kept == sets).flatten(1).all(1)
         kept = torch.where(kept.any(-1, keepdim=True), kept, first)
@@ -131,6 +132,7 @@ def play_round(
     value = score.masked_fill(~kept[row, token], -math.inf).argmax(-1)
     commits = is_open.any(-1) & ~is_conflict
     if rules.repairs:
+        # Not where nothing was removed alone: a token that loses all it could be has changed nothing either.
         commits = commits & (kept == sets).flatten(1).all(1)
     chosen = torch.zeros_like(kept[row, token]).scatter_(1, value[:, None], True)
     committed = kept.clone()

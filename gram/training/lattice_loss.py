@@ -28,7 +28,8 @@ class Losses(NamedTuple):
     """Sums over the states."""
 
     keep: Tensor
-    """Weighted binary cross-entropy over possible values of undecided tokens, per value of the board."""
+    """Weighted binary cross-entropy over possible values of undecided tokens, where a search repairs of decided ones
+    too, per value of the board."""
     value: Tensor
     """Cross-entropy of the value of tokens that are not given, per token of the board; of states that are not lost.
     With several solutions: of any value that one takes, or of all by their shares."""

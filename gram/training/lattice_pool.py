@@ -10,7 +10,7 @@ Shapes: `B` states of all ranks, `L` puzzle tokens, `A` answer tokens, `V` symbo
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 from gram.config import ModelConfig
 from gram.kernels.philox import NoiseKey
 from gram.sampler.lattice import Round
-from gram.tasks.protocol import puzzle_hash
+from gram.tasks.protocol import Tokens, puzzle_hash
 from gram.training.config import TrainConfig
 from gram.training.puzzles import TrainingPuzzles
 
@@ -78,9 +78,20 @@ class LatticePool:
         share = rng.random((len(free), 1)) * MOST_REVEALED
         shown = (rng.random(answers.shape) < share) & (rng.random((len(free), 1)) < self.training.reveal_share)
         known = answers[:, :, None] == np.arange(first.shape[2])
-        self.puzzles[free], self.answers[free], self.first[free] = puzzles, answers, first
         self.sets[free] = np.where(shown[:, :, None], first & known, first)
-        self.hashes[free] = [puzzle_hash(task.name, puzzle) for puzzle in puzzles]
+        self._enter(free, rng, puzzles, answers, first)
+
+    def _enter(
+        self,
+        free: NDArray[np.int64],
+        rng: np.random.Generator,
+        puzzles: Tokens,
+        answers: Tokens,
+        first: NDArray[np.bool_],
+    ) -> None:
+        """Names the states of new puzzles."""
+        self.puzzles[free], self.answers[free], self.first[free] = puzzles, answers, first
+        self.hashes[free] = [puzzle_hash(self.source.task.name, puzzle) for puzzle in puzzles]
         self.trajectory[free] = self.started + np.arange(len(free))
         self.age[free] = 0 if self.started else rng.integers(0, self.training.longest_life, len(free))
         self.started += len(free)
@@ -88,9 +99,11 @@ class LatticePool:
 
     def view(self) -> States:
         """All states as the loss takes them."""
-        task, counts = self.source.task, self.training.value_target == "share"
-        found = (task.solution_shares if counts else task.survivors)(self.puzzles, self.answers, self.sets)
-        survivors = found > 0
+        found = self._found(self.sets)
+        return self._seen(found > 0, found, _is_lost(found > 0))
+
+    def _seen(self, survivors: NDArray[np.bool_], shares: NDArray[Any], is_lost: NDArray[np.bool_]) -> States:
+        """The states, with what is to be learnt of them: `[B, A, S]`, `[B, A, S]` and `[B]`."""
 
         def tensor(array: np.ndarray) -> Tensor:
             return torch.from_numpy(array.copy()).to(self.device)
@@ -100,8 +113,8 @@ class LatticePool:
             tensor(self.first.sum(-1) == 1),
             tensor(self.sets[..., self.values]),
             tensor(survivors[..., self.values]),
-            tensor(found[..., self.values].astype(np.float32)),
-            tensor(_is_lost(survivors)),
+            tensor(shares[..., self.values].astype(np.float32)),
+            tensor(is_lost),
         )
 
     def key(self) -> NoiseKey:
@@ -124,7 +137,19 @@ class LatticePool:
         return float((is_solved & ~is_lost).sum()), float((is_solved & is_lost).sum())
 
     def _is_lost(self, sets: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        return _is_lost(self.source.task.survivors(self.puzzles, self.answers, sets))
+        return _is_lost(self._found(sets) > 0)
+
+    def _found(self, sets: NDArray[np.bool_]) -> NDArray[Any]:
+        """Values of the solutions within the sets, `[B, A, V]`, by their shares where these are learnt."""
+        task = self.source.task
+        if self.training.value_target == "share":
+            return task.solution_shares(self.puzzles, self.answers, sets)
+        if task.has_several(self.source.split):
+            return task.survivors(self.puzzles, self.answers, sets)
+        # The answer is the only solution: a solver would find it anew for every puzzle.
+        found: NDArray[np.bool_] = np.equal(self.answers[:, :, None], np.arange(sets.shape[2]))
+        found[(found & ~sets).sum((1, 2)) > 0] = False
+        return found
 
     def state(self) -> dict[str, Tensor]:
         """Everything that a resumed run needs."""

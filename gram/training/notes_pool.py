@@ -18,7 +18,6 @@ from gram.config import ModelConfig
 from gram.sampler.lattice import Round
 from gram.sizes import notes_of
 from gram.tasks.notes import NEVER
-from gram.tasks.protocol import puzzle_hash
 from gram.training.config import TrainConfig
 from gram.training.lattice_pool import LatticePool, States
 from gram.training.puzzles import TrainingPuzzles
@@ -41,19 +40,14 @@ class NotesPool(LatticePool):
     def _begin(self, free: NDArray[np.int64], rng: np.random.Generator) -> None:
         puzzles, _ = self.source.draw(rng, len(free))
         noted = self.notes.write(puzzles)
-        self.puzzles[free], self.answers[free] = puzzles, noted
-        self.first[free] = self.notes.candidates(puzzles)
+        first = self.first[free] = self.notes.candidates(puzzles)
         self.gone_at[free] = self.notes.deductions(puzzles, noted, rng)
         for row in free.tolist():
             self.step[row] = rng.choice(self._steps(row))
             self.sets[row] = self.gone_at[row] > self.step[row]
             if rng.random() < WRONG_SHARE:
                 self._mistake(row, rng)
-        self.hashes[free] = [puzzle_hash(self.source.task.name, puzzle) for puzzle in puzzles]
-        self.trajectory[free] = self.started + np.arange(len(free))
-        self.age[free] = 0 if self.started else rng.integers(0, self.training.longest_life, len(free))
-        self.started += len(free)
-        self.is_free[free] = False
+        self._enter(free, rng, puzzles, noted, first)
 
     def _steps(self, row: int) -> NDArray[np.int32]:
         """Steps after which something new is known, and the puzzle itself (0)."""
@@ -69,19 +63,7 @@ class NotesPool(LatticePool):
 
     def view(self) -> States:
         known = np.equal(self.answers[:, :, None], np.arange(self.sets.shape[2]))
-        survivors = self.gone_at > self.step[:, None, None] + 1
-
-        def tensor(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(array.copy()).to(self.device)
-
-        return States(
-            tensor(self.puzzles).long(),
-            tensor(self.first.sum(-1) == 1),
-            tensor(self.sets[..., self.values]),
-            tensor(survivors[..., self.values]),
-            tensor(known[..., self.values].astype(np.float32)),
-            tensor(self._misses(self.sets)),
-        )
+        return self._seen(self.gone_at > self.step[:, None, None] + 1, known, self._misses(self.sets))
 
     def carry(self, played: Round, rng: np.random.Generator) -> tuple[float, float]:
         """To the next step, whatever the round made of this one."""

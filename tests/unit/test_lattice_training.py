@@ -343,3 +343,11 @@ def test_a_run_may_start_from_other_thresholds_and_not_from_another_kind_of_mode
     checkpoint.save(tiny_model(), tmp_path / "other")
     with pytest.raises(RecipeError, match=r"got latent 'continuous' in .*other, expected 'lattice'"):
         starting_weights(recipe(), tmp_path / "other")
+
+
+def test_a_sole_answer_survives_as_the_solver_says():
+    states = pool(batch=32)
+    states.sets[:8] = lost_sets(states)[:8]
+    expected = states.source.task.survivors(states.puzzles, states.answers, states.sets)
+    np.testing.assert_array_equal(states.view().survivors.numpy(), expected[..., states.values])
+    assert states.view().is_lost.tolist() == [True] * 8 + [False] * 24

@@ -27,7 +27,7 @@ from gram.training.notes_pool import NotesPool
 from gram.training.puzzles import TrainingPuzzles
 from gram.training.recipe import Recipe, RecipeError, load_recipe
 from gram.training.run_folder import starting_weights
-from tests.unit.test_lattice import key, rules
+from tests.unit.test_lattice import key, lattice_config, rules
 
 CPU = torch.device("cpu")
 TASK = get_task("maze7")
@@ -38,26 +38,10 @@ OFF, ON, REACHED_GOAL = 6, 9, 12
 
 
 def noted_config(**changes: object) -> ModelConfig:
-    made = {
-        "task": TASK.name,
-        **{name: getattr(TASK, name) for name in ("vocabulary", "tokens", "output_start", "output_tokens")},
-        **lattice_shape("lattice", TASK, has_notes=True),
-        "latent": "lattice",
-        "notes": True,
-        "search": "repair",
-        "mixer": "relations",
-        "relations": ("up", "down", "left", "right"),
-        "positions": "none",
-        "guidance": "none",
-        "low_level_updates": 0,
-        "transitions": 2,
-        "depth": 12,
-        "dim": 16,
-        "hidden": 16,
-        "mixer_hidden": 16,
-        "head_hidden": 8,
-    }
-    return ModelConfig(**{**made, **changes})
+    shape = lattice_shape("lattice", TASK, has_notes=True)
+    lines = ("up", "down", "left", "right")
+    made = {**shape, "notes": True, "search": "repair", "relations": lines, "mixer_hidden": 16}
+    return lattice_config(TASK.name, **{**made, **changes})
 
 
 def recipe(**training) -> Recipe:
@@ -237,9 +221,10 @@ def test_a_run_with_notes_goes_on_as_it_was_and_its_checkpoint_samples(tmp_path:
     ("changes", "message"),
     [
         ({"value_tokens": 10}, "value_tokens must be 1 with notes, got 10"),
-        ({"are_values_alike": True}, "are_values_alike must be false with notes, got true"),
+        ({"are_values_alike": True}, "are_values_alike must be False with notes, got True"),
         ({"values": (2, 300)}, "values must be tokens from 1 to 255, got"),
-        ({"values": (2, 2)}, "values must be"),
+        ({"values": (2, 2)}, "values must be 2 different tokens"),
+        ({"search": "backtrack"}, "search must be 'repair' with notes, got 'backtrack'"),
         ({"notes": False, "value_tokens": 10, "vocabulary": 15}, "search must be restart or backtrack without notes"),
     ],
 )
