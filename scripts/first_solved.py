@@ -15,7 +15,7 @@ from typing import Any
 from gram.config import read_json
 from gram.evals.frontier import outcomes, timing_file
 from gram.evals.frontier.files import FRONTIER_FILE
-from gram.evals.frontier.first_solved import ONE, halts_of, rows_of, times_of
+from gram.evals.frontier.first_solved import halts_of, rows_of, times_of
 from gram.evals.frontier.grid import Grid
 from gram.evals.frontier.latency import clock_of, courses_of
 from gram.formatting import markdown, percent, plain, signed, span
@@ -70,7 +70,7 @@ def main() -> None:
         made = rows(given.folder)
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    made = [row for row in made if shown is None or row["way"] == ONE or row["depth"] in shown]
+    made = [row for row in made if shown is None or row["depth"] in shown]
     print(json.dumps(plain(made)) if given.json else markdown(HEADS, map(line, made)))
 
 

@@ -118,7 +118,7 @@ def test_rows_of_a_frontier(tmp_path, monkeypatch, capsys):
         assert by_cell["at once, until one is solved", width, 24] < by_cell["at once, all to their end", width, 24]
     run(monkeypatch, tmp_path / "out", "--depths", "24")
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 + 2 + len(WAYS) * 2
+    assert len(lines) == 2 + 1 + len(WAYS) * 2, "heads, one trajectory and every way at 2 and 4, of this depth alone"
     assert all(line.count("|") == 7 for line in lines)
 
 
