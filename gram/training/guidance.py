@@ -6,6 +6,7 @@ Shapes: `B` trajectories, `L` tokens (registers included), `D` columns. The Gaus
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor
 
 from gram.kernels.reference import Weights, gaussian
 from gram.kernels.spec import Spec
+
+Lead = Callable[..., tuple[Tensor, Tensor]]
+"""What moves a state by the posterior's noise and charges the balanced KL at once: `kernels/native/guide.led`."""
 
 
 class Gaussian(NamedTuple):

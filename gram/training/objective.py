@@ -29,6 +29,7 @@ from gram.kernels.experts import Routing
 from gram.kernels.philox import NoiseKey, Site, noise
 from gram.kernels.reference import (
     Damping,
+    Guide,
     Transition,
     Weights,
     add_noise,
@@ -39,7 +40,7 @@ from gram.kernels.reference import (
 )
 from gram.model import embed, embed_target
 from gram.training.config import TrainConfig
-from gram.training.guidance import Gaussian, balanced_kl, kl, posterior, prior
+from gram.training.guidance import Gaussian, Lead, balanced_kl, kl, posterior, prior
 
 
 class SlotBatch(NamedTuple):
@@ -127,16 +128,17 @@ def step_loss(
     h: Tensor,
     l: Tensor,
     advance: Transition = transition,
+    lead: Lead | None = None,
 ) -> Loss:
     """Loss of one supervision step of every slot; `h, l` are the state after the step's earlier transitions, `advance`
-    takes the last one.
+    takes the last one, `lead` its noise (None: as `guidance.py` defines it).
 
     `weights` require gradients; `beta` and `token_weights_V` are tensors so that a compiled step serves all of
     training.
     """
     noisy_B = slots.step >= config.noise_free_steps
     routed: list[Routing] | None = [] if config.experts else None
-    h, l, seen = _last_transition(weights, config, training, slots, h, l, routed, advance)
+    h, l, seen = _last_transition(weights, config, training, slots, h, l, routed, advance, lead)
     if seen:
         balanced, divergence = seen
     else:
@@ -221,10 +223,24 @@ def _last_transition(
     l: Tensor,
     routed: list[Routing] | None = None,
     advance: Transition = transition,
+    lead: Lead | None = None,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """State after the last transition, and where there is a KL, `[B, L]`: with balanced gradient, and as a figure."""
-    e_y = embed_target(weights, config, slots.targets) if training.has_posterior and config.guidance != "none" else None
+    has_posterior = training.has_posterior and config.guidance != "none"
+    index, calls, seed = config.transitions - 1, training.gradient_calls, training.seed
     seen: list[Tensor] = []
+    if lead is not None and has_posterior:
+
+        def moved(u: Tensor) -> Tensor:
+            noisy_B, key, at_B = slots.step >= config.noise_free_steps, slots.key(seed), slots.step * config.transitions
+            given = slots.targets, noisy_B, slots.is_prior, key, at_B + index
+            u, divergence = lead(weights, config, u, *given, training.kl_balance)
+            seen.extend((divergence, divergence.detach()))
+            return u
+
+        h, l = _guided(weights, config, slots, moved, index, seed, h, l, calls, routed, advance)
+        return h, l, seen
+    e_y = embed_target(weights, config, slots.targets) if has_posterior else None
 
     def charge(u: Tensor, q: Gaussian, p: Gaussian) -> None:
         assert e_y is not None
@@ -233,9 +249,7 @@ def _last_transition(
             q, p = posterior(weights, config, u.detach(), e_y), prior(weights, config, u.detach())
         seen.extend((balanced_kl(q, p, training.kl_balance), kl(q, p).detach()))
 
-    index = config.transitions - 1
-    calls = training.gradient_calls
-    return *_transition(weights, config, slots, e_y, index, training.seed, h, l, charge, calls, routed, advance), seen
+    return *_transition(weights, config, slots, e_y, index, seed, h, l, charge, calls, routed, advance), seen
 
 
 def _transition(
@@ -267,6 +281,23 @@ def _transition(
         mean, log_sigma = (torch.where(is_prior, ours, theirs) for ours, theirs in zip(p, q, strict=True))
         return add_noise(u, mean, log_sigma, normal, noisy_B, config, 1.0)
 
+    return _guided(weights, config, slots, guide, index, seed, h, l, gradient_calls, routed, advance)
+
+
+def _guided(
+    weights: Weights,
+    config: ModelConfig,
+    slots: SlotBatch,
+    guide: Guide,
+    index: int,
+    seed: int,
+    h: Tensor,
+    l: Tensor,
+    gradient_calls: int,
+    routed: list[Routing] | None,
+    advance: Transition,
+) -> tuple[Tensor, Tensor]:
+    """State after transition `index`, in which `guide` adds the noise."""
     is_empty = slots.is_empty if "empty" in weights else None
     e_x = embed(weights, config, slots.puzzles, is_empty_P=is_empty, registers_PRD=slots.registers)
     damping = _damping(config, slots, index, seed, gradient_calls)

@@ -27,6 +27,7 @@ from torch import Tensor
 from gram import checkpoint
 from gram.config import ModelConfig, SamplerConfig
 from gram.kernels import reference
+from gram.kernels.native import guide as native_guide
 from gram.kernels.native import path as native
 from gram.model import Model
 from gram.sampler.run import sample
@@ -34,6 +35,7 @@ from gram.tasks.protocol import PuzzleSet, Task
 from gram.training.data_parallel import Ranks
 from gram.training.diagnosis import explain, recent_signs
 from gram.training.elbo import elbo
+from gram.training.guidance import Lead
 from gram.training.lanes import Lane, open_lanes
 from gram.training.objective import Loss, Replay, SlotBatch, earlier_transitions, rows_ahead, step_loss
 from gram.training.optimiser import FlatWeights, kl_beta, learning_rate
@@ -109,7 +111,9 @@ class Trainer:
         self._loss = compiled(self._loss_of_flat)
         self._ahead = compiled(self._rows_ahead)
         self._transition = self._choose_transition() if is_compiled else reference.transition
-        self._advance = compiled(partial(reference.supervision_step, advance=self._transition))
+        self._lead = self._choose_lead()
+        plain = partial(reference.supervision_step, advance=self._transition)
+        self._advance = compiled(plain if self._lead is None else native_guide.supervision_step)
 
     def _choose_transition(self) -> reference.Transition:
         """The native core where this model, type and processor have it, else the reference, which is compiled."""
@@ -123,6 +127,18 @@ class Trainer:
             log.warning("training without the native core: %s", error)
             return reference.transition
         return native.transition
+
+    def _choose_lead(self) -> Lead | None:
+        """The native noise beside the native core where this model has it."""
+        weights = self.flat.views(self.flat.compute.detach())
+        if self._transition is not native.transition or native_guide.unsupported_reason(weights, self.spec):
+            return None
+        try:
+            native_guide.prepare(weights, self.spec)
+        except RuntimeError as error:
+            log.warning("training without native noise: %s", error)
+            return None
+        return native_guide.led
 
     @property
     def slots(self) -> TrainingSlots:
@@ -145,8 +161,8 @@ class Trainer:
         config: ModelConfig | None = None,
     ) -> Loss:
         config = config or self.recipe.model
-        weights, advance = self.flat.views(flat), self._transition
-        return step_loss(weights, config, self.training, slots, replay, beta, self.token_weights, h, l, advance)
+        weights, paths = self.flat.views(flat), (self._transition, self._lead)
+        return step_loss(weights, config, self.training, slots, replay, beta, self.token_weights, h, l, *paths)
 
     def _rows_ahead(
         self, flat: Tensor, slots: SlotBatch, h: Tensor, l: Tensor, config: ModelConfig | None = None

@@ -1,4 +1,4 @@
-"""Builds the library of one shape from `core.cpp` with the machine's C++ compiler, and keeps it between processes.
+"""Builds the library of one shape from its C++ source with the machine's compiler, and keeps it between processes.
 
 It is kept beside the compiled pieces (`kernels/compiled/cache.py`), named by a digest of its source, shape, compiler
 and processor.
@@ -16,13 +16,13 @@ from pathlib import Path
 
 from gram.kernels.compiled import cache as compile_cache
 
-SOURCE = Path(__file__).with_name("core.cpp")
+FOLDER = Path(__file__).parent
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-std=c++17", "-shared", "-fPIC", "-w")
 
 
 @cache
-def library(defined: tuple[str, ...]) -> ctypes.CDLL:
-    """The library with macros `defined` (`NAME=value`), from the cache or the compiler.
+def library(source: str, defined: tuple[str, ...]) -> ctypes.CDLL:
+    """The library of a file of this folder with macros `defined` (`NAME=value`), from the cache or the compiler.
 
     Raises `RuntimeError` without a C++ compiler or where compiling fails.
     """
@@ -32,15 +32,15 @@ def library(defined: tuple[str, ...]) -> ctypes.CDLL:
     flags = [*FLAGS, *(f"-D{each}" for each in defined)]
     if compile_cache.obstacle() is not None:
         with tempfile.TemporaryDirectory() as folder:
-            return ctypes.CDLL(str(_compiled(compiler, flags, Path(folder) / "core.so")))
-    kept = compile_cache.folder() / f"native-{_digest(compiler, flags)}.so"
+            return ctypes.CDLL(str(_compiled(compiler, flags, FOLDER / source, Path(folder) / "made.so")))
+    kept = compile_cache.folder() / f"native-{_digest(compiler, flags, source)}.so"
     mark = kept.with_suffix(".sha256")
     # A damaged library (full disk, power cut) would end the process when it is opened: it is made again.
     if not (kept.is_file() and mark.is_file() and mark.read_text() == _sha256(kept)):
         kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
-            made = _compiled(compiler, flags, Path(folder) / "core.so")
-            told = Path(folder) / "core.sha256"
+            made = _compiled(compiler, flags, FOLDER / source, Path(folder) / "made.so")
+            told = Path(folder) / "made.sha256"
             told.write_text(_sha256(made))
             compile_cache.keep(made, kept)
             compile_cache.keep(told, mark)
@@ -54,15 +54,16 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _compiled(compiler: str, flags: list[str], out: Path) -> Path:
-    done = subprocess.run([compiler, *flags, str(SOURCE), "-o", str(out)], capture_output=True, text=True)
+def _compiled(compiler: str, flags: list[str], source: Path, out: Path) -> Path:
+    done = subprocess.run([compiler, *flags, str(source), "-o", str(out)], capture_output=True, text=True)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or [""]
         raise RuntimeError(f"the native core must compile, got: {lines[0]}")
     return out
 
 
-def _digest(compiler: str, flags: list[str]) -> str:
+def _digest(compiler: str, flags: list[str], source: str) -> str:
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
-    parts = [SOURCE.read_text(), *flags, shutil.which(compiler) or "", version, compile_cache.processor()]
+    texts = [path.read_text() for path in (FOLDER / source, *sorted(FOLDER.glob("*.h")))]
+    parts = [*texts, *flags, shutil.which(compiler) or "", version, compile_cache.processor()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]

@@ -1,13 +1,9 @@
 // One core of a token-mixing model, forward and backward, on one thread: bf16 products of AVX-512, fp32 in registers.
 // Compiled for one shape (L, D, HM, F, BLOCKS). T is L rounded up to even: tokens are multiplied in pairs.
-#include <immintrin.h>
-#include <cstdint>
-#include <cstring>
 #include <cmath>
-#include <type_traits>
+#include <cstring>
+#include "products.h"
 
-typedef uint16_t bf16;
-typedef uint32_t pair;  // two bf16: the lower one first
 constexpr int T = (L + 1) / 2 * 2, TN = (T + 15) / 16 * 16;
 constexpr int GROUP = 4;  // trajectories whose channel products are made together
 
@@ -23,86 +19,6 @@ constexpr int64_t CALLS = UPDATES + 1, STRIDE = CALLS * BLOCKS * SAVED, NORM_STR
 constexpr int64_t GMGU = 0, GMDN = GMGU + 2 * HM * TN, GCGU = GMDN + HM * TN, GCDN = GCGU + 2 * F * D,
                   GRADS = GCDN + F * D;
 
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 32")
-
-INLINE __m512 widen(const bf16* p) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
-}
-INLINE __m256i narrow(__m512 x) { return (__m256i)_mm512_cvtneps_pbh(x); }
-INLINE void put(bf16* p, __m512 x) { _mm256_storeu_si256((__m256i*)p, narrow(x)); }
-INLINE __m512i interleave(__m256i low, __m256i high) {
-  return _mm512_or_si512(_mm512_cvtepu16_epi32(low), _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
-}
-// Asks for the lines of ROWS rows of BYTES, LD elements apart, that a tile will read or write after its product.
-template <int ROWS, int BYTES, int LD, bool WRITE>
-INLINE void ask(const bf16* p) {
-  UNROLL for (int m = 0; m < ROWS; m++) UNROLL for (int b = 0; b < BYTES; b += 64)
-    __builtin_prefetch((const char*)(p + m * LD) + b, WRITE, 3);
-}
-INLINE __m512 sigmoid(__m512 x) {
-  // 1 / (1 + 2^t): 2^t by its whole part and a polynomial of the rest, both good to 13 bits, enough for bf16.
-  __m512 t = _mm512_mul_ps(x, _mm512_set1_ps(-1.44269504f));
-  __m512 f = _mm512_reduce_ps(t, 1);  // t - floor(t)
-  __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(0.07802438f), f, _mm512_set1_ps(0.22606736f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.69583347f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.99992522f));
-  return _mm512_rcp14_ps(_mm512_add_ps(_mm512_scalef_ps(p, t), _mm512_set1_ps(1.f)));
-}
-
-// acc += A B over KP pairs: rows of A (M0 from a0, M1 from a1) stand AS pairs apart and their pairs AK; vectors of B
-// (N0 from b0, N1 from b1) in rows of BS pairs.
-template <int M0, int M1, int N0, int N1, int AS, int AK, int BS>
-INLINE void multiply(const pair* a0, const pair* a1, const pair* b0, const pair* b1, int KP,
-                     __m512 (&acc)[M0 + M1][N0 + N1]) {
-  for (int k = 0; k < KP; k++) {
-    __m512bh b[N0 + N1];
-    UNROLL for (int j = 0; j < N0; j++) b[j] = (__m512bh)_mm512_loadu_si512(b0 + 16 * j);
-    UNROLL for (int j = 0; j < N1; j++) b[N0 + j] = (__m512bh)_mm512_loadu_si512(b1 + 16 * j);
-    UNROLL for (int m = 0; m < M0 + M1; m++) {
-      __m512bh a = (__m512bh)_mm512_set1_epi32(m < M0 ? a0[m * AS] : a1[(m - M0) * AS]);
-      UNROLL for (int j = 0; j < N0 + N1; j++) acc[m][j] = _mm512_dpbf16_ps(acc[m][j], a, b[j]);
-    }
-    a0 += AK; b0 += BS;
-    if (M1) a1 += AK;
-    if (N1) b1 += BS;
-  }
-}
-template <int M, int N>
-INLINE void zero(__m512 (&acc)[M][N]) {
-  UNROLL for (int m = 0; m < M; m++) UNROLL for (int j = 0; j < N; j++) acc[m][j] = _mm512_setzero_ps();
-}
-
-// C[M, N] = A B (+ C with ADD), fp32, in tiles of 4 rows and up to 5 (WIDE: 6) vectors. M is even.
-template <int M, int NV, int AS, int AK, int BS, int CS, bool ADD>
-INLINE void tile_to(const pair* a, const pair* b, int KP, float* c) {
-  __m512 acc[M][NV]; zero(acc);
-  ask<M, 64 * NV, 2 * CS, true>((const bf16*)c);
-  multiply<M, 0, NV, 0, AS, AK, BS>(a, a, b, b, KP, acc);
-  UNROLL for (int m = 0; m < M; m++) UNROLL for (int j = 0; j < NV; j++) {
-    float* to = c + m * CS + 16 * j;
-    _mm512_storeu_ps(to, ADD ? _mm512_add_ps(_mm512_loadu_ps(to), acc[m][j]) : acc[m][j]);
-  }
-}
-template <int NV, int AS, int AK, int BS, int CS, bool ADD>
-INLINE void rows_to(int M, const pair* a, const pair* b, int KP, float* c) {
-  int m = 0;
-  for (; m + 4 <= M; m += 4) tile_to<4, NV, AS, AK, BS, CS, ADD>(a + m * AS, b, KP, c + m * CS);
-  for (; m < M; m += 2) tile_to<2, NV, AS, AK, BS, CS, ADD>(a + m * AS, b, KP, c + m * CS);
-}
-template <int N, int MOST, int AS, int AK, int BS, int CS, bool ADD>
-static void product(int M, const pair* a, const pair* b, int KP, float* c) {
-  constexpr int NV = N / 16, REST = NV % MOST;
-  for (int j = 0; j + MOST <= NV; j += MOST) rows_to<MOST, AS, AK, BS, CS, ADD>(M, a, b + 16 * j, KP, c + 16 * j);
-  if constexpr (REST > 0) rows_to<REST, AS, AK, BS, CS, ADD>(M, a, b + 16 * (NV - REST), KP, c + 16 * (NV - REST));
-}
-
-static void pair_tokens(const bf16* x, pair* out, int rows) {  // [rows, D] -> [rows / 2, D] pairs
-  for (int t = 0; t < rows; t += 2)
-    for (int d = 0; d < D; d += 16)
-      _mm512_storeu_si512(out + t / 2 * D + d, interleave(_mm256_loadu_si256((const __m256i*)(x + t * D + d)),
-                                                          _mm256_loadu_si256((const __m256i*)(x + (t + 1) * D + d))));
-}
 // 16 x 16 pairs; rows LD and TO apart.
 INLINE void transpose16(const pair* p, int ld, pair* out, int to) {
   __m512i r[16], q[16];
@@ -151,7 +67,7 @@ static void norm_back(const float* dy, const bf16* y, const float* r, bf16* ds, 
     UNROLL for (int j = 0; j < D / 16; j++)
       put(ds + t * D + 16 * j, _mm512_mul_ps(f, _mm512_fmadd_ps(widen(z + 16 * j), mean, _mm512_loadu_ps(g + 16 * j))));
   }
-  pair_tokens(ds, dsp, rows);
+  pair_rows<D, D>(ds, dsp, rows);
 }
 
 struct Scratch {
@@ -253,20 +169,12 @@ INLINE void mixer_back_tile(const bf16* w, const pair* dsp, const bf16* gu, bf16
     _mm512_storeu_si512(dgup + (HM + i + m) / 2 * D + d + 16 * j, interleave(du[0], du[1]));
   }
 }
-// Calls `call(number of vectors, first column)` for N columns, MOST vectors at a time.
-template <int N, int MOST, class Call>
-INLINE void by_vectors(Call call) {
-  constexpr int NV = N / 16, REST = NV % MOST;
-  for (int j = 0; j + MOST <= NV; j += MOST) call(std::integral_constant<int, MOST>(), 16 * j);
-  if constexpr (REST > 0) call(std::integral_constant<int, REST>(), 16 * (NV - REST));
-}
-
 // One block of a group of trajectories: x in saved[SX], result in saved[SX2].
 static void block_forward(const bf16* w, bf16* saved, float* norms, int count, Scratch& s) {
   for (int g = 0; g < count; g++) {
     bf16* own = saved + g * STRIDE;
     
-    pair_tokens(own + SX, s.xp, T);
+    pair_rows<D, D>(own + SX, s.xp, T);
     by_vectors<D, 5>([&](auto nv, int at) { for (int i = 0; i < HM; i += 2) mixer_tile<nv>(w + MGU, s.xp, own + SM, s.mixh, i, at); });
     product<D, 5, HM / 2, 1, D, D, false>(T, (const pair*)(w + MDN), s.mixh, HM / 2, s.sum);
     norm(own + SX, s.sum, own + SX1, norms + g * NORM_STRIDE, T);
@@ -288,7 +196,7 @@ static void block_backward(const bf16* w, const bf16* saved, const float* norms,
   for (int g = 0; g < count; g++) {
     const bf16* own = saved + g * STRIDE;
     norm_back(s.grad + g * T * D, own + SX2, norms + g * NORM_STRIDE + T, s.ds + g * T * D, s.dsp + g * T / 2 * D, T);
-    pair_tokens(own + SX1, s.xp + g * T / 2 * D, T);
+    pair_rows<D, D>(own + SX1, s.xp + g * T / 2 * D, T);
   }
   
   int f = 0;

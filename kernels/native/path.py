@@ -12,7 +12,7 @@ Shapes: `B` rows, `L` tokens, `D` channels.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import MutableSequence
+from collections.abc import Callable, MutableSequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, NamedTuple
@@ -123,7 +123,7 @@ def transition(
 def _opened(shape: Shape) -> tuple[ctypes.CDLL, _Sizes]:
     names = ("L", "D", "HM", "F", "BLOCKS", "UPDATES", "EPS")
     values = [*map(str, shape[:6]), f"{shape.norm_eps!r}f"]
-    found = library(tuple(f"{name}={value}" for name, value in zip(names, values, strict=True)))
+    found = library("core.cpp", tuple(f"{name}={value}" for name, value in zip(names, values, strict=True)))
     sizes = (ctypes.c_int64 * 7)()
     found.sizes(sizes)
     return found, _Sizes(*sizes)
@@ -134,14 +134,19 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads)
 
 
-def _split(rows: int, group: int) -> list[slice]:
+def in_threads(run: Callable[[slice, int], None], parts: list[slice]) -> None:
+    """Runs each part, with its number, in a thread of its own."""
+    list(_pool(len(parts)).map(run, parts, range(len(parts))))
+
+
+def split(rows: int, group: int) -> list[slice]:
     """The rows of each thread: whole groups, as many for each as can be."""
     groups, threads = -(-rows // group), torch.get_num_threads()
     ends = [min(rows, group * (groups * (part + 1) // threads)) for part in range(threads)]
     return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False) if end > start]
 
 
-def _at(tensor: Tensor, row: int = 0) -> ctypes.c_void_p:
+def address(tensor: Tensor, row: int = 0) -> ctypes.c_void_p:
     """The address of a contiguous tensor's row."""
     return ctypes.c_void_p(tensor.data_ptr() + row * tensor.stride(0) * tensor.element_size())
 
@@ -152,7 +157,7 @@ def _packed(shape: Shape, weights: list[Tensor]) -> Tensor:
     out = torch.empty(shape.blocks, sizes.packed, dtype=BF16)
     for block in range(shape.blocks):
         own = [weight.contiguous() for weight in weights[len(PARTS) * block : len(PARTS) * (block + 1)]]
-        code.pack(*map(_at, own), _at(out, block))
+        code.pack(*map(address, own), address(out, block))
     return out
 
 
@@ -165,7 +170,7 @@ def _forward(
     code, each = _opened(shape)
     packed = _packed(shape, weights)
     h, l, e_x = (x.contiguous() for x in (h, l, e_x))
-    parts = _split(len(h), each.group)
+    parts = split(len(h), each.group)
     kept = len(h) if is_saving else each.group * len(parts)
     calls = (shape.updates + 1) * shape.blocks
     saved = torch.empty(kept, calls * each.saved, dtype=BF16)
@@ -176,12 +181,19 @@ def _forward(
         row, first = part.start, part.start if is_saving else number * each.group
         scratch = torch.empty(each.scratch, dtype=torch.uint8)
         code.forward(
-            *(_at(packed), _at(h, row), _at(l, row), _at(e_x, row), _at(h_out, row), _at(l_out, row)),
-            *(_at(saved, first), _at(norms, first), ctypes.c_int64(part.stop - row), ctypes.c_int64(is_saving)),
-            _at(scratch),
+            *(
+                address(packed),
+                address(h, row),
+                address(l, row),
+                address(e_x, row),
+                address(h_out, row),
+                address(l_out, row),
+            ),
+            *(address(saved, first), address(norms, first), ctypes.c_int64(part.stop - row), ctypes.c_int64(is_saving)),
+            address(scratch),
         )
 
-    list(_pool(len(parts)).map(run, parts, range(len(parts))))
+    in_threads(run, parts)
     return (h_out, l_out, saved, norms) if is_saving else (h_out, l_out, saved[:0], norms[:0].clone())
 
 
@@ -193,19 +205,26 @@ def _backward(
     shape = Shape._make([*sizes, norm_eps])
     code, each = _opened(shape)
     packed, dh = _packed(shape, weights), dh.contiguous()
-    parts = _split(len(dh), each.group)
+    parts = split(len(dh), each.group)
     grads = torch.zeros(len(parts), shape.blocks, each.grads)
     dh_in, de = torch.empty_like(dh), torch.empty_like(dh)
 
     def run(part: slice, number: int) -> None:
         row, scratch = part.start, torch.empty(each.scratch, dtype=torch.uint8)
         code.backward(
-            *(_at(packed), _at(saved, row), _at(norms, row), _at(dh, row), _at(dh_in, row), _at(de, row)),
-            *(_at(grads, number), ctypes.c_int64(part.stop - row)),
-            _at(scratch),
+            *(
+                address(packed),
+                address(saved, row),
+                address(norms, row),
+                address(dh, row),
+                address(dh_in, row),
+                address(de, row),
+            ),
+            *(address(grads, number), ctypes.c_int64(part.stop - row)),
+            address(scratch),
         )
 
-    list(_pool(len(parts)).map(run, parts, range(len(parts))))
+    in_threads(run, parts)
     return dh_in, de, grads.sum(0)
 
 

@@ -31,7 +31,7 @@ def packaged(names: list[str]) -> set[str]:
         top = Path(name).parts[0]
         folders = ("gram/behaviours/", "gram/recipes/", "gram/weights/", "evals/pages/page/", "evals/studies/")
         is_data = name == "gram/py.typed" or name.startswith(folders)
-        if top in ("gram", *LINKED) and (name.endswith((".py", ".cpp")) or is_data):
+        if top in ("gram", *LINKED) and (name.endswith((".py", ".cpp", ".h")) or is_data):
             wanted.add(f"gram/{name}" if top in LINKED else name)
     return {
         name for name in wanted if not name.endswith("/log.jsonl")
