@@ -28,7 +28,7 @@ from gram.kernels.reference import Step, Weights
 from gram.kernels.spec import LEARNED, Injection, Spec
 
 
-class Shape(NamedTuple):
+class GuideShape(NamedTuple):
     """What the code is compiled for."""
 
     tokens: int
@@ -36,12 +36,12 @@ class Shape(NamedTuple):
     hidden: int
 
     @classmethod
-    def of(cls, weights: Weights, spec: Spec) -> Shape:
+    def of(cls, weights: Weights, spec: Spec) -> GuideShape:
         """That of a model."""
         return cls(spec.length, spec.dim, weights["prior.down"].shape[1])
 
 
-class _Sizes(NamedTuple):
+class _GuideSizes(NamedTuple):
     """Numbers of each buffer, as the code was compiled."""
 
     packed: int
@@ -54,7 +54,7 @@ class _Sizes(NamedTuple):
     """Rows that go together."""
 
 
-class _Options(ctypes.Structure):
+class _GuideOptions(ctypes.Structure):
     _fields_ = [(name, ctypes.c_float) for name in ("center", "width", "balance", "temperature")]
 
 
@@ -69,7 +69,7 @@ def unsupported_reason(weights: Weights, spec: Spec) -> str | None:
 
 def prepare(weights: Weights, spec: Spec) -> None:
     """Builds and opens the library of a model. Raises `RuntimeError` where this machine's compiler cannot."""
-    _opened(Shape.of(weights, spec))
+    _opened(GuideShape.of(weights, spec))
 
 
 def led(
@@ -135,14 +135,14 @@ def supervision_step(
 
 
 @cache
-def _opened(shape: Shape) -> tuple[ctypes.CDLL, _Sizes]:
+def _opened(shape: GuideShape) -> tuple[ctypes.CDLL, _GuideSizes]:
     found = library("guide.cpp", tuple(f"{name}={value}" for name, value in zip("LDG", shape, strict=True)))
-    sizes = (ctypes.c_int64 * len(_Sizes._fields))()
+    sizes = (ctypes.c_int64 * len(_GuideSizes._fields))()
     found.sizes(sizes)
-    return found, _Sizes(*sizes)
+    return found, _GuideSizes(*sizes)
 
 
-def _packed(shape: Shape, weights: list[Tensor]) -> Tensor:
+def _packed(shape: GuideShape, weights: list[Tensor]) -> Tensor:
     """The weights in the order in which the code reads them; the posterior's are the prior's where there are none."""
     code, sizes = _opened(shape)
     out = torch.empty(sizes.packed, dtype=BF16)
@@ -152,7 +152,7 @@ def _packed(shape: Shape, weights: list[Tensor]) -> Tensor:
     return out
 
 
-def _scratch(each: _Sizes) -> Tensor:
+def _scratch(each: _GuideSizes) -> Tensor:
     return torch.empty(each.scratch, dtype=torch.uint8)
 
 
@@ -172,7 +172,7 @@ def _forward(
     """The state moved, the KL `[B, L]`, and what the backward pass reads (unless saving: nothing). An empty `table`:
     by the prior alone."""
     rows, tokens, dim = u.shape
-    shape = Shape(tokens, dim, weights[1].shape[1])
+    shape = GuideShape(tokens, dim, weights[1].shape[1])
     code, each = _opened(shape)
     has_posterior = table.numel() > 0
     packed, u, table, index, words = _packed(shape, weights), *(x.contiguous() for x in (u, table, index, words))
@@ -185,7 +185,7 @@ def _forward(
             *(address(packed), address(u), _given(table), _given(index), address(is_noisy), address(is_prior)),
             *(address(words), ctypes.c_int64(seed), address(h), _given(kl), _given(saved)),
             *map(ctypes.c_int64, (part.start, part.stop - part.start, rows)),
-            *(ctypes.byref(_Options(*options)), address(scratch)),
+            *(ctypes.byref(_GuideOptions(*options)), address(scratch)),
         )
 
     in_threads(run, split(rows, each.group))
@@ -207,7 +207,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the weights, fp32, as the code orders them, and of the table."""
     rows, tokens, dim = u.shape
-    shape = Shape(tokens, dim, weights[1].shape[1])
+    shape = GuideShape(tokens, dim, weights[1].shape[1])
     code, each = _opened(shape)
     packed, dh, dkl, u, index = _packed(shape, weights), *(x.contiguous() for x in (dh, dkl, u, index))
     parts = split(rows, each.group)
@@ -219,7 +219,7 @@ def _backward(
             *(address(packed), address(u), address(index), address(is_noisy), address(is_prior), address(saved)),
             *(address(dh), address(dkl), address(grads, number), address(table, number)),
             *map(ctypes.c_int64, (part.start, part.stop - part.start)),
-            *(ctypes.byref(_Options(*options)), address(scratch)),
+            *(ctypes.byref(_GuideOptions(*options)), address(scratch)),
         )
 
     in_threads(run, parts)
@@ -240,7 +240,7 @@ def _(
     is_saving: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows, tokens, dim = u.shape
-    each = _opened(Shape(tokens, dim, weights[1].shape[1]))[1]
+    each = _opened(GuideShape(tokens, dim, weights[1].shape[1]))[1]
     kl = u.new_empty(*((rows, tokens) if table.numel() else (0,)), dtype=torch.float32)
     return u.new_empty(u.shape), kl, u.new_empty(rows if is_saving else 0, tokens, each.saved)
 
@@ -259,7 +259,7 @@ def _(
     options: list[float],
 ) -> tuple[Tensor, Tensor]:
     (_, tokens, dim), hidden = u.shape, weights[1].shape[1]
-    each = _opened(Shape(tokens, dim, hidden))[1]
+    each = _opened(GuideShape(tokens, dim, hidden))[1]
     return dkl.new_empty(each.grads), dkl.new_empty(table_rows, 2 * hidden)
 
 
