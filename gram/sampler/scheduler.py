@@ -344,13 +344,7 @@ class Scheduler:
         """Up to `count` trajectories that may come to be needed, of the puzzles that have the fewest first."""
         if self.tests is None or count <= 0 or not self.open:
             return self.waiting[:0]
-        found, left = [], count
-        for opened in self.open.values():
-            found.append(self.tests.may_need_more(opened)[:left])
-            left -= len(found[-1])
-            if not left:
-                break
-        return self.tests.take_next(np.concatenate(found))
+        return self.tests.next_speculative(count, self.table)
 
     def end(self, rows: Rows, final: Final) -> tuple[list[OpenShard], int]:
         """Keeps what trajectories leave. Returns the shards that this finishes, and how many trajectories need no
@@ -366,7 +360,7 @@ class Scheduler:
             waiting = np.concatenate([self.waiting, more])
             column = waiting - table.first[waiting]
             self.waiting = waiting[np.lexsort((waiting, column, table.shard[waiting]))]
-        return self.count(table.shard[decided]), int(self.tests.columns[decided].sum())
+        return self.count(table.shard[decided]), len(decided) * self.tests.columns
 
     def count(self, shards: Rows) -> list[OpenShard]:
         """Takes note of something that has come to its end in each of `shards`; returns those that are finished."""

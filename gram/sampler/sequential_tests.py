@@ -1,167 +1,214 @@
 """Sequential tests of an adaptive width: what the first trajectories of each puzzle have answered, in arrays.
 
 A test sees a puzzle's trajectories in the order of their ids, however they end. Its policy (`gram/sampler/width.py`)
-decides whether they are enough, and how many are needed before it looks again.
+decides whether they are enough, and how many are needed before it looks again. Nothing is done for a puzzle before all
+of these have ended; then the policy is asked at every width reached at once.
 
-Shapes: `R` rows of the table of trajectories, `k` puzzles, `A` answer tokens.
+Shapes: `R` rows of the table of trajectories, `n` trajectories that every puzzle may have, `k` puzzles, `W` widths
+`1 .. W`, `m` trajectories, `A` answer tokens.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gram.sampler.scheduler import RowArrays
-from gram.sampler.trace import row_hashes
-from gram.sampler.width import Bools, Floats, Rows, Standing, WidthPolicy
-from gram.tasks.protocol import Tokens
+from gram.sampler.trace import row_hashes, row_words
+from gram.sampler.width import NOTHING, Bools, Floats, Rows, Standing, WidthPolicy
 
 if TYPE_CHECKING:
     from gram.sampler.scheduler import Final, OpenShard, Trajectories
 
+NEVER = 2**62
+"""Width of a next look that will not come: of a puzzle that is decided, and where no puzzle is."""
+BLOCK = 2**20
+"""Comparisons of two answers made at once, about."""
+
 
 class SequentialTests(RowArrays):
     """The sequential tests of all puzzles of the open shards. Rows are those of `Trajectories`: what belongs to a
-    puzzle is kept in the row of its first trajectory, what belongs to one of its answers where that first appeared."""
+    puzzle is kept in the row of its first trajectory. Every puzzle may have as many trajectories as any other."""
 
     width: Rows
-    first: Rows
-    second: Rows
-    leader: Rows
-    """Row in which the leading answer first appeared."""
-    most_trust: Floats
-    is_any_valid: Bools
-    columns: Rows
-    """Trajectories that the puzzle may have."""
+    """Trajectories of the puzzle at its last look."""
     limit: Rows
-    """Of these, how many are needed so far."""
+    """How many are needed so far: the width of its next look."""
     named: Rows
-    """Of these, how many have been named to the scheduler."""
+    """How many have been named to the scheduler."""
+    counted: Rows
+    """How many have their votes counted."""
     decided: Rows
     """The width at which the puzzle is decided, 0 while it is not."""
     votes: Rows
-    """Trajectories that gave the answer."""
+    """Trajectories up to this one that gave its answer."""
+    answer: Rows
+    """Place among the puzzle's trajectories of the first that gave its answer."""
     trust: Floats
-    """Highest trust in a trajectory that gave the answer (`Standing`); before its turn, that in the trajectory."""
+    """How far the trajectory is trusted (`Standing`)."""
+    best_trust: Floats
+    """Highest trust in a trajectory up to this one that gave its answer."""
     is_valid: Bools
-    forms: Tokens
-    """Canonical answers, `[R, A]`."""
+    words: NDArray[np.uint64]
+    """Canonical answers, eight tokens a word."""
     hashes: NDArray[np.uint64]
-    """Of the canonical answers: rows are compared in full only where these are equal."""
+    """Of the canonical answers: answers of one puzzle whose votes are counted are equal where these are."""
 
     def __init__(self, policy: WidthPolicy, *, answer_tokens: int, trusts_halt_head: bool) -> None:
         """`trusts_halt_head` takes the halt head's probability for the predicted accuracy, where the LPRM has none."""
-        of_puzzles = ("width", "first", "second", "leader", "columns", "limit", "named", "decided", "votes")
+        whole = ("width", "limit", "named", "counted", "decided", "votes", "answer")
         super().__init__(
-            **dict.fromkeys(of_puzzles, (np.int64,)),
-            **dict.fromkeys(("trust", "most_trust"), (np.float64,)),
-            **dict.fromkeys(("is_valid", "is_any_valid"), (bool,)),
-            forms=(np.uint8, answer_tokens),
+            **dict.fromkeys(whole, (np.int64,)),
+            **dict.fromkeys(("trust", "best_trust"), (np.float64,)),
+            is_valid=(bool,),
+            words=(np.uint64, -(-answer_tokens // 8)),
             hashes=(np.uint64,),
         )
         self.policy, self.trusts_halt_head = policy, trusts_halt_head
+        self.columns = 0
+        """Trajectories that a puzzle may have."""
 
     def open(self, opened: OpenShard, rows: int) -> Rows:
         """Starts the tests of a shard in a table of so many rows; returns the trajectories that are needed at once."""
+        before = len(self.limit)
         self.grow(rows)
-        for name in ("width", "first", "second", "decided", "votes", "named", "is_any_valid"):
-            getattr(self, name)[opened.rows] = 0
-        self.most_trust[opened.rows] = -np.inf
+        self.limit[before:] = NEVER
+        self.columns = opened.shard.trajectories
         firsts = opened.firsts
-        self.leader[firsts], self.columns[firsts] = firsts, opened.shard.trajectories
-        self._look_on(firsts)
+        for kept in (self.width, self.named, self.counted, self.decided):
+            kept[firsts] = 0
+        self.limit[firsts] = np.minimum(self.policy.next_look(NOTHING), self.columns)
         return self._name(firsts)
 
-    def may_need_more(self, opened: OpenShard) -> Rows:
-        """The puzzles of a shard, by the rows of their first trajectories, that may come to need another one, those
-        with the fewest first."""
-        firsts = opened.firsts
-        firsts = firsts[(self.decided[firsts] == 0) & (self.named[firsts] < self.columns[firsts])]
-        return np.asarray(firsts[np.argsort(self.named[firsts], kind="stable")])
-
-    def take_next(self, firsts: Rows) -> Rows:
-        """The next trajectory of each of these puzzles."""
-        rows = firsts + self.named[firsts]
-        self.named[firsts] += 1
-        return np.asarray(rows)
+    def next_speculative(self, count: int, table: Trajectories) -> Rows:
+        """Up to `count` trajectories that may come to be needed, shard after shard, of the puzzles first that have the
+        fewest."""
+        columns = self.columns
+        firsts = (self.named[: table.used : columns] < columns).nonzero()[0] * columns
+        if len(firsts):
+            order = np.lexsort((self.named[firsts], table.shard[firsts]))
+            firsts = firsts[order[:count]]
+        named = self.named[firsts]
+        self.named[firsts] = named + 1
+        return np.asarray(firsts + named)
 
     def end(self, rows: Rows, final: Final, table: Trajectories) -> tuple[Rows, Rows]:
         """Looks at trajectories that have ended. Returns the puzzles that this decides, by the rows of their first
         trajectories, and the trajectories that have come to be needed."""
-        canonical = table.task.canonical(final.answers)
-        self.forms[rows], self.hashes[rows] = canonical, row_hashes(canonical)
-        halt, lprm = final.halt.astype(np.float64), final.lprm.astype(np.float64)
-        self.trust[rows] = 1 / (1 + np.exp(-halt)) if self.trusts_halt_head else lprm
-        if self.policy.reads_sparsity:
+        self._keep(rows, final, table)
+        count = self.columns
+        has_ended = table.has_ended[: table.used].reshape(-1, count)
+        seen = has_ended.argmin(1)
+        seen[has_ended.all(1)] = count
+        puzzles = (seen >= self.limit[: table.used : count]).nonzero()[0]
+        if not len(puzzles):
+            return puzzles, puzzles
+        firsts, seen = puzzles * count, seen[puzzles]
+        now = self.standing(puzzles, seen)
+        decides, look = self.policy.decides(now), np.minimum(self.policy.next_look(now), count)
+        # From look to look: where the policy decides or needs more than have ended, there the puzzle stays.
+        place = np.arange(now.width.size).reshape(now.width.shape)
+        leads_to = np.where(decides | (look > seen[:, None]), place, place + look - now.width)
+        begin = place[:, 0] - 1
+        at = begin + self.limit[firsts]
+        while ((then := leads_to.take(at)) != at).any():
+            at = then
+        width = at - begin
+        is_over = decides.take(at) | (width == count)
+        self.width[firsts] = width
+        decided, open_ = firsts[is_over], ~is_over
+        self.decided[decided], self.limit[decided], self.named[decided] = width[is_over], NEVER, count
+        more = firsts[open_]
+        self.limit[more] = look.take(at)[open_]
+        return decided, self._name(more)
+
+    def standing(self, puzzles: Rows, seen: Rows) -> Standing:
+        """How the tests of some puzzles, by their place in the table `[k]`, stand at every width up to the most that
+        are `seen [k]` of one: `[k, W]`. Behind what is seen of its puzzle it means nothing, nor does what the policy
+        does not read."""
+        policy, widest = self.policy, int(seen.max())
+        width = np.zeros((len(puzzles), widest), np.int64) + np.arange(1, widest + 1)
+        first = second = width
+        leader_trust = most_trust = np.zeros((1, 1))
+        is_any_valid = most_trust > 0
+
+        def of(array: NDArray[Any]) -> NDArray[Any]:
+            return self._by_puzzle(array).take(puzzles, 0)[:, :widest]
+
+        if policy.reads_votes:
+            self._count(puzzles * self.columns, seen, widest)
+            votes = of(self.votes)
+            first = np.maximum.accumulate(votes, axis=1)
+            is_behind = np.zeros(votes.shape, bool)
+            np.less_equal(votes[:, 1:], first[:, :-1], out=is_behind[:, 1:])
+            second = np.maximum.accumulate(votes * is_behind, axis=1)
+            if policy.reads_trust:
+                # Of answers with equal votes the first to appear leads; it stands as where it had its last vote.
+                key = votes * self.columns + (self.columns - 1 - of(self.answer))
+                last = np.where(key == np.maximum.accumulate(key, axis=1), width - 1, 0)
+                last = np.maximum.accumulate(last, axis=1)
+                leader_trust = np.take_along_axis(of(self.best_trust), last, axis=1)
+        if policy.reads_trust:
+            most_trust = np.maximum.accumulate(of(self.trust), axis=1)
+        if policy.needs_verifier:
+            is_any_valid = np.logical_or.accumulate(of(self.is_valid), axis=1)
+        return Standing(width, first, second, leader_trust, most_trust, is_any_valid)
+
+    def _keep(self, rows: Rows, final: Final, table: Trajectories) -> None:
+        """Keeps of trajectories that have ended what the policy reads."""
+        policy = self.policy
+        if policy.reads_votes:
+            words = row_words(table.task.canonical(final.answers))
+            self.words[rows], self.hashes[rows] = words, row_hashes(words)
+        if policy.reads_sparsity:
             assert final.sparsity is not None
             self.trust[rows] = -final.sparsity
-        if self.policy.needs_verifier:
+        elif policy.reads_trust:
+            halt, lprm = final.halt.astype(np.float64), final.lprm.astype(np.float64)
+            self.trust[rows] = 1 / (1 + np.exp(-halt)) if self.trusts_halt_head else lprm
+        if policy.needs_verifier:
             self.is_valid[rows] = table.task.verify(table.puzzles[table.puzzle[rows]], final.answers)
-        firsts, decided, more = np.unique(table.first[rows]), [rows[:0]], [rows[:0]]
-        while len(firsts := self._with_next(firsts, table.has_ended)):
-            self._add(firsts)
-            width, columns, limit = self.width[firsts], self.columns[firsts], self.limit[firsts]
-            is_over = width == columns
-            looks = np.flatnonzero((width == limit) & ~is_over)
-            if len(looks):
-                is_over[looks] = self.policy.decides(self.standing(firsts[looks]))
-                looks = looks[~is_over[looks]]
-                self._look_on(firsts[looks])
-                more.append(self._name(firsts[looks]))
-            decided.append(firsts[is_over])
-            self.decided[firsts[is_over]] = width[is_over]
-            firsts = firsts[~is_over]
-        over, named = np.concatenate(decided), np.concatenate(more)
-        if len(over) and len(named):
-            named = named[self.decided[table.first[named]] == 0]
-        return over, named
 
-    def standing(self, firsts: Rows) -> Standing:
-        """How the tests of some puzzles stand."""
-        return Standing(
-            self.width[firsts],
-            self.first[firsts],
-            self.second[firsts],
-            self.trust[self.leader[firsts]],
-            self.most_trust[firsts],
-            self.is_any_valid[firsts],
-        )
+    def _count(self, firsts: Rows, seen: Rows, widest: int) -> None:
+        """Counts the votes of puzzles' trajectories up to those `seen`, of `widest` at most."""
+        counted = self.counted[firsts]
+        self.counted[firsts] = seen
+        rows = ranges(firsts + counted, seen - counted)
+        for some in np.split(rows, range(0, len(rows), max(1, BLOCK // widest))[1:]) if len(rows) * widest > BLOCK else (rows,):
+            self._count_rows(some, widest)
 
-    def _with_next(self, firsts: Rows, has_ended: Bools) -> Rows:
-        """Those of undecided puzzles whose next trajectory, in the order of their ids, has ended."""
-        return np.asarray(firsts[has_ended[firsts + self.width[firsts]]])
+    def _count_rows(self, rows: Rows, widest: int) -> None:
+        puzzles = rows // self.columns
+        firsts = puzzles * self.columns
+        hashes = self._by_puzzle(self.hashes)
+        while True:
+            is_same = hashes.take(puzzles, 0)[:, :widest] == self.hashes[rows][:, None]
+            answer = is_same.argmax(1)
+            is_other = (self.words.take(firsts + answer, 0) != self.words.take(rows, 0)).any(1)
+            if not is_other.any():
+                break
+            others = rows[is_other]  # of one hash with another answer
+            self.hashes[others] = self.hashes[others] * np.uint64(6364136223846793005) + np.uint64(1)
+        is_same &= np.arange(widest) <= (rows - firsts)[:, None]
+        self.votes[rows], self.answer[rows] = is_same.sum(1), answer
+        if self.policy.reads_trust:
+            trust = self._by_puzzle(self.trust).take(puzzles, 0)[:, :widest]
+            self.best_trust[rows] = np.where(is_same, trust, -np.inf).max(1)
 
-    def _add(self, firsts: Rows) -> None:
-        """Adds the next trajectory of each of these puzzles to its test."""
-        width = self.width[firsts]
-        rows = firsts + width
-        before = firsts[:, None] + np.arange(int(width.max()) + 1)
-        before = np.minimum(before, rows[:, None])
-        answer = firsts + (self.hashes[before] == self.hashes[rows, None]).argmax(1)
-        if not np.array_equal(self.forms[answer], self.forms[rows]):  # two answers of one hash
-            answer = firsts + (self.forms[before] == self.forms[rows, None]).all(2).argmax(1)
-        self.votes[answer] += 1
-        trust, is_first = self.trust[rows], answer == rows
-        self.trust[answer] = np.where(is_first, trust, np.maximum(self.trust[answer], trust))
-        self.most_trust[firsts] = np.maximum(self.most_trust[firsts], trust)
-        self.is_any_valid[firsts] |= self.is_valid[rows]
-        votes, first = self.votes[answer], self.first[firsts]
-        is_ahead = votes > first
-        self.second[firsts] = np.where(is_ahead, self.second[firsts], np.maximum(self.second[firsts], votes))
-        leader = self.leader[firsts]
-        self.leader[firsts] = np.where(is_ahead, answer, np.where(votes == first, np.minimum(leader, answer), leader))
-        self.first[firsts] = np.maximum(first, votes)
-        self.width[firsts] = width + 1
-
-    def _look_on(self, firsts: Rows) -> None:
-        self.limit[firsts] = np.minimum(self.policy.next_look(self.standing(firsts)), self.columns[firsts])
+    def _by_puzzle(self, array: NDArray[Any]) -> NDArray[Any]:
+        """An array of rows, one puzzle each, `[R / n, n]`."""
+        return array[: len(array) // self.columns * self.columns].reshape(-1, self.columns)
 
     def _name(self, firsts: Rows) -> Rows:
         """The trajectories of these puzzles that are needed and not named yet."""
-        named = self.named[firsts]
-        counts = np.maximum(self.limit[firsts] - named, 0)
-        self.named[firsts] = named + counts
-        starts = np.cumsum(counts) - counts
-        return np.asarray(np.repeat(firsts + named - starts, counts) + np.arange(int(counts.sum())))
+        named, limit = self.named[firsts], self.limit[firsts]
+        self.named[firsts] = np.maximum(named, limit)
+        return ranges(firsts + named, np.maximum(limit - named, 0))
+
+
+def ranges(starts: Rows, counts: Rows) -> Rows:
+    """`start, start + 1, ...` of each of `starts [k]`, as many as `counts [k]` says, one behind the other."""
+    ends = counts.cumsum()
+    return np.asarray((starts - ends + counts).repeat(counts) + np.arange(ends[-1] if len(ends) else 0))

@@ -44,29 +44,22 @@ SIGNAL = SPARSITY.index("h_hoyer")
 """The one that selector and width policy read."""
 NO_ANSWER = -1
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-_SHIFT = np.uint64(29)
 
 
-def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    product = words * _MULTIPLIER
-    return product ^ (product >> _SHIFT)
-
-
-def _words(rows: Tokens) -> NDArray[np.uint64]:
-    padded = np.zeros((len(rows), -(-rows.shape[1] // 8) * 8), dtype=np.uint8)
-    padded[:, : rows.shape[1]] = rows
+def row_words(rows: Tokens) -> NDArray[np.uint64]:
+    """Rows `[R, A]` as words of eight tokens each, `[R, W]`."""
+    tokens = rows.shape[1]
+    if tokens % 8 == 0:
+        return np.ascontiguousarray(rows).view(np.uint64)
+    padded = np.zeros((len(rows), -(-tokens // 8) * 8), dtype=np.uint8)
+    padded[:, :tokens] = rows
     return padded.view(np.uint64)
 
 
-def _folded(hashes: NDArray[np.uint64], words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    for column in range(words.shape[1]):
-        hashes = _mixed(hashes ^ words[:, column])
+def row_hashes(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """A 64-bit hash of every row of words `[R, W]`; two rows may share one by accident."""
+    hashes: NDArray[np.uint64] = words @ np.full(words.shape[1], _MULTIPLIER).cumprod(dtype=np.uint64)
     return hashes
-
-
-def row_hashes(rows: Tokens) -> NDArray[np.uint64]:
-    """A 64-bit hash of every row of `[R, A]`; two rows may share one by accident."""
-    return _folded(np.zeros(len(rows), np.uint64), _words(rows))
 
 
 def _distinct(owner: Index, rows: Tokens) -> tuple[Index, Index]:
@@ -75,12 +68,12 @@ def _distinct(owner: Index, rows: Tokens) -> tuple[Index, Index]:
     Pairs are numbered by first appearance. Rows are sorted by a 64-bit hash; every row is then compared with the first
     of its hash, and sorted in full should two ever share one.
     """
-    words = _words(rows)
-    hashes = _folded(_mixed(owner.astype(np.uint64) + np.uint64(1)), words)
+    words, owners = row_words(rows), owner.astype(np.uint64)
+    hashes = (row_hashes(words) + owners) * _MULTIPLIER
     _, first, pair = np.unique(hashes, return_index=True, return_inverse=True)
     stands_for = first[pair]
     if not (np.array_equal(owner[stands_for], owner) and np.array_equal(words[stands_for], words)):
-        whole = np.concatenate([owner[:, None].astype(np.uint64), words], axis=1)
+        whole = np.concatenate([owners[:, None], words], axis=1)
         _, first, pair = np.unique(whole, axis=0, return_index=True, return_inverse=True)
     order = np.argsort(first)
     rank = np.empty_like(order)

@@ -26,7 +26,7 @@ THRESHOLDS = {"staged": 0.9, "trusted": 0.5, "decided": 0.95}
 
 
 class Standing(NamedTuple):
-    """How the sequential tests of some puzzles stand, `[k]` each."""
+    """How the sequential tests of some puzzles stand, `[k]` each, or `[k, W]` at several widths."""
 
     width: Rows
     """Trajectories seen."""
@@ -43,9 +43,17 @@ class Standing(NamedTuple):
     """Whether the verifier accepts one of them (only where a policy asks it)."""
 
 
+NOTHING = Standing(*np.zeros((3, 1), np.int64), *np.zeros((2, 1)), np.zeros(1, bool))
+"""A puzzle without any trajectory."""
+
+
 class WidthPolicy(Protocol):
     """When a puzzle has enough trajectories. Asked for many puzzles at once."""
 
+    reads_votes: bool
+    """Whether it reads votes, or the trust in a leading answer."""
+    reads_trust: bool
+    """Whether it reads trust."""
     needs_verifier: bool
     reads_sparsity: bool
     """Whether the trust that it reads is how little sparse `h` is, in place of a predicted accuracy."""
@@ -62,6 +70,7 @@ class WidthPolicy(Protocol):
 class Staged:
     """1, 4, 16, ... trajectories, until the leading answer has one whose predicted accuracy is trusted."""
 
+    reads_votes = reads_trust = True
     needs_verifier = False
     reads_sparsity = False
 
@@ -78,6 +87,8 @@ class Staged:
 class Trusted(Staged):
     """1, 4, 16, ... trajectories, until one of them is trusted, whatever the others say: for a lattice, whose
     trajectories are either solved or worth nothing."""
+
+    reads_votes = False
 
     def decides(self, now: Standing) -> Bools:
         return np.asarray(now.most_trust >= self.trusted)
@@ -100,12 +111,12 @@ class Decided:
     error is larger than that of a single look: `error_rate` is exact for two answers of given shares.
     """
 
-    needs_verifier = False
-    reads_sparsity = False
+    reads_votes = True
+    reads_trust = needs_verifier = reads_sparsity = False
 
     def __init__(self, probability: float) -> None:
         self.probability = probability
-        self.enough: list[int] = []
+        self.enough = np.zeros(0, np.int64)
         """Votes with which the leading answer is decided, by those of the next one."""
 
     def decides(self, now: Standing) -> Bools:
@@ -115,19 +126,24 @@ class Decided:
         return np.asarray(now.width + np.maximum(1, self._enough(now.second) - now.first))
 
     def _enough(self, second: Rows) -> Rows:
-        for votes in range(len(self.enough), int(second.max(initial=0)) + 1):
-            first = max(votes, self.enough[-1] if self.enough else 0)
-            while ahead_probability(first, votes) < self.probability:
-                first += 1
-            self.enough.append(first)
-        return np.array(self.enough)[second]
+        try:
+            return self.enough[second]
+        except IndexError:
+            enough = self.enough.tolist()
+            for votes in range(len(enough), 2 * int(second.max()) + 1):
+                first = max(votes, enough[-1] if enough else 0)
+                while ahead_probability(first, votes) < self.probability:
+                    first += 1
+                enough.append(first)
+            self.enough = np.array(enough)
+            return self.enough[second]
 
 
 class Verified:
     """Until the verifier accepts one: an upper bound (pass@N) for tasks whose answers can be checked."""
 
     needs_verifier = True
-    reads_sparsity = False
+    reads_votes = reads_trust = reads_sparsity = False
 
     def decides(self, now: Standing) -> Bools:
         return now.is_any_valid
@@ -182,5 +198,4 @@ def first_look(name: str, threshold: float | None, width: int) -> int:
     """
     if (policy := _policy(name, threshold)) is None:
         return width
-    nothing, zero = np.zeros(1, np.int64), np.zeros(1)
-    return min(width, int(policy.next_look(Standing(nothing, nothing, nothing, zero, zero, nothing > 0))[0]))
+    return min(width, int(policy.next_look(NOTHING)[0]))
