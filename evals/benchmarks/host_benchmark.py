@@ -8,6 +8,7 @@ with a model of few channels. Votes and selection come after the run and are out
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -67,13 +68,17 @@ class Stub(Model):
         self.lprm.weight.data.fill_(1.0)
         generator = torch.Generator().manual_seed(0)
         chances = torch.rand(2, CALLS, launch, generator=generator)
-        self.said = list(zip(torch.where(chances[0] < HALTS, 9.0, -9.0), chances[1], strict=True))
-        self.calls = 0
+        said = list(zip(torch.where(chances[0] < HALTS, 9.0, -9.0), chances[1], strict=True))
+        self.said = said[1:] + said[:1]
+        self.begin()
+
+    def begin(self) -> None:
+        """Starts over."""
+        self.next = itertools.cycle(self.said)
 
     def step(self, h: torch.Tensor, l: torch.Tensor, *_: Any, **__: Any) -> Step:
         """The next launch's heads."""
-        self.calls += 1
-        return Step(h, l, *self.said[self.calls % CALLS])
+        return Step(h, l, *next(self.next))
 
 
 class StubSlots(SlotStates):
@@ -120,7 +125,7 @@ def microseconds(
     puzzles: Tokens = np.resize(task.split("train", limit=load.puzzles).puzzles, (load.puzzles, task.tokens))
     found, engine = [], None
     for round_ in range(rounds + 1):
-        model.calls = 0
+        model.begin()
         engine = Engine(
             model, task, puzzles, config, is_traced=is_traced, kind_of_slots=SlotStates if is_full else StubSlots
         )

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from gram.config import ResolvedConfig
-from gram.kernels.philox import NoiseKey
 from gram.sampler import halting
 from gram.sampler.halting import Readings
 from gram.sampler.scheduler import Final, OpenShard, Scheduler
@@ -167,7 +166,7 @@ class DeviceLoop:
         self.row = torch.where(is_new, row, self.row)
         names = torch.stack([hash_, trajectory, torch.zeros_like(hash_)])
         slots.device_names.copy_(torch.where(is_new, names, slots.device_names))
-        h, l, e_x = slots.initial(coming[3:].T, None, NoiseKey(self.config.seed, *names))
+        h, l, e_x = slots.initial(coming[3:].T, None, names)
         for state, start in ((slots.h, h), (slots.l, l), (slots.e_x, e_x)):
             state.copy_(torch.where(is_new[:, None, None], start, state))
 

@@ -147,7 +147,12 @@ class Engine:
         answer_tokens = model.config.output_tokens
         depth = config.depth if is_traced else 0
         self.table = Trajectories(
-            task, puzzles, answer_tokens=answer_tokens, depth=depth, measures_sparsity=config.measures_sparsity
+            task,
+            puzzles,
+            answer_tokens=answer_tokens,
+            depth=depth,
+            measures_sparsity=config.measures_sparsity,
+            room=min(len(puzzles) * config.width, 2 * config.slots),
         )
         policy, tests = width_policy_of(config) if config.width_policy != "fixed" else None, None
         if policy is not None:
@@ -226,7 +231,7 @@ class Engine:
         if self.is_traced or self.is_watched:
             self._show(np.flatnonzero(is_active), shown, stops)
         is_leaving = (stops | (taken >= self.depth)) & is_active
-        finished = self._end(np.flatnonzero(is_leaving), shown, stops)
+        finished = self._end(is_leaving.nonzero()[0], shown, stops)
         if self.filter is not None:
             staying = np.flatnonzero(is_active & ~is_leaving)
             self.filter.wait(self.occupants[staying], staying, taken[staying], shown.halt[staying], shown.lprm[staying])
@@ -287,7 +292,7 @@ class Engine:
         finished, ended = self.scheduler.end(rows, final)
         if self.filter is not None:
             self.filter.end(rows)
-        if self.scheduler.tests is not None:
+        if ended and self.scheduler.tests is not None:
             others = self.occupants[: self.occupied]
             others[self.scheduler.is_decided(others) & (others != FREE)] = FREE
         if ended:
@@ -296,33 +301,39 @@ class Engine:
 
     def _fill(self) -> None:
         """Puts waiting trajectories into free slots, and closes the gaps that are left where that saves a launch."""
-        self.active = int(np.count_nonzero(self.occupants[: self.occupied] != FREE))
+        free = self._free()
+        self.active = self.slots.count - len(free)
         if self.is_static and self.active:
             return
         self.occupied = self.occupied if self.active else 0
         moved = NOTHING_MOVED
         if self.filter is not None:
-            moved = self._take_back(self.filter)
+            moved, free = self._take_back(self.filter), self._free()
         elif not self.slots.is_padded:
-            moved = self._compact()  # rounding may follow the order of the slots
-        free = np.flatnonzero(self.occupants[: self.slots.count] == FREE)
+            moved, free = self._compact(), self._free()  # rounding may follow the order of the slots
         coming = self.scheduler.next_needed(len(free))
         if not self.is_static and self.slots.is_padded:
             # Rows that would be padding cost nothing, so they may run what is not certainly needed.
             padding = -(self.active + len(coming)) % self.slots.launch
             spare = self.scheduler.next_speculative(min(padding, len(free) - len(coming)))
-            coming = np.concatenate([coming, spare])
+            coming = np.concatenate([coming, spare]) if len(spare) else coming
         slots = free[: len(coming)]
         if len(coming):
-            self.occupants[slots], self.unchanged[slots] = coming, 0
+            self.occupants[slots] = coming
+            if self.rule.needs_answers:
+                self.unchanged[slots] = 0
             self.active += len(coming)
             self.occupied = max(self.occupied, int(slots[-1]) + 1)
         moved = moved if len(moved.source) else self._compact()
         if len(moved.source) or len(coming):
             puzzles = self.table.puzzle[coming]
             own = None if self.identities is None else self.identities[puzzles]
-            new = Places(self.table.puzzles[puzzles], self.table.hashes[puzzles], self.table.id[coming], own)
+            new = Places(self.table.puzzles.take(puzzles, 0), self.table.hashes[puzzles], self.table.id[coming], own)
             self.slots.change(moved, slots, new)
+
+    def _free(self) -> Rows:
+        """The slots that a trajectory may take."""
+        return (self.occupants[: self.slots.count] == FREE).nonzero()[0]
 
     def _compact(self) -> Moved:
         """Gives the last trajectories the free slots before them, where that saves a launch."""
@@ -393,7 +404,8 @@ class SlotStates:
         """The same on the device; on a CPU it is the same memory."""
         self.halt = self.lprm = torch.zeros(0)
         self.views = SlotViews(task, config.seed, self.rows) if config.views == "random" else None
-        self._launches: dict[int, list[Launch]] = {}
+        self._launches: list[list[Launch]] = []
+        """Rows of every launch, `h` being where it is and, behind them, where it is after an odd number of steps."""
 
     def _name(self, names: NDArray[np.int64]) -> None:
         """Takes arrays of what names the slots' noise, `[3, S]`."""
@@ -413,32 +425,42 @@ class SlotStates:
                 self.views.move(moved.source, moved.target)
             if len(rows):
                 puzzles = self.views.place(rows, puzzles, hashes, trajectories)
-        names = self.names[:, moved.source]
-        names[1] = moved.trajectories
-        new = np.stack([hashes, trajectories, np.zeros_like(hashes)])
-        self.names[:, moved.target] = names
-        self.names[:, rows] = new
-        take, put, names_put, index, names_new, tokens = self.send(
-            moved.source, moved.target, names, rows, new, puzzles
-        )
-        if self.is_remote:
-            self.device_names[:, put] = names_put
-            self.device_names[:, index] = names_new
+        going, coming = [], []
         if len(moved.source):
-            for tensor in self._of_trajectories():
-                tensor[put] = tensor[take]
+            names = self.names.take(moved.source, 1)
+            names[1] = moved.trajectories
+            self.names[:, moved.target] = names
+            going = [moved.source, moved.target, names]
         if len(rows):
+            self.hash[rows], self.trajectory[rows], self.step[rows] = hashes, trajectories, 0
+            coming = [rows, self.names.take(rows, 1), puzzles]
+        sent = self.send(*going, *coming)
+        if going:
+            take, put, names_put = sent[:3]
+            if self.is_remote:
+                self.device_names[:, put] = names_put
+            for tensor in self._of_trajectories():
+                tensor.index_copy_(0, put, tensor.index_select(0, take))
+        if coming:
+            index, names_new, tokens = sent[-3:]
+            if self.is_remote:
+                self.device_names[:, index] = names_new
             identities = None if own is None else torch.from_numpy(own)
-            self._start(index, tokens, identities, NoiseKey(self.config.seed, *names_new))
+            self._start(index, tokens, identities, names_new)
 
-    def _start(self, index: Tensor, tokens: Tensor, identities: Tensor | None, key: NoiseKey) -> None:
-        """Initial states of slots `index`, which see the puzzles `tokens [k, L]`."""
-        self.h[index], self.l[index], self.e_x[index] = self.initial(tokens, identities, key)
+    def _start(self, index: Tensor, tokens: Tensor, identities: Tensor | None, names: Tensor) -> None:
+        """Initial states of slots `index`, which see the puzzles `tokens [k, L]`; `names [3, k]` key their noise."""
+        for state, start in zip((self.h, self.l, self.e_x), self.initial(tokens, identities, names), strict=True):
+            state.index_copy_(0, index, start)
 
-    def initial(self, tokens: Tensor, identities: Tensor | None, key: NoiseKey) -> tuple[Tensor, Tensor, Tensor]:
-        """`h`, `l` and `e_x` of new trajectories that see the puzzles `tokens [k, L]`."""
+    def initial(self, tokens: Tensor, identities: Tensor | None, names: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`h`, `l` and `e_x` of new trajectories that see the puzzles `tokens [k, L]`; `names [3, k]` key their
+        noise."""
         count, model = len(tokens), self.model
-        h, l = model.random_state(key) if self.is_random_start else model.initial_state(count)
+        if self.is_random_start:
+            h, l = model.random_state(NoiseKey(self.config.seed, *names))
+        else:
+            h, l = model.initial_state(count)
         e_x = model.embed_empty(count) if self.is_unconditional else self._embedded(tokens, identities)
         return h.to(self.h.dtype), l.to(self.l.dtype), e_x.to(self.e_x.dtype)
 
@@ -458,8 +480,8 @@ class SlotStates:
             cut = None if self.is_padded or first + self.launch <= occupied else occupied - first
             heads.append(self._advance_launch(number, cut))
         self.halt, self.lprm = heads[0] if len(heads) == 1 else (torch.cat(parts) for parts in zip(*heads, strict=True))
-        self._launches[0], self._launches[1] = self._launches.get(1, []), self._launches.get(0, [])
-        if len(self.h) > self.rows:  # some wait behind all launches
+        self._launches.reverse()
+        if self.h.shape[0] > self.rows:  # some wait behind all launches
             self.h_before[self.rows :] = self.h[self.rows :]
         self.h, self.h_before = self.h_before, self.h
         self.step[:occupied] += 1
@@ -487,21 +509,18 @@ class SlotStates:
 
     def _launch(self, number: int) -> Launch:
         """Rows of one launch: `h`, `l`, `e_x`, where `h` goes, and what names their noise. Made once."""
-        made = self._launches.get(0)
-        if not made:
+        if not self._launches:
             tensors = (self.h, self.l, self.e_x, self.h_before, *self.device_names)
             parts = zip(*(each.split(self.launch) for each in tensors), strict=True)
-            made = self._launches[0] = [(*part[:4], NoiseKey(self.config.seed, *part[4:])) for part in parts]
-        return made[number]
+            made = [(*part[:4], NoiseKey(self.config.seed, *part[4:])) for part in parts]
+            self._launches = [made, [(after, l, e_x, h, key) for h, l, e_x, after, key in made]]
+        return self._launches[0][number]
 
     def show(self, occupied: int, *, is_read: bool) -> StepReading:
         """What the last step shows of the first `occupied` slots; `is_read` decodes their states, too."""
-        heads = self.halt[:occupied], self.lprm[:occupied]
-        if not is_read:
-            halt, lprm = self.fetch(*heads)
-            return StepReading(halt, lprm, None)
-        halt, lprm, *read = self.fetch(*heads, *self.read_states(slice(0, occupied)))
-        return StepReading(halt, lprm, self._readout(np.arange(occupied), read))
+        halt, lprm, *read = self.fetch(self.halt, self.lprm, *(self.read_states(slice(0, occupied)) if is_read else ()))
+        readout = self._readout(np.arange(occupied), read) if is_read else None
+        return StepReading(halt[:occupied], lprm[:occupied], readout)
 
     def read(self, rows: Rows) -> Readout:
         """What slots `rows` say, computed in launches as `advance` makes them."""
@@ -576,7 +595,7 @@ class SlotStates:
         self.device_names = pad(self.device_names, (0, more)) if self.is_remote else torch.from_numpy(self.names)
         if self.views is not None:
             self.views.reserve(rows)
-        self._launches = {}
+        self._launches = []
 
 
 def relative_movement(h: Tensor, before: Tensor) -> Tensor:

@@ -29,7 +29,8 @@ class Readout(NamedTuple):
     def at(self, rows: Rows | slice) -> Readout:
         """What some of them say."""
         sparsity = None if self.sparsity is None else self.sparsity[rows]
-        return Readout(self.answers[rows], self.margin[rows], self.residual[rows], sparsity)
+        answers = self.answers[rows] if isinstance(rows, slice) else self.answers.take(rows, 0)
+        return Readout(answers, self.margin[rows], self.residual[rows], sparsity)
 
 
 class StepReading(NamedTuple):

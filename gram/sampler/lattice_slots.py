@@ -47,7 +47,7 @@ class LatticeSlots(SlotStates):
         self.sets = torch.zeros_like(self.first)
         self.trail = begin(self.first) if own.search == "backtrack" else None
 
-    def _start(self, index: Tensor, tokens: Tensor, identities: Tensor | None, key: NoiseKey) -> None:
+    def _start(self, index: Tensor, tokens: Tensor, identities: Tensor | None, names: Tensor) -> None:
         """New trajectories begin at their puzzles."""
         self.puzzles[index] = tokens
         candidates = self.writer.candidates(tokens.to(torch.uint8).cpu().numpy())

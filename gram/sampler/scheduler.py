@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from gram.sampler import trace
 from gram.sampler.selectors import Scores
-from gram.tasks.protocol import Task, Tokens, puzzle_hash
+from gram.tasks.protocol import Task, Tokens, puzzle_hashes
 
 if TYPE_CHECKING:
     from gram.sampler.sequential_tests import SequentialTests
@@ -209,9 +209,16 @@ class Trajectories(RowArrays):
     where it is measured."""
 
     def __init__(
-        self, task: Task, puzzles: Tokens, *, answer_tokens: int, depth: int, measures_sparsity: bool = False
+        self,
+        task: Task,
+        puzzles: Tokens,
+        *,
+        answer_tokens: int,
+        depth: int,
+        measures_sparsity: bool = False,
+        room: int = 0,
     ) -> None:
-        """`depth` is that of a traced run, 0 of another."""
+        """`depth` is that of a traced run, 0 of another. The first shard makes room for `room` rows."""
         self.scores = ("sparsity",) if measures_sparsity else ()
         """Columns of a result that not every run has."""
         names = dict.fromkeys(("shard", "puzzle", "id", "first", "lineage", "steps"), (np.int64,))
@@ -225,7 +232,7 @@ class Trajectories(RowArrays):
             trace_answers=(np.uint8, depth, answer_tokens),
             trace_floats=(np.float32, depth, len(trace.FLOATS) + measures_sparsity * len(trace.SPARSITY)),
         )
-        self.task, self.puzzles, self.depth = task, puzzles, depth
+        self.task, self.puzzles, self.depth, self.room = task, puzzles, depth, room
         self.hashes = np.full(len(puzzles), -1, np.int64)
         """Of the puzzles that a shard has had so far, `[P]`."""
         self.free: dict[int, list[int]] = {}
@@ -240,12 +247,13 @@ class Trajectories(RowArrays):
         else:
             start, self.used = self.used, self.used + size
             if self.used > len(self.id):
-                self.grow(max(self.used, 2 * len(self.id)))
+                self.grow(max(self.used, 2 * len(self.id), self.room))
         opened = OpenShard(shard, start)
         rows, shape = opened.rows, (shard.puzzles, shard.trajectories)
         puzzles = np.arange(shard.first_puzzle, shard.first_puzzle + shard.puzzles)
-        for puzzle in puzzles[self.hashes[puzzles] < 0].tolist():
-            self.hashes[puzzle] = puzzle_hash(self.task.name, self.puzzles[puzzle])
+        new = puzzles[self.hashes[puzzles] < 0]
+        if len(new):
+            self.hashes[new] = puzzle_hashes(self.task.name, self.puzzles[new])
         self.shard[rows] = shard.index
         self.puzzle[rows].reshape(shape)[:] = puzzles[:, None]
         self.id[rows].reshape(shape)[:] = np.arange(shard.first_trajectory, shard.first_trajectory + shape[1])
@@ -263,9 +271,12 @@ class Trajectories(RowArrays):
     def end(self, rows: Rows, final: Final) -> None:
         """Keeps what trajectories leave."""
         self.has_ended[rows] = True
-        for name, values in final._asdict().items():
-            if values is not None:
-                getattr(self, name)[rows] = values
+        _as_records(self.answers)[rows] = _as_records(np.ascontiguousarray(final.answers))
+        self.steps[rows], self.is_halted[rows] = final.steps, final.is_halted
+        self.halt[rows], self.lprm[rows] = final.halt, final.lprm
+        self.residual[rows], self.margin[rows] = final.residual, final.margin
+        if final.sparsity is not None:
+            self.sparsity[rows] = final.sparsity
 
     def close(self, opened: OpenShard, widths: Rows) -> ShardResult:
         """The result of a shard whose puzzles `[p]` are decided at `widths`; its rows are free from now on.
@@ -276,10 +287,12 @@ class Trajectories(RowArrays):
         self.free.setdefault(opened.size, []).append(opened.start)
         shape = (shard.puzzles, shard.trajectories)
         is_beyond = np.arange(shard.trajectories) >= widths[:, None]
+        is_any_beyond = bool(is_beyond.any())
 
         def block(array: NDArray[Any]) -> NDArray[Any]:
             kept = array[rows].reshape(*shape, *array.shape[1:]).copy()
-            kept[is_beyond] = 0
+            if is_any_beyond:
+                kept[is_beyond] = 0
             return kept
 
         puzzles = self.puzzles[shard.first_puzzle : shard.first_puzzle + shard.puzzles]
@@ -354,7 +367,7 @@ class Scheduler:
         if self.tests is None:
             return self.count(table.shard[rows]), len(rows)
         decided, more = self.tests.end(rows, final, table)
-        if len(decided):
+        if len(decided) and len(self.waiting):
             self.waiting = self.waiting[~self.is_decided(self.waiting)]
         if len(more):
             waiting = np.concatenate([self.waiting, more])

@@ -176,7 +176,9 @@ class SequentialTests(RowArrays):
         counted = self.counted[firsts]
         self.counted[firsts] = seen
         rows = ranges(firsts + counted, seen - counted)
-        for some in np.split(rows, range(0, len(rows), max(1, BLOCK // widest))[1:]) if len(rows) * widest > BLOCK else (rows,):
+        for some in (
+            np.split(rows, range(0, len(rows), max(1, BLOCK // widest))[1:]) if len(rows) * widest > BLOCK else (rows,)
+        ):
             self._count_rows(some, widest)
 
     def _count_rows(self, rows: Rows, widest: int) -> None:

@@ -369,8 +369,19 @@ def puzzle_hash(task_name: str, puzzle: Tokens) -> int:
 
     It identifies the puzzle in the noise (word c3 of every counter), whatever its place in a file.
     """
-    content = task_name.encode() + b"\0" + np.ascontiguousarray(puzzle, dtype=np.uint8).tobytes()
-    return int.from_bytes(hashlib.blake2b(content, digest_size=4).digest(), "little")
+    return puzzle_hashes(task_name, np.asarray(puzzle)[None])[0]
+
+
+def puzzle_hashes(task_name: str, puzzles: Tokens) -> list[int]:
+    """`puzzle_hash` of each of puzzles `[P, L]`."""
+    puzzles = np.ascontiguousarray(puzzles, dtype=np.uint8)
+    content, length = puzzles.tobytes(), puzzles.shape[1]
+    of_task, found = hashlib.blake2b(task_name.encode() + b"\0", digest_size=4), []
+    for first in range(0, len(content), length):
+        digest = of_task.copy()
+        digest.update(content[first : first + length])
+        found.append(int.from_bytes(digest.digest(), "little"))
+    return found
 
 
 def input_tokens(task: Task, puzzles: Any) -> Tokens:

@@ -7,17 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gram.sampler import sequential_tests
 from gram.sampler.scheduler import Final, Shard, Trajectories
 from gram.sampler.sequential_tests import SequentialTests
-from gram.sampler.width import Decided, Staged, Trusted, Verified, ahead_probability, error_rate
+from gram.sampler.width import NOTHING, Decided, Staged, Standing, Trusted, Verified, ahead_probability, error_rate
 from gram.tasks.registry import get_task
 
 
 class Undecided:
     """A policy that looks at once and never decides."""
 
-    needs_verifier = False
-    reads_sparsity = False
+    reads_votes = reads_trust = True
+    needs_verifier = reads_sparsity = False
 
     def decides(self, now):
         return now.width < 0
@@ -29,19 +30,21 @@ class Undecided:
 def looks_at(answers, trust=0.0):
     """How a test stands after these answers (numbers), whose trajectories are so trusted (a number, or one each)."""
     task, count = get_task("nqueens4"), len(answers)
+    if not count:
+        return NOTHING
     table = Trajectories(task, np.zeros((1, task.tokens), np.uint8), answer_tokens=16, depth=0)
     tests = SequentialTests(Undecided(), answer_tokens=16, trusts_halt_head=False)
     opened = table.open(Shard(0, 0, 1, 0, count + 1))
     tests.open(opened, len(table.id))
-    if count:
-        nothing = np.zeros(count, np.float32)
-        lprm = np.broadcast_to(np.float32(trust), count)
-        tokens = np.repeat(np.array(answers, np.uint8)[:, None], 16, axis=1)
-        final = Final(tokens, np.ones(count, np.int64), nothing, lprm, nothing, nothing, nothing > 0)
-        rows = np.arange(count)
-        table.end(rows, final)
-        tests.end(rows, final, table)
-    return tests.standing(opened.firsts)
+    nothing = np.zeros(count, np.float32)
+    lprm = np.broadcast_to(np.float32(trust), count)
+    tokens = np.repeat(np.array(answers, np.uint8)[:, None], 16, axis=1)
+    final = Final(tokens, np.ones(count, np.int64), nothing, lprm, nothing, nothing, nothing > 0)
+    rows = np.arange(count)
+    table.end(rows, final)
+    tests.end(rows, final, table)
+    now = tests.standing(np.zeros(1, np.int64), np.array([count]))
+    return Standing(*(np.broadcast_to(each, (1, count))[:, -1] for each in now))
 
 
 def test_the_probability_of_the_lead_is_the_beta_posterior():
@@ -132,3 +135,57 @@ def test_a_test_stands_as_its_votes_do(seen):
     leader = max(answers, key=answers.count)
     assert now.leader_trust[0] == max(value for each, value in seen if each == leader)
     assert now.most_trust[0] == max(trust)
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=14))
+def test_votes_are_those_of_the_answers_where_all_share_a_hash(answers):
+    expected = looks_at(answers)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sequential_tests, "row_hashes", lambda words: np.zeros(len(words), np.uint64))
+        assert [each.tolist() for each in looks_at(answers)] == [each.tolist() for each in expected]
+
+
+def test_an_adaptive_width_is_decided_where_a_plain_loop_decides():
+    """Trajectories end in random order, some at a time; a loop over those of a puzzle finds the same width."""
+    task, rng, puzzles, width = get_task("nqueens4"), np.random.default_rng(0), 9, 12
+    for rule in (Decided(0.8), Staged(0.7), Trusted(0.9), Verified()):
+        table = Trajectories(task, np.zeros((puzzles, task.tokens), np.uint8), answer_tokens=16, depth=0)
+        tests = SequentialTests(rule, answer_tokens=16, trusts_halt_head=False)
+        opened = table.open(Shard(0, 0, puzzles, 0, width))
+        tests.open(opened, len(table.id))
+        answers = rng.integers(0, 3, (puzzles * width, 1)).repeat(16, axis=1).astype(np.uint8)
+        answers[rng.random(len(answers)) < 0.05] = task.solutions(np.ones(16, np.uint8))[0]
+        trust = rng.random(len(answers)).astype(np.float32)
+        order, found = rng.permutation(len(answers)), np.zeros(puzzles, int)
+        while len(order):
+            count = int(rng.integers(1, 20))
+            rows, order = order[:count], order[count:]
+            rows = rows[found[rows // width] == 0]
+            order = order[found[order // width] == 0]
+            nothing = np.zeros(len(rows), np.float32)
+            final = Final(answers[rows], np.ones(len(rows), np.int64), nothing, trust[rows], nothing, nothing, rows < 0)
+            table.end(rows, final)
+            decided, _ = tests.end(rows, final, table)
+            found[decided // width] = tests.decided[decided]
+        for puzzle in range(puzzles):
+            mine = slice(puzzle * width, (puzzle + 1) * width)
+            assert found[puzzle] == plainly(rule, task, answers[mine], trust[mine], width)
+
+
+def plainly(rule, task, answers, trust, width):
+    """The width at which a rule decides, trajectory by trajectory."""
+    is_right = task.verify(np.ones((width, 16), np.uint8), answers)
+    for seen in range(1, width):
+        votes = [answer.tobytes() for answer in answers[:seen]]
+        leader = max(votes, key=votes.count)
+        others = [votes.count(each) for each in votes if each != leader]
+        leader_trust = max(value for value, each in zip(trust, votes, strict=False) if each == leader)
+        if isinstance(rule, Decided) and ahead_probability(votes.count(leader), max(others, default=0)) >= 0.8:
+            return seen
+        if seen in (1, 4) and type(rule) is Staged and leader_trust >= 0.7:
+            return seen
+        if seen in (1, 4) and type(rule) is Trusted and max(trust[:seen]) >= 0.9:
+            return seen
+        if isinstance(rule, Verified) and is_right[:seen].any():
+            return seen
+    return width
