@@ -33,7 +33,7 @@ from gram.kernels.philox import NoiseKey
 from gram.kernels.spec import Injection, Spec
 from gram.model import Model
 from gram.sampler import device_loop, halting
-from gram.sampler.exchange import Moved, Places, Readout, StepReading
+from gram.sampler.exchange import Moved, Places, Readout, StepReading, read_together
 from gram.sampler.halting import Readings
 from gram.sampler.particle_filter import ParticleFilter, resampler_of
 from gram.sampler.scheduler import Final, OpenShard, Rows, Scheduler, Shard, ShardResult, Trajectories
@@ -147,13 +147,9 @@ class Engine:
         answer_tokens = model.config.output_tokens
         depth = config.depth if is_traced else 0
         self.table = Trajectories(
-            task,
-            puzzles,
-            answer_tokens=answer_tokens,
-            depth=depth,
-            measures_sparsity=config.measures_sparsity,
-            room=min(len(puzzles) * config.width, 2 * config.slots),
+            task, puzzles, answer_tokens=answer_tokens, depth=depth, measures_sparsity=config.measures_sparsity
         )
+        self.table.room = min(len(puzzles) * config.width, 2 * config.slots)
         policy, tests = width_policy_of(config) if config.width_policy != "fixed" else None, None
         if policy is not None:
             trusts_halt_head = not bool(model.lprm.weight.any())
@@ -333,7 +329,7 @@ class Engine:
 
     def _free(self) -> Rows:
         """The slots that a trajectory may take."""
-        return (self.occupants[: self.slots.count] == FREE).nonzero()[0]
+        return np.asarray((self.occupants[: self.slots.count] == FREE).nonzero()[0])
 
     def _compact(self) -> Moved:
         """Gives the last trajectories the free slots before them, where that saves a launch."""
@@ -425,7 +421,8 @@ class SlotStates:
                 self.views.move(moved.source, moved.target)
             if len(rows):
                 puzzles = self.views.place(rows, puzzles, hashes, trajectories)
-        going, coming = [], []
+        going: list[NDArray[Any]] = []
+        coming: list[NDArray[Any]] = []
         if len(moved.source):
             names = self.names.take(moved.source, 1)
             names[1] = moved.trajectories
@@ -574,12 +571,7 @@ class SlotStates:
 
     def fetch(self, *tensors: Tensor) -> list[NDArray[Any]]:
         """Tensors from the device, in one copy; the widest type first."""
-        if not self.is_remote:
-            return [tensor.numpy() for tensor in tensors]
-        whole = torch.cat([tensor.contiguous().view(-1).view(torch.uint8) for tensor in tensors]).cpu()
-        sizes = [tensor.nbytes for tensor in tensors]
-        parts = (part.view(tensor.dtype) for part, tensor in zip(whole.split(sizes), tensors, strict=True))
-        return [part.view(tensor.shape).numpy() for part, tensor in zip(parts, tensors, strict=True)]
+        return read_together(tensors) if self.is_remote else [tensor.numpy() for tensor in tensors]
 
     def reserve(self, rows: int) -> None:
         """Makes room for `rows` slots, of which `advance` takes the first ones alone."""

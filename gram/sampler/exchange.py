@@ -5,10 +5,13 @@ Shapes: `k` some slots, `L` puzzle tokens, `A` answer tokens.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from gram.tasks.protocol import Tokens
 
@@ -64,3 +67,10 @@ class Moved(NamedTuple):
     target: Rows
     trajectories: Rows
     """Ids under which they go on."""
+
+
+def read_together(tensors: Sequence[Tensor]) -> list[NDArray[Any]]:
+    """Tensors of a device as arrays, in one copy; the widest type first."""
+    whole = torch.cat([tensor.contiguous().view(-1).view(torch.uint8) for tensor in tensors]).cpu()
+    parts = whole.split([tensor.nbytes for tensor in tensors])
+    return [part.view(tensor.dtype).view(tensor.shape).numpy() for part, tensor in zip(parts, tensors, strict=True)]

@@ -209,16 +209,9 @@ class Trajectories(RowArrays):
     where it is measured."""
 
     def __init__(
-        self,
-        task: Task,
-        puzzles: Tokens,
-        *,
-        answer_tokens: int,
-        depth: int,
-        measures_sparsity: bool = False,
-        room: int = 0,
+        self, task: Task, puzzles: Tokens, *, answer_tokens: int, depth: int, measures_sparsity: bool = False
     ) -> None:
-        """`depth` is that of a traced run, 0 of another. The first shard makes room for `room` rows."""
+        """`depth` is that of a traced run, 0 of another."""
         self.scores = ("sparsity",) if measures_sparsity else ()
         """Columns of a result that not every run has."""
         names = dict.fromkeys(("shard", "puzzle", "id", "first", "lineage", "steps"), (np.int64,))
@@ -232,7 +225,9 @@ class Trajectories(RowArrays):
             trace_answers=(np.uint8, depth, answer_tokens),
             trace_floats=(np.float32, depth, len(trace.FLOATS) + measures_sparsity * len(trace.SPARSITY)),
         )
-        self.task, self.puzzles, self.depth, self.room = task, puzzles, depth, room
+        self.task, self.puzzles, self.depth = task, puzzles, depth
+        self.room = 0
+        """Rows that the first shard makes room for, at least."""
         self.hashes = np.full(len(puzzles), -1, np.int64)
         """Of the puzzles that a shard has had so far, `[P]`."""
         self.free: dict[int, list[int]] = {}

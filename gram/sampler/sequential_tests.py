@@ -75,6 +75,8 @@ class SequentialTests(RowArrays):
         before = len(self.limit)
         self.grow(rows)
         self.limit[before:] = NEVER
+        if self.columns not in (0, opened.shard.trajectories):
+            raise ValueError(f"shards must have {self.columns} trajectories, got {opened.shard.trajectories}")
         self.columns = opened.shard.trajectories
         firsts = opened.firsts
         for kept in (self.width, self.named, self.counted, self.decided):
@@ -176,10 +178,9 @@ class SequentialTests(RowArrays):
         counted = self.counted[firsts]
         self.counted[firsts] = seen
         rows = ranges(firsts + counted, seen - counted)
-        for some in (
-            np.split(rows, range(0, len(rows), max(1, BLOCK // widest))[1:]) if len(rows) * widest > BLOCK else (rows,)
-        ):
-            self._count_rows(some, widest)
+        block = max(1, BLOCK // self.columns)
+        for first in range(0, len(rows), block):
+            self._count_rows(rows[first : first + block], widest)
 
     def _count_rows(self, rows: Rows, widest: int) -> None:
         puzzles = rows // self.columns

@@ -43,7 +43,8 @@ class Standing(NamedTuple):
     """Whether the verifier accepts one of them (only where a policy asks it)."""
 
 
-NOTHING = Standing(*np.zeros((3, 1), np.int64), *np.zeros((2, 1)), np.zeros(1, bool))
+_ZERO = np.zeros(1, np.int64)
+NOTHING = Standing(_ZERO, _ZERO, _ZERO, np.zeros(1), np.zeros(1), _ZERO > 0)
 """A puzzle without any trajectory."""
 
 
