@@ -103,7 +103,7 @@ class SequentialTests(RowArrays):
         count = self.columns
         has_ended = table.has_ended[: table.used].reshape(-1, count)
         seen = has_ended.argmin(1)
-        seen[has_ended.all(1)] = count
+        seen[(seen == 0) & has_ended[:, 0]] = count
         puzzles = (seen >= self.limit[: table.used : count]).nonzero()[0]
         if not len(puzzles):
             return puzzles, puzzles
@@ -111,9 +111,10 @@ class SequentialTests(RowArrays):
         now = self.standing(puzzles, seen)
         decides, look = self.policy.decides(now), np.minimum(self.policy.next_look(now), count)
         # From look to look: where the policy decides or needs more than have ended, there the puzzle stays.
-        place = np.arange(now.width.size).reshape(now.width.shape)
-        leads_to = np.where(decides | (look > seen[:, None]), place, place + look - now.width)
-        begin = place[:, 0] - 1
+        begin = np.arange(-1, decides.size - 1, decides.shape[1])
+        target = begin[:, None] + look
+        place = begin[:, None] + now.width
+        leads_to = np.where(decides | (look > seen[:, None]), place, target)
         at = begin + self.limit[firsts]
         while ((then := leads_to.take(at)) != at).any():
             at = then
@@ -123,15 +124,15 @@ class SequentialTests(RowArrays):
         decided, open_ = firsts[is_over], ~is_over
         self.decided[decided], self.limit[decided], self.named[decided] = width[is_over], NEVER, count
         more = firsts[open_]
-        self.limit[more] = look.take(at)[open_]
+        self.limit[more] = (target.take(at) - begin)[open_]
         return decided, self._name(more)
 
     def standing(self, puzzles: Rows, seen: Rows) -> Standing:
         """How the tests of some puzzles, by their place in the table `[k]`, stand at every width up to the most that
-        are `seen [k]` of one: `[k, W]`. Behind what is seen of its puzzle it means nothing, nor does what the policy
-        does not read."""
+        are `seen [k]` of one: `[k, W]`, the widths themselves `[1, W]`. Behind what is seen of its puzzle it means
+        nothing, nor does what the policy does not read."""
         policy, widest = self.policy, int(seen.max())
-        width = np.zeros((len(puzzles), widest), np.int64) + np.arange(1, widest + 1)
+        width = np.arange(1, widest + 1)[None]
         first = second = width
         leader_trust = most_trust = np.zeros((1, 1))
         is_any_valid = most_trust > 0
@@ -189,10 +190,10 @@ class SequentialTests(RowArrays):
         while True:
             is_same = hashes.take(puzzles, 0)[:, :widest] == self.hashes[rows][:, None]
             answer = is_same.argmax(1)
-            is_other = (self.words.take(firsts + answer, 0) != self.words.take(rows, 0)).any(1)
+            is_other = self.words.take(firsts + answer, 0) != self.words.take(rows, 0)
             if not is_other.any():
                 break
-            others = rows[is_other]  # of one hash with another answer
+            others = rows[is_other.any(1)]  # of one hash with another answer
             self.hashes[others] = self.hashes[others] * np.uint64(6364136223846793005) + np.uint64(1)
         is_same &= np.arange(widest) <= (rows - firsts)[:, None]
         self.votes[rows], self.answer[rows] = is_same.sum(1), answer

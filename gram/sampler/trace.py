@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -58,8 +59,14 @@ def row_words(rows: Tokens) -> NDArray[np.uint64]:
 
 def row_hashes(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """A 64-bit hash of every row of words `[R, W]`; two rows may share one by accident."""
-    hashes: NDArray[np.uint64] = words @ np.full(words.shape[1], _MULTIPLIER).cumprod(dtype=np.uint64)
+    hashes: NDArray[np.uint64] = words @ _powers(words.shape[1])
     return hashes
+
+
+@cache
+def _powers(count: int) -> NDArray[np.uint64]:
+    """The first powers of the multiplier."""
+    return np.full(count, _MULTIPLIER).cumprod(dtype=np.uint64)
 
 
 def _distinct(owner: Index, rows: Tokens) -> tuple[Index, Index]:

@@ -21,7 +21,7 @@ class Undecided:
     needs_verifier = reads_sparsity = False
 
     def decides(self, now):
-        return now.width < 0
+        return now.first < 0
 
     def next_look(self, now):
         return now.width + 1
