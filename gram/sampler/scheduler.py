@@ -281,14 +281,13 @@ class Trajectories(RowArrays):
         shard, rows = opened.shard, opened.rows
         self.free.setdefault(opened.size, []).append(opened.start)
         shape = (shard.puzzles, shard.trajectories)
-        is_beyond = np.arange(shard.trajectories) >= widths[:, None]
-        is_any_beyond = bool(is_beyond.any())
+        beyond = (np.arange(shard.trajectories) >= widths[:, None]).ravel().nonzero()[0]
 
         def block(array: NDArray[Any]) -> NDArray[Any]:
-            kept = array[rows].reshape(*shape, *array.shape[1:]).copy()
-            if is_any_beyond:
-                kept[is_beyond] = 0
-            return kept
+            kept = array[rows].copy()
+            if len(beyond):
+                kept[beyond] = 0
+            return kept.reshape(*shape, *array.shape[1:])
 
         puzzles = self.puzzles[shard.first_puzzle : shard.first_puzzle + shard.puzzles]
         found: dict[str, Any] = {name: block(getattr(self, name)) for name in (*BY_TRAJECTORY[1:], *self.scores)}

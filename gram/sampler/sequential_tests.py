@@ -207,12 +207,15 @@ class SequentialTests(RowArrays):
 
     def _name(self, firsts: Rows) -> Rows:
         """The trajectories of these puzzles that are needed and not named yet."""
-        named, limit = self.named[firsts], self.limit[firsts]
-        self.named[firsts] = np.maximum(named, limit)
-        return ranges(firsts + named, np.maximum(limit - named, 0))
+        named = self.named[firsts]
+        more = np.maximum(self.limit[firsts] - named, 0)
+        self.named[firsts] = named + more
+        return ranges(firsts + named, more)
 
 
 def ranges(starts: Rows, counts: Rows) -> Rows:
     """`start, start + 1, ...` of each of `starts [k]`, as many as `counts [k]` says, one behind the other."""
     ends = counts.cumsum()
-    return np.asarray((starts - ends + counts).repeat(counts) + np.arange(ends[-1] if len(ends) else 0))
+    rows: Rows = (starts - ends + counts).repeat(counts)
+    rows += np.arange(len(rows))
+    return rows
