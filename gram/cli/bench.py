@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from gram.evals.benchmarks.timing import Measurement
 
-KINDS = ("sampler", "kernels", "slots", "engine", "ray", "training")
+KINDS = ("sampler", "host", "kernels", "slots", "engine", "ray", "training")
 POLICIES: dict[str, dict[str, Any]] = {
     "staged, LPRM above 0.9": {"width_policy": "staged"},
     "decided, probability .95": {"width_policy": "decided"},
@@ -113,6 +113,7 @@ def bench(
     keep()
     measured: dict[str, Callable[[], Iterable[Measurement]]] = {
         "sampler": lambda: _sampler_rows(rounds, limit, peer_repo),
+        "host": lambda: _host_rows(rounds),
         "kernels": lambda: _kernel_rows(chosen, rounds, peer_repo, rates, has_cpu) if has_timings else (),
         "slots": lambda: _engine_rows("slots", rounds, limit),
         "engine": lambda: _engine_rows("engine", rounds, limit),
@@ -200,11 +201,17 @@ def _engine_rows(kind: str, rounds: int, limit: int) -> Iterator[Measurement]:
         yield from engine_benchmark.speed_rows(gram.load, limit=limit, width=20, rounds=rounds)
 
 
-def _sampler_rows(rounds: int, limit: int, peer_repo: Path | None) -> Iterator[Measurement]:
-    import gram
-    from gram.evals.benchmarks import host_benchmark, peer_benchmark, sampler_benchmark
+def _host_rows(rounds: int) -> Iterator[Measurement]:
+    from gram.evals.benchmarks import host_benchmark
 
     yield from host_benchmark.rows(rounds)
+
+
+def _sampler_rows(rounds: int, limit: int, peer_repo: Path | None) -> Iterator[Measurement]:
+    import gram
+    from gram.evals.benchmarks import peer_benchmark, sampler_benchmark
+
+    yield from _host_rows(rounds)
     if peer_repo is not None:
         yield from peer_benchmark.rows(peer_repo, rounds=rounds)
     for name in ("nqueens8", "sudoku6"):

@@ -374,7 +374,7 @@ class Scheduler:
         finished: list[OpenShard] = []
         if not len(shards):
             return finished
-        lowest = int(shards.min())
+        lowest = min(self.open)
         counts = np.bincount(shards - lowest)
         for place in np.flatnonzero(counts).tolist():
             index = lowest + place

@@ -9,6 +9,7 @@ stand is kept by `gram/sampler/sequential_tests.py`.
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -117,7 +118,7 @@ class Decided:
 
     def __init__(self, probability: float) -> None:
         self.probability = probability
-        self.enough = np.zeros(0, np.int64)
+        self.enough = votes_enough(probability, 16)
         """Votes with which the leading answer is decided, by those of the next one."""
 
     def decides(self, now: Standing) -> Bools:
@@ -130,13 +131,7 @@ class Decided:
         try:
             return self.enough[second]
         except IndexError:
-            enough = self.enough.tolist()
-            for votes in range(len(enough), 2 * int(second.max()) + 1):
-                first = max(votes, enough[-1] if enough else 0)
-                while ahead_probability(first, votes) < self.probability:
-                    first += 1
-                enough.append(first)
-            self.enough = np.array(enough)
+            self.enough = votes_enough(self.probability, 2 * int(second.max()))
             return self.enough[second]
 
 
@@ -157,6 +152,19 @@ def ahead_probability(first: int, second: int) -> float:
     """Probability that the answer with `first` votes has the larger share than that with `second <= first`."""
     trials = first + second + 1
     return sum(math.comb(trials, count) for count in range(first + 1)) / float(2**trials)
+
+
+@cache
+def votes_enough(probability: float, count: int) -> Rows:
+    """Fewest votes with which an answer leads with `probability`, where the next one has 0, 1, ... of fewer than
+    `count`."""
+    enough, first = [], 0
+    for second in range(count):
+        first = max(first, second)
+        while ahead_probability(first, second) < probability:
+            first += 1
+        enough.append(first)
+    return np.array(enough)
 
 
 def error_rate(probability: float, larger_share: float, width: int) -> float:
