@@ -426,7 +426,7 @@ class SlotStates:
         if len(moved.source):
             names = self.names.take(moved.source, 1)
             names[1] = moved.trajectories
-            self.names[:, moved.target] = names
+            self.hash[moved.target], self.trajectory[moved.target], self.step[moved.target] = names
             going = [moved.source, moved.target, names]
         if len(rows):
             self.hash[rows], self.trajectory[rows], self.step[rows] = hashes, trajectories, 0

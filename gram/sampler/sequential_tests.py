@@ -108,7 +108,7 @@ class SequentialTests(RowArrays):
         if not len(puzzles):
             return puzzles, puzzles
         firsts, seen = puzzles * count, seen[puzzles]
-        now = self.standing(puzzles, seen)
+        now = self.standing(puzzles, seen, table)
         decides, look = self.policy.decides(now), np.minimum(self.policy.next_look(now), count)
         # From look to look: where the policy decides or needs more than have ended, there the puzzle stays.
         begin = np.arange(-1, decides.size - 1, decides.shape[1])
@@ -127,7 +127,7 @@ class SequentialTests(RowArrays):
         self.limit[more] = (target.take(at) - begin)[open_]
         return decided, self._name(more)
 
-    def standing(self, puzzles: Rows, seen: Rows) -> Standing:
+    def standing(self, puzzles: Rows, seen: Rows, table: Trajectories) -> Standing:
         """How the tests of some puzzles, by their place in the table `[k]`, stand at every width up to the most that
         are `seen [k]` of one: `[k, W]`, the widths themselves `[1, W]`. Behind what is seen of its puzzle it means
         nothing, nor does what the policy does not read."""
@@ -141,7 +141,7 @@ class SequentialTests(RowArrays):
             return self._by_puzzle(array).take(puzzles, 0)[:, :widest]
 
         if policy.reads_votes:
-            self._count(puzzles * self.columns, seen, widest)
+            self._count(puzzles * self.columns, seen, widest, table)
             votes = of(self.votes)
             first = np.maximum.accumulate(votes, axis=1)
             is_behind = np.zeros(votes.shape, bool)
@@ -162,9 +162,6 @@ class SequentialTests(RowArrays):
     def _keep(self, rows: Rows, final: Final, table: Trajectories) -> None:
         """Keeps of trajectories that have ended what the policy reads."""
         policy = self.policy
-        if policy.reads_votes:
-            words = row_words(table.task.canonical(final.answers))
-            self.words[rows], self.hashes[rows] = words, row_hashes(words)
         if policy.reads_sparsity:
             assert final.sparsity is not None
             self.trust[rows] = -final.sparsity
@@ -174,27 +171,30 @@ class SequentialTests(RowArrays):
         if policy.needs_verifier:
             self.is_valid[rows] = table.task.verify(table.puzzles[table.puzzle[rows]], final.answers)
 
-    def _count(self, firsts: Rows, seen: Rows, widest: int) -> None:
+    def _count(self, firsts: Rows, seen: Rows, widest: int, table: Trajectories) -> None:
         """Counts the votes of puzzles' trajectories up to those `seen`, of `widest` at most."""
         counted = self.counted[firsts]
         self.counted[firsts] = seen
         rows = ranges(firsts + counted, seen - counted)
         block = max(1, BLOCK // self.columns)
         for first in range(0, len(rows), block):
-            self._count_rows(rows[first : first + block], widest)
+            self._count_rows(rows[first : first + block], widest, table)
 
-    def _count_rows(self, rows: Rows, widest: int) -> None:
+    def _count_rows(self, rows: Rows, widest: int, table: Trajectories) -> None:
+        words = row_words(table.task.canonical(table.answers.take(rows, 0)))
+        hashes = row_hashes(words)
+        self.words[rows] = words
         puzzles = rows // self.columns
         firsts = puzzles * self.columns
-        hashes = self._by_puzzle(self.hashes)
         while True:
-            is_same = hashes.take(puzzles, 0)[:, :widest] == self.hashes[rows][:, None]
+            self.hashes[rows] = hashes
+            is_same = self._by_puzzle(self.hashes).take(puzzles, 0)[:, :widest] == hashes[:, None]
             answer = is_same.argmax(1)
-            is_other = self.words.take(firsts + answer, 0) != self.words.take(rows, 0)
+            is_other = self.words.take(firsts + answer, 0) != words
             if not is_other.any():
                 break
-            others = rows[is_other.any(1)]  # of one hash with another answer
-            self.hashes[others] = self.hashes[others] * np.uint64(6364136223846793005) + np.uint64(1)
+            is_other = is_other.any(1)  # of one hash with another answer
+            hashes[is_other] = hashes[is_other] * np.uint64(6364136223846793005) + np.uint64(1)
         is_same &= np.arange(widest) <= (rows - firsts)[:, None]
         self.votes[rows], self.answer[rows] = is_same.sum(1), answer
         if self.policy.reads_trust:
