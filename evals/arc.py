@@ -80,6 +80,8 @@ def evaluate_arc(
     """
     if settings.width_policy == "verified":
         raise ValueError("width_policy must not be verified with views, of which no verifier knows the answers")
+    if settings.width_policy == "first-halt":
+        raise ValueError("width_policy must not be first-halt with views, whose votes count every trajectory's answer")
     wanted = list(folder.tests)[:limit]
     split = folder.split("test")
     blocks = list(_blocks(folder, split, set(wanted), settings.width))

@@ -5,7 +5,7 @@ An evaluation is a folder that `gram eval --out` or `gram ablate` wrote: `result
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gram.config import parse_json, read_json, shown
+from gram.config import shown
+from gram.config_files import parse_json, read_json
 from gram.evals.evaluate import PREDICTIONS_FILE, RESULTS_FILE
-from gram.evals.paired import paired_differences
+from gram.evals.paired import Difference, paired_differences
 from gram.sampler.width import first_look
 from gram.tasks.protocol import PuzzleError
 from gram.tasks.registry import get_task
@@ -58,17 +59,16 @@ def read(folder: Path) -> StoredEvaluation:
             f"{len(lines)} lines of {PREDICTIONS_FILE}"
         )
     try:
-        policy, threshold = results.get("width_policy", "fixed"), results.get("width_threshold")
-        sure = None if policy == "fixed" else first_look(policy, threshold, results["width"])
+        policy = results.get("width_policy", "fixed")
+        own = results.get("width_threshold"), results["width"], results.get("width_stage")
+        sure = None if policy == "fixed" else first_look(policy, *own)
         return StoredEvaluation(
             name=str(folder),
             results=results,
             puzzles=[line["puzzle"] for line in lines],
             index=np.array([line["index"] for line in lines], dtype=np.int64),
             is_right=np.array([line["is_right"] for line in lines], dtype=bool),
-            single=np.array(
-                [np.mean([one["is_right"] for one in line["candidates"][:sure]]) for line in lines], dtype=float
-            ),
+            single=np.array([_share_right(line["candidates"][:sure]) for line in lines], dtype=float),
             distinct=np.array([line["distinct_valid"] for line in lines], dtype=float),
             copies=sum(
                 one.get("lineage", one.get("trajectory")) != one.get("trajectory")
@@ -80,6 +80,11 @@ def read(folder: Path) -> StoredEvaluation:
         raise ValueError(
             f"{folder}: must hold an evaluation (gram eval --out), got another {PREDICTIONS_FILE}"
         ) from None
+
+
+def _share_right(candidates: Sequence[Mapping[str, Any]]) -> float:
+    """NaN of none."""
+    return float(np.mean([one["is_right"] for one in candidates])) if candidates else float("nan")
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -109,8 +114,12 @@ def compare(a: StoredEvaluation, b: StoredEvaluation, clusters: NDArray[np.int64
     if clusters is None:
         known: dict[str, int] = {}
         clusters = np.array([known.setdefault(puzzle, len(known)) for puzzle in a.puzzles], dtype=np.int64)
-    pairs = np.stack([a.is_right, a.single], axis=1), np.stack([b.is_right, b.single], axis=1)
-    found = paired_differences(*pairs, clusters=clusters)
+    is_known = np.array([True, not np.isnan([a.single, b.single]).any()])
+    pairs = (np.stack([each.is_right, each.single], axis=1)[:, is_known] for each in (a, b))
+    told = paired_differences(*pairs, clusters=clusters)
+    found = Difference(*(np.full(2, np.nan) for _ in told))
+    for whole, part in zip(found, told, strict=True):
+        whole[is_known] = part
     names = ("accuracy", "single_accuracy")
     means = {
         name: (float(side_a.mean()), float(side_b.mean())) if len(a.puzzles) else (float("nan"), float("nan"))

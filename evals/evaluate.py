@@ -164,8 +164,12 @@ def single_accuracy_of(
     right: NDArray[np.bool_], widths: NDArray[np.int64], config: ResolvedConfig
 ) -> NDArray[np.float64]:
     """Share of right trajectories of each puzzle, `[P]`, from verdicts `right [P, N]`; under an adaptive width of those
-    alone that run whatever is found, since a policy that stops at success would count it for more."""
-    sure = np.minimum(widths, first_look(config.width_policy, config.width_threshold, right.shape[1]))
+    alone that run to their end whatever is found, since a policy that stops at success would count it for more. NaN
+    where none does."""
+    look = first_look(config.width_policy, config.width_threshold, right.shape[1], config.width_stage)
+    if not look:
+        return np.full(len(right), np.nan)
+    sure = np.minimum(widths, look)
     share: NDArray[np.float64] = (right & (np.arange(right.shape[1]) < sure[:, None])).sum(axis=1) / sure
     return share
 

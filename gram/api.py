@@ -90,6 +90,7 @@ class SamplerOptions(TypedDict, total=False):
     halt_threshold: float | None
     width_policy: WidthPolicy | None
     width_threshold: float | None
+    width_stage: int | None
     transitions: int | None
     low_level_updates: int | None
     seed: int

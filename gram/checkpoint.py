@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gram.atomic_files import making, replacing
-from gram.config import ModelConfig, check_stored, config_from_json, config_to_json, read_json, shown
+from gram.config import ModelConfig, check_stored, config_from_json, config_to_json, shown
+from gram.config_files import read_json
 from gram.identities import TABLE_FILE, open_table
 from gram.model import Model
 from gram.sizes import fits

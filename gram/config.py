@@ -1,21 +1,18 @@
 """The settings of a model and of a sampling run, their defaults, and presets; training's are in `training/config.py`.
 
-What a setting's value may be, and how files of settings are read, is at the two ends. What a supervision step reads of
-a model is in `kernels/spec.py`. Nothing else holds defaults: the command line, recipes
-(TOML), JSON and ablation keys use these field names. Field strings give meaning, unit and range; `__post_init__`
-refuses a value out of range in one line.
+What a setting's value may be is at the head, how settings become JSON and come from it at the end; `config_files.py`
+reads files. What a supervision step reads of a model is in `kernels/spec.py`. Nothing else holds defaults: the command
+line, recipes (TOML), JSON and ablation keys use these field names. Field strings give meaning, unit and range;
+`__post_init__` refuses a value out of range in one line.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import reprlib
-import tomllib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from gram import latent_kinds
@@ -33,7 +30,7 @@ Injector = Literal["none", "prior", "gaussian", "path", "commitment"]
 NoiseSite = Literal["h", "l", "both"]
 Resampler = Literal["none", "lprm", "halt", "lprm-increment", "halt-increment"]
 Selector = Literal["vote", "lprm", "halt", "residual", "margin", "first", "first-halt", "sparsity"]
-WidthPolicy = Literal["fixed", "staged", "trusted", "sparse", "decided", "verified"]
+WidthPolicy = Literal["fixed", "staged", "trusted", "sparse", "decided", "verified", "first-halt"]
 ViewChoice = Literal["off", "random"]
 Latent = Literal["continuous", "lattice"]
 Kernel = Literal["auto", "eager", "compiled", "fused", "blocks", "gemm"]
@@ -44,6 +41,8 @@ INJECTORS: tuple[str, ...] = get_args(Injector)
 NOISE_SITES: tuple[str, ...] = get_args(NoiseSite)
 RESAMPLERS: tuple[str, ...] = get_args(Resampler)
 WIDTH_POLICIES: tuple[str, ...] = get_args(WidthPolicy)
+OF_WIDTH_POLICIES = {"width_threshold": ("staged", "trusted", "sparse", "decided"), "width_stage": ("first-halt",)}
+"""Settings that only some width policies read."""
 VIEWS: tuple[str, ...] = get_args(ViewChoice)
 KERNELS: tuple[str, ...] = get_args(Kernel)
 
@@ -72,7 +71,7 @@ LATER: dict[str, Any] = {
 }
 """Settings of a model that came after the first checkpoints, with the value by which all is as before. There it stands
 not in a model's JSON."""
-LATER_SAMPLING: dict[str, Any] = {"measures_sparsity": False}
+LATER_SAMPLING: dict[str, Any] = {"measures_sparsity": False, "width_stage": None}
 """The same of sampling."""
 
 T = TypeVar("T")
@@ -96,8 +95,6 @@ MOST: dict[str, int] = {
 }
 """Largest values of sampling. Depth times transitions stays within the 24 bits that a noise counter has for them."""
 EXPECTED = {"int": "a whole number", "float": "a finite number", "bool": "true or false"}
-MOST_BYTES = 16 * 2**20
-"""No file of settings is longer."""
 _SHORT = reprlib.Repr()
 # A value that nests without end, or repeats one part a million times, must never be written out in full.
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 4, 200, 200, 60
@@ -400,10 +397,14 @@ class SamplerConfig:
     width_policy: WidthPolicy | None = None
     """How many trajectories a puzzle gets: `width` of them (`fixed`), 1, 4, 16 ... until the leading answer (`staged`)
     or any (`trusted`) is trusted or any has a state so little sparse (`sparse`), until the vote is decided (`decided`),
-    or until the verifier accepts one (`verified`). None is the checkpoint's own, or `fixed` with a resampler."""
+    until the verifier accepts one (`verified`), or `width_stage` at a time, all of which stop at the first that halts
+    (`first-halt`). None is the checkpoint's own, or `fixed` with a resampler."""
     width_threshold: float | None = None
     """`staged` and `trusted`: predicted accuracy (LPRM; of a model without, the halt head) that is trusted (None: .9,
     .5). `sparse`: most sparsity (Hoyer) of `h` (None: a Gaussian's). `decided`: probability of the lead (None: .95)."""
+    width_stage: int | None = None
+    """`first-halt`: trajectories of a puzzle that run side by side, at most `width`; the next ones start where none of
+    these halts. None is all of `width`."""
     transitions: int | None = None
     """`T` of sampling, at most 2^8; None is the model's."""
     low_level_updates: int | None = None
@@ -450,11 +451,15 @@ class SamplerConfig:
         if not 0 < self.resample_threshold <= 1:
             raise ValueError(f"resample_threshold must be above 0 and at most 1, got {self.resample_threshold}")
         check_halt_threshold(self.halting, self.halt_threshold)
-        if self.width_threshold is not None:
-            if self.width_policy not in (them := ("staged", "trusted", "sparse", "decided")):
-                raise ValueError(f"width_threshold must come with {', '.join(them)}, got {self.width_policy or 'none'}")
-            if not 0 < self.width_threshold < 1:
-                raise ValueError(f"width_threshold must be between 0 and 1, got {self.width_threshold}")
+        for name, them in OF_WIDTH_POLICIES.items():
+            if getattr(self, name) is not None and self.width_policy not in them:
+                raise ValueError(f"{name} must come with {', '.join(them)}, got {self.width_policy or 'none'}")
+        if self.width_threshold is not None and not 0 < self.width_threshold < 1:
+            raise ValueError(f"width_threshold must be between 0 and 1, got {self.width_threshold}")
+        if self.width_stage is not None and not 1 <= self.width_stage <= self.width:
+            raise ValueError(f"width_stage must be within 1 and the width, {self.width}, got {self.width_stage}")
+        if self.width_policy == "first-halt" and self.halting == "fixed":
+            raise ValueError("halting must be a rule that halts for width_policy first-halt, got fixed")
         if self.resampler != "none" and self.width_policy not in (None, "fixed"):
             raise ValueError(f"width_policy must be fixed with a resampler, got {self.width_policy}")
         if not 0 <= self.seed < 2**64:
@@ -467,7 +472,8 @@ class SamplerConfig:
 class ResolvedConfig(SamplerConfig):
     """Settings of a run with nothing left open: `gram.sampler.run.resolve` asks the model where the user did not say.
 
-    None is left only where it has no meaning: `sigma` of an injector without, and thresholds of policies without.
+    None is left only where it has no meaning (`sigma` of an injector without, thresholds of policies without) and as
+    `width_stage`, all of a width.
     """
 
     depth: int
@@ -482,8 +488,16 @@ class ResolvedConfig(SamplerConfig):
 
     def __post_init__(self) -> None:
         SamplerConfig.__post_init__(self)
+        if self.width_policy == "first-halt" and self.slots < self.stage:
+            side_by_side = f"the {self.stage} trajectories that first-halt runs side by side"
+            raise ValueError(f"slots must be at least {side_by_side}, got {self.slots}")
         if self.halt_threshold is None and RULES[self.halting].threshold is not None:
             raise ValueError(f"halt_threshold must be given in resolved settings with halting {self.halting}, got none")
+
+    @property
+    def stage(self) -> int:
+        """Trajectories of a puzzle that `first-halt` runs side by side."""
+        return self.width if self.width_stage is None else self.width_stage
 
 
 def check_halt_threshold(halting: str, threshold: float | None) -> None:
@@ -547,52 +561,3 @@ def check_stored(values: Mapping[str, Any], *, beside: Collection[str] = (), whe
         faults.append(f"{', '.join(shown(key) for key in unknown[:MOST_NAMED])}: not a setting of a model")
     if faults:
         raise ValueError(f"{where}: {'; '.join(faults)}")
-
-
-def read_json(path: Path, refusal: type[ValueError] = ValueError) -> dict[str, Any]:
-    """The JSON object of a file, in UTF-8, -16 or -32. Raises `refusal` in one line, and `OSError`."""
-    return _read(path, "JSON", lambda content: parse_json(content), refusal)
-
-
-def parse_json(text: str | bytes) -> Any:
-    """A JSON value. A repeated key is refused: either value would be a guess.
-
-    Raises `ValueError`, whose message names no file, and `RecursionError` for one nested too deep.
-    """
-    return json.loads(text, object_pairs_hook=_object)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in values:
-            raise ValueError(f"{shown(key)} stands twice")
-        values[key] = value
-    return values
-
-
-def read_toml(path: Path, refusal: type[ValueError] = ValueError) -> dict[str, Any]:
-    """The values of a TOML file, without a byte order mark. Raises `refusal` in one line, `OSError`."""
-    return _read(path, "TOML", lambda content: tomllib.loads(content.decode("utf-8-sig")), refusal)
-
-
-def _read(path: Path, form: str, parse: Callable[[bytes], Any], refusal: type[ValueError]) -> dict[str, Any]:
-    with path.open("rb") as file:
-        content = file.read(MOST_BYTES + 1)
-    if len(content) > MOST_BYTES:
-        raise refusal(f"{path}: must be {form} of at most {MOST_BYTES:,} bytes, got more")
-    try:
-        values = parse(content)
-    except RecursionError:
-        raise refusal(f"{path}: not {form} (nested too deep)") from None
-    except ValueError as error:
-        raise refusal(f"{path}: not {form} ({_reason(error)})") from None
-    if not isinstance(values, dict):
-        raise refusal(f"{path}: must hold a {form} object, got {shown(values)}")
-    return values
-
-
-def _reason(error: ValueError) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return f"byte {error.start} is not {error.encoding.upper()}"
-    return " ".join(str(error).split())[:100]

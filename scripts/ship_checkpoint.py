@@ -152,6 +152,8 @@ def main() -> None:
         "--tasks", nargs="*", default=(), help="tasks of other sizes that the card lists with their figures"
     )
     arguments = parser.parse_args()
+    if arguments.width_policy == "first-halt":
+        parser.error("--width-policy must not be first-halt: a card tells single accuracy, which that has none of")
     target = ROOT / "gram" / "weights" / arguments.name
     target.mkdir(parents=True, exist_ok=True)
     for file in ("model.safetensors", "log.jsonl"):

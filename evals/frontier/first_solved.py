@@ -6,8 +6,8 @@ wrong, or worth nothing, so that its selector (`first-halt`) needs no more than 
 `N` trajectories of at most `M` rounds:
 
 - `at once, all to their end`: what a run of fixed width does, and what a frontier's cell costs;
-- `at once, until one is solved`: the same without the wait; no width policy of the engine does this yet;
-- `one by one, until one is solved`: each in a run of its own;
+- `at once, until one is solved`: the same without the wait, the width policy `first-halt`;
+- `one by one, until one is solved`: each in a run of its own, the same policy with a stage of 1;
 - `one, then the others at once`: the width policy `trusted` up to 4 trajectories, each stage in a run of its own.
 
 Each answers with a trajectory that is solved; where none is, with the first one's answer as it stands, as `first-halt`

@@ -89,7 +89,7 @@ class FrontierStudy:
         self.outcomes: Arrays | None = None
         """Outcomes by puzzle, once it is analysed."""
         self.times: dict[str, float] = {}
-        varied: dict[str, Any] = {"selector": grid.selectors[0], "width_policy": "fixed"}
+        varied: dict[str, Any] = {"selector": grid.selectors[0], "width_policy": "fixed", "width_stage": None}
         self.config = sampler.settings(config, **varied, width=grid.widths[-1], depth=grid.depths[-1])
         assert self.config.launch is not None
         self.launch = self.config.launch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +35,8 @@ def _show(found: dict[str, Any]) -> None:
     console.print(f"A {found['a']}\nB {found['b']}\n", soft_wrap=True)
     made = terminal.table("accuracy of", "A", "B", "A minus B, points", "95 % interval", "p")
     for row in found["differences"]:
+        if math.isnan(row["difference"]):
+            continue
         difference = f"{100 * row['difference']:+.1f}"
         interval = f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}"
         name = {"accuracy": "the answer", "single_accuracy": "one trajectory"}[row["measure"]]

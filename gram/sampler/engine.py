@@ -227,6 +227,9 @@ class Engine:
         if self.is_traced or self.is_watched:
             self._show(np.flatnonzero(is_active), shown, stops)
         is_leaving = (stops | (taken >= self.depth)) & is_active
+        if self.scheduler.is_side_by_side:
+            occupants = self.occupants[:count]
+            is_leaving |= self.scheduler.stops_with(occupants, occupants[stops & is_active]) & is_active
         finished = self._end(is_leaving.nonzero()[0], shown, stops)
         if self.filter is not None:
             staying = np.flatnonzero(is_active & ~is_leaving)

@@ -84,7 +84,9 @@ def resolve(config: SamplerConfig, model: Model, puzzles: int = 0) -> ResolvedCo
         sigma = own.path_noise
         if not (sigma or own.initial_std):
             raise ValueError("sigma must be given for injector path with a model trained without, got none")
-    selector = config.selector or own.selector or SELECTOR
+    policy = config.width_policy or (own.width_policy if config.resampler == "none" else "fixed")
+    # What first-halt stops at another's halt is no answer to choose.
+    selector = config.selector or ("first-halt" if policy == "first-halt" else own.selector or SELECTOR)
     if selector == "lprm" and selector not in supported_selectors(model):
         raise ValueError(f"selector must be of a head that was trained, got {selector} and an LPRM of zeros")
     threshold = config.halt_threshold
@@ -93,7 +95,6 @@ def resolve(config: SamplerConfig, model: Model, puzzles: int = 0) -> ResolvedCo
     if own.identity_dim and config.views == "random":
         raise ValueError("views must be off where an identity names the view, got random")
     depth = config.depth if config.depth is not None else own.depth
-    policy = config.width_policy or (own.width_policy if config.resampler == "none" else "fixed")
     least = THRESHOLDS.get(policy)
     measures_sparsity = config.measures_sparsity or selector == "sparsity" or policy == "sparse"
     if measures_sparsity:
@@ -106,6 +107,10 @@ def resolve(config: SamplerConfig, model: Model, puzzles: int = 0) -> ResolvedCo
     flops = puzzles * config.width * depth * dispatch.step_flops(model.weights(), asked)
     kernel = dispatch.choose(model.device, spec, model.dtype, config.kernel, flops).kernel
     launch = config.launch if config.launch is not None else dispatch.launch_size(spec, model.device, kernel)
+    slots = config.slots
+    if slots is None:
+        side_by_side = (config.width_stage or config.width) if policy == "first-halt" else 1
+        slots = max(dispatch.slot_count(model.device, launch), side_by_side)
     filled = {
         "depth": depth,
         "selector": selector,
@@ -120,7 +125,7 @@ def resolve(config: SamplerConfig, model: Model, puzzles: int = 0) -> ResolvedCo
         "low_level_updates": updates,
         "launch": launch,
         "kernel": kernel,
-        "slots": config.slots if config.slots is not None else dispatch.slot_count(model.device, launch),
+        "slots": slots,
     }
     return ResolvedConfig(**{**asdict(config), **filled})
 

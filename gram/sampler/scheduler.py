@@ -311,6 +311,8 @@ class Scheduler:
         """`is_by_puzzle` serves one puzzle after another: a particle filter's trajectories wait for each other. `tests`
         decide an adaptive width."""
         self.table, self.is_by_puzzle, self.tests = table, is_by_puzzle, tests
+        self.is_side_by_side = tests is not None and tests.policy.stops_at_halt
+        """Whether the trajectories of a stage start together, and stop at the first that halts."""
         self.unopened: Iterator[Shard] = iter(())
         self.open: dict[int, OpenShard] = {}
         """By index in the plan, in the order in which they were opened."""
@@ -326,9 +328,14 @@ class Scheduler:
         self.unopened = iter(shards)
 
     def next_needed(self, count: int) -> Rows:
-        """Up to `count` trajectories that are certainly needed."""
+        """Up to `count` trajectories that are certainly needed; of those that run side by side all of a puzzle's or
+        none."""
         while len(self.waiting) < count and (shard := next(self.unopened, None)) is not None:
             self._open(shard)
+        if self.is_side_by_side and count < len(self.waiting):
+            puzzles = self.table.first[self.waiting[: count + 1]]
+            begins = np.flatnonzero(puzzles[1:] != puzzles[:-1])
+            count = int(begins[-1]) + 1 if len(begins) else 0
         taken, self.waiting = self.waiting[:count], self.waiting[count:]
         return taken
 
@@ -342,14 +349,28 @@ class Scheduler:
         else:
             self.left[shard.index] = shard.puzzles
             rows = self.tests.open(opened, len(self.table.id))
-            rows = rows[np.lexsort((rows, rows - self.table.first[rows]))]
+            rows = rows[np.lexsort((rows, self._turn(rows)))]
         for told in self.on_open:
             told(opened)
         self.waiting = np.concatenate([self.waiting, rows])
 
+    def _turn(self, rows: Rows) -> Rows:
+        """What rows of a shard wait in the order of: their ids, or where they run side by side the first id of each
+        one's stage."""
+        firsts = self.table.first[rows]
+        if self.tests is not None and self.is_side_by_side:
+            return np.asarray(self.tests.width[firsts])
+        return np.asarray(rows - firsts)
+
+    def stops_with(self, rows: Rows, halted: Rows) -> NDArray[np.bool_]:
+        """Which of the running trajectories `rows` stop because one of `halted` has, `[k]`: those that run side by side
+        with it."""
+        firsts = self.table.first
+        return np.isin(firsts[rows], firsts[halted])
+
     def next_speculative(self, count: int) -> Rows:
         """Up to `count` trajectories that may come to be needed, of the puzzles that have the fewest first."""
-        if self.tests is None or count <= 0 or not self.open:
+        if self.tests is None or self.is_side_by_side or count <= 0 or not self.open:
             return self.waiting[:0]
         return self.tests.next_speculative(count, self.table)
 
@@ -365,8 +386,7 @@ class Scheduler:
             self.waiting = self.waiting[~self.is_decided(self.waiting)]
         if len(more):
             waiting = np.concatenate([self.waiting, more])
-            column = waiting - table.first[waiting]
-            self.waiting = waiting[np.lexsort((waiting, column, table.shard[waiting]))]
+            self.waiting = waiting[np.lexsort((waiting, self._turn(waiting), table.shard[waiting]))]
         return self.count(table.shard[decided]), len(decided) * self.tests.columns
 
     def count(self, shards: Rows) -> list[OpenShard]:

@@ -165,6 +165,8 @@ class SequentialTests(RowArrays):
         if policy.reads_sparsity:
             assert final.sparsity is not None
             self.trust[rows] = -final.sparsity
+        elif policy.stops_at_halt:
+            self.trust[rows] = final.is_halted
         elif policy.reads_trust:
             halt, lprm = final.halt.astype(np.float64), final.lprm.astype(np.float64)
             self.trust[rows] = 1 / (1 + np.exp(-halt)) if self.trusts_halt_head else lprm

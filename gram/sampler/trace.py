@@ -187,7 +187,8 @@ class Traces:
             self.measures_sparsity = bool(self.metadata["config"].get("measures_sparsity", False))
             """Whether the run measured the sparsity of states."""
             names = (self.metadata["config"].get(name) for name in ("injector", "halting"))
-            self.comes_to_rest = tuple(names) == ("commitment", "head")
+            is_cut = self.metadata["config"].get("width_policy") == "first-halt"
+            self.comes_to_rest = tuple(names) == ("commitment", "head") and not is_cut
             """Whether states behind `steps` are solved lattices, which do not move."""
             self.puzzle_count = int(self.metadata["puzzles"])
             shards = [tuple(map(int, shard)) for shard in self.metadata["shards"]]

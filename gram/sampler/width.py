@@ -4,6 +4,9 @@ A policy looks at the trajectories in the order of their ids, never in that of t
 `n` at which trajectories `0 .. n-1` are enough, so the decision is the same for any number of slots or workers. It also
 names the next `n` at which a decision is possible: trajectories beyond are not needed yet. How the puzzles' tests
 stand is kept by `gram/sampler/sequential_tests.py`.
+
+`FirstHalt` also cuts in depth: its trajectories run side by side, a round each at a time, and all stop at the first
+that halts.
 """
 
 from __future__ import annotations
@@ -37,7 +40,8 @@ class Standing(NamedTuple):
     second: Rows
     """Votes of the next one."""
     leader_trust: Floats
-    """Highest trust in a trajectory that gave the leading answer: its predicted accuracy, or less its sparsity."""
+    """Highest trust in a trajectory that gave the leading answer: its predicted accuracy, or less its sparsity, or
+    whether it has halted."""
     most_trust: Floats
     """Highest trust in any."""
     is_any_valid: Bools
@@ -59,6 +63,9 @@ class WidthPolicy(Protocol):
     needs_verifier: bool
     reads_sparsity: bool
     """Whether the trust that it reads is how little sparse `h` is, in place of a predicted accuracy."""
+    stops_at_halt: bool
+    """Whether a puzzle's trajectories between two looks start together and all stop at the first that halts, which then
+    is the trust that it reads."""
 
     def decides(self, now: Standing) -> Bools:
         """Whether these trajectories decide; asked at every width that `next_look` names."""
@@ -73,8 +80,7 @@ class Staged:
     """1, 4, 16, ... trajectories, until the leading answer has one whose predicted accuracy is trusted."""
 
     reads_votes = reads_trust = True
-    needs_verifier = False
-    reads_sparsity = False
+    needs_verifier = reads_sparsity = stops_at_halt = False
 
     def __init__(self, trusted: float) -> None:
         self.trusted = trusted
@@ -105,6 +111,23 @@ class NotSparse(Trusted):
         super().__init__(-most)
 
 
+class FirstHalt(Trusted):
+    """`stage` trajectories side by side, all of which stop as soon as one halts; the next ones where none does.
+
+    Of a stage whose first halt comes after `s` supervision steps, every trajectory counts with `s` steps and what it
+    holds then; several may halt there. First Finish Search (2505.18149), short-1@k (2505.17813).
+    """
+
+    stops_at_halt = True
+
+    def __init__(self, stage: int) -> None:
+        super().__init__(1.0)
+        self.stage = stage
+
+    def next_look(self, now: Standing) -> Rows:
+        return np.asarray((now.width // self.stage + 1) * self.stage)
+
+
 class Decided:
     """Until the majority vote is decided: the leading answer probably has the larger share of the first two.
 
@@ -114,7 +137,7 @@ class Decided:
     """
 
     reads_votes = True
-    reads_trust = needs_verifier = reads_sparsity = False
+    reads_trust = needs_verifier = reads_sparsity = stops_at_halt = False
 
     def __init__(self, probability: float) -> None:
         self.probability = probability
@@ -139,7 +162,7 @@ class Verified:
     """Until the verifier accepts one: an upper bound (pass@N) for tasks whose answers can be checked."""
 
     needs_verifier = True
-    reads_votes = reads_trust = reads_sparsity = False
+    reads_votes = reads_trust = reads_sparsity = stops_at_halt = False
 
     def decides(self, now: Standing) -> Bools:
         return now.is_any_valid
@@ -185,26 +208,31 @@ def error_rate(probability: float, larger_share: float, width: int) -> float:
 
 def width_policy_of(config: ResolvedConfig) -> WidthPolicy | None:
     """The policy of resolved settings; None is the fixed width."""
-    return _policy(config.width_policy, config.width_threshold)
+    return _policy(config.width_policy, config.width_threshold, config.stage)
 
 
-def _policy(name: str, threshold: float | None) -> WidthPolicy | None:
+def _policy(name: str, threshold: float | None, stage: int) -> WidthPolicy | None:
     policies: dict[str, WidthPolicy] = {
         "staged": Staged(threshold or 0.0),
         "trusted": Trusted(threshold or 0.0),
         "sparse": NotSparse(threshold or 0.0),
         "decided": Decided(threshold or 0.0),
         "verified": Verified(),
+        "first-halt": FirstHalt(stage),
     }
     return policies.get(name)
 
 
-def first_look(name: str, threshold: float | None, width: int) -> int:
-    """Trajectories of a puzzle that run whatever they find: those before a policy's first look, of `width` at most.
+def first_look(name: str, threshold: float | None, width: int, stage: int | None = None) -> int:
+    """Trajectories of a puzzle that run to their own end whatever is found: those before a policy's first look, of
+    `width` at most. None do where several stop at the first halt; `stage` is the settings' `width_stage`.
 
     Later ones run only where the earlier ones were not enough, so that a mean over them favours puzzles that were
     decided early.
     """
-    if (policy := _policy(name, threshold)) is None:
+    stage = width if stage is None else stage
+    if (policy := _policy(name, threshold, stage)) is None:
         return width
+    if policy.stops_at_halt and stage > 1:
+        return 0
     return min(width, int(policy.next_look(NOTHING)[0]))

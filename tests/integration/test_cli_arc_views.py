@@ -145,6 +145,7 @@ def test_tests_without_output_are_told_and_submitted(tmp_path: Path, capsys: pyt
         ),
         (("eval", "arc", "--data", "{data}", "--puzzles", "a.json"), "--puzzles must be left out with --data"),
         (("eval", "arc", "--data", "{data}", "--width-policy", "verified"), "width_policy must not be verified"),
+        (("eval", "arc", "--data", "{data}", "--width-policy", "first-halt"), "width_policy must not be first-halt"),
         (("eval", "arc", "--data", "{folder}"), "data must be a folder with identifiers.json"),
         (("eval", "arc", "--data", "{other}"), "must be ones that the checkpoint was trained on"),
         (("eval", "arc", "--puzzles", "{folder}/tasks.json"), "puzzles must come with their identities"),

@@ -35,7 +35,7 @@ def complete(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     [
         ("gram sol", {"solve"}),
         ("gram solve nqueens1", {"nqueens10"}),
-        ("gram solve nqueens8 --wid", {"--width", "--width-policy", "--width-threshold"}),
+        ("gram solve nqueens8 --wid", {"--width", "--width-policy", "--width-threshold", "--width-stage"}),
         ("gram nothing", set()),
     ],
 )

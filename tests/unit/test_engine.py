@@ -124,7 +124,7 @@ def test_threshold_is_a_probability():
 
 
 def test_progress_counts_every_trajectory_once():
-    for policy in ("fixed", "decided", "staged", "trusted"):
+    for policy in ("fixed", "decided", "staged", "trusted", "first-halt"):
         ended = []
         config = SamplerConfig(width=7, launch=8, width_policy=policy)
         sample(tiny_model(), TASK, PUZZLES[:5], config, observer=Progress(ended.append))

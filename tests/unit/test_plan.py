@@ -21,7 +21,7 @@ PUZZLES = TASK.split("train").puzzles
 @given(
     puzzles=st.integers(0, 3000),
     width=st.integers(1, 40),
-    policy=st.sampled_from(["fixed", "staged", "trusted", "decided", "verified"]),
+    policy=st.sampled_from(["fixed", "staged", "trusted", "decided", "verified", "first-halt"]),
     resampler=st.sampled_from(["none", "lprm"]),
 )
 def test_every_trajectory_is_in_exactly_one_shard(puzzles, width, policy, resampler):

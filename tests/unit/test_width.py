@@ -18,7 +18,7 @@ class Undecided:
     """A policy that looks at once and never decides."""
 
     reads_votes = reads_trust = True
-    needs_verifier = reads_sparsity = False
+    needs_verifier = reads_sparsity = stops_at_halt = False
 
     def decides(self, now):
         return now.first < 0
