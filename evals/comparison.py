@@ -115,8 +115,8 @@ def compare(a: StoredEvaluation, b: StoredEvaluation, clusters: NDArray[np.int64
         known: dict[str, int] = {}
         clusters = np.array([known.setdefault(puzzle, len(known)) for puzzle in a.puzzles], dtype=np.int64)
     is_known = np.array([True, not np.isnan([a.single, b.single]).any()])
-    pairs = (np.stack([each.is_right, each.single], axis=1)[:, is_known] for each in (a, b))
-    told = paired_differences(*pairs, clusters=clusters)
+    first, second = (np.stack([each.is_right, each.single], axis=1)[:, is_known] for each in (a, b))
+    told = paired_differences(first, second, clusters)
     found = Difference(*(np.full(2, np.nan) for _ in told))
     for whole, part in zip(found, told, strict=True):
         whole[is_known] = part
