@@ -1,7 +1,10 @@
-"""Rows `host ...` of `gram bench sampler`: what they run, not how long it takes."""
+"""Rows `host ...` of `gram bench host` and `sampler`: what they run, not how long it takes."""
+
+import json
 
 import pytest
 
+from gram.cli.main import main
 from gram.evals.benchmarks import host_benchmark
 from gram.evals.benchmarks.host_benchmark import Load
 
@@ -28,3 +31,12 @@ def test_the_same_heads_halt_the_same_trajectories(is_full):
     second = host_benchmark.microseconds(SMALL, 24, rounds=2, is_full=is_full)[1]["steps_run"]
     assert first == second
     assert 6 * 4 < first < 6 * 4 * host_benchmark.MODEL["depth"]
+
+
+def test_the_command_prints_the_rows_alone(capsys, monkeypatch):
+    rows = host_benchmark.rows
+    monkeypatch.setattr(host_benchmark, "rows", lambda rounds: rows(rounds, loads=(SMALL,)))
+    assert main(["bench", "host", "--rounds", "1", "--json", "--quiet"]) == 0
+    printed = json.loads(capsys.readouterr().out)["rows"]
+    assert len(printed) == 12
+    assert all(row["name"].startswith("host 6 x 4 at 24 slots") for row in printed)
