@@ -17,6 +17,10 @@ from pathlib import Path
 from gram.kernels.compiled import cache as compile_cache
 
 FOLDER = Path(__file__).parent
+_CODE = b"".join(path.read_bytes() for path in sorted(FOLDER.glob("*.[ch]*")))
+VERSION = int.from_bytes(hashlib.sha256(_CODE).digest()[:7], "big")
+"""Names the code. Operations are told it: a graph that PyTorch has kept on disk from other code, whose buffers had
+other sizes, must not be taken for this one's."""
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-std=c++17", "-shared", "-fPIC", "-w")
 
 

@@ -16,8 +16,8 @@ constexpr int WP = WIDE + 16, GP = 2 * HIDDEN + 16, HP = HIDDEN + 16;  // rows o
 constexpr int64_t GU = 0, DN = GU + 2 * 2 * G * D, DNB = DN + 2 * 2 * D * G, PACKED = DNB + 2 * 2 * D * G;
 // What is saved of a token, in bf16: the KL's gradients of means and of both raw deviations, that of the raw deviation
 // by the state's; and of the hidden units silu(gate), hidden, and what makes their gradient that of the gate.
-constexpr int64_t SA = 0, SBP = SA + D, SBQ = SBP + D, SS = SBQ + D, SILU = SS + D, SH = SILU + HIDDEN, SV = SH + HIDDEN,
-                  SAVED = SV + HIDDEN;
+constexpr int64_t SA = 0, SBP = SA + D, SBQ = SBP + D, SS = SBQ + D, SILU = SS + D, SH = SILU + HIDDEN,
+                  SV = SH + HIDDEN, SAVED = SV + HIDDEN;
 // Gradients, fp32: of gates and ups [side, (gate, up), G, D]; down transposed [side, G, 2 D].
 constexpr int64_t GGU = 0, GDN = GGU + 2 * 2 * G * D, GRADS = GDN + 2 * G * 2 * D;
 
@@ -42,7 +42,7 @@ INLINE void hidden_tile(const bf16* u, const pair* w, const float* table, const 
   if (table)
     UNROLL for (int m = 0; m < M; m++) UNROLL for (int j = 0; j < 4; j++)
       acc[m][j] = _mm512_loadu_ps(table + index[m] * 2 * G + j / 2 * G + j % 2 * 16);
-  multiply<M, 0, 4, 0, D / 2, 1, 64>((const pair*)u, nullptr, w, nullptr, D / 2, acc);
+  multiply<M, 0, 4, D / 2, 1, 64>((const pair*)u, nullptr, w, D / 2, acc);
   UNROLL for (int m = 0; m < M; m++) UNROLL for (int j = 0; j < 2; j++) {
     __m512 silu, h, slope;
     swiglu(acc[m][j], acc[m][2 + j], silu, h, slope);
@@ -59,7 +59,7 @@ INLINE void prior_tile(const bf16* hidden, const pair* w, const bf16* u, const f
                        const Options& o) {
   __m512 acc[M][2];
   zero(acc);
-  multiply<M, 0, 2, 0, HIDDEN / 2, 1, 32>((const pair*)hidden, nullptr, w, nullptr, G / 2, acc);
+  multiply<M, 0, 2, HIDDEN / 2, 1, 32>((const pair*)hidden, nullptr, w, G / 2, acc);
   UNROLL for (int m = 0; m < M; m++) {
     __m512 log_sigma = _mm512_fmadd_ps(all(o.width), tangent(_mm512_div_ps(acc[m][1], all(o.width))), all(o.center));
     __m512 sigma = _mm512_mul_ps(all(o.temperature), exponential(log_sigma));
@@ -73,8 +73,8 @@ INLINE void both_tile(const bf16* hidden, const pair* w, const bf16* u, const fl
                       float (*kl)[16], bf16* saved, const Options& o) {
   __m512 p[M][2], q[M][2], width = all(o.width), one = all(1.f);
   zero(p), zero(q);
-  multiply<M, 0, 2, 0, HIDDEN / 2, 1, 32>((const pair*)hidden, nullptr, w, nullptr, G / 2, p);
-  multiply<M, 0, 2, 0, HIDDEN / 2, 1, 32>((const pair*)(hidden + G), nullptr, w + 16 * G, nullptr, G / 2, q);
+  multiply<M, 0, 2, HIDDEN / 2, 1, 32>((const pair*)hidden, nullptr, w, G / 2, p);
+  multiply<M, 0, 2, HIDDEN / 2, 1, 32>((const pair*)(hidden + G), nullptr, w + 16 * G, G / 2, q);
   for (int m = 0; m < M; m++) {
     __m512 tp = tangent(_mm512_div_ps(p[m][1], width)), tq = tangent(_mm512_div_ps(q[m][1], width));
     __m512 sp = _mm512_fmadd_ps(width, tp, all(o.center)), sq = _mm512_fmadd_ps(width, tq, all(o.center));
@@ -98,7 +98,8 @@ INLINE void both_tile(const bf16* hidden, const pair* w, const bf16* u, const fl
   }
 }
 // Gradients of 16 channels' means and raw deviations of a token on both sides, from those of its state and its KL.
-INLINE void side_gradients(const bf16* dh, float dkl, const bf16* saved, bool is_prior, const Options& o, __m512 (&d)[4]) {
+INLINE void side_gradients(const bf16* dh, float dkl, const bf16* saved, bool is_prior, const Options& o,
+                           __m512 (&d)[4]) {
   __m512 g = widen(dh), theirs = all(dkl * o.balance), ours = all(dkl * (1 - o.balance)), none = _mm512_setzero_ps();
   __m512 pull = widen(saved + SA), drawn = _mm512_mul_ps(g, widen(saved + SS));
   d[0] = _mm512_fnmadd_ps(theirs, pull, is_prior ? g : none);
@@ -112,21 +113,24 @@ INLINE void hidden_back_tile(const bf16* d, const pair* w, const bf16* saved, pa
                              const int64_t* index) {
   __m512 acc[M][2];
   zero(acc);
-  multiply<M, 0, 2, 0, WIDE / 2, 1, 32>((const pair*)d, nullptr, w, nullptr, D, acc);
-  UNROLL for (int m = 0; m < M; m += 2) UNROLL for (int j = 0; j < 2; j++) {
-    __m512 dg[2], du[2];
+  multiply<M, 0, 2, WIDE / 2, 1, 32>((const pair*)d, nullptr, w, D, acc);
+  UNROLL for (int m = 0; m < M; m += 2) {
+    __m512i dg[2], du[2];
     UNROLL for (int e = 0; e < 2; e++) {
-      const bf16* from = saved + (m + e) * SAVED + 16 * j;
-      dg[e] = _mm512_mul_ps(acc[m + e][j], widen(from + SV));
-      du[e] = _mm512_mul_ps(acc[m + e][j], widen(from + SILU));
-      if (!table) continue;
-      float* to = table + index[m + e] * 2 * G + 16 * j;
-      _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), dg[e]));
-      _mm512_storeu_ps(to + G, _mm512_add_ps(_mm512_loadu_ps(to + G), du[e]));
+      __m512 gates[2], ups[2];
+      UNROLL for (int j = 0; j < 2; j++) {
+        const bf16* from = saved + (m + e) * SAVED + 16 * j;
+        gates[j] = _mm512_mul_ps(acc[m + e][j], widen(from + SV));
+        ups[j] = _mm512_mul_ps(acc[m + e][j], widen(from + SILU));
+        if (!table) continue;
+        float* to = table + index[m + e] * 2 * G + 16 * j;
+        _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), gates[j]));
+        _mm512_storeu_ps(to + G, _mm512_add_ps(_mm512_loadu_ps(to + G), ups[j]));
+      }
+      dg[e] = narrow(gates[0], gates[1]), du[e] = narrow(ups[0], ups[1]);
     }
-    pair* to = dgup + m / 2 * GP + 16 * j;
-    _mm512_storeu_si512(to, pairs_of(dg[0], dg[1], nullptr, nullptr));
-    _mm512_storeu_si512(to + G, pairs_of(du[0], du[1], nullptr, nullptr));
+    put_pairs(dgup + m / 2 * GP, dg[0], dg[1]);
+    put_pairs(dgup + m / 2 * GP + G, du[0], du[1]);
   }
 }
 
@@ -243,9 +247,9 @@ void backward(const bf16* w, const bf16* u, const int64_t* index, const uint8_t*
                               s->saved + t * SAVED + side * G + f, s->dgup + t / 2 * GP + side * 2 * G + f,
                               side ? table + f : nullptr, s->index + t);
         });
-    product<D, 5, 1, GP, D, D, true>(2 * HIDDEN, s->dgup, s->up, tokens / 2, grads + GGU);
+    add_product<12, 6, 2, D, 1, GP, D>(2 * HIDDEN, s->dgup, s->up, tokens / 2, grads + GGU);
     for (int side = 0; side < 2; side++)
-      product<2 * D, 5, 1, HP, WP, 2 * D, true>(G, s->hp + side * G, s->dp + side * 2 * D, tokens / 2,
+      add_product<12, 6, 2, 2 * D, 1, HP, WP>(G, s->hp + side * G, s->dp + side * 2 * D, tokens / 2,
                                                 grads + GDN + side * G * 2 * D);
   }
 }

@@ -21,7 +21,7 @@ from torch.nn.functional import pad
 
 from gram.kernels import reference
 from gram.kernels.native import path
-from gram.kernels.native.build import library
+from gram.kernels.native.build import VERSION, library
 from gram.kernels.native.path import BF16, address, in_threads, split
 from gram.kernels.philox import NoiseKey, Site, counter_word1
 from gram.kernels.reference import Step, Weights
@@ -101,7 +101,7 @@ def led(
     is_saving = torch.is_grad_enabled()
     table = pad(shown, (0, 0, 0, 1))
     h, kl, _ = torch.ops.gram.native_guide(
-        u, named, table, index, noisy_B, is_prior_B, words, key.seed, options, is_saving
+        u, named, table, index, noisy_B, is_prior_B, words, key.seed, options, is_saving, VERSION
     )
     return h, kl
 
@@ -115,7 +115,7 @@ def prior_led(
     options = [spec.log_sigma_center, spec.log_sigma_range, 0.0, temperature]
     empty = torch.empty(0)
     moved: Tensor = torch.ops.gram.native_guide(
-        u.detach(), named, empty, words[:0], noisy_B, noisy_B, words, key.seed, options, False
+        u.detach(), named, empty, words[:0], noisy_B, noisy_B, words, key.seed, options, False, VERSION
     )[0]
     return moved
 
@@ -168,6 +168,7 @@ def _forward(
     seed: int,
     options: list[float],
     is_saving: bool,
+    version: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The state moved, the KL `[B, L]`, and what the backward pass reads (unless saving: nothing). An empty `table`:
     by the prior alone."""
@@ -238,6 +239,7 @@ def _(
     seed: int,
     options: list[float],
     is_saving: bool,
+    version: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows, tokens, dim = u.shape
     each = _opened(GuideShape(tokens, dim, weights[1].shape[1]))[1]
@@ -269,7 +271,7 @@ def _given(tensor: Tensor) -> ctypes.c_void_p:
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    u, weights, table, index, is_noisy, is_prior, _, _, ctx.options, _ = inputs
+    u, weights, table, index, is_noisy, is_prior, _, _, ctx.options, *_ = inputs
     ctx.table_rows = len(table)
     ctx.save_for_backward(u, index, is_noisy, is_prior, output[2], *weights)
 
@@ -282,7 +284,7 @@ def _differentiate(ctx: Any, dh: Tensor, dkl: Tensor, *_: Tensor) -> tuple[Any, 
     gate_up = grads[: 2 * doubled * dim].view(2, doubled, dim).to(BF16)
     down = grads[2 * doubled * dim :].view(2, hidden, 2 * dim).transpose(1, 2).to(BF16)
     made = [gate_up[0], down[0], gate_up[1], down[1]]
-    return None, made, table, *([None] * 7)
+    return None, made, table, *([None] * 8)
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep)

@@ -11,7 +11,7 @@ INLINE void wide_product(__m512i a, uint32_t b, __m512i& high, __m512i& low) {
 }
 // Natural logarithm of numbers in (0, 1), to the last few bits of fp32.
 INLINE __m512 logarithm(__m512 x) {
-  // x = 2^e m with m in [sqrt(1/2), sqrt(2)): near 1 the logarithm is that of m alone, whose relative error stays small.
+  // x = 2^e m with m in [sqrt(1/2), sqrt(2)): near 1 the logarithm is that of m alone, whose relative error is small.
   __m512 e = _mm512_getexp_ps(_mm512_mul_ps(x, all(1.41421356f))), m = _mm512_scalef_ps(x, _mm512_sub_ps(all(0.f), e));
   __m512 y = _mm512_sub_ps(m, all(1.f)), z = _mm512_mul_ps(y, y);
   const float terms[] = {7.0376836292e-2f,  -1.1514610310e-1f, 1.1676998740e-1f,  -1.2420140846e-1f, 1.4249322787e-1f,
@@ -34,8 +34,9 @@ INLINE void cosine_sine(__m512 y, __m512& cosine, __m512& sine) {
   c = _mm512_fmadd_ps(c, z, all(4.166664568298827e-2f));
   c = _mm512_fmadd_ps(_mm512_mul_ps(c, z), z, _mm512_fnmadd_ps(all(.5f), z, all(1.f)));
   __mmask16 is_turned = _mm512_test_epi32_mask(quarter, _mm512_set1_epi32(1));
-  __m512i minus_c = _mm512_slli_epi32(_mm512_and_si512(_mm512_add_epi32(quarter, _mm512_set1_epi32(1)), _mm512_set1_epi32(2)), 30);
-  __m512i minus_s = _mm512_slli_epi32(_mm512_and_si512(quarter, _mm512_set1_epi32(2)), 30);
+  __m512i one = _mm512_set1_epi32(1), two = _mm512_set1_epi32(2);
+  __m512i minus_c = _mm512_slli_epi32(_mm512_and_si512(_mm512_add_epi32(quarter, one), two), 30);
+  __m512i minus_s = _mm512_slli_epi32(_mm512_and_si512(quarter, two), 30);
   cosine = _mm512_xor_ps(_mm512_mask_blend_ps(is_turned, c, s), _mm512_castsi512_ps(minus_c));
   sine = _mm512_xor_ps(_mm512_mask_blend_ps(is_turned, s, c), _mm512_castsi512_ps(minus_s));
 }

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from gram.kernels.experts import Routing
-from gram.kernels.native.build import library
+from gram.kernels.native.build import VERSION, library
 from gram.kernels.reference import Damping, Guide, Weights
 from gram.kernels.spec import Spec
 
@@ -39,6 +39,7 @@ class Shape(NamedTuple):
     blocks: int
     updates: int
     norm_eps: float
+    """May be 0: only tokens are normed, no padding."""
 
     @classmethod
     def of(cls, weights: Weights, spec: Spec) -> Shape:
@@ -48,13 +49,20 @@ class Shape(NamedTuple):
         updates = spec.low_level_updates
         return cls(spec.length, spec.dim, mixer_hidden, hidden, spec.blocks, updates, spec.norm_eps)
 
+    @classmethod
+    def named(cls, sizes: list[int], norm_eps: float) -> Shape:
+        """That which an operation is told."""
+        return cls._make([*sizes[:6], norm_eps])
+
 
 class _Sizes(NamedTuple):
     """Numbers of each buffer, as the code was compiled."""
 
     packed: int
     saved: int
+    """Of a group, in all calls."""
     norms: int
+    """Likewise."""
     grads: int
     scratch: int
     """In bytes."""
@@ -113,7 +121,8 @@ def transition(
     named = [weights[f"low.{block}.{part}"] for block in range(spec.blocks) for part in PARTS]
     shape = Shape.of(weights, spec)
     is_saving = torch.is_grad_enabled()
-    h, l, _, _ = torch.ops.gram.native_core(h, l.detach(), e_x, named, [*shape[:6]], shape.norm_eps, is_saving)
+    sizes = [*shape[:6], VERSION]
+    h, l, _, _ = torch.ops.gram.native_core(h, l.detach(), e_x, named, sizes, shape.norm_eps, is_saving)
     if guide is not None and spec.noise_order == "after":
         h = guide(h)
     return h, l.detach()
@@ -146,6 +155,10 @@ def split(rows: int, group: int) -> list[slice]:
     return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False) if end > start]
 
 
+def _groups(rows: int, each: _Sizes) -> int:
+    return -(-rows // each.group)
+
+
 def address(tensor: Tensor, row: int = 0) -> ctypes.c_void_p:
     """The address of a contiguous tensor's row."""
     return ctypes.c_void_p(tensor.data_ptr() + row * tensor.stride(0) * tensor.element_size())
@@ -166,19 +179,17 @@ def _forward(
     h: Tensor, l: Tensor, e_x: Tensor, weights: list[Tensor], sizes: list[int], norm_eps: float, is_saving: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`h` and `l` after the core calls, and what the backward pass reads (unless saving: nothing of use)."""
-    shape = Shape._make([*sizes, norm_eps])
+    shape = Shape.named(sizes, norm_eps)
     code, each = _opened(shape)
     packed = _packed(shape, weights)
     h, l, e_x = (x.contiguous() for x in (h, l, e_x))
     parts = split(len(h), each.group)
-    kept = len(h) if is_saving else each.group * len(parts)
-    calls = (shape.updates + 1) * shape.blocks
-    saved = torch.empty(kept, calls * each.saved, dtype=BF16)
-    norms = torch.empty(kept, calls * each.norms)
+    kept = _groups(len(h), each) if is_saving else len(parts)
+    saved, norms = torch.empty(kept, each.saved, dtype=BF16), torch.empty(kept, each.norms)
     h_out, l_out = torch.empty_like(h), l.clone() if not shape.updates else torch.empty_like(l)
 
     def run(part: slice, number: int) -> None:
-        row, first = part.start, part.start if is_saving else number * each.group
+        row, first = part.start, part.start // each.group if is_saving else number
         scratch = torch.empty(each.scratch, dtype=torch.uint8)
         code.forward(
             *(
@@ -202,7 +213,7 @@ def _backward(
     dh: Tensor, saved: Tensor, norms: Tensor, weights: list[Tensor], sizes: list[int], norm_eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `h` and `e_x`, and those of the weights, fp32, as the code orders them, `[blocks, numbers]`."""
-    shape = Shape._make([*sizes, norm_eps])
+    shape = Shape.named(sizes, norm_eps)
     code, each = _opened(shape)
     packed, dh = _packed(shape, weights), dh.contiguous()
     parts = split(len(dh), each.group)
@@ -210,16 +221,11 @@ def _backward(
     dh_in, de = torch.empty_like(dh), torch.empty_like(dh)
 
     def run(part: slice, number: int) -> None:
-        row, scratch = part.start, torch.empty(each.scratch, dtype=torch.uint8)
+        row, group = part.start, part.start // each.group
+        scratch = torch.empty(each.scratch, dtype=torch.uint8)
         code.backward(
-            *(
-                address(packed),
-                address(saved, row),
-                address(norms, row),
-                address(dh, row),
-                address(dh_in, row),
-                address(de, row),
-            ),
+            *(address(packed), address(saved, group), address(norms, group)),
+            *(address(dh, row), address(dh_in, row), address(de, row)),
             *(address(grads, number), ctypes.c_int64(part.stop - row)),
             address(scratch),
         )
@@ -232,14 +238,14 @@ def _backward(
 def _(
     h: Tensor, l: Tensor, e_x: Tensor, weights: list[Tensor], sizes: list[int], norm_eps: float, is_saving: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    shape = Shape._make([*sizes, norm_eps])
+    shape = Shape.named(sizes, norm_eps)
     _, each = _opened(shape)
-    calls, kept = (shape.updates + 1) * shape.blocks, len(h) if is_saving else 0
+    kept = _groups(len(h), each) if is_saving else 0
     return (
         h.new_empty(h.shape),
         h.new_empty(h.shape),
-        h.new_empty(kept, calls * each.saved),
-        h.new_empty(kept, calls * each.norms, dtype=torch.float32),
+        h.new_empty(kept, each.saved),
+        h.new_empty(kept, each.norms, dtype=torch.float32),
     )
 
 
@@ -247,7 +253,7 @@ def _(
 def _(
     dh: Tensor, saved: Tensor, norms: Tensor, weights: list[Tensor], sizes: list[int], norm_eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    shape = Shape._make([*sizes, norm_eps])
+    shape = Shape.named(sizes, norm_eps)
     grads = dh.new_empty(shape.blocks, _opened(shape)[1].grads, dtype=torch.float32)
     return dh.new_empty(dh.shape), dh.new_empty(dh.shape), grads
 
@@ -260,7 +266,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 def _differentiate(ctx: Any, dh: Tensor, *_: Tensor) -> tuple[Any, ...]:
     saved, norms, *weights = ctx.saved_tensors
     dh_in, de, grads = torch.ops.gram.native_core_backward(dh, saved, norms, weights, ctx.sizes, ctx.norm_eps)
-    shape = Shape._make([*ctx.sizes, ctx.norm_eps])
+    shape = Shape.named(ctx.sizes, ctx.norm_eps)
     each = _opened(shape)[1]
     unit = shape.mixer_hidden * each.padded
     sizes = [2 * unit, unit, 2 * shape.hidden * shape.dim, shape.hidden * shape.dim]
@@ -269,7 +275,7 @@ def _differentiate(ctx: Any, dh: Tensor, *_: Tensor) -> tuple[Any, ...]:
         gate_up, down, *channel = own.split(sizes)
         gate_up = gate_up.view(-1, each.padded)[:, : shape.tokens]
         down = down.view(-1, each.padded)[:, : shape.tokens].t()
-        made += [gate_up, down, channel[0].view(-1, shape.dim), channel[1].view(shape.dim, -1)]
+        made += [gate_up, down, channel[0].view(-1, shape.dim), channel[1].view(-1, shape.dim).t()]
     return dh_in, None, de, [gradient.to(BF16) for gradient in made], None, None, None
 
 

@@ -18,14 +18,21 @@ INLINE void put(bf16* p, __m512 x) { _mm256_storeu_si256((__m256i*)p, narrow(x))
 INLINE __m512i interleave(__m256i low, __m256i high) {
   return _mm512_or_si512(_mm512_cvtepu16_epi32(low), _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
 }
-// Two rows of 16 numbers as pairs, the rows themselves to `low` and `high` where these are given.
-INLINE __m512i pairs_of(__m512 a, __m512 b, bf16* low, bf16* high) {
-  alignas(64) static const uint16_t order[32] = {0,  16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-                                                 8,  24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-  __m512i both = (__m512i)_mm512_cvtne2ps_pbh(b, a);
-  if (low) _mm256_storeu_si256((__m256i*)low, _mm512_castsi512_si256(both));
-  if (high) _mm256_storeu_si256((__m256i*)high, _mm512_extracti64x4_epi64(both, 1));
-  return _mm512_permutexvar_epi16(_mm512_load_si512(order), both);
+// 32 numbers in a row; LASTS: past the caches, for what is read much later. `p` is then at a multiple of 64 bytes.
+template <bool LASTS = false>
+INLINE void put(bf16* p, __m512i x) {
+  LASTS ? _mm512_stream_si512((__m512i*)p, x) : _mm512_storeu_si512(p, x);
+}
+INLINE __m512i narrow(__m512 first, __m512 second) { return (__m512i)_mm512_cvtne2ps_pbh(second, first); }
+// Two rows of 32 numbers as pairs.
+template <bool LASTS = false>
+INLINE void put_pairs(pair* p, __m512i low, __m512i high) {
+  alignas(64) static const uint16_t order[64] = {
+      0,  32, 1,  33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39, 8,  40, 9,  41, 10, 42,
+      11, 43, 12, 44, 13, 45, 14, 46, 15, 47, 16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53,
+      22, 54, 23, 55, 24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63};
+  put<LASTS>((bf16*)p, _mm512_permutex2var_epi16(low, _mm512_load_si512(order), high));
+  put<LASTS>((bf16*)(p + 16), _mm512_permutex2var_epi16(low, _mm512_load_si512(order + 32), high));
 }
 INLINE __m512 sigmoid(__m512 x) {
   // 1 / (1 + 2^t): 2^t by its whole part and a polynomial of the rest, both good to 13 bits, enough for bf16.
