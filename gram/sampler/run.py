@@ -293,13 +293,14 @@ def check_fits(
     """
     results = result_bytes(config, puzzles, spec.output_tokens, is_traced=is_traced)
     slots = slot_bytes(config, spec, dtype.itemsize) if has_slots else 0
-    _check(slots, device_bytes(device), device, f"{config.slots:,} slots in launches of {config.launch:,}")
+    check_bytes(slots, device_bytes(device), device, f"{config.slots:,} slots in launches of {config.launch:,}")
     if device.type == "cpu":
         results += slots
-    _check(results, machine_bytes(), torch.device("cpu"), f"{puzzles:,} puzzles at width {config.width:,}")
+    check_bytes(results, machine_bytes(), torch.device("cpu"), f"{puzzles:,} puzzles at width {config.width:,}")
 
 
-def _check(needed: int, there: int | None, device: torch.device, what: str) -> None:
+def check_bytes(needed: int, there: int | None, device: torch.device, what: str) -> None:
+    """Raises `ValueError` where `what` needs more bytes than there are on the device (None: nobody says)."""
     if there is not None and needed > there:
         raise ValueError(f"run must fit in {_size(there)} of memory of {device}, got {what}: at least {_size(needed)}")
 

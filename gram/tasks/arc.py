@@ -38,6 +38,7 @@ class Arc(Task):
     vocabulary = FIRST_COLOUR + COLOURS
     tokens = output_tokens = SIDE * SIDE
     is_multi_solution = False
+    has_givens = False  # a puzzle's tokens are its input's, not part of the output
     symmetry_words = COLOURS
     relations = ("up", "down", "left", "right", "row", "column", "all")
 

@@ -92,6 +92,9 @@ class Task(ABC):
     """Tokens that an answer may have where the puzzle leaves it open (`candidates`); by default all but padding."""
     are_values_alike: bool = False
     """Whether any renaming of `answer_values`, in puzzle and answer alike, is a symmetry."""
+    has_givens: bool = cast(bool, cached_property(lambda self: self._accepts_answers()))
+    """Whether tokens of an answer can stand in its puzzle as givens; by default where answers stand on the puzzle's own
+    grid and `is_input` takes all of their values."""
     notes: Notes | None = None
     """What a lattice may write down beside the tokens of an answer (`gram/tasks/notes.py`)."""
     symmetry_words: int = 0
@@ -216,6 +219,10 @@ class Task(ABC):
         """
         is_answer = np.arange(self.tokens) >= (self.output_start or self.tokens)
         return np.where(is_answer, puzzles == 0, (puzzles > 0) & (puzzles < self.vocabulary))
+
+    def _accepts_answers(self) -> bool:
+        boards = np.array(self.answer_values, dtype=np.uint8)[:, None].repeat(self.tokens, 1)
+        return self.output_start == 0 and self.output_tokens == self.tokens and bool(self.is_input(boards).all())
 
     def canonical(self, answers: Tokens) -> Tokens:
         """One representative of each answer's equivalence class, same shape (colouring: colours renamed).

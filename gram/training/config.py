@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, get_args
 
-from gram.config import at_least, make_plain, one_of, within
+from gram.config import MOST, at_least, at_most, make_plain, one_of, within
 
 Target = Literal["drawn", "set", "stored"]
 ValueTarget = Literal["any", "share"]
@@ -22,6 +22,10 @@ LATER: dict[str, Any] = {
     **SPARSE,
     "expert_balance": 0.01,
     "value_target": "any",
+    "gradient_steps": 1,
+    "late_share": 0.0,
+    "late_steps": [32, 512],
+    "reveal_until": 0.0,
 }
 """Settings that came after the first runs, which lack them in their JSON, with the value by which all is as before."""
 
@@ -78,12 +82,25 @@ class TrainConfig:
     gradient_calls: int = 0
     """Gradients flow through this many core calls at the end of the last transition, its high-level update included.
     2 is HRM's one-step gradient (2506.21734), 0 the whole transition (TRM, GRAM)."""
+    gradient_steps: int = 1
+    """Supervision steps of one optimiser step. Each has its loss, and gradients flow through all of them and all their
+    transitions; the state is detached where such a segment ends. It must divide the model's depth."""
+    late_share: float = 0.0
+    """Share of new slots that first run for `late_steps` as in sampling, without gradient: they train the states of
+    great depths (after Sotaku)."""
+    late_steps: tuple[int, ...] = (32, 512)
+    """Fewest and most supervision steps of a late start. Each draws its own, as often below as above their geometric
+    mean."""
     reveal_share: float = 0.5
-    """Of a lattice: share of new states that reveal a random part of the solution."""
+    """Share of new states that reveal a random part of the solution; of continuous ones before `reveal_until` alone."""
+    reveal_until: float = 0.0
+    """Of continuous states: fraction of training before which new ones may reveal. The part that they reveal falls to
+    nothing on a line. 0: none reveals."""
     longest_life: int = 60
     """Of a lattice: rounds after which a state is replaced."""
     rows_at_once: int = 16
-    """Of a lattice: states of one backward pass; few stay in cache. Gradients of all of the batch are summed."""
+    """States of one backward pass, of a lattice and of `gradient_steps` above 1; few stay in cache. Gradients of all of
+    the batch are summed."""
     play_averaged: bool = False
     """Of a lattice: states are advanced by the averaged weights, as in sampling, for one more forward pass. The raw
     weights' judge swings from step to step, so that they lose states that the average would solve."""
@@ -154,6 +171,8 @@ class TrainConfig:
             "beta2",
             "final_learning_rate",
             "reveal_share",
+            "reveal_until",
+            "late_share",
             "weight_share_end",
         ):
             within(name, getattr(self, name), 0, 1)
@@ -164,6 +183,20 @@ class TrainConfig:
             raise ValueError(f"prior_share must be 0 with target set, got {self.prior_share:g}")
         if self.best_of > 1 and self.prior_share:
             raise ValueError(f"prior_share must be 0 with best_of {self.best_of}, got {self.prior_share:g}")
+        self._check_depths()
+
+    def _check_depths(self) -> None:
+        """Raises `ValueError` where the settings of segments and late starts contradict each other."""
+        at_least("gradient_steps", self.gradient_steps, 1)
+        at_most("gradient_steps", self.gradient_steps, MOST["depth"])
+        if self.gradient_steps > 1 and self.gradient_calls:
+            raise ValueError(f"gradient_calls must be 0 with gradient_steps above 1, got {self.gradient_calls}")
+        if self.gradient_steps > 1 and self.best_of > 1:
+            raise ValueError(f"best_of must be 1 with gradient_steps above 1, got {self.best_of}")
+        is_range = len(self.late_steps) == 2 and 1 <= self.late_steps[0] <= self.late_steps[1] <= MOST["depth"]
+        if not is_range:
+            expected = f"two numbers that rise within 1 and {MOST['depth']:,}"
+            raise ValueError(f"late_steps must be {expected}, got {list(self.late_steps)}")
 
     def check_rows_at_once(self) -> None:
         """Raises `ValueError` where the batch is no whole number of backward passes."""
@@ -176,6 +209,13 @@ class TrainConfig:
         if transitions % loops:
             raise ValueError(f"gradient_loops must divide the {transitions} transitions, got {loops}")
         return loops
+
+    def segments(self, depth: int) -> int:
+        """Segments of `gradient_steps` that a sequence of `depth` supervision steps has. Raises `ValueError` where they
+        do not fill it."""
+        if depth % self.gradient_steps:
+            raise ValueError(f"gradient_steps must divide the model's depth {depth}, got {self.gradient_steps}")
+        return depth // self.gradient_steps
 
     @property
     def has_posterior(self) -> bool:
@@ -211,7 +251,11 @@ class TrainOverrides(TypedDict, total=False):
     prior_share: float
     best_of: int
     gradient_calls: int
+    gradient_steps: int
+    late_share: float
+    late_steps: tuple[int, ...]
     reveal_share: float
+    reveal_until: float
     longest_life: int
     rows_at_once: int
     play_averaged: bool

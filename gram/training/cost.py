@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from gram.kernels import dispatch, lookup
 from gram.model import OPINIONS, Model
 from gram.training.recipe import Recipe
+from gram.training.starts import mean_late_steps
 
 GPU = "NVIDIA H100 SXM"
 GPU_FLOPS = 790e12
@@ -32,6 +33,10 @@ class TrainingCost:
     """Numbers of a row; 0 without a table."""
     steps: int | None
     """Optimiser steps of the run; None where its length is given in minutes alone."""
+    late_flops: float = 0.0
+    """The part of `step_flops` that late starts take in the mean: they draw how many slots and steps."""
+    row_flops: float = 0.0
+    """Operations of one supervision step of one trajectory of continuous states without gradient."""
 
     @property
     def flops(self) -> float | None:
@@ -47,6 +52,8 @@ class TrainingCost:
         """The cost in one line."""
         each = f"{self.parameters:,} parameters{self._table()}, "
         each += f"{self.step_flops:.2g} floating-point operations an optimiser step"
+        if self.late_flops:
+            each += f" ({100 * self.late_flops / self.step_flops:.0f} % of them late starts)"
         if self.flops is None or self.gpu_hours is None:
             return f"cost: {each} (counted)"
         rate = f"{100 * UTILISATION:.0f} % of {GPU_FLOPS / 1e12:.0f} TFLOP/s"
@@ -92,16 +99,21 @@ def cost_of(recipe: Recipe) -> TrainingCost:
     posterior = sum(2 * tensor.numel() * length for name, tensor in weights.items() if name.startswith("posterior"))
     decoding = 2 * config.output_tokens * config.vocabulary * config.dim
     led = posterior if training.has_posterior else 0
-    # The last transition's KL reads both Gaussians once more, at the detached state.
-    learned = transition + 2 * led + decoding
-    step = training.batch * 3 * learned + training.rows * (turns - 1) * (transition + led)
+    # A transition with a KL reads both Gaussians once more, at the detached state.
+    steps = training.gradient_steps
+    charged = turns if steps > 1 else 1
+    learned = charged * (transition + 2 * led) + decoding
+    step = steps * training.batch * 3 * learned + training.rows * (turns - charged) * (transition + led)
     if not training.has_posterior:
         step += training.rows * (transition + decoding)
     step += training.rollout_slots * (turns * transition + decoding)
+    late = training.rows * steps / config.depth * mean_late_steps(training) * turns * transition
     return TrainingCost(
         parameters=parameters,
         identities=config.identities,
         identity_dim=config.identity_dim,
-        step_flops=step,
+        step_flops=step + late,
         steps=training.steps,
+        late_flops=late,
+        row_flops=turns * transition,
     )

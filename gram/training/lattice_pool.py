@@ -23,9 +23,7 @@ from gram.sampler.lattice import Round
 from gram.tasks.protocol import Tokens, puzzle_hash
 from gram.training.config import TrainConfig
 from gram.training.puzzles import TrainingPuzzles
-
-MOST_REVEALED = 0.6
-"""Largest part of a solution that a new state reveals."""
+from gram.training.starts import MOST_REVEALED
 
 
 class States(NamedTuple):

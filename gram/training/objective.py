@@ -2,7 +2,8 @@
 
     CE(dec(h_T), y) + beta * KL_balanced(q || p) at the last transition + head losses on prior rollouts
 
-Gradients flow through the last transition only; the state is carried, detached. Watch the KL at the first noisy step:
+Gradients flow through the last transition only; the state is carried, detached. (Through several supervision steps:
+`gram/training/segment.py`.) Watch the KL at the first noisy step:
 every draw of the posterior that the KL does not penalise leaks the target into the state.
 
 On-policy slots (`TrainConfig.prior_share`) follow the prior. They maximise the likelihood of any valid answer,
@@ -17,6 +18,7 @@ solutions, `H` replayed rollout states.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -74,7 +76,7 @@ class SlotBatch(NamedTuple):
         """What names the slots' noise."""
         return NoiseKey(seed, self.puzzle_hash, self.trajectory, self.step)
 
-    def take(self, rows: Tensor) -> SlotBatch:
+    def take(self, rows: Tensor | slice) -> SlotBatch:
         """These rows alone."""
         fields: list[Any] = [None if field is None else field[rows] for field in self]
         return SlotBatch(*fields)
@@ -136,13 +138,74 @@ def step_loss(
     `weights` require gradients; `beta` and `token_weights_V` are tensors so that a compiled step serves all of
     training.
     """
+    last = config.transitions - 1
+    step = supervise(weights, config, training, slots, token_weights_V, h, l, advance, lead, first=last)
+    led_B = ~slots.is_prior
+    # Without a condition the noise decides everything: there the KL is no leak.
+    has_leak = bool(step.divergences) and config.is_conditional
+    noisy, first = charged_slots(config, slots)
+    led = led_B.to(torch.float32)
+    heads = head_loss(weights, config, replay)
+    divergence = step.divergences[0] if step.divergences else torch.zeros(len(noisy), config.length, device=h.device)
+    per_slot = divergence.mean(1)
+    total = step.error + beta * step.charge + heads
+    if step.routed:
+        total = total + training.expert_balance * torch.stack([each.balance for each in step.routed]).mean()
+    return Loss(
+        total=total,
+        cross_entropy=((step.logged * led).sum() / led.sum()).detach(),
+        kl=(per_slot * noisy).sum() / noisy.sum().clamp(min=1),
+        kl_first=(per_slot * first).sum() / first.sum() if has_leak else per_slot.sum() * torch.nan,
+        exact=(step.is_exact * led).sum() / led.sum(),
+        heads=heads.detach(),
+        h=step.h.detach(),
+        l=step.l.detach(),
+        answers=step.answers,
+        dropped=torch.stack([each.dropped for each in step.routed]).mean().detach() if step.routed else None,
+    )
+
+
+class Supervised(NamedTuple):
+    """A supervision step's loss without the heads', and what is shown of it. Means over slots."""
+
+    error: Tensor
+    """Loss of the answers, nats a token."""
+    charge: Tensor
+    """KL with balanced gradient, summed over the transitions that have a gradient."""
+    divergences: list[Tensor]
+    """`KL(q || p)` of each of them, `[B, L]`; empty without a posterior."""
+    logged: Tensor
+    """The answers' loss as it is shown, `[B]`."""
+    is_exact: Tensor
+    """`[B]`."""
+    answers: Tensor
+    """`[B, A]`."""
+    routed: list[Routing] | None
+    """Of a model with routed experts: what they were asked."""
+    h: Tensor
+    l: Tensor
+
+
+def supervise(
+    weights: Weights,
+    config: ModelConfig,
+    training: TrainConfig,
+    slots: SlotBatch,
+    token_weights_V: Tensor,
+    h: Tensor,
+    l: Tensor,
+    advance: Transition = transition,
+    lead: Lead | None = None,
+    *,
+    first: int,
+) -> Supervised:
+    """The transitions of a supervision step from number `first` on, and the loss of its answer; `h, l` are the state
+    before them, and keep their history."""
     noisy_B = slots.step >= config.noise_free_steps
     routed: list[Routing] | None = [] if config.experts else None
-    h, l, seen = _last_transition(weights, config, training, slots, h, l, routed, advance, lead)
-    if seen:
-        balanced, divergence = seen
-    else:
-        balanced = divergence = torch.zeros(noisy_B.shape[0], config.length, device=h.device)
+    h, l, seen = _charged_transitions(weights, config, training, slots, h, l, first, routed, advance, lead)
+    none = torch.zeros(noisy_B.shape[0], config.length, device=h.device)
+    balanced = functools.reduce(torch.add, [each for each, _ in seen]) if seen else none
 
     logits = decode(weights, config, h)
     entropy, per_puzzle = _entropy(logits, slots.targets, token_weights_V)
@@ -158,29 +221,10 @@ def step_loss(
     elif training.prior_share:
         nearest = set_loss(logits, slots.solutions, token_weights_V)
         per_puzzle = torch.where(slots.is_prior & (noisy_B | slots.is_empty), nearest, per_puzzle)
-    led_B = ~slots.is_prior
-    # Without a condition the noise decides everything: there the KL is no leak.
-    has_leak = bool(seen) and config.is_conditional
-    noisy, first = _charged(config, slots)
-    led = led_B.to(torch.float32)
-    balanced_mean = (balanced.mean(1) * noisy).mean()
-    heads = head_loss(weights, config, replay)
-    per_slot = divergence.mean(1)
-    total = per_puzzle.mean() + beta * balanced_mean + heads
-    if routed:
-        total = total + training.expert_balance * torch.stack([each.balance for each in routed]).mean()
-    return Loss(
-        total=total,
-        cross_entropy=((logged * led).sum() / led.sum()).detach(),
-        kl=(per_slot * noisy).sum() / noisy.sum().clamp(min=1),
-        kl_first=(per_slot * first).sum() / first.sum() if has_leak else per_slot.sum() * torch.nan,
-        exact=(is_exact * led).sum() / led.sum(),
-        heads=heads.detach(),
-        h=h.detach(),
-        l=l.detach(),
-        answers=answers,
-        dropped=torch.stack([each.dropped for each in routed]).mean().detach() if routed else None,
-    )
+    noisy, _ = charged_slots(config, slots)
+    charge = (balanced.mean(1) * noisy).mean()
+    divergences = [each for _, each in seen]
+    return Supervised(per_puzzle.mean(), charge, divergences, logged, is_exact, answers, routed, h, l)
 
 
 @torch.no_grad()
@@ -196,7 +240,8 @@ def rows_ahead(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Best-of-many: every row's state after the step's last transition under the prior, and the rows `[B / best_of]`
     nearest to their targets, one of each slot. `h, l` are the state after the earlier transitions."""
-    h, l, _ = _last_transition(weights, config, training, slots, h, l, advance=advance)
+    last = config.transitions - 1
+    h, l, _ = _charged_transitions(weights, config, training, slots, h, l, last, advance=advance)
     _, per_row = _entropy(decode(weights, config, h), slots.targets, token_weights_V)
     nearest = per_row.view(-1, training.best_of).argmin(1)
     return h, l, nearest + training.best_of * torch.arange(len(nearest), device=h.device)
@@ -214,42 +259,47 @@ def _equal(answers: Tensor, targets: Tensor, token_weights_V: Tensor) -> Tensor:
     return ((answers == targets) | (token_weights_V[targets] == 0)).all(-1)
 
 
-def _last_transition(
+def _charged_transitions(
     weights: Weights,
     config: ModelConfig,
     training: TrainConfig,
     slots: SlotBatch,
     h: Tensor,
     l: Tensor,
+    first: int,
     routed: list[Routing] | None = None,
     advance: Transition = transition,
     lead: Lead | None = None,
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """State after the last transition, and where there is a KL, `[B, L]`: with balanced gradient, and as a figure."""
+) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
+    """State after the transitions from number `first` on, and of each the KL where there is one, `[B, L]`: with
+    balanced gradient, and as a figure."""
     has_posterior = training.has_posterior and config.guidance != "none"
-    index, calls, seed = config.transitions - 1, training.gradient_calls, training.seed
-    seen: list[Tensor] = []
-    if lead is not None and has_posterior:
-
-        def moved(u: Tensor) -> Tensor:
-            noisy_B, key, at_B = slots.step >= config.noise_free_steps, slots.key(seed), slots.step * config.transitions
-            given = slots.targets, noisy_B, slots.is_prior, key, at_B + index
-            u, divergence = lead(weights, config, u, *given, training.kl_balance)
-            seen.extend((divergence, divergence.detach()))
-            return u
-
-        h, l = _guided(weights, config, slots, moved, index, seed, h, l, calls, routed, advance)
-        return h, l, seen
-    e_y = embed_target(weights, config, slots.targets) if has_posterior else None
+    calls, seed = training.gradient_calls, training.seed
+    seen: list[tuple[Tensor, Tensor]] = []
+    e_y = embed_target(weights, config, slots.targets) if has_posterior and lead is None else None
 
     def charge(u: Tensor, q: Gaussian, p: Gaussian) -> None:
         assert e_y is not None
         if u.requires_grad:
             # The KL must not pull on the state: it reads both Gaussians at the detached one.
             q, p = posterior(weights, config, u.detach(), e_y), prior(weights, config, u.detach())
-        seen.extend((balanced_kl(q, p, training.kl_balance), kl(q, p).detach()))
+        seen.append((balanced_kl(q, p, training.kl_balance), kl(q, p).detach()))
 
-    return *_transition(weights, config, slots, e_y, index, seed, h, l, charge, calls, routed, advance), seen
+    def moved(u: Tensor, index: int) -> Tensor:
+        assert lead is not None
+        noisy_B, key, at_B = slots.step >= config.noise_free_steps, slots.key(seed), slots.step * config.transitions
+        given = slots.targets, noisy_B, slots.is_prior, key, at_B + index
+        u, divergence = lead(weights, config, u, *given, training.kl_balance)
+        seen.append((divergence, divergence.detach()))
+        return u
+
+    for index in range(first, config.transitions):
+        if lead is not None and has_posterior:
+            guide = functools.partial(moved, index=index)
+            h, l = _guided(weights, config, slots, guide, index, seed, h, l, calls, routed, advance)
+        else:
+            h, l = _transition(weights, config, slots, e_y, index, seed, h, l, charge, calls, routed, advance)
+    return h, l, seen
 
 
 def _transition(
@@ -375,7 +425,7 @@ def earlier_transitions(
     for index in range(config.transitions - 1):
         if has_posterior and is_watched:
             h, l, divergence = transition_under_posterior(weights, config, training, slots, index, h, l, advance)
-            noisy, at_first = _charged(config, slots)
+            noisy, at_first = charged_slots(config, slots)
             per_slot = divergence.mean(1)
             kls.append((per_slot * noisy).sum() / noisy.sum().clamp(min=1))
             first = first + (per_slot * at_first).sum() / at_first.sum()
@@ -407,7 +457,7 @@ def transition_under_posterior(
     return h, l, seen[0]
 
 
-def _charged(config: ModelConfig, slots: SlotBatch) -> tuple[Tensor, Tensor]:
+def charged_slots(config: ModelConfig, slots: SlotBatch) -> tuple[Tensor, Tensor]:
     """1 for slots led by the posterior that take noise, and for those of them at their first noisy step: `[B]`."""
     led_B = ~slots.is_prior
     noisy = (slots.step >= config.noise_free_steps) & led_B

@@ -45,6 +45,8 @@ class TrainProgress:
     """Of a lattice: states that the step solved rightly."""
     experts_dropped: float = math.nan
     """Of a model with routed experts: share of the tokens' choices that found an expert full."""
+    flops: float = math.nan
+    """Of continuous states: counted floating-point operations of the run so far, late starts included."""
     gradient_norm: float
     learning_rate: float
     kl_beta: float

@@ -26,6 +26,7 @@ from gram.sizes import lattice_shape, resized, shape_of
 from gram.tasks.protocol import Task
 from gram.tasks.registry import get_task
 from gram.training.config import SPARSE, TrainConfig, TrainOverrides
+from gram.training.starts import check_reveal
 
 FOLDER = Path(__file__).parent.parent / "recipes"
 TABLES = ("model", "training")
@@ -90,7 +91,7 @@ def load_recipe(
         kept = {name: value for name, value in config_to_json(recipe.training).items() if name not in dropped}
         try:
             training = config_from_json(TrainConfig, kept | given, where=f"recipe {recipe.name}")
-            _check_together(recipe.model, training)
+            _check_together(recipe.task, recipe.model, training)
         except (ValueError, TypeError) as error:
             raise RecipeError(str(error)) from None
         return replace(recipe, training=training)
@@ -108,7 +109,7 @@ def load_recipe(
         model = model_config(model_values.pop("preset", "small"), task=task.name, **shape, **model_values)
         kept = {name: value for name, value in values.get("training", {}).items() if name not in dropped}
         training = config_from_json(TrainConfig, kept | given, where="[training]")
-        _check_together(model, training)
+        _check_together(task, model, training)
         others = _others(values.get("tasks", []), model)
         if model.views == "random":
             check_views(task, is_unconditional=not model.is_conditional)
@@ -167,8 +168,17 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     return {**made, **values}
 
 
-def _check_together(model: ModelConfig, training: TrainConfig) -> None:
-    """Raises `ValueError` where model and training contradict each other."""
+def _check_together(task: Task, model: ModelConfig, training: TrainConfig) -> None:
+    """Raises `ValueError` where task, model and training contradict each other."""
+    is_plain = model.latent == "continuous" and not model.demonstrations
+    for name, off in (("gradient_steps", 1), ("late_share", 0), ("reveal_until", 0)):
+        if not is_plain and getattr(training, name) != off:
+            kind = "lattice" if model.latent == "lattice" else "memory of demonstrations"
+            raise ValueError(f"{name} must be {off} with a {kind}, got {getattr(training, name):g}")
+    if is_plain:
+        training.segments(model.depth)
+    if training.reveal_until:
+        check_reveal(task, is_conditional=model.is_conditional)
     if model.experts and training.weight_share < 1:
         raise ValueError(f"weight_share must be 1 with experts, got {training.weight_share:g}")
     if bool(training.empty_probability) != model.has_empty_condition and model.is_conditional:

@@ -25,6 +25,7 @@ from gram.training.lattice_trainer import LatticeTrainer
 from gram.training.progress import TrainProgress, tensorboard
 from gram.training.recipe import Recipe, RecipeError, load_recipe
 from gram.training.run_folder import open_run, truncate_log
+from gram.training.segment import check_memory
 from gram.training.trainer import LOG_EVERY_STEPS, Trainer
 
 ProgressObserver = Callable[[TrainProgress], None]
@@ -76,6 +77,7 @@ def train(
             f"puzzles must be none for recipe {recipe.name}, which trains on several tasks, got {puzzles}"
         )
     ranks.share(recipe.training.batch, "batch")
+    check_memory(recipe.model, recipe.training, device=where, dtype=kind, ranks=ranks.size)
     recipe = with_identities(recipe, puzzles)
     source = open_training_puzzles(recipe, puzzles)
     with ExitStack() as opened:

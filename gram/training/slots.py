@@ -1,14 +1,17 @@
 """Slots of training: puzzles in progress, each at its own supervision step (as HRM and TRM train).
 
-One optimiser step advances every slot by one supervision step. A sequence ends after `depth` steps, and a new puzzle
-takes its slot. (HRM's and TRM's sequences end early when they halt; under the posterior nearly all would, at once.) The
-first sequences are shorter, so that the slots are spread over all steps. With best-of-many a slot holds several
-trajectories of its puzzle, one row each.
+One optimiser step advances every slot by one supervision step (or `gradient_steps`). A sequence ends after `depth`
+steps, and a new puzzle takes its slot. (HRM's and TRM's sequences end early when they halt; under the posterior nearly
+all would, at once.) The first sequences are shorter, so that the slots are spread over all steps. With best-of-many a
+slot holds several trajectories of its puzzle, one row each. How a slot may begin otherwise than from `z0` and the
+puzzle: `starts.py`.
 
 Shapes: `B` rows of all ranks, of which this one holds the states of its share.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -16,9 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gram.config import ModelConfig
+from gram.identities import IdentityTable
 from gram.kernels.philox import NoiseKey
-from gram.kernels.reference import Weights, initial_noise
+from gram.kernels.reference import Step, Weights, initial_noise
+from gram.kernels.spec import Injection
+from gram.model import embed
 from gram.tasks.protocol import puzzle_hash
+from gram.training import starts
 from gram.training.config import TrainConfig
 from gram.training.data_parallel import Ranks
 from gram.training.objective import SlotBatch
@@ -62,16 +69,25 @@ class TrainingSlots:
         self.trajectory = np.zeros(count, np.int64)
         self.taken = np.zeros(count, np.int64)
         self.left = np.zeros(count, np.int64)
+        self.late = np.zeros(count, np.int64)
+        """Supervision steps that new slots have still to run without gradient (`run_late`)."""
+        self.ran_late = np.zeros(1, np.int64)
+        """Such steps that all slots have run so far."""
+        self.segments = training.segments(config.depth)
         self.started = 0
 
-    def refill(self, weights: Weights, rng: np.random.Generator) -> None:
-        """Puts new puzzles where sequences have ended."""
+    def refill(self, weights: Weights, rng: np.random.Generator, step: int = 0, fraction: float = 0.0) -> None:
+        """Puts new puzzles where sequences have ended, before optimiser step `step`, at a fraction of training."""
         free = np.flatnonzero(self.left == 0)
         if not len(free):
             return
         copies = self.training.best_of
         count = len(free) // copies
         puzzles, targets, identities = self.source.draw_identified(rng, count)
+        training = self.training
+        if most := starts.most_revealed(training, fraction):
+            own = starts.stream(training.seed, step, "reveal")
+            puzzles = starts.reveal(own, puzzles, targets, share=training.reveal_share, most=most)
         self.puzzles[free], self.targets[free] = puzzles.repeat(copies, 0), targets.repeat(copies, 0)
         self.identities[free] = identities.repeat(copies)
         is_empty = rng.random(count) < (self.training.empty_probability if self.config.is_conditional else 1.0)
@@ -86,14 +102,50 @@ class TrainingSlots:
         hashes = np.array([puzzle_hash(self.source.task.name, puzzle) for puzzle in puzzles], np.int64)
         self.hashes[free] = hashes.repeat(copies)
         self.trajectory[free] = self.started + np.arange(len(free))
-        depth = self.config.depth
-        self.left[free] = depth if self.started else 1 + np.arange(count).repeat(copies) % depth
+        place = np.arange(count).repeat(copies) % self.segments
+        self.left[free] = self.config.depth if self.started else training.gradient_steps * (1 + place)
         self.started += len(free)
         self.taken[free] = 0
         if len(rows := free[(free >= self.own.start) & (free < self.own.stop)]):
             arrays = self.hashes[rows], self.trajectory[rows], self.taken[rows]
             key = NoiseKey.of_arrays(self.training.seed, *arrays, self.h.device)
             begin(self.h, self.l, rows - self.own.start, self.config, weights, key)
+        if training.late_share:
+            own = starts.stream(training.seed, step, "late starts")
+            self.late[free] = starts.late_lengths(own, count, training).repeat(copies)
+
+    @torch.no_grad()
+    def run_late(
+        self,
+        step_function: Callable[..., Step],
+        weights: Weights,
+        injection: Injection,
+        table: IdentityTable | None = None,
+    ) -> None:
+        """Takes the steps of late starts as sampling does, all of this rank's at once: a row leaves as soon as it has
+        its own number."""
+        lengths = self.late[self.own]
+        late = np.flatnonzero(lengths)
+        rows = late[np.argsort(-lengths[late], kind="stable")]
+        if len(rows):
+            index = torch.from_numpy(rows).to(self.h.device)
+            view = self.view().take(index)
+            registers = None
+            if table is not None:
+                registers = table.fill(table.take(torch.from_numpy(self.identities[self.own][rows])))
+                registers = registers.to(self.h.device, self.h.dtype)
+            is_empty = view.is_empty if "empty" in weights else None
+            e_x = embed(weights, self.config, view.puzzles, is_empty_P=is_empty, registers_PRD=registers)
+            h, l, key = view.h, view.l, view.key(self.training.seed)
+            for step in range(lengths.max()):
+                live = slice(int((lengths > step).sum()))
+                now = key._replace(step=key.step + step).at(live)
+                state = step_function(weights, self.config.spec, h[live], l[live], e_x[live], now, injection=injection)
+                h[live], l[live] = state.h, state.l
+            self.h[index], self.l[index] = h, l
+        self.taken += self.late
+        self.ran_late += self.late.sum()
+        self.late[:] = 0
 
     def _list_solutions(self, slot: int, rng: np.random.Generator) -> None:
         """Lists the slot's valid answers, a random part of them where there are many."""
@@ -124,10 +176,10 @@ class TrainingSlots:
         return SlotBatch(self.h, self.l, *(tensor(getattr(self, name)) for name in _SHOWN))
 
     def carry(self, h: Tensor, l: Tensor) -> None:
-        """Takes the state after a supervision step."""
+        """Takes the state after the supervision steps of an optimiser step."""
         self.h, self.l = h.clone(), l.clone()
-        self.taken += 1
-        self.left -= 1
+        self.taken += self.training.gradient_steps
+        self.left -= self.training.gradient_steps
 
     def state(self) -> dict[str, Tensor]:
         """Everything that a resumed run needs, of all ranks; each must ask."""
@@ -145,7 +197,8 @@ class TrainingSlots:
 
     def _arrays(self) -> tuple[str, ...]:
         """What a state holds beside the latent ones."""
-        return (*_ARRAYS, "identities") if self.config.identity_dim else _ARRAYS
+        late = ("ran_late",) if self.training.late_share else ()
+        return (*_ARRAYS, *late, "identities") if self.config.identity_dim else (*_ARRAYS, *late)
 
 
 _SHOWN = ("puzzles", "targets", "solutions", "is_empty", "is_prior", "hashes", "trajectory", "taken")

@@ -1,4 +1,4 @@
-"""One optimiser step per supervision step, in bf16 with an fp32 master, and the state of a run.
+"""One optimiser step per supervision step, or per segment of several, in bf16 with an fp32 master; the state of a run.
 
 Not the loop (`gram/training/run.py`). A run lives in one folder: `run.json` (its recipe), `log.jsonl`,
 `state.safetensors` (to continue after a kill) and, from the first checkpoint on, the checkpoint files themselves with
@@ -32,17 +32,28 @@ from gram.kernels.native import path as native
 from gram.model import Model
 from gram.sampler.run import sample
 from gram.tasks.protocol import PuzzleSet, Task
+from gram.training.cost import cost_of
 from gram.training.data_parallel import Ranks
 from gram.training.diagnosis import explain, recent_signs
 from gram.training.elbo import elbo
 from gram.training.guidance import Lead
 from gram.training.lanes import Lane, open_lanes
-from gram.training.objective import Loss, Replay, SlotBatch, earlier_transitions, rows_ahead, step_loss
+from gram.training.objective import (
+    Earlier,
+    Loss,
+    Replay,
+    SlotBatch,
+    earlier_transitions,
+    head_loss,
+    rows_ahead,
+    step_loss,
+)
 from gram.training.optimiser import FlatWeights, kl_beta, learning_rate
 from gram.training.puzzles import TrainingPuzzles
 from gram.training.recipe import Recipe
 from gram.training.rollouts import Rollouts
 from gram.training.run_folder import starting_rows, starting_weights
+from gram.training.segment import SegmentStep, learn_segment, segment_step
 from gram.training.slots import TrainingSlots
 
 HEAD_STATES = 128
@@ -101,6 +112,7 @@ class Trainer:
     def _open(self, is_compiled: bool) -> None:
         """Makes what an optimiser step works on, and compiles its functions."""
         self.lanes = open_lanes(self.recipe, self.puzzles, self.dtype, self.device, self.ranks)
+        self.costs = [cost_of(replace(self.recipe, task=lane.task, model=lane.config)) for lane in self.lanes]
         weights = torch.ones(self.recipe.model.vocabulary)
         for token, weight in self.training.token_weights:
             weights[int(token)] = weight
@@ -114,12 +126,16 @@ class Trainer:
         self._lead = self._choose_lead()
         plain = partial(reference.supervision_step, advance=self._transition)
         self._advance = compiled(plain if self._lead is None else native_guide.supervision_step)
+        # Rows leave one by one: compiled once, for any number of them.
+        self._late = torch.compile(plain, dynamic=True) if is_compiled else plain
+        self._segment_step, self._heads = compiled(self._step_of_master), compiled(self._heads_of_master)
 
     def _choose_transition(self) -> reference.Transition:
         """The native core where this model, type and processor have it, else the reference, which is compiled."""
         weights = self.flat.views(self.flat.compute.detach())
-        calls, path_noise = self.training.gradient_calls, self.recipe.model.path_noise
-        if native.unsupported_reason(weights, self.spec, gradient_calls=calls, path_noise=path_noise):
+        training, path_noise = self.training, self.recipe.model.path_noise
+        asked = {"gradient_calls": training.gradient_calls, "gradient_steps": training.gradient_steps}
+        if native.unsupported_reason(weights, self.spec, path_noise=path_noise, **asked):
             return reference.transition
         try:
             native.prepare(weights, self.spec)
@@ -171,6 +187,38 @@ class Trainer:
         weights, advance = self.flat.views(flat), self._transition
         return rows_ahead(weights, config, self.training, slots, self.token_weights, h, l, advance)
 
+    def _step_of_master(
+        self, master: Tensor, slots: SlotBatch, h: Tensor, l: Tensor, config: ModelConfig
+    ) -> SegmentStep:
+        weights, advance = self.flat.views(master.to(self.dtype)), self._transition
+        return segment_step(weights, config, self.training, slots, self.token_weights, h, l, advance)
+
+    def _heads_of_master(self, master: Tensor, replay: Replay, config: ModelConfig) -> Tensor:
+        return head_loss(self.flat.views(master.to(self.dtype)), config, replay)
+
+    def _learn_segment(self, lane: Lane, slots: SlotBatch, replay: Replay, beta: Tensor) -> tuple[Loss, Earlier]:
+        """Adds the gradient of several supervision steps, and of the heads, to the master's."""
+        master, config = self.flat.master, lane.config
+        master.grad = None
+
+        def step(slots: SlotBatch, h: Tensor, l: Tensor) -> SegmentStep:
+            made: SegmentStep = self._segment_step(master, slots, h, l, config)
+            return made
+
+        loss, earlier = learn_segment(step, config, self.training, slots, beta)
+        heads = self._heads(master, replay, config)
+        heads.backward()
+        return loss._replace(heads=heads.detach(), total=loss.total + heads.detach()), earlier
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of the run so far, counted as `cost_of` does; late starts by what they drew."""
+        counted = 0.0
+        for number, (lane, cost) in enumerate(zip(self.lanes, self.costs, strict=True)):
+            steps = (self.step - number + len(self.lanes) - 1) // len(self.lanes)
+            counted += steps * (cost.step_flops - cost.late_flops) + float(lane.slots.ran_late[0]) * cost.row_flops
+        return counted
+
     @property
     def fraction(self) -> float:
         """Part of the run done: by steps or by minutes, whichever is further."""
@@ -196,25 +244,30 @@ class Trainer:
         lane = self.lanes[self.step % len(self.lanes)]
         rng = np.random.default_rng([self.training.seed, self.step])
         weights = self.flat.views(self.flat.compute.detach())
-        lane.slots.refill(weights, rng)
+        lane.slots.refill(weights, rng, self.step, self.fraction)
+        lane.slots.run_late(self._late, weights, lane.rollouts.injection, self.model.identities)
         if not self.ranks.is_first:
             rng = np.random.default_rng([self.training.seed, self.step, self.ranks.rank])  # rollouts of its own
         rollout_right = lane.rollouts.advance(self._advance, weights, rng, self.model.identities)
         slots, rows = self._identified(lane.slots)
         is_watched = self.is_watched
-        earlier = earlier_transitions(
-            weights, lane.config, self.training, slots, is_watched=is_watched, advance=self._transition
-        )
-        h, l = earlier.h, earlier.l
-        carried = None
-        if not self.training.has_posterior:
-            *carried, nearest = self._ahead(self.flat.compute.detach(), slots, h, l, lane.config)
-            slots, h, l = slots.take(nearest), h[nearest], l[nearest]
         beta = kl_beta(self.training, self.fraction)
-        replay = lane.rollouts.draw(rng, max(1, HEAD_STATES // self.ranks.size))
         level = torch.tensor(beta, device=self.device)
-        loss = self._loss(self.flat.compute, slots, replay, level, h, l, lane.config)
-        loss.total.backward()
+        replay = lane.rollouts.draw(rng, max(1, HEAD_STATES // self.ranks.size))
+        carried = None
+        if self.training.gradient_steps > 1:
+            loss, earlier = self._learn_segment(lane, slots, replay, level)
+            is_watched = True
+        else:
+            earlier = earlier_transitions(
+                weights, lane.config, self.training, slots, is_watched=is_watched, advance=self._transition
+            )
+            h, l = earlier.h, earlier.l
+            if not self.training.has_posterior:
+                *carried, nearest = self._ahead(self.flat.compute.detach(), slots, h, l, lane.config)
+                slots, h, l = slots.take(nearest), h[nearest], l[nearest]
+            loss = self._loss(self.flat.compute, slots, replay, level, h, l, lane.config)
+            loss.total.backward()
         rate = learning_rate(self.training, self.step, self.fraction)
         norm = self.flat.update(rate, self.fraction_after)
         if not math.isfinite(norm):
@@ -238,6 +291,7 @@ class Trainer:
             "gradient_norm": norm,
             "learning_rate": rate,
             "kl_beta": beta,
+            "flops": self.flops,
             **(
                 {} if loss.dropped is None else {"experts_dropped": float(self.ranks.gather(loss.dropped[None]).mean())}
             ),

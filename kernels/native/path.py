@@ -79,7 +79,9 @@ def has_avx512_bfloat16() -> bool:
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
-def unsupported_reason(weights: Weights, spec: Spec, *, gradient_calls: int = 0, path_noise: float = 0.0) -> str | None:
+def unsupported_reason(
+    weights: Weights, spec: Spec, *, gradient_calls: int = 0, path_noise: float = 0.0, gradient_steps: int = 1
+) -> str | None:
     """Why a model's training cannot take this path here, in a few words, or None."""
     table = weights["decoder.weight"]
     if table.dtype is not BF16:
@@ -92,6 +94,8 @@ def unsupported_reason(weights: Weights, spec: Spec, *, gradient_calls: int = 0,
         return "only one dense core"
     if spec.path_keep or path_noise or gradient_calls:
         return "no damping, path noise or cut gradient"
+    if gradient_steps > 1:
+        return "no gradient through several steps"
     shape = Shape.of(weights, spec)
     if shape.dim % 32 or shape.hidden % 32 or shape.mixer_hidden % 4:
         return "dim and hidden must be multiples of 32, mixer_hidden of 4"

@@ -29,8 +29,12 @@ CASES: dict[str, dict[str, object]] = {
     "stored": {"target": "stored", "model": {"guidance": "none"}},
     "random start": {"model": {"guidance": "none", "initial_std": 1.0, "path_noise": 0.01}},
     "best of many": {"best_of": 2},
+    "several steps at once": {"gradient_steps": 3, "rows_at_once": 4},
+    "late and revealed": {
+        "late_share": 0.5, "late_steps": (2, 6), "reveal_until": 0.6, "model": {"task": "sudoku4", "vocabulary": 6},
+    },
     "no condition": {"prior_share": 0.5, "model": {"task": "sudoku4", "vocabulary": 6, "is_conditional": False}},
-}
+}  # fmt: skip
 
 
 class Killed(BaseException):
