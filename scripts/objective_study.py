@@ -1,4 +1,4 @@
-"""What each setting for hard puzzles brings at equal counted operations: `python scripts/objective_study.py --runs DIR`.
+"""What the settings for hard puzzles bring at equal counted operations: `scripts/objective_study.py --runs DIR`.
 
 A small model of 6x6 Sudoku without noise (gated sums along rows, columns and boxes), trained with several seeds to one
 number of counted floating-point operations, late starts included:
@@ -77,7 +77,9 @@ def study(runs: Path, arms: list[str], seeds: int, flops: float, puzzles: int) -
             recipe, folder = recipe_of(arm, seed, flops), runs / f"{arm}-seed{seed}"
             card = gram.train(recipe, folder, is_compiled=False, dtype="float32", device="cpu")
             right = read_run(folder, recipe, puzzles)
-            told = ", ".join(f"{depth} steps {100 * each.mean():.1f}" for depth, each in zip(DEPTHS, right, strict=True))
+            told = ", ".join(
+                f"{depth} steps {100 * each.mean():.1f}" for depth, each in zip(DEPTHS, right, strict=True)
+            )
             print(f"{folder.name}: {told}, {card['minutes']} minutes", file=sys.stderr, flush=True)
             made[arm].append(right)
     return {arm: np.array(each, dtype=float).swapaxes(0, 1) for arm, each in made.items()}
