@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from gram.kernels import dispatch, lookup
 from gram.model import OPINIONS, Model
 from gram.training.recipe import Recipe
@@ -74,7 +76,8 @@ class TrainingCost:
 def cost_of(recipe: Recipe) -> TrainingCost:
     """Counts a recipe's cost. A backward pass counts as two forward ones."""
     config, training = recipe.model, recipe.training
-    model = Model(config)
+    with torch.device("meta"):  # shapes alone: a table of identities may fill gigabytes
+        model = Model(config)
     weights, spec = model.weights(), model.spec
     turns, length = spec.transitions, spec.length
     transition = dispatch.step_flops(weights, spec) / turns
