@@ -38,8 +38,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "revealed": {"reveal_until": 0.5},
 }
 DEPTHS = (4, 8, 16, 64)
-PUZZLES = 500
-FLOPS = 3e12
+PUZZLES = 300
+FLOPS = 1e12
 MODEL: dict[str, Any] = {
     "mixer": "relations",
     "relations": ("row", "column", "box", "all"),
@@ -86,23 +86,25 @@ def study(runs: Path, arms: list[str], seeds: int, flops: float, puzzles: int) -
 
 
 def print_study(found: dict[str, NDArray[np.float64]], flops: float) -> None:
-    """Accuracy of every arm and depth, and the difference from the first arm."""
-    heads, rows = ["training", "optimiser steps"], []
-    for depth in DEPTHS:
-        heads += [f"{depth} steps, % (seeds)", "minus base, points (95 %)"]
-    base = next(iter(found.values()))
+    """Accuracy of every arm and depth, and the differences from the first arm."""
+    first, *others = found
+    rows = []
     for arm, values in found.items():
         training = recipe_of(arm, 0, flops).training
         rows.append([arm, f"{training.steps:,} of {training.batch} x {training.gradient_steps}"])
-        for number in range(len(DEPTHS)):
-            each = ", ".join(f"{100 * value:.1f}" for value in values[number].mean(1))
-            rows[-1].append(f"{100 * values[number].mean():.1f} ({each})")
-            if values is base:
-                rows[-1].append("")
-                continue
-            gap = mean_of_runs(values[number], minus=base[number])
-            rows[-1].append(f"{100 * gap.estimate:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})")
-    print(markdown(heads, rows))
+        for right in values:
+            each = ", ".join(f"{100 * value:.1f}" for value in right.mean(1))
+            rows[-1].append(f"{100 * right.mean():.1f} ({each})")
+    depths = [str(depth) for depth in DEPTHS[1:]]
+    heads = ["training", "optimiser steps, slots x supervision steps", f"right after {DEPTHS[0]} steps, % (by seed)"]
+    print(markdown([*heads, *depths], rows))
+    rows = []
+    for arm in others:
+        gaps = (mean_of_runs(right, minus=base) for right, base in zip(found[arm], found[first], strict=True))
+        rows.append(
+            [arm, *(f"{100 * gap.estimate:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})" for gap in gaps)]
+        )
+    print(markdown([f"points minus {first} (95 % interval)", f"{DEPTHS[0]} steps", *depths], rows))
 
 
 def main() -> None:

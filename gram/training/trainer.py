@@ -126,8 +126,7 @@ class Trainer:
         self._lead = self._choose_lead()
         plain = partial(reference.supervision_step, advance=self._transition)
         self._advance = compiled(plain if self._lead is None else native_guide.supervision_step)
-        # Rows leave one by one: compiled once, for any number of them.
-        self._late = torch.compile(plain, dynamic=True) if is_compiled else plain
+        self._late = plain  # not compiled: rows leave one by one, and each number of rows would be compiled anew
         self._segment_step, self._heads = compiled(self._step_of_master), compiled(self._heads_of_master)
 
     def _choose_transition(self) -> reference.Transition:
