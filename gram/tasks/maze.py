@@ -4,7 +4,8 @@ Shapes: `n` side, `L = A = n * n` tokens, `P` puzzles, `S` solutions. Tokens, in
 0 padding, then `#` wall, space, `S`, `G`, `o` path as 1 .. 5. The answer is the grid with the cells between S and G
 marked `o`. Published mazes have many shortest paths (up to 10^12), so any of them is right, not only the stored one.
 Generated mazes are walls at random with a shortest path as long as the published ones' (110 steps at n = 30); a maze
-belongs to a split by a hash that its eight symmetries share.
+belongs to a split by a hash that its eight symmetries share. They start where some cell is farthest from; in the splits
+`train-anywhere`, `validation-anywhere` and `test-anywhere` they start anywhere, and half as long a path is enough.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from gram.tasks.maze_notes import MazeNotes
 from gram.tasks.maze_paths import Cells, count_paths, distances, first_path, levels_of, list_paths, on_paths
 from gram.tasks.protocol import Board, BoardCell, CellKind, PuzzleError, PuzzleSet, Task, Tokens
-from gram.tasks.puzzle_sets import PuzzlePool, split_by_hash
+from gram.tasks.puzzle_sets import PARTS, PuzzlePool, split_by_hash
 from gram.tasks.views import SYMMETRIES, Views, chosen, square_cells, square_views
 
 WALL, OPEN, START, GOAL, PATH = 1, 2, 3, 4, 5
@@ -26,7 +27,10 @@ SYMBOLS = "?# SGo"
 BLANK = "."
 """Stands for a space in our own text, where an outer blank would be lost too easily. `parse` takes both."""
 SIZES = range(4, 31)
+ANYWHERE = "-anywhere"
+"""End of the names of splits whose mazes start anywhere."""
 COUNTS = {"train": 2000, "test": 500, "validation": 200}
+COUNTS |= {f"{part}{ANYWHERE}": count for part, count in COUNTS.items()}
 """Mazes of each split, in the order of their random numbers; training shows its own under random symmetries."""
 WALL_SHARES = (0.35, 0.4)
 SEED = 0
@@ -49,6 +53,7 @@ class Maze(Task):
     symmetry_words = 1
     answer_values = (OPEN, PATH)
     relations = ("up", "down", "left", "right", "row", "column", "all")
+    splits = tuple(f"{part}{end}" for end in ("", ANYWHERE) for part in PARTS)
 
     def __init__(self, n: int) -> None:
         if n not in SIZES:
@@ -67,21 +72,23 @@ class Maze(Task):
     def _make(self, split: str, index: int) -> tuple[Tokens, Tokens, int]:
         """Maze number `index` of a split, an answer and its steps: a function of these two alone."""
         rng = np.random.default_rng([SEED, self.n, list(COUNTS).index(split), index])
-        n = self.n
+        n, is_anywhere = self.n, split.endswith(ANYWHERE)
+        least_steps = self.least_steps // 2 if is_anywhere else self.least_steps
         while True:
             puzzle = np.where(rng.random(n * n) < rng.uniform(*WALL_SHARES), WALL, OPEN).astype(np.uint8)
             is_open = puzzle == OPEN
             if not is_open.any():
                 continue
-            somewhere = distances(is_open, int(rng.choice(np.flatnonzero(is_open))), n)
-            start = int(somewhere.argmax())
+            start = int(rng.choice(np.flatnonzero(is_open)))
+            if not is_anywhere:
+                start = int(distances(is_open, start, n).argmax())
             reached = distances(is_open, start, n)
-            far = np.flatnonzero(reached >= self.least_steps)
+            far = np.flatnonzero(reached >= least_steps)
             if not len(far):
                 continue
             goal = int(rng.choice(far))
             puzzle[start], puzzle[goal] = START, GOAL
-            if self.split_of(puzzle) == split:
+            if self.split_of(puzzle) == split.removesuffix(ANYWHERE):
                 answer = puzzle.copy()
                 answer[first_path(reached, goal, n)[1:-1]] = PATH
                 return puzzle, answer, int(reached[goal])
@@ -94,11 +101,11 @@ class Maze(Task):
 
     def split_size(self, name: str = "test") -> int | None:
         self.check_split(name)
-        return None if name == "train" else COUNTS[name]
+        return None if name.startswith("train") else COUNTS[name]
 
     def split(self, name: str = "test", *, limit: int | None = None) -> PuzzleSet:
-        """`test`, `validation`: held-out mazes; `train`: the pool of training before its symmetries. Ratings are
-        steps."""
+        """`test`, `validation` and those anywhere: held-out mazes; `train`: the pool of training before its symmetries.
+        Ratings are steps."""
         self.check_split(name)
         puzzles, answers, ratings = self._pools[name].take(range(COUNTS[name])[:limit])
         return PuzzleSet(puzzles=puzzles, answers=answers, ratings=ratings, groups=np.arange(len(puzzles)))
@@ -114,8 +121,8 @@ class Maze(Task):
         return np.array([numbers.setdefault(form.tobytes(), len(numbers)) for form in self.forms(puzzles)], np.int64)
 
     def training_batch(self, rng: np.random.Generator, count: int, *, split: str = "train") -> tuple[Tokens, Tokens]:
-        self.check_split(split, ("train",))
-        puzzles, answers, _ = self._pools["train"].take(rng.integers(0, COUNTS["train"], count).tolist())
+        self.check_split(split, tuple(name for name in self.splits if name.startswith("train")))
+        puzzles, answers, _ = self._pools[split].take(rng.integers(0, COUNTS[split], count).tolist())
         return self.augment(rng, puzzles, answers)
 
     def symmetry(self, puzzles: Tokens, words: NDArray[np.uint32]) -> Views:

@@ -75,6 +75,28 @@ class MazeNotes(Notes):
                 known[pocket] = 1 if len(pocket) == 1 else last + 2 + guessed[pocket]
         return np.where(far < 0, known, far), known
 
+    def astray(
+        self, puzzle: NDArray[np.uint8], noted: Symbols, rng: np.random.Generator
+    ) -> tuple[Symbols, NDArray[np.int64]] | None:
+        """The path forks: a cell on it has two nearer neighbours on paths of their own, until these meet."""
+        reached = distances(puzzle != self.wall, int((puzzle == self.start).argmax()), self.n)
+        is_on = noted >= self.on
+        forks = [
+            (cell, near)
+            for cell in np.flatnonzero(is_on).tolist()
+            for near in neighbours(cell, self.n)
+            if reached[near] == reached[cell] - 1 and reached[near] and not is_on[near]
+        ]
+        if not forks:
+            return None
+        _, first = forks[rng.integers(len(forks))]
+        symbols = noted.copy()
+        for cell in first_path(reached, first, self.n)[:0:-1]:
+            if is_on[cell]:
+                break
+            symbols[cell] = self.on + reached[cell] % REMAINDERS
+        return symbols, np.array([first])
+
     def candidates(self, puzzles: NDArray[np.uint8]) -> NDArray[np.bool_]:
         possible: NDArray[np.bool_] = puzzles[:, :, None] == np.arange(len(self.plain))
         possible[puzzles == self.open, self.off : self.reached_goal] = True

@@ -41,3 +41,10 @@ class Notes(ABC):
         """The step at which each symbol of each token is ruled out, `[P, A, S]`, where every step deduces what follows
         from the neighbours' symbols of the step before; `NEVER` of the solution, 0 of what the puzzle rules out. Where
         a guess is needed, `rng` makes it, and the step that it is made in is left out of every token's steps."""
+
+    def astray(
+        self, puzzle: NDArray[np.uint8], noted: Symbols, rng: np.random.Generator
+    ) -> tuple[Symbols, NDArray[np.int64]] | None:
+        """A whole answer with notes `[A]` that is wrong, though nearly every token agrees with its neighbours, and the
+        tokens that do not: how a model goes wrong that overlooks one thing. None where the puzzle `[L]` has none."""
+        return None

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gram.tasks.maze import GOAL, OPEN, PATH, START, WALL, Maze
+from gram.tasks.maze_paths import distances
 from gram.tasks.protocol import PuzzleError
 from gram.tasks.registry import get_task
 
@@ -123,6 +124,26 @@ def test_symmetries_stay_in_their_split():
         assert {maze.split_of(puzzle) for puzzle in maze.split(split, limit=20).puzzles} == {split}
     assert maze.verify(puzzles, answers).all()
     assert len({cells.tobytes() for cells in maze._symmetries}) == 8
+
+
+def test_mazes_start_anywhere_in_splits_of_their_own():
+    maze = Maze(8)
+    dead_ends = {}
+    for end in ("", "-anywhere"):
+        puzzles, answers = maze.training_batch(np.random.default_rng(0), 40, split=f"train{end}")
+        assert {maze.split_of(puzzle) for puzzle in puzzles} == {"train"}
+        assert maze.verify(puzzles, answers).all()
+        held_out = maze.split(f"test{end}", limit=20)
+        assert {maze.split_of(puzzle) for puzzle in held_out.puzzles} == {"test"}
+        assert (held_out.ratings >= maze.least_steps / (2 if end else 1) - 0.5).all()
+        starts = (puzzles == START).argmax(1)
+        reached = [distances(puzzle != WALL, start, 8) for puzzle, start in zip(puzzles, starts, strict=True)]
+        dead_ends[end] = np.mean([(found == 1).sum() == 1 for found in reached])
+    assert dead_ends[""] > dead_ends["-anywhere"]
+    assert maze.split_size("train-anywhere") is None
+    assert maze.split_size("test-anywhere") == 500
+    with pytest.raises(ValueError, match="test-anywhere"):
+        maze.training_batch(np.random.default_rng(0), 1, split="test-anywhere")
 
 
 def test_generated_mazes_are_as_long_as_the_published():

@@ -127,14 +127,19 @@ def test_a_state_teaches_its_next_step_and_its_mistakes():
     after = states.gone_at > states.step[:, None, None] + 1
     np.testing.assert_array_equal(seen.survivors.numpy(), after[..., list(NOTES.values)])
     one = states.answers[:, :, None] == np.arange(len(NOTES.plain))
-    np.testing.assert_array_equal(seen.shares.numpy(), one[..., list(NOTES.values)])
+    stands = states.is_astray[:, None, None] & after.any(2)[..., None]
+    known = np.where(stands, states.sets, one)
+    np.testing.assert_array_equal(seen.shares.numpy(), known[..., list(NOTES.values)])
     has_mistake = ~(states.sets & one).any(2).all(1)
     np.testing.assert_array_equal(seen.is_lost.numpy(), has_mistake)
     assert 0 < has_mistake.sum() < 32
     assert ((states.sets & ~after).any((1, 2)) >= has_mistake).all(), "what is wrong is to be removed"
     ideal = states.gone_at > states.step[:, None, None]
     np.testing.assert_array_equal(states.sets[~has_mistake], ideal[~has_mistake])
-    assert ((states.sets != ideal).any(2).sum(1) == has_mistake).all(), "one token at most"
+    is_one = has_mistake & ~states.is_astray
+    assert ((states.sets != ideal).any(2).sum(1) == is_one).all(), "one token at most"
+    assert 0 < states.is_astray.sum() < has_mistake.sum()
+    assert (states.sets[states.is_astray].sum(2) == 1).all(), "a whole answer"
 
 
 def test_states_go_on_step_by_step_and_those_with_a_mistake_leave():
@@ -254,22 +259,58 @@ def test_deductions_begin_at_the_puzzle_and_end_at_the_solution(first, seed):
     np.testing.assert_array_equal(gone_at == NEVER, one)
 
 
-def test_each_step_follows_from_the_step_before_within_two_cells():
-    """The same surroundings are never taught two things, but where a guess is needed: then nothing."""
-    puzzles = TASK.split("validation", limit=120).puzzles
+@pytest.mark.parametrize("split", ["validation", "validation-anywhere"])
+def test_each_step_follows_from_the_step_before_within_two_cells(split):
+    """The same surroundings are never taught two things, but where a guess is needed: then nothing. Answers gone astray
+    are taught no other thing either."""
+    rng = np.random.default_rng(0)
+    puzzles = TASK.split(split, limit=120).puzzles
     noted = NOTES.write(puzzles)
-    gone_at = NOTES.deductions(puzzles, noted, np.random.default_rng(0))
+    every = np.arange(len(NOTES.plain))
     taught: dict[bytes, bytes] = {}
-    for puzzle, gone in zip(puzzles.reshape(-1, 7, 7), gone_at.reshape(-1, 7, 7, gone_at.shape[2]), strict=True):
+
+    def teach(puzzle: np.ndarray, before: np.ndarray, after: np.ndarray) -> None:
+        framed, cells = np.pad(before.reshape(7, 7, -1), ((2, 2), (2, 2), (0, 0))), np.pad(puzzle.reshape(7, 7), 2)
+        for (y, x), kept in zip(np.ndindex(7, 7), after, strict=True):
+            if cells[y + 2, x + 2] == OPEN:
+                around = framed[y : y + 5, x : x + 5].tobytes() + cells[y : y + 5, x : x + 5].tobytes()
+                assert taught.setdefault(around, kept.tobytes()) == kept.tobytes()
+
+    astray = 0
+    for puzzle, symbols, gone in zip(puzzles, noted, NOTES.deductions(puzzles, noted, rng), strict=True):
         steps = np.unique(gone)
         for step in steps[steps < NEVER]:
-            framed = np.pad(gone > step, ((2, 2), (2, 2), (0, 0)))
-            cells = np.pad(puzzle, 2)
-            after = gone > step + 1
-            for y, x in zip(*np.nonzero(puzzle == OPEN), strict=True):
-                around = framed[y : y + 5, x : x + 5].tobytes() + cells[y : y + 5, x : x + 5].tobytes()
-                assert taught.setdefault(around, after[y, x].tobytes()) == after[y, x].tobytes()
+            teach(puzzle, gone > step, gone > step + 1)
+        if (found := NOTES.astray(puzzle, symbols, rng)) is not None:
+            wrong, faults = found
+            astray += 1
+            before = wrong[:, None] == every
+            after = before.copy()
+            after[faults] = False
+            teach(puzzle, before, after)
     assert len(taught) > 5_000
+    assert astray > 10
+
+
+@settings(max_examples=30, deadline=None)
+@given(number=st.integers(0, 189), seed=st.integers(0, 99))
+def test_an_answer_gone_astray_is_a_path_that_forks(number, seed):
+    puzzles = TASK.split("validation-anywhere").puzzles[number : number + 1]
+    noted = NOTES.write(puzzles)[0]
+    found = NOTES.astray(puzzles[0], noted, np.random.default_rng(seed))
+    if found is None:
+        assert TASK.count_solutions(puzzles[0]) == 1
+        return
+    symbols, faults = found
+    changed = symbols != noted
+    assert (noted[changed] < ON).all()
+    assert np.array_equal(symbols[changed], noted[changed] + 3)
+    assert changed[faults].all()
+    # Without what was added the path is whole, so with it the answer is wrong, all of it within shortest paths.
+    answers = np.stack([NOTES.plain[noted], NOTES.plain[symbols]])
+    assert TASK.verify(np.repeat(puzzles, 2, axis=0), answers).tolist() == [True, False]
+    solutions = TASK.solutions(puzzles[0])
+    assert (solutions[:, changed] == PATH).any(0).all()
 
 
 def test_a_run_may_start_from_a_checkpoint_of_another_size(tmp_path: Path):
