@@ -103,13 +103,15 @@ def _judgement(answer: Answer) -> str:
 
 def _answers(found: PuzzleResult) -> Group:
     """The distinct answers with votes, verdict and what the heads said."""
-    made = table("", "distinct answers", "votes", "LPRM", "halt", "steps", left=2)
+    # A head that was never trained, as a lattice's, says 0 of everything.
+    has_lprm = any(answer.lprm for answer in found.answers)
+    made = table("", "distinct answers", "votes", *["LPRM"] * has_lprm, "halt", "steps", left=2)
     for answer in found.answers[:TABLE_ROWS]:
         made.add_row(
             ">" if answer.is_selected else "",
             Text(_judgement(answer), style="green" if answer.is_valid else "red"),
             str(answer.votes),
-            number(answer.lprm),
+            *[number(answer.lprm)] * has_lprm,
             number(answer.halt_probability),
             number(answer.steps, 1),
         )

@@ -136,7 +136,7 @@ class Watcher(Observer):
         before, self.before[trajectory] = self.before.get(trajectory), board
         state = "" if halted_at is None else f" halt {halted_at}"
         mark = ("\u2713", "bold green") if is_valid else (" ", "")
-        lprm = f"{seen.lprm:>6.2f} "
+        lprm = f"{seen.lprm:>6.2f} " if seen.lprm else " "  # a head that was never trained says 0 of everything
         caption = Text.assemble((f"{trajectory:>3}", "bold"), lprm, mark, (state, "dim"), no_wrap=True)
         caption.truncate(width, pad=True)
         return Group(caption, board_text(board, marks=is_plain(self.console), before=before), Text())

@@ -114,6 +114,16 @@ def test_an_outcome_fits_the_terminal(name: str, width: int) -> None:
     assert "found" in text
 
 
+@pytest.mark.parametrize("is_trained", [True, False])
+def test_a_head_that_was_never_trained_is_not_shown(is_trained: bool) -> None:
+    sampled = result("sudoku4", 5)
+    screen = console(80)
+    if not is_trained:
+        sampled.lprm[:] = 0
+    outcome_view.show_puzzle(screen, sampled[0], "puzzle 1 of 1")
+    assert ("LPRM" in "\n".join(lines(screen))) == is_trained
+
+
 @pytest.mark.parametrize("name", ["nqueens8", "sudoku9", "colouring8"])
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40)])
 def test_a_live_frame_fits_the_terminal(name: str, width: int, height: int) -> None:
