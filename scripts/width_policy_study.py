@@ -136,23 +136,24 @@ def main() -> None:
         parser.error(str(error))
     if given.threads is not None:
         torch.set_num_threads(given.threads)
-    asked: list[Any] = [given.checkpoint, str(sampler.task.name), given.rows, given.width, given.seed]
+    asked: list[Any] = [given.checkpoint, str(sampler.task.name), given.width, given.seed]
     asked += [given.kernel, given.unpadded]
-    done: dict[tuple[str, int], dict[str, Any]] = {}
+    done: dict[tuple[str, str], dict[str, Any]] = {}
     if given.out is not None and given.out.exists():
         for line in map(json.loads, given.out.read_text().splitlines()):
             if line["asked"] == asked:
                 done[line["way"], line["puzzle"]] = line
     order, lines = random.Random(0), {way: list[dict[str, Any]]() for way in given.ways}
+    texts = [sampler.task.format(puzzle) for puzzle in puzzles]
     answer(sampler, puzzles[:1], given.ways[0], given)
     for place in range(len(puzzles)):
         for way in order.sample(given.ways, len(given.ways)):
-            made = done.get((way, place))
+            made = done.get((way, texts[place]))
             if made is None:
                 made = answer(sampler, puzzles[place : place + 1], way, given)
                 if given.out is not None:
                     with given.out.open("a") as file:
-                        file.write(json.dumps({"asked": asked, "way": way, "puzzle": place, **made}) + "\n")
+                        file.write(json.dumps({"asked": asked, "way": way, "puzzle": texts[place], **made}) + "\n")
             lines[way].append({name: value for name, value in made.items() if name not in ("asked", "way", "puzzle")})
         print(f"{place + 1} of {len(puzzles)}", end="\r", file=sys.stderr, flush=True)
     print(file=sys.stderr)
