@@ -14,7 +14,8 @@ from torch import Tensor
 from gram.kernels.blocks import path as blocks
 from gram.kernels.fused import path as fused
 from gram.kernels.fused.kernel import supervision_step_kernel
-from gram.kernels.fused.pack import layout_of
+from gram.kernels.fused.pack import ALONE, Tuning, layout_of
+from gram.kernels.fused.tuning import default, precision
 from gram.kernels.gemm import pack as gemm_pack
 from gram.kernels.gemm.plan import KernelLaunch, StepPlan
 from gram.kernels.spec import Injection, Spec
@@ -43,9 +44,13 @@ class Source(NamedTuple):
 
 
 def sources(
-    path: str, spec: Spec, shapes: Mapping[str, list[int]], injection: Injection, target: str, dtype: torch.dtype
-) -> Iterator[Source]:
-    """The kernels of a path for a target. Raises `ValueError` for a spec that the path cannot take."""
+    path: str, spec: Spec, shapes: Mapping[str, list[int]], injection: Injection, target: str, dtype: torch.dtype,
+    tuning: Tuning | None = None,
+) -> Iterator[Source]:  # fmt: skip
+    """The kernels of a path for a target; `fused` is cut by `tuning`, by default as `tuning.default` says.
+
+    Raises `ValueError` for a spec that the path cannot take.
+    """
     weights = {name: torch.empty(shape, device=META) for name, shape in shapes.items()}
     if path == "gemm":
         plan = StepPlan(gemm_pack.pack(weights, spec, dtype), spec, 8, injection, has_active=True, device=META)
@@ -54,9 +59,12 @@ def sources(
             signature = {each: _gemm_type(launch, each) for each in launch.kernel.arg_names}
             yield Source(name, launch.kernel, launch.constants, signature, {"num_warps": launch.warps})
         return
-    layout = layout_of(weights, spec)
-    tuned = (fused if path == "fused" else blocks).tuning(target, dtype)
-    fixed = fused.constants(spec, layout, injection, has_active=True, tuned=tuned)
+    if path == "blocks":
+        tuning = ALONE
+    elif tuning is None:
+        tuning = default(target, dtype, spec, weights)
+    layout = layout_of(weights, spec, tuning)
+    fixed = fused.constants(spec, layout, injection, has_active=True, precision=precision(target, dtype))
     number = TYPES[dtype].removeprefix("*")
     types = POINTERS | dict.fromkeys(STATES, TYPES[dtype]) | {"temperature": "fp32", "sigma": "fp32"}
     for name, (rows, dim) in fused.block_shapes(spec, layout).items():
@@ -72,7 +80,7 @@ def sources(
             seen.append((kernel.__name__, constants))
             known = types | dict.fromkeys(constants, "constexpr")
             signature = {each: known.get(each, "i32") for each in kernel.arg_names}
-            yield Source(name, kernel, constants, signature, {"num_warps": fused.WARPS, "num_stages": 1})
+            yield Source(name, kernel, constants, signature, {"num_warps": tuning.warps, "num_stages": 1})
 
 
 def gemm_name(launch: KernelLaunch) -> str:

@@ -86,6 +86,20 @@ def bfloat16() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def ordered_products() -> Iterator[None]:
+    """Products in fp32 sum their terms one after the other, whatever the row: numpy's library does not."""
+
+    def create_dot(self: Any, a: Any, b: Any, d: Any, *options: Any) -> Any:
+        total = d.data.copy()
+        for index in range(a.data.shape[1]):
+            total += a.data[:, index, None] * b.data[index]
+        return TensorHandle(total, d.dtype.scalar)
+
+    with mock.patch.object(InterpreterBuilder, "create_dot", create_dot):
+        yield
+
+
 class Traffic:
     """Bytes that kernels moved, by what was pointed at: `{"bf16": ...}`; tiles read by descriptor apart."""
 

@@ -15,14 +15,14 @@ from gram.kernels.fused.kernel import (
     PATH,
     attended,
     guided,
-    head_value,
+    head_values,
     hidden_tile,
+    named_normals,
     normed,
     perturbed,
     product,
     token_mixed,
 )
-from gram.kernels.philox_triton import normals
 
 
 @triton.jit
@@ -54,12 +54,12 @@ def begin_kernel(
     h_out = state_ptr + wide_b * (L * D) + token * D + channel
     h = tl.load(h_ptr + wide_b * h_stride_b + token * h_stride_l + channel, mask=is_token, other=0.0)
     if PERTURBS_H:
-        moved = perturbed(h, sigma, k0, k1, step, FIXED_SCALE_HIGH, trajectory, puzzle_hash, LP, D)
+        moved = perturbed(h, token, sigma, k0, k1, step, FIXED_SCALE_HIGH, trajectory, puzzle_hash, LP, D)
         h = tl.where(is_active, moved, h)
     tl.store(h_out, h, mask=is_token)
     l = tl.load(l_ptr + wide_b * l_stride_b + token * l_stride_l + channel, mask=is_token, other=0.0)
     if PERTURBS_L:
-        moved = perturbed(l, sigma, k0, k1, step, FIXED_SCALE_LOW, trajectory, puzzle_hash, LP, D)
+        moved = perturbed(l, token, sigma, k0, k1, step, FIXED_SCALE_LOW, trajectory, puzzle_hash, LP, D)
         l = tl.where(is_active, moved, l)
     tl.store(h_out + rows.to(tl.int64) * (L * D), l, mask=is_token)
 
@@ -90,9 +90,9 @@ def mixer_kernel(
         low = tl.load(at + rows.to(tl.int64) * (L * D), mask=is_token, other=0.0)
         x = (low.to(tl.float32) + summed).to(low.dtype)
     if IS_TOKEN:
-        acc = token_mixed(x, tokens, token_row, HM, TT, LP, D, STAGES, PRECISION)
+        acc = token_mixed(x, tokens, token_row, HM, TT, LP, 1, LP, D, STAGES, PRECISION)
     else:
-        acc = attended(x, heads, row, cos_ptr, sin_ptr, L, LP, D, W, IS_ROTARY, STAGES, PRECISION)
+        acc = attended(x, heads, row, cos_ptr, sin_ptr, L, LP, 1, LP, D, W, IS_ROTARY, STAGES, PRECISION)
     tl.debug_barrier()
     tl.store(place, normed(acc, EPS, D).to(x.dtype), mask=is_token)
 
@@ -127,7 +127,9 @@ def channel_kernel(
         if HAS_PATH:
             trajectory = tl.load(trajectory_ptr + row_b)
             at = tl.load(step_ptr + row_b) * CALLS + call
-            made = made + sigma * normals(k0, k1, at, PATH, trajectory, tl.load(hash_ptr + row_b), LP, D)
+            made = made + sigma * named_normals(
+                token, 0, k0, k1, at, PATH, trajectory, tl.load(hash_ptr + row_b), LP, D, D
+            )
     tl.debug_barrier()
     tl.store(place, made.to(x.dtype), mask=is_token)
 
@@ -147,12 +149,12 @@ def prior_kernel(
     token = tl.arange(0, LP)[:, None]
     place = state_ptr + row_b.to(tl.int64) * (L * D) + token * D + tl.arange(0, D)[None, :]
     u = tl.load(place, mask=token < L, other=0.0)
-    noisy = guided(
-        u, matrix, k0, k1, step * T + index, tl.load(trajectory_ptr + row_b), tl.load(hash_ptr + row_b), temperature,
+    noised = guided(
+        u, token, matrix, k0, k1, step * T + index, trajectory_ptr + row_b, hash_ptr + row_b, temperature,
         PRIOR_ROW, G, GUIDANCE, IS_WARM, CENTER, RANGE, LP, D, TILE, STAGES, PRECISION,
     )  # fmt: skip
     tl.debug_barrier()
-    tl.store(place, noisy.to(u.dtype), mask=token < tl.where(step >= NOISE_FREE, L, 0))
+    tl.store(place, noised.to(u.dtype), mask=token < tl.where(step >= NOISE_FREE, L, 0))
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -170,7 +172,8 @@ def readout_kernel(
     h = tl.load(at, mask=token < L, other=0.0)
     READ_ROWS: tl.constexpr = 1 if READS_REGISTER else L
     read_weight = tl.where(token < READ_ROWS, 1.0 / READ_ROWS, 0.0)
-    halt = head_value(h, matrix, vector_ptr, read_weight, 0, HEAD_ROW, HH, LP, D, TILE, STAGES, PRECISION)
-    lprm = head_value(h, matrix, vector_ptr, read_weight, 1, HEAD_ROW, HH, LP, D, TILE, STAGES, PRECISION)
-    tl.store(score_ptr + row_b, tl.where(is_active, halt, float("nan")))
-    tl.store(score_ptr + rows + row_b, tl.where(is_active, lprm, float("nan")))
+    halt = head_values(h, matrix, vector_ptr, read_weight, 0, HEAD_ROW, HH, LP, 1, LP, D, TILE, STAGES, PRECISION)
+    lprm = head_values(h, matrix, vector_ptr, read_weight, 1, HEAD_ROW, HH, LP, 1, LP, D, TILE, STAGES, PRECISION)
+    place = score_ptr + row_b + tl.arange(0, 1)
+    tl.store(place, tl.where(is_active, halt, float("nan")))
+    tl.store(place + rows, tl.where(is_active, lprm, float("nan")))

@@ -1,13 +1,15 @@
 """Kernel B: a supervision step in one launch per block, for `D <= 128`. `kernel.py` holds the bodies.
 
 It takes the packed weights and arguments of `fused/path.py`, so that each path checks the other: where results differ,
-the fault lies in what they do not share. Both states are copied once; then each core call is a mixer launch and a
+the fault lies in what they do not share. It loads nothing ahead and takes one trajectory a program: what these may do
+wrong must not be shared. Both states are copied once; then each core call is a mixer launch and a
 channel launch per block.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +17,8 @@ from torch import Tensor
 
 from gram.kernels.blocks import kernel as bodies
 from gram.kernels.fused import path as fused
-from gram.kernels.fused.pack import Packed
+from gram.kernels.fused.pack import ALONE, Packed
+from gram.kernels.fused.tuning import precision, target_of
 from gram.kernels.philox import NoiseKey
 from gram.kernels.reference import Step
 from gram.kernels.spec import LEARNED, Injection, Spec
@@ -27,11 +30,6 @@ class BlockLaunch(NamedTuple):
     kernel: Any
     constants: dict[str, Any]
     scalars: dict[str, int]
-
-
-def tuning(target: str, dtype: torch.dtype) -> dict[str, Any]:
-    """As `fused.tuning`, but nothing is loaded ahead: what that may do wrong must not be shared."""
-    return fused.tuning(target, dtype) | {"STAGES": 1}
 
 
 def launches(spec: Spec, fixed: dict[str, Any]) -> Iterator[BlockLaunch]:
@@ -89,12 +87,14 @@ def supervision_step(
     out: tuple[Tensor, Tensor] | None = None,
 ) -> Step:
     """See `fused.supervision_step`: the same arguments, results and errors, in one launch per block."""
+    if packed.layout.tuning != replace(ALONE, tile=packed.layout.tuning.tile, token_tile=packed.layout.tuning.token_tile):
+        raise ValueError(f"kernel blocks takes weights packed for one trajectory, one stage, got {packed.layout.tuning}")
     with fused.on_device(h.device):
         given = fused.arguments(packed, spec, h, l, e_x, key, injection, active_B, out)
         state = given["state_ptr"]
         x = torch.empty_like(state[0])
-        tuned = tuning(fused.target_of(h.device), h.dtype)
-        fixed = fused.constants(spec, packed.layout, injection, has_active=active_B is not None, tuned=tuned)
+        multiplied = precision(target_of(h.device), h.dtype)
+        fixed = fused.constants(spec, packed.layout, injection, has_active=active_B is not None, precision=multiplied)
         for launch in launches(spec, fixed) if len(x) else ():
             place = (x, *state)[launch.scalars.get("place", 0)]
             values = given | {"x_ptr": x, "out_ptr": place} | launch.scalars

@@ -14,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from gram.kernels.philox_triton import normals
+from gram.kernels.philox_triton import normals_at
 
 PRIOR = tl.constexpr(0)
 FIXED_SCALE_LOW = tl.constexpr(3)
@@ -55,15 +55,78 @@ def rotated(x, cos, sin, ROWS: tl.constexpr, W: tl.constexpr):
 
 
 @triton.jit
+def owner_of(row, GROUP: tl.constexpr, LP: tl.constexpr):
+    """Which of its program's trajectories a token row is of."""
+    if GROUP == 3:
+        rest = tl.minimum((row - 3 * (LP // 2)) // (LP // 8), 2)
+        return tl.where(row < 3 * (LP // 2), row // (LP // 2), rest)
+    return row // LP
+
+
+@triton.jit
+def token_of(row, GROUP: tl.constexpr, LP: tl.constexpr):
+    """The token of its trajectory that a row holds; `L` or more where it holds none."""
+    if GROUP == 3:
+        rest = row - 3 * (LP // 2)
+        rest = LP // 2 + rest - tl.minimum(rest // (LP // 8), 2) * (LP // 8)
+        return tl.where(row < 3 * (LP // 2), row % (LP // 2), rest)
+    return row % LP
+
+
+@triton.jit
+def row_of(owner, token, GROUP: tl.constexpr, LP: tl.constexpr):
+    """The row of a trajectory's token. Tokens that no row holds get a row of the same trajectory."""
+    if GROUP == 3:
+        rest = 3 * (LP // 2) + owner * (LP // 8) + tl.minimum(token - LP // 2, LP // 8 - 1)
+        return tl.where(token < LP // 2, owner * (LP // 2) + token, rest)
+    return owner * LP + token
+
+
+@triton.jit
+def placed(
+    first_b, rows, L: tl.constexpr, LP: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr
+):
+    """Token, trajectory of the program and number of tokens (0 past the last trajectory) of each row, `[ROWS, 1]`."""
+    place = tl.arange(0, ROWS)[:, None]
+    if GROUP == 1:
+        token = place
+        owner = 0
+        there = L
+    else:
+        token = token_of(place, GROUP, LP)
+        there = tl.where(first_b + owner_of(place, GROUP, LP) < rows, L, 0)
+        owner = tl.minimum(owner_of(place, GROUP, LP), rows - 1 - first_b)
+    return token, owner, there
+
+
+@triton.jit
+def quartered(x, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """The four quarters `[ROWS / 4, WIDTH]` of rows `x`."""
+    apart = tl.permute(tl.reshape(x, (2, 2, ROWS // 4, WIDTH)), (2, 3, 1, 0))
+    even, odd = tl.split(tl.permute(apart, (0, 1, 3, 2)))
+    first, third = tl.split(even)
+    second, fourth = tl.split(odd)
+    return first, second, third, fourth
+
+
+@triton.jit
+def stacked(first, second, third, fourth, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """Four tensors `[ROWS / 4, WIDTH]` as rows of one."""
+    joined = tl.join(tl.join(first, third), tl.join(second, fourth))
+    return tl.reshape(tl.permute(joined, (2, 3, 0, 1)), (ROWS, WIDTH))
+
+
+@triton.jit
 def attended(
     x, heads, row, cos_ptr, sin_ptr,
-    L: tl.constexpr, LP: tl.constexpr, D: tl.constexpr, W: tl.constexpr, IS_ROTARY: tl.constexpr,
-    STAGES: tl.constexpr, PRECISION: tl.constexpr,
+    L: tl.constexpr, LP: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, W: tl.constexpr,
+    IS_ROTARY: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """`x` plus attention over it, fp32."""
+    """`x` plus attention over each trajectory's own tokens, fp32."""
     acc = x.to(tl.float32)
-    tokens = tl.arange(0, LP)
-    blank = tl.zeros((LP, W), tl.float32)
+    rows = tl.arange(0, ROWS)
+    tokens = token_of(rows, GROUP, LP)
+    blank = tl.zeros((ROWS, W), tl.float32)
     for head in tl.range(0, D // W, num_stages=STAGES):
         first = row + head * 4 * W
         query = product(x, tl.trans(heads.load([first, 0])), blank, PRECISION)
@@ -73,100 +136,213 @@ def attended(
             is_token = tokens[:, None] < L
             cos = tl.load(cos_ptr + at, mask=is_token, other=0.0)
             sin = tl.load(sin_ptr + at, mask=is_token, other=0.0)
-            query = rotated(query, cos, sin, LP, W)
-            key = rotated(key, cos, sin, LP, W)
+            query = rotated(query, cos, sin, ROWS, W)
+            key = rotated(key, cos, sin, ROWS, W)
         query = (query * (W**-0.5)).to(x.dtype)
-        scores = product(query, tl.trans(key.to(x.dtype)), tl.zeros((LP, LP), tl.float32), PRECISION)
-        scores = tl.where((tokens < L)[None, :], scores, float("-inf"))
+        scores = product(query, tl.trans(key.to(x.dtype)), tl.zeros((ROWS, ROWS), tl.float32), PRECISION)
+        is_seen = (tokens < L)[None, :]
+        if GROUP > 1:
+            owners = owner_of(rows, GROUP, LP)
+            is_seen = is_seen & (owners[:, None] == owners[None, :])
+        scores = tl.where(is_seen, scores, float("-inf"))
         attention = tl.exp(scores - tl.max(scores, 1)[:, None])
         attention = (attention / tl.sum(attention, 1)[:, None]).to(x.dtype)
-        value = product(x, tl.trans(heads.load([first + 2 * W, 0])), blank, PRECISION).to(x.dtype)
-        mixed = product(attention, value, blank, PRECISION).to(x.dtype)
+        value = product(x, tl.trans(heads.load([first + 2 * W, 0])), blank, PRECISION)
+        if GROUP > 1:
+            # A weight of 0 times what is not finite would reach the other trajectories.
+            value = tl.where(tl.abs(value) < float("inf"), value, 0.0)
+        mixed = product(attention, value.to(x.dtype), blank, PRECISION).to(x.dtype)
         acc = product(mixed, heads.load([first + 3 * W, 0]), acc, PRECISION)
     return tl.where((tokens < L)[:, None], acc, 0.0)
 
 
 @triton.jit
-def token_mixed(
-    x, tokens, row, HM: tl.constexpr, TT: tl.constexpr, LP: tl.constexpr, D: tl.constexpr,
+def token_mixed_columns(
+    turned, tokens, row, COLUMNS: tl.constexpr, HM: tl.constexpr, TT: tl.constexpr,
     STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """`x` plus the SwiGLU over its tokens, fp32. Transposed: `D` rows fill eight warps where `L` would not."""
-    turned = tl.trans(x)
-    acc = tl.zeros((D, LP), tl.float32)
+    """`turned [COLUMNS, LP]` plus the SwiGLU over the tokens of each of its rows, fp32."""
+    acc = turned.to(tl.float32)
     for tile in tl.range(0, HM // TT, num_stages=STAGES):
         first = row + tile * 3 * TT
-        act = hidden_tile(turned, tokens, first, D, TT, PRECISION)
+        act = hidden_tile(turned, tokens, first, COLUMNS, TT, PRECISION)
         acc = product(act, tokens.load([first + 2 * TT, 0]), acc, PRECISION)
-    return x.to(tl.float32) + tl.trans(acc)
+    return acc
+
+
+@triton.jit
+def token_mixed_rest(
+    main, rest, tokens, row, HM: tl.constexpr, TT: tl.constexpr, LP: tl.constexpr, D: tl.constexpr,
+    STAGES: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The same of one trajectory of three: `main [LP / 2, D]` and `rest [LP / 8, D]` of its rows."""
+    blank = tl.zeros((LP // 8, D), main.dtype)
+    whole = tl.join(main, stacked(rest, blank, blank, blank, LP // 2, D))
+    turned = tl.reshape(tl.permute(whole, (1, 2, 0)), (D, LP))
+    acc = token_mixed_columns(turned, tokens, row, D, HM, TT, STAGES, PRECISION)
+    main, rest = tl.split(tl.permute(tl.reshape(acc, (D, 2, LP // 2)), (2, 0, 1)))
+    rest, _, _, _ = quartered(rest, LP // 2, D)
+    return main, rest
+
+
+@triton.jit
+def token_mixed(
+    x, tokens, row, HM: tl.constexpr, TT: tl.constexpr, LP: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr,
+    D: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """`x` plus the SwiGLU over each trajectory's tokens, fp32. Transposed: `D` rows fill eight warps where `L` would
+    not."""
+    if GROUP == 3:
+        main0, main1, main2, rest = quartered(x, ROWS, D)
+        rest0, rest1, rest2, blank = quartered(rest, LP // 2, D)
+        main0, rest0 = token_mixed_rest(main0, rest0, tokens, row, HM, TT, LP, D, STAGES, PRECISION)
+        main1, rest1 = token_mixed_rest(main1, rest1, tokens, row, HM, TT, LP, D, STAGES, PRECISION)
+        main2, rest2 = token_mixed_rest(main2, rest2, tokens, row, HM, TT, LP, D, STAGES, PRECISION)
+        rest = stacked(rest0, rest1, rest2, blank.to(tl.float32), LP // 2, D)
+        mixed = stacked(main0, main1, main2, rest, ROWS, D)
+    else:
+        turned = tl.reshape(tl.permute(tl.reshape(x, (GROUP, LP, D)), (0, 2, 1)), (GROUP * D, LP))
+        acc = token_mixed_columns(turned, tokens, row, GROUP * D, HM, TT, STAGES, PRECISION)
+        mixed = tl.reshape(tl.permute(tl.reshape(acc, (GROUP, D, LP)), (0, 2, 1)), (ROWS, D))
+    return mixed
+
+
+@triton.jit
+def named_normals(
+    token, first, k0, k1, transition, SITE: tl.constexpr, trajectory, puzzle_hash,
+    ROWS: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Standard normals `[ROWS, WIDTH]`, fp32, of channels from `first` on of tokens `[ROWS, 1]`; the other names are
+    scalars or columns as `token`."""
+    c0 = token * (D // 4) + first // 4 + tl.arange(0, WIDTH // 4)[None, :]
+    return normals_at(c0, k0, k1, transition, SITE, trajectory, puzzle_hash, ROWS, WIDTH)
+
+
+@triton.jit
+def noisy(
+    mean, raw, token, first, k0, k1, transition, trajectory_at, hash_at, temperature,
+    CENTER: tl.constexpr, RANGE: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """`mean + temperature sigma n` of channels from `first` on; `raw` is sigma before its bounds.
+
+    Names are loaded here: what is loaded after a barrier cannot be worked on before it, which would take registers.
+    """
+    bounded = RANGE * (2.0 * tl.sigmoid(raw * (2.0 / RANGE)) - 1.0)
+    scale = temperature * tl.exp(CENTER + bounded)
+    made = named_normals(token, first, k0, k1, transition, PRIOR, tl.load(trajectory_at), tl.load(hash_at), ROWS, D, WIDTH)
+    return mean + scale * made
 
 
 @triton.jit
 def guided(
-    u, matrix, k0, k1, transition, trajectory, puzzle_hash, temperature,
+    u, token, matrix, k0, k1, transition, trajectory_at, hash_at, temperature,
     PRIOR_ROW: tl.constexpr, G: tl.constexpr, GUIDANCE: tl.constexpr, IS_WARM: tl.constexpr,
-    CENTER: tl.constexpr, RANGE: tl.constexpr, LP: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr,
+    CENTER: tl.constexpr, RANGE: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr,
     STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """`u + mu + temperature sigma n`, fp32, with mu and sigma of the prior given `u`."""
     HAS_MEAN: tl.constexpr = GUIDANCE != "noise"
     HAS_NORMAL: tl.constexpr = IS_WARM and GUIDANCE != "mean"
     mean = u.to(tl.float32)
-    raw = tl.zeros((LP, D), tl.float32)
+    raw = tl.zeros((ROWS, D), tl.float32)
     for tile in tl.range(0, G // TILE, num_stages=STAGES):
         first = PRIOR_ROW + tile * 4 * TILE
-        act = hidden_tile(u, matrix, first, LP, TILE, PRECISION)
+        act = hidden_tile(u, matrix, first, ROWS, TILE, PRECISION)
         if HAS_MEAN:
             mean = product(act, matrix.load([first + 2 * TILE, 0]), mean, PRECISION)
         if HAS_NORMAL:
             raw = product(act, matrix.load([first + 3 * TILE, 0]), raw, PRECISION)
     if HAS_NORMAL:
-        bounded = RANGE * (2.0 * tl.sigmoid(raw * (2.0 / RANGE)) - 1.0)
-        scale = temperature * tl.exp(CENTER + bounded)
-        mean = mean + scale * normals(k0, k1, transition, PRIOR, trajectory, puzzle_hash, LP, D)
+        mean = noisy(
+            mean, raw, token, 0, k0, k1, transition, trajectory_at, hash_at, temperature, CENTER, RANGE, ROWS, D, D
+        )
     return mean
 
 
 @triton.jit
-def head_value(
-    h, matrix, vector_ptr, read_weight, INDEX: tl.constexpr, HEAD_ROW: tl.constexpr, HH: tl.constexpr,
-    LP: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
+def guide_group(
+    place, u, token, limit, prior, parts, k0, k1, transition, trajectory_at, hash_at, temperature,
+    PRIOR_ROW: tl.constexpr, G: tl.constexpr, GUIDANCE: tl.constexpr, IS_WARM: tl.constexpr,
+    CENTER: tl.constexpr, RANGE: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, PART: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Halt logit (`INDEX` 0) or LPRM (1); `read_weight [LP, 1]` is each token's weight in the readout."""
+    """The same of the trajectories of a group, stored at `place` where `u` is, for tokens below `limit`.
+
+    Registers hold neither sums nor noise of all channels, so `PART` channels are done after the other.
+    """
+    act = hidden_tile(u, prior, PRIOR_ROW, ROWS, G, PRECISION)
+    for part in tl.range(0, D // PART, num_stages=1):
+        at = place + part * PART + tl.arange(0, PART)[None, :]
+        mean = tl.load(at, mask=token < limit, other=0.0).to(tl.float32)
+        if GUIDANCE != "noise":
+            mean = product(act, parts.load([PRIOR_ROW + 2 * G, part * PART]), mean, PRECISION)
+        if IS_WARM and GUIDANCE != "mean":
+            raw = product(act, parts.load([PRIOR_ROW + 3 * G, part * PART]), tl.zeros((ROWS, PART), tl.float32), PRECISION)
+            mean = noisy(
+                mean, raw, token, part * PART, k0, k1, transition, trajectory_at, hash_at, temperature,
+                CENTER, RANGE, ROWS, D, PART,
+            )  # fmt: skip
+        tl.debug_barrier()
+        tl.store(at, mean.to(u.dtype), mask=token < limit)
+
+
+@triton.jit
+def readouts(x, LP: tl.constexpr, GROUP: tl.constexpr, SLOTS: tl.constexpr, WIDTH: tl.constexpr):
+    """Sums `[SLOTS, WIDTH]` of rows `x` by trajectory, in one order whatever its place in the program."""
+    if GROUP == 3:
+        parts = tl.sum(tl.reshape(x, (16, LP // 8, WIDTH)), 1)
+        _, _, _, rest = quartered(parts, 16, WIDTH)
+        total = tl.sum(tl.reshape(parts, (4, 4, WIDTH)), 1) + rest
+    else:
+        total = tl.sum(tl.reshape(x, (SLOTS, LP, WIDTH)), 1)
+    return total
+
+
+@triton.jit
+def head_values(
+    h, matrix, vector_ptr, read_weight, INDEX: tl.constexpr, HEAD_ROW: tl.constexpr, HH: tl.constexpr,
+    LP: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr,
+    STAGES: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Halt logits (`INDEX` 0) or LPRMs (1) `[SLOTS]` of a program's trajectories; `read_weight [ROWS, 1]` is each
+    token's weight in the readout."""
+    SLOTS: tl.constexpr = 4 if GROUP == 3 else GROUP
     WIDTH: tl.constexpr = HH if HH > 0 else D
     base = vector_ptr + INDEX * (WIDTH + 1)
-    value = tl.load(base + WIDTH)
+    values = tl.zeros((SLOTS,), tl.float32) + tl.load(base + WIDTH)
     if HH > 0:
         for tile in tl.range(0, HH // TILE, num_stages=STAGES):
-            act = hidden_tile(h, matrix, HEAD_ROW + INDEX * 2 * HH + tile * 2 * TILE, LP, TILE, PRECISION)
-            readout = tl.sum(act.to(tl.float32) * read_weight, 0)
-            value += tl.sum(readout * tl.load(base + tile * TILE + tl.arange(0, TILE)), 0)
+            act = hidden_tile(h, matrix, HEAD_ROW + INDEX * 2 * HH + tile * 2 * TILE, ROWS, TILE, PRECISION)
+            read = readouts(act.to(tl.float32) * read_weight, LP, GROUP, SLOTS, TILE)
+            values += tl.sum(read * tl.load(base + tile * TILE + tl.arange(0, TILE))[None, :], 1)
     else:
-        readout = tl.sum(h.to(tl.float32) * read_weight, 0)
-        value += tl.sum(readout * tl.load(base + tl.arange(0, D)), 0)
-    return value
+        read = readouts(h.to(tl.float32) * read_weight, LP, GROUP, SLOTS, D)
+        values += tl.sum(read * tl.load(base + tl.arange(0, D))[None, :], 1)
+    return values
 
 
 @triton.jit
 def perturbed(
-    state, sigma, k0, k1, step, SITE: tl.constexpr, trajectory, puzzle_hash, LP: tl.constexpr, D: tl.constexpr
-):
+    state, token, sigma, k0, k1, step, SITE: tl.constexpr, trajectory, puzzle_hash, ROWS: tl.constexpr,
+    D: tl.constexpr,
+):  # fmt: skip
     """`state + sigma rms(state) n` (PTRM)."""
     wide = state.to(tl.float32)
     rms = tl.sqrt(tl.sum(wide * wide, 1) / D)[:, None]
-    return (wide + sigma * rms * normals(k0, k1, step, SITE, trajectory, puzzle_hash, LP, D)).to(state.dtype)
+    made = named_normals(token, 0, k0, k1, step, SITE, trajectory, puzzle_hash, ROWS, D, D)
+    return (wide + sigma * rms * made).to(state.dtype)
 
 
 @triton.jit(do_not_specialize=["k0", "k1", "rows", "temperature", "sigma"])
 def supervision_step_kernel(
     h_ptr, l_ptr, e_ptr, state_ptr, score_ptr, hash_ptr, trajectory_ptr, step_ptr, active_ptr,
-    matrix, heads, tokens, vector_ptr, cos_ptr, sin_ptr,
+    matrix, prior, parts, heads, tokens, vector_ptr, cos_ptr, sin_ptr,
     h_stride_b, h_stride_l, l_stride_b, l_stride_l, e_stride_b,
     k0, k1, rows, temperature, sigma,
-    L: tl.constexpr, LP: tl.constexpr, D: tl.constexpr, W: tl.constexpr,
+    L: tl.constexpr, LP: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, W: tl.constexpr,
     BLOCKS: tl.constexpr, T: tl.constexpr, K: tl.constexpr,
     F: tl.constexpr, HM: tl.constexpr, G: tl.constexpr, HH: tl.constexpr,
-    TILE: tl.constexpr, TT: tl.constexpr,
+    TILE: tl.constexpr, TT: tl.constexpr, PART: tl.constexpr,
     CORE_ROWS: tl.constexpr, HIGH_ROW: tl.constexpr, HIGH_TOKEN_ROW: tl.constexpr,
     PRIOR_ROW: tl.constexpr, HEAD_ROW: tl.constexpr,
     IS_TOKEN: tl.constexpr, IS_ROTARY: tl.constexpr, EPS: tl.constexpr,
@@ -176,52 +352,67 @@ def supervision_step_kernel(
     READS_REGISTER: tl.constexpr, HAS_ACTIVE: tl.constexpr,
     STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Program `b` takes trajectory `b`: state into `state_ptr [2, B, L, D]` (h, l), heads into `score_ptr [2, B]`."""
-    row_b = tl.program_id(0)
-    wide_b = row_b.to(tl.int64)
-    token = tl.arange(0, LP)[:, None]
+    """Program `i` takes trajectories `GROUP i` and on: states into `state_ptr [2, B, L, D]` (h, l), heads into
+    `score_ptr [2, B]`. What differs by trajectory is a scalar where `GROUP` is 1, else a column over token rows."""
+    ROWS: tl.constexpr = 2 * LP if GROUP == 3 else GROUP * LP
     channel = tl.arange(0, D)[None, :]
-    is_token = token < L
-    puzzle_hash = tl.load(hash_ptr + row_b)
-    trajectory = tl.load(trajectory_ptr + row_b)
-    step = tl.load(step_ptr + row_b)
+    first_b = tl.program_id(0) * GROUP
+    token, owner, there = placed(first_b, rows, L, LP, GROUP, ROWS)
+    wide_b = first_b.to(tl.int64)
+    is_token = token < there
+    puzzle_hash = tl.load(hash_ptr + first_b + owner).to(tl.int32)
+    trajectory = tl.load(trajectory_ptr + first_b + owner).to(tl.int32)
+    step = tl.load(step_ptr + first_b + owner).to(tl.int32)
     is_active = step == step
     if HAS_ACTIVE:
-        is_active = tl.load(active_ptr + row_b) != 0
-    noisy_rows = tl.where(step >= NOISE_FREE, L, 0)
+        is_active = tl.load(active_ptr + first_b + owner) != 0
+    moving = tl.where(is_active, there, 0)
+    noisy_rows = tl.where(step >= NOISE_FREE, moving, 0)
 
-    inside = token * D + channel
-    h_out = state_ptr + wide_b * (L * D) + inside
+    inside = (owner * L + token) * D
+    h_row = state_ptr + wide_b * (L * D) + inside
+    h_out = h_row + channel
     l_offset = rows.to(tl.int64) * (L * D)
-    h = tl.load(h_ptr + wide_b * h_stride_b + token * h_stride_l + channel, mask=is_token, other=0.0)
+    h_in = h_ptr + wide_b * h_stride_b + (owner * h_stride_b + token * h_stride_l + channel)
+    h = tl.load(h_in, mask=is_token, other=0.0)
     if PERTURBS_H:
-        moved = perturbed(h, sigma, k0, k1, step, FIXED_SCALE_HIGH, trajectory, puzzle_hash, LP, D)
+        moved = perturbed(h, token, sigma, k0, k1, step, FIXED_SCALE_HIGH, trajectory, puzzle_hash, ROWS, D)
         h = tl.where(is_active, moved, h)
     tl.store(h_out, h, mask=is_token)
-    l = tl.load(l_ptr + wide_b * l_stride_b + token * l_stride_l + channel, mask=is_token, other=0.0)
+    l_in = l_ptr + wide_b * l_stride_b + (owner * l_stride_b + token * l_stride_l + channel)
+    l = tl.load(l_in, mask=is_token, other=0.0)
     if PERTURBS_L:
-        moved = perturbed(l, sigma, k0, k1, step, FIXED_SCALE_LOW, trajectory, puzzle_hash, LP, D)
+        moved = perturbed(l, token, sigma, k0, k1, step, FIXED_SCALE_LOW, trajectory, puzzle_hash, ROWS, D)
         l = tl.where(is_active, moved, l)
     tl.store(h_out + l_offset, l, mask=is_token)
     tl.debug_barrier()
 
-    for index in tl.range(0, tl.where(is_active, T, 0), num_stages=1):
+    transitions = T
+    if HAS_ACTIVE:
+        transitions = tl.where(tl.max(moving) > 0, T, 0) if GROUP > 1 else tl.where(is_active, T, 0)
+    for index in tl.range(0, transitions, num_stages=1):
         transition = step * T + index
         if IS_BEFORE and GUIDANCE != "none":
             u = tl.load(h_out, mask=is_token, other=0.0)
-            noisy = guided(
-                u, matrix, k0, k1, transition, trajectory, puzzle_hash, temperature,
-                PRIOR_ROW, G, GUIDANCE, IS_WARM, CENTER, RANGE, LP, D, TILE,
-                STAGES, PRECISION,
-            )  # fmt: skip
-            tl.store(h_out, noisy.to(u.dtype), mask=token < noisy_rows)
+            names_at = (trajectory_ptr + first_b + owner, hash_ptr + first_b + owner)
+            if GROUP == 1:
+                noised = guided(
+                    u, token, matrix, k0, k1, transition, names_at[0], names_at[1], temperature,
+                    PRIOR_ROW, G, GUIDANCE, IS_WARM, CENTER, RANGE, ROWS, D, TILE, STAGES, PRECISION,
+                )  # fmt: skip
+                tl.store(h_out, noised.to(u.dtype), mask=token < noisy_rows)
+            else:
+                guide_group(
+                    h_row, u, token, noisy_rows, prior, parts, k0, k1, transition, names_at[0], names_at[1],
+                    temperature, PRIOR_ROW, G, GUIDANCE, IS_WARM, CENTER, RANGE, ROWS, D, PART, PRECISION,
+                )  # fmt: skip
             tl.debug_barrier()
         low = tl.load(h_out + l_offset, mask=is_token, other=0.0)
         for call in tl.range(0, K + 1, num_stages=1):
             is_low = call < K
             e_x = tl.load(
-                e_ptr + wide_b * e_stride_b + inside,
-                mask=token < tl.where(is_low, L, 0),
+                e_ptr + wide_b * e_stride_b + (owner * e_stride_b + token * D + channel),
+                mask=token < tl.where(is_low, there, 0),
                 other=0.0,
             )
             summed = tl.load(h_out, mask=is_token, other=0.0).to(tl.float32) + e_x.to(tl.float32)
@@ -231,48 +422,69 @@ def supervision_step_kernel(
             for _ in tl.range(0, BLOCKS, num_stages=1):
                 channel_row = row
                 if IS_TOKEN:
-                    acc = token_mixed(x, tokens, token_row, HM, TT, LP, D, STAGES, PRECISION)
+                    acc = token_mixed(x, tokens, token_row, HM, TT, LP, GROUP, ROWS, D, STAGES, PRECISION)
                 else:
-                    acc = attended(x, heads, row, cos_ptr, sin_ptr, L, LP, D, W, IS_ROTARY, STAGES, PRECISION)
+                    acc = attended(
+                        x, heads, row, cos_ptr, sin_ptr, L, LP, GROUP, ROWS, D, W, IS_ROTARY, STAGES, PRECISION
+                    )
                     channel_row = row + 4 * D
                 x = normed(acc, EPS, D).to(low.dtype)
                 acc = x.to(tl.float32)
                 for tile in tl.range(0, F // TILE, num_stages=STAGES):
                     first = channel_row + tile * 3 * TILE
-                    act = hidden_tile(x, matrix, first, LP, TILE, PRECISION)
+                    act = hidden_tile(x, matrix, first, ROWS, TILE, PRECISION)
                     acc = product(act, matrix.load([first + 2 * TILE, 0]), acc, PRECISION)
                 x = normed(acc, EPS, D).to(low.dtype)
                 row += CORE_ROWS
                 token_row += 3 * HM
-            place = h_out + tl.where(is_low, l_offset, 0)
+            made_at = h_out + tl.where(is_low, l_offset, 0)
             if KEEP > 0 or HAS_PATH:
                 new = x.to(tl.float32)
                 if KEEP > 0:
-                    new = KEEP * tl.load(place, mask=is_token, other=0.0).to(tl.float32) + (1.0 - KEEP) * new
+                    new = KEEP * tl.load(made_at, mask=is_token, other=0.0).to(tl.float32) + (1.0 - KEEP) * new
                 if HAS_PATH:
                     made = transition * (K + 1) + call
-                    new = new + sigma * normals(k0, k1, made, PATH, trajectory, puzzle_hash, LP, D)
+                    new = new + sigma * named_normals(
+                        token, 0, k0, k1, made, PATH, trajectory, puzzle_hash, ROWS, D, D
+                    )
                 x = new.to(low.dtype)
             low = x
             # Of the low-level calls' states only the last is loaded again, unless a share of each is kept.
             is_loaded_again = call >= 0 if KEEP > 0 else call >= K - 1
             tl.debug_barrier()
-            tl.store(place, x, mask=token < tl.where(is_loaded_again, L, 0))
+            tl.store(made_at, x, mask=token < tl.where(is_loaded_again, moving, 0))
             tl.debug_barrier()
         if not IS_BEFORE and GUIDANCE != "none":
             u = tl.load(h_out, mask=is_token, other=0.0)
-            noisy = guided(
-                u, matrix, k0, k1, transition, trajectory, puzzle_hash, temperature,
-                PRIOR_ROW, G, GUIDANCE, IS_WARM, CENTER, RANGE, LP, D, TILE,
-                STAGES, PRECISION,
-            )  # fmt: skip
-            tl.store(h_out, noisy.to(u.dtype), mask=token < noisy_rows)
+            names_at = (trajectory_ptr + first_b + owner, hash_ptr + first_b + owner)
+            if GROUP == 1:
+                noised = guided(
+                    u, token, matrix, k0, k1, transition, names_at[0], names_at[1], temperature,
+                    PRIOR_ROW, G, GUIDANCE, IS_WARM, CENTER, RANGE, ROWS, D, TILE, STAGES, PRECISION,
+                )  # fmt: skip
+                tl.store(h_out, noised.to(u.dtype), mask=token < noisy_rows)
+            else:
+                guide_group(
+                    h_row, u, token, noisy_rows, prior, parts, k0, k1, transition, names_at[0], names_at[1],
+                    temperature, PRIOR_ROW, G, GUIDANCE, IS_WARM, CENTER, RANGE, ROWS, D, PART, PRECISION,
+                )  # fmt: skip
             tl.debug_barrier()
 
     h = tl.load(h_out, mask=is_token, other=0.0)
     READ_ROWS: tl.constexpr = 1 if READS_REGISTER else L
     read_weight = tl.where(token < READ_ROWS, 1.0 / READ_ROWS, 0.0)
-    halt = head_value(h, matrix, vector_ptr, read_weight, 0, HEAD_ROW, HH, LP, D, TILE, STAGES, PRECISION)
-    lprm = head_value(h, matrix, vector_ptr, read_weight, 1, HEAD_ROW, HH, LP, D, TILE, STAGES, PRECISION)
-    tl.store(score_ptr + row_b, tl.where(is_active, halt, float("nan")))
-    tl.store(score_ptr + rows + row_b, tl.where(is_active, lprm, float("nan")))
+    halt = head_values(
+        h, matrix, vector_ptr, read_weight, 0, HEAD_ROW, HH, LP, GROUP, ROWS, D, TILE, STAGES, PRECISION
+    )
+    lprm = head_values(
+        h, matrix, vector_ptr, read_weight, 1, HEAD_ROW, HH, LP, GROUP, ROWS, D, TILE, STAGES, PRECISION
+    )
+    SLOTS: tl.constexpr = 4 if GROUP == 3 else GROUP
+    slot = tl.arange(0, SLOTS)
+    slot_b = tl.program_id(0) * GROUP + slot
+    is_slot = slot_b < tl.minimum(rows, (tl.program_id(0) + 1) * GROUP)
+    if HAS_ACTIVE:
+        is_on = tl.load(active_ptr + slot_b, mask=is_slot, other=0) != 0
+        halt, lprm = tl.where(is_on, halt, float("nan")), tl.where(is_on, lprm, float("nan"))
+    tl.store(score_ptr + slot_b, halt, mask=is_slot)
+    tl.store(score_ptr + rows + slot_b, lprm, mask=is_slot)

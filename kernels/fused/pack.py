@@ -25,14 +25,33 @@ from torch import Tensor
 from gram.kernels.reference import Weights, rotary_tables
 from gram.kernels.spec import Spec
 
-TILE = 32
-"""Hidden units of the channel SwiGLU, prior and heads worked on at once."""
 TOKEN_TILE = 32
-"""Hidden units of the token SwiGLU worked on at once."""
+"""Hidden units of the token SwiGLU worked on at once, where nothing else is said."""
+GROUP_PRIOR = 128
+"""Hidden units of the prior, at most, where a program takes several trajectories: it keeps them all."""
 LONGEST = 128
 """Token rows that the fused kernel may hold."""
 HEADS = ("halt", "lprm")
 """Heads in the order of their scores."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tuning:
+    """One way to cut the fused kernel. Results of two ways agree within rounding."""
+
+    warps: int = 8
+    """Of a program."""
+    stages: int = 1
+    """Tiles of weights on their way at once, the one multiplied included."""
+    tile: int = 32
+    """Hidden units of the channel SwiGLU, prior and heads worked on at once."""
+    token_tile: int = TOKEN_TILE
+    group: int = 1
+    """Trajectories of one program."""
+
+
+ALONE = Tuning()
+"""One trajectory a program, nothing loaded ahead."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,8 +66,9 @@ class Layout:
     guidance_hidden: int
     head_hidden: int
     """0 where the heads are one linear map."""
-    tile: int
-    token_tile: int
+    tuning: Tuning
+    prior_tile: int
+    """The tile of the prior: all of it where a program takes several trajectories."""
     core_rows: int
     """Rows of one block in `matrix`."""
     high_row: int
@@ -104,15 +124,40 @@ def token_rows(spec: Spec) -> int:
     return max(16, next_power_of_2(spec.length))
 
 
-def layout_of(weights: Weights, spec: Spec, *, tile: int = TILE, token_tile: int = TOKEN_TILE) -> Layout:
+def group_obstacle(spec: Spec, group: int, guidance_hidden: int) -> str | None:
+    """Why one program cannot take `group` trajectories, or None; `guidance_hidden` is the prior's hidden width.
+
+    Three stand in the rows of two: the first half of each one's token rows, then its others, 8 rows each.
+    """
+    rows = token_rows(spec)
+    if group == 1:
+        return None
+    if group == 3 and (rows != 64 or spec.length > 40):
+        return f"three trajectories of a program must have 33 to 40 tokens each, got {spec.length}"
+    if group == 2 and rows > 64:
+        return f"two trajectories of a program must have at most 64 tokens each, got {spec.length}"
+    if group not in (2, 3):
+        return f"a program takes one, two or three trajectories, got {group}"
+    if spec.guidance != "none" and (guidance_hidden > GROUP_PRIOR or guidance_hidden & (guidance_hidden - 1)):
+        return (
+            f"a program of several trajectories takes a prior whose hidden width is a power of two, at most "
+            f"{GROUP_PRIOR}, got {guidance_hidden}"
+        )
+    return None
+
+
+def layout_of(weights: Weights, spec: Spec, tuning: Tuning = ALONE) -> Layout:
     """Sizes that a model packs to. Raises `ValueError` where the fused kernel cannot take it."""
     if reason := unsupported_reason(spec):
         raise ValueError(reason)
+    tile, token_tile = tuning.tile, tuning.token_tile
     hidden = _whole(weights["low.0.channel.down"].shape[1], tile)
     is_token = spec.mixer == "token"
     mixer_hidden = _whole(weights["low.0.mixer.down"].shape[1], token_tile) if is_token else 0
     guidance_hidden = _whole(weights["prior.down"].shape[1], tile) if spec.guidance != "none" else 0
     head_hidden = _whole(weights["halt.weight"].shape[1], tile) if "halt.gate_up" in weights else 0
+    if reason := group_obstacle(spec, tuning.group, guidance_hidden):
+        raise ValueError(reason)
     core_rows = (0 if is_token else 4 * spec.dim) + 3 * hidden
     cores = 1 if spec.is_core_shared else 2
     prior_row = cores * spec.blocks * core_rows
@@ -122,8 +167,8 @@ def layout_of(weights: Weights, spec: Spec, *, tile: int = TILE, token_tile: int
         mixer_hidden=mixer_hidden,
         guidance_hidden=guidance_hidden,
         head_hidden=head_hidden,
-        tile=tile,
-        token_tile=token_tile,
+        tuning=tuning,
+        prior_tile=guidance_hidden if guidance_hidden and tuning.group > 1 else tile,
         core_rows=core_rows,
         high_row=(cores - 1) * spec.blocks * core_rows,
         high_token_row=(cores - 1) * spec.blocks * 3 * mixer_hidden,
@@ -182,12 +227,13 @@ def rotary_halves(spec: Spec, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def pack(weights: Weights, spec: Spec, dtype: torch.dtype, *, tile: int = TILE, token_tile: int = TOKEN_TILE) -> Packed:
+def pack(weights: Weights, spec: Spec, dtype: torch.dtype, tuning: Tuning = ALONE) -> Packed:
     """Packs weights for a spec in the type that the kernel multiplies in.
 
     Raises `ValueError` where the fused kernel cannot take the spec.
     """
-    layout = layout_of(weights, spec, tile=tile, token_tile=token_tile)
+    layout = layout_of(weights, spec, tuning)
+    tile, token_tile = tuning.tile, tuning.token_tile
     matrix: list[Tensor] = []
     tokens: list[Tensor] = []
     for name in ("low",) if spec.is_core_shared else ("low", "high"):
@@ -203,7 +249,7 @@ def pack(weights: Weights, spec: Spec, dtype: torch.dtype, *, tile: int = TILE, 
             matrix.append(tiled([gate, up, weights[channel + "down"].T], layout.hidden, tile, spec.dim))
     if spec.guidance != "none":
         parts = [*weights["prior.gate_up"].chunk(2), *(part.T for part in weights["prior.down"].chunk(2))]
-        matrix.append(tiled(parts, layout.guidance_hidden, tile, spec.dim))
+        matrix.append(tiled(parts, layout.guidance_hidden, layout.prior_tile, spec.dim))
     if layout.head_hidden:
         gates = ([*weights[name + ".gate_up"].chunk(2)] for name in HEADS)
         matrix += [tiled(parts, layout.head_hidden, tile, spec.dim) for parts in gates]

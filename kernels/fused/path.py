@@ -1,7 +1,9 @@
 """Kernel A: a whole supervision step in one launch, for `D <= 128` and up to 128 tokens. `kernel.py` is its body.
 
-One program computes one trajectory, so a result depends on neither batch nor slot. Rows may differ in puzzle,
-trajectory and step. An inactive row keeps its state bit for bit, and its heads are NaN.
+One program computes one trajectory or, up to 64 tokens, two or three, so that 128 rows fill its matrix products. Each
+trajectory's sums have the same terms in the same order wherever it stands in its program, so a result depends on
+neither batch nor slot. Rows may differ in puzzle, trajectory and step. An inactive row keeps its state bit for bit, and
+its heads are NaN.
 
 Shapes: `B` trajectories, `L` tokens (registers included), `D` channels.
 """
@@ -16,52 +18,27 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from gram.kernels.fused.kernel import supervision_step_kernel
-from gram.kernels.fused.pack import Layout, Packed
+from gram.kernels.fused.pack import ALONE, Layout, Packed, Tuning
+from gram.kernels.fused.tuning import precision, target_of
 from gram.kernels.philox import NoiseKey
 from gram.kernels.reference import Step
 from gram.kernels.spec import LEARNED, Injection, Spec
-
-WARPS = 8
-STAGES = 3
-"""Tiles of weights that are loaded while one is multiplied, itself included, where there is room for them."""
-
 
 def on_device(device: torch.device) -> AbstractContextManager[Any]:
     """Makes a GPU the current one, whose stream kernels are launched on; nothing elsewhere."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def target_of(device: torch.device) -> str:
-    """The architecture of a device, as `resources.TARGETS` names them; `interpreter` for a CPU."""
-    if device.type != "cuda":
-        return "interpreter"
-    if torch.version.hip:
-        return str(torch.cuda.get_device_properties(device).gcnArchName).split(":")[0]
-    major, minor = torch.cuda.get_device_capability(device)
-    return f"sm_{major}{minor}"
-
-
-def tuning(target: str, dtype: torch.dtype) -> dict[str, Any]:
-    """Constants that depend on the architecture: tiles of weights on their way at once, and how fp32 multiplies.
-
-    Several stages pay on sm_90 alone. Devices before it and AMD's have too little shared memory for them, registers are
-    spilled on sm_100, and tiles of fp32 are twice as large. NVIDIA's matrix units take fp32 in three parts of TF32,
-    nearly exact; they do not take it as it is.
-    """
-    return {
-        "STAGES": STAGES if target == "sm_90" and dtype is torch.bfloat16 else 1,
-        "PRECISION": "tf32x3" if target.startswith("sm_") and dtype is torch.float32 else "ieee",
-    }
-
-
 def constants(
-    spec: Spec, layout: Layout, injection: Injection, *, has_active: bool, tuned: dict[str, Any]
+    spec: Spec, layout: Layout, injection: Injection, *, has_active: bool, precision: str
 ) -> dict[str, Any]:
-    """Constants that one model, one kind of noise and `tuning` compile into the kernel, by parameter."""
+    """Constants that one packed model, one kind of noise and `tuning.precision` compile into the kernel, by
+    parameter."""
     is_token = spec.mixer == "token"
     return {
         "L": spec.length,
         "LP": layout.token_rows,
+        "GROUP": layout.tuning.group,
         "D": spec.dim,
         "W": head_width(spec),
         "BLOCKS": spec.blocks,
@@ -71,8 +48,9 @@ def constants(
         "HM": layout.mixer_hidden,
         "G": layout.guidance_hidden,
         "HH": layout.head_hidden,
-        "TILE": layout.tile,
-        "TT": layout.token_tile,
+        "TILE": layout.tuning.tile,
+        "TT": layout.tuning.token_tile,
+        "PART": part_width(spec),
         "CORE_ROWS": layout.core_rows,
         "HIGH_ROW": layout.high_row,
         "HIGH_TOKEN_ROW": layout.high_token_row,
@@ -85,7 +63,8 @@ def constants(
         "IS_BEFORE": spec.noise_order == "before",
         "READS_REGISTER": spec.head_readout != "mean",
         "HAS_ACTIVE": has_active,
-        **tuned,
+        "STAGES": layout.tuning.stages,
+        "PRECISION": precision,
     }
 
 
@@ -110,12 +89,19 @@ def head_width(spec: Spec) -> int:
     return spec.dim // spec.heads if spec.mixer == "attention" else 16
 
 
+def part_width(spec: Spec) -> int:
+    """Channels of the prior that a program of several trajectories works on at once."""
+    return max(16, spec.dim // 4)
+
+
 def block_shapes(spec: Spec, layout: Layout) -> dict[str, list[int]]:
     """Tiles that the kernel's descriptors read, by their parameters' names."""
     return {
-        "matrix": [layout.tile, spec.dim],
+        "matrix": [layout.tuning.tile, spec.dim],
+        "prior": [layout.prior_tile, spec.dim],
+        "parts": [layout.prior_tile, part_width(spec)],
         "heads": [head_width(spec), spec.dim],
-        "tokens": [layout.token_tile, layout.token_rows],
+        "tokens": [layout.tuning.token_tile, layout.token_rows],
     }
 
 
@@ -157,7 +143,7 @@ def arguments(
     h, l = (x if x.stride(-1) == 1 else x.contiguous() for x in (h, l))
     e_x = e_x if e_x[:1].is_contiguous() else e_x.contiguous()
     state, score = out or empty_results(spec, h)
-    source = {"matrix": packed.matrix, "heads": packed.matrix, "tokens": packed.tokens}
+    source = {"matrix": packed.matrix, "prior": packed.matrix, "parts": packed.matrix, "heads": packed.matrix, "tokens": packed.tokens}
     tiles = block_shapes(spec, packed.layout)
     return {
         "h_ptr": h,
@@ -186,10 +172,12 @@ def arguments(
     }
 
 
-def launch(kernel: Any, given: dict[str, Any], compiled_in: dict[str, Any]) -> None:
-    """Launches a kernel, one program a trajectory, with those of the arguments `given` that it takes."""
+def launch(kernel: Any, given: dict[str, Any], compiled_in: dict[str, Any], tuning: Tuning = ALONE) -> None:
+    """Launches a kernel, one program for each group of trajectories, with those of the arguments `given` that it
+    takes."""
     named = {name: given[name] for name in kernel.arg_names if name not in compiled_in}
-    kernel[(given["rows"],)](**named, **compiled_in, num_warps=WARPS, num_stages=1)
+    programs = -(-given["rows"] // tuning.group)
+    kernel[(programs,)](**named, **compiled_in, num_warps=tuning.warps, num_stages=1)
 
 
 def supervision_step(
@@ -212,7 +200,7 @@ def supervision_step(
     with on_device(h.device):
         given = arguments(packed, spec, h, l, e_x, key, injection, active_B, out)
         if given["rows"]:
-            tuned = tuning(target_of(h.device), h.dtype)
-            fixed = constants(spec, packed.layout, injection, has_active=active_B is not None, tuned=tuned)
-            launch(supervision_step_kernel, given, fixed)
+            multiplied = precision(target_of(h.device), h.dtype)
+            fixed = constants(spec, packed.layout, injection, has_active=active_B is not None, precision=multiplied)
+            launch(supervision_step_kernel, given, fixed, packed.layout.tuning)
     return Step(*given["state_ptr"], *given["score_ptr"])

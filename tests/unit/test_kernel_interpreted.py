@@ -24,6 +24,7 @@ TRITON, NUMPY = (tuple(map(int, each.__version__.split(".")[:2])) for each in (t
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 interpreted = pytest.mark.skipif(not IS_INTERPRETED, reason="runs in the process that test_in_a_process_* starts")
 NAN = float("nan")
+TILES = pack.Tuning(tile=16, token_tile=16)
 
 if IS_INTERPRETED:
     from tests import mended_interpreter
@@ -69,7 +70,7 @@ def launch(model, *, injection=LEARNED, rows=(0, 1, 2), active_B=None, spec=None
     rows_of_key = torch.tensor([[9, 2**32 - 5, 7], [0, 5, 2**31 + 1], [0, 1, 4]])[:, rows]
     key = NoiseKey((0xF0000007 << 32) | 0xE0000009, *rows_of_key)
     weights = {name: tensor.to(dtype).float() for name, tensor in model.weights().items()}
-    packed = pack.pack(weights, spec, dtype, tile=16, token_tile=16)
+    packed = pack.pack(weights, spec, dtype, TILES)
     out = (torch.full((2, len(rows), spec.length, spec.dim), NAN, dtype=dtype), torch.full((2, len(rows)), NAN))
     step = {"fused": fused, "blocks": blocks}[path].supervision_step
     actual = step(packed, spec, h, l, e_x, key, injection=injection, active_B=active_B, out=out)
@@ -160,7 +161,7 @@ def test_a_stored_state_may_be_expanded():
     h, l = model.initial_state(2)
     e_x = model.embed(torch.ones(1, 16, dtype=torch.long)).expand(2, -1, -1)
     key = NoiseKey(1, rows, rows, rows + 1)
-    packed = pack.pack(model.weights(), model.spec, torch.float32, tile=16, token_tile=16)
+    packed = pack.pack(model.weights(), model.spec, torch.float32, TILES)
     actual = fused.supervision_step(packed, model.spec, h, l, e_x, key)
     expected = reference.supervision_step(model.weights(), model.spec, h, l, e_x, key)
     assert torch.allclose(actual.h, expected.h, atol=1e-4)
