@@ -171,7 +171,7 @@ def readout_kernel(
     at = state_ptr + row_b.to(tl.int64) * (L * D) + token * D + tl.arange(0, D)[None, :]
     h = tl.load(at, mask=token < L, other=0.0)
     READ_ROWS: tl.constexpr = 1 if READS_REGISTER else L
-    read_weight = tl.where(token < READ_ROWS, 1.0 / READ_ROWS, 0.0)
+    read_weight = tl.reshape(tl.where(token < READ_ROWS, 1.0 / READ_ROWS, 0.0), (LP,))
     halt = head_values(h, matrix, vector_ptr, read_weight, 0, HEAD_ROW, HH, LP, 1, LP, D, TILE, STAGES, PRECISION)
     lprm = head_values(h, matrix, vector_ptr, read_weight, 1, HEAD_ROW, HH, LP, 1, LP, D, TILE, STAGES, PRECISION)
     place = score_ptr + row_b + tl.arange(0, 1)

@@ -84,15 +84,19 @@ def row_of(owner, token, GROUP: tl.constexpr, LP: tl.constexpr):
 
 @triton.jit
 def placed(
-    first_b, rows, L: tl.constexpr, LP: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr
+    nought, first_b, rows, L: tl.constexpr, LP: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr
 ):
-    """Token, trajectory of the program and number of tokens (0 past the last trajectory) of each row, `[ROWS, 1]`."""
+    """Token, trajectory of the program and number of tokens (0 past the last trajectory) of each row, `[ROWS, 1]`.
+
+    `nought` is 0. Where it is loaded, the columns are computed anew and not held in registers since they were last.
+    """
     place = tl.arange(0, ROWS)[:, None]
     if GROUP == 1:
         token = place
         owner = 0
         there = L
     else:
+        place += nought
         token = token_of(place, GROUP, LP)
         there = tl.where(first_b + owner_of(place, GROUP, LP) < rows, L, 0)
         owner = tl.minimum(owner_of(place, GROUP, LP), rows - 1 - first_b)
@@ -270,16 +274,24 @@ def guide_group(
 
     Registers hold neither sums nor noise of all channels, so `PART` channels are done after the other.
     """
-    act = hidden_tile(u, prior, PRIOR_ROW, ROWS, G, PRECISION)
+    HALF: tl.constexpr = G // 2
+    FIRST: tl.constexpr = PRIOR_ROW + 2 * HALF
+    SECOND: tl.constexpr = FIRST + 4 * HALF
+    act0 = hidden_tile(u, prior, PRIOR_ROW, ROWS, HALF, PRECISION)
+    act1 = hidden_tile(u, prior, PRIOR_ROW + 4 * HALF, ROWS, HALF, PRECISION)
     for part in tl.range(0, D // PART, num_stages=1):
-        at = place + part * PART + tl.arange(0, PART)[None, :]
+        column = part * PART
+        at = place + column + tl.arange(0, PART)[None, :]
         mean = tl.load(at, mask=token < limit, other=0.0).to(tl.float32)
         if GUIDANCE != "noise":
-            mean = product(act, parts.load([PRIOR_ROW + 2 * G, part * PART]), mean, PRECISION)
+            mean = product(act0, parts.load([FIRST, column]), mean, PRECISION)
+            mean = product(act1, parts.load([SECOND, column]), mean, PRECISION)
         if IS_WARM and GUIDANCE != "mean":
-            raw = product(act, parts.load([PRIOR_ROW + 3 * G, part * PART]), tl.zeros((ROWS, PART), tl.float32), PRECISION)
+            blank = tl.zeros((ROWS, PART), tl.float32)
+            raw = product(act0, parts.load([FIRST + HALF, column]), blank, PRECISION)
+            raw = product(act1, parts.load([SECOND + HALF, column]), raw, PRECISION)
             mean = noisy(
-                mean, raw, token, part * PART, k0, k1, transition, trajectory_at, hash_at, temperature,
+                mean, raw, token, column, k0, k1, transition, trajectory_at, hash_at, temperature,
                 CENTER, RANGE, ROWS, D, PART,
             )  # fmt: skip
         tl.debug_barrier()
@@ -287,14 +299,14 @@ def guide_group(
 
 
 @triton.jit
-def readouts(x, LP: tl.constexpr, GROUP: tl.constexpr, SLOTS: tl.constexpr, WIDTH: tl.constexpr):
-    """Sums `[SLOTS, WIDTH]` of rows `x` by trajectory, in one order whatever its place in the program."""
+def summed_by_trajectory(x, LP: tl.constexpr, GROUP: tl.constexpr):
+    """Sums of `x [ROWS]` by trajectory, `[1]`, `[2]` or `[4]`: in one order, whatever a trajectory's place."""
     if GROUP == 3:
-        parts = tl.sum(tl.reshape(x, (16, LP // 8, WIDTH)), 1)
-        _, _, _, rest = quartered(parts, 16, WIDTH)
-        total = tl.sum(tl.reshape(parts, (4, 4, WIDTH)), 1) + rest
+        parts = tl.sum(tl.reshape(x, (16, LP // 8)), 1)[:, None]
+        _, _, _, rest = quartered(parts, 16, 1)
+        total = tl.sum(tl.reshape(parts, (4, 4)), 1) + tl.reshape(rest, (4,))
     else:
-        total = tl.sum(tl.reshape(x, (SLOTS, LP, WIDTH)), 1)
+        total = tl.sum(tl.reshape(x, (GROUP, LP)), 1)
     return total
 
 
@@ -304,21 +316,19 @@ def head_values(
     LP: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr,
     STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Halt logits (`INDEX` 0) or LPRMs (1) `[SLOTS]` of a program's trajectories; `read_weight [ROWS, 1]` is each
-    token's weight in the readout."""
-    SLOTS: tl.constexpr = 4 if GROUP == 3 else GROUP
+    """Halt logits (`INDEX` 0) or LPRMs (1) of a program's trajectories; `read_weight [ROWS]` is each token's weight in
+    the readout."""
     WIDTH: tl.constexpr = HH if HH > 0 else D
     base = vector_ptr + INDEX * (WIDTH + 1)
-    values = tl.zeros((SLOTS,), tl.float32) + tl.load(base + WIDTH)
     if HH > 0:
+        token_value = tl.zeros((ROWS,), tl.float32)
         for tile in tl.range(0, HH // TILE, num_stages=STAGES):
             act = hidden_tile(h, matrix, HEAD_ROW + INDEX * 2 * HH + tile * 2 * TILE, ROWS, TILE, PRECISION)
-            read = readouts(act.to(tl.float32) * read_weight, LP, GROUP, SLOTS, TILE)
-            values += tl.sum(read * tl.load(base + tile * TILE + tl.arange(0, TILE))[None, :], 1)
+            last = tl.load(base + tile * TILE + tl.arange(0, TILE))
+            token_value += tl.sum(act.to(tl.float32) * last[None, :], 1)
     else:
-        read = readouts(h.to(tl.float32) * read_weight, LP, GROUP, SLOTS, D)
-        values += tl.sum(read * tl.load(base + tl.arange(0, D))[None, :], 1)
-    return values
+        token_value = tl.sum(h.to(tl.float32) * tl.load(base + tl.arange(0, D))[None, :], 1)
+    return summed_by_trajectory(token_value * read_weight, LP, GROUP) + tl.load(base + WIDTH)
 
 
 @triton.jit
@@ -357,17 +367,18 @@ def supervision_step_kernel(
     ROWS: tl.constexpr = 2 * LP if GROUP == 3 else GROUP * LP
     channel = tl.arange(0, D)[None, :]
     first_b = tl.program_id(0) * GROUP
-    token, owner, there = placed(first_b, rows, L, LP, GROUP, ROWS)
+    token, owner, there = placed(0, first_b, rows, L, LP, GROUP, ROWS)
     wide_b = first_b.to(tl.int64)
     is_token = token < there
     puzzle_hash = tl.load(hash_ptr + first_b + owner).to(tl.int32)
     trajectory = tl.load(trajectory_ptr + first_b + owner).to(tl.int32)
     step = tl.load(step_ptr + first_b + owner).to(tl.int32)
     is_active = step == step
+    transitions = T
     if HAS_ACTIVE:
         is_active = tl.load(active_ptr + first_b + owner) != 0
-    moving = tl.where(is_active, there, 0)
-    noisy_rows = tl.where(step >= NOISE_FREE, moving, 0)
+        transitions = tl.where(tl.max(is_active.to(tl.int32)) > 0, T, 0) if GROUP > 1 else tl.where(is_active, T, 0)
+    noisy_rows = tl.where(step >= NOISE_FREE, there, 0)
 
     inside = (owner * L + token) * D
     h_row = state_ptr + wide_b * (L * D) + inside
@@ -387,9 +398,6 @@ def supervision_step_kernel(
     tl.store(h_out + l_offset, l, mask=is_token)
     tl.debug_barrier()
 
-    transitions = T
-    if HAS_ACTIVE:
-        transitions = tl.where(tl.max(moving) > 0, T, 0) if GROUP > 1 else tl.where(is_active, T, 0)
     for index in tl.range(0, transitions, num_stages=1):
         transition = step * T + index
         if IS_BEFORE and GUIDANCE != "none":
@@ -452,7 +460,7 @@ def supervision_step_kernel(
             # Of the low-level calls' states only the last is loaded again, unless a share of each is kept.
             is_loaded_again = call >= 0 if KEEP > 0 else call >= K - 1
             tl.debug_barrier()
-            tl.store(made_at, x, mask=token < tl.where(is_loaded_again, moving, 0))
+            tl.store(made_at, x, mask=token < tl.where(is_loaded_again, there, 0))
             tl.debug_barrier()
         if not IS_BEFORE and GUIDANCE != "none":
             u = tl.load(h_out, mask=is_token, other=0.0)
@@ -470,9 +478,22 @@ def supervision_step_kernel(
                 )  # fmt: skip
             tl.debug_barrier()
 
+    if GROUP > 1:
+        nought = tl.minimum(tl.load(step_ptr + first_b), 0).to(tl.int32)
+        token, owner, there = placed(nought, first_b, rows, L, LP, GROUP, ROWS)
+        is_token = token < there
+        h_out = state_ptr + wide_b * (L * D) + ((owner * L + token) * D + channel)
+        if HAS_ACTIVE:
+            # Inactive trajectories went along with the others of their program.
+            is_still = is_token & (tl.load(active_ptr + first_b + owner) == 0)
+            h_in = h_ptr + wide_b * h_stride_b + (owner * h_stride_b + token * h_stride_l + channel)
+            l_in = l_ptr + wide_b * l_stride_b + (owner * l_stride_b + token * l_stride_l + channel)
+            tl.store(h_out, tl.load(h_in, mask=is_still, other=0.0), mask=is_still)
+            tl.store(h_out + l_offset, tl.load(l_in, mask=is_still, other=0.0), mask=is_still)
+            tl.debug_barrier()
     h = tl.load(h_out, mask=is_token, other=0.0)
     READ_ROWS: tl.constexpr = 1 if READS_REGISTER else L
-    read_weight = tl.where(token < READ_ROWS, 1.0 / READ_ROWS, 0.0)
+    read_weight = tl.reshape(tl.where(token < READ_ROWS, 1.0 / READ_ROWS, 0.0), (ROWS,))
     halt = head_values(
         h, matrix, vector_ptr, read_weight, 0, HEAD_ROW, HH, LP, GROUP, ROWS, D, TILE, STAGES, PRECISION
     )
