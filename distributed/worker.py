@@ -26,13 +26,13 @@ from gram import __version__
 from gram.config import ModelConfig, SamplerConfig, config_from_json, config_to_json
 from gram.distributed import sources
 from gram.identities import with_table
+from gram.kernels.fused.tuning import software
 from gram.model import Model
 from gram.sampler.engine import Engine, Observer
 from gram.sampler.record import Serialized
 from gram.sampler.run import Job, resolve
 from gram.sampler.scheduler import Shard
 from gram.tasks.registry import get_task
-from gram.versions import device_software
 
 PUZZLES, TABLE, IDENTITIES = "puzzles", "identity_rows", "identities"
 WEIGHT = "model."
@@ -90,7 +90,7 @@ def pack(job: Job, *, task_module: Path | None) -> Parcel:
 def expected_metadata(job: Job) -> tuple[str, ...]:
     """What a worker must say of itself for its results to belong to the plan: the first of `WorkerMetadata`."""
     kind = job.device.type
-    return __version__, sources.digest(), kind, job.config.kernel, job.model.digest(), device_software(kind)
+    return __version__, sources.digest(), kind, job.config.kernel, job.model.digest(), software(kind)
 
 
 class _Cancelled(Exception):

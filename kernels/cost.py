@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from gram.kernels import reference
-from gram.kernels.fused import pack
+from gram.kernels.fused import pack, tuning
 from gram.kernels.gemm import pack as gemm_pack
 from gram.kernels.philox import NoiseKey
 from gram.kernels.reference import Weights
@@ -81,6 +81,8 @@ def _tables(packed: pack.Packed, spec: Spec) -> int:
     return 4 * (packed.cos.numel() + packed.sin.numel()) if is_rotary else 0
 
 
+TARGET = "sm_90"
+"""Whose cut of the fused kernel is counted."""
 KEYS, HEADS = 3 * 8, 2 * 4
 """Bytes of one trajectory's puzzle hash, id and step number, and of its two heads."""
 
@@ -103,12 +105,13 @@ def fused_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> 
     if spec.path_keep > 0:
         loaded, stored = loaded + calls, calls
     states = 4 + guided + loaded + stored + 1  # both copied first; the heads load h
-    packed = pack.pack(weights, spec, dtype)
+    packed = pack.pack(weights, spec, dtype, tuning.default(TARGET, dtype, spec, weights))
     numbers = packed.matrix.numel() + (packed.tokens.numel() if spec.mixer == "token" else 0)
     rest = 4 * packed.vector.numel() + _tables(packed, spec)
     each = states * _state_bytes(spec, dtype) + KEYS + HEADS
     read = dtype.itemsize * _numbers_read(packed, spec) + rest
-    return Count(count * each + dtype.itemsize * numbers + rest, 1, count * (each + read))
+    programs = -(-count // packed.layout.tuning.group)
+    return Count(count * each + dtype.itemsize * numbers + rest, 1, count * each + programs * read)
 
 
 def blocks_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> Count:

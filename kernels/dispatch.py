@@ -24,7 +24,7 @@ from torch import Tensor
 from gram.kernels import experts, first_use, lookup, reference
 from gram.kernels.compiled import cache as compile_cache
 from gram.kernels.compiled import path as compiled
-from gram.kernels.fused import pack
+from gram.kernels.fused import pack, tuning
 from gram.kernels.gemm import pack as gemm_pack
 from gram.kernels.philox import NoiseKey
 from gram.kernels.reference import Step, Weights
@@ -159,7 +159,7 @@ class _Launched(NamedTuple):
 
 
 LAUNCHED = {
-    "fused": _Launched("fused.path", pack.pack, pack.unsupported_reason),
+    "fused": _Launched("fused.path", tuning.packed, pack.unsupported_reason),
     "blocks": _Launched("blocks.path", pack.pack, pack.unsupported_reason),
     "gemm": _Launched("gemm.path", gemm_pack.pack, gemm_pack.unsupported_reason),
 }

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gram.kernels.compiled import cache as compile_cache
+from gram.kernels.fused import work
+from gram.kernels.fused.pack import Tuning
 from gram.kernels.reference import Weights
 from gram.kernels.spec import LEARNED, Injection, Spec
 
@@ -89,6 +91,11 @@ class Resources:
     products: str
     """Matrix instruction found: `wgmma`, `tcgen05`, `mma.sync`, `mfma` or `none`."""
     product_count: int
+    barriers: float | None = None
+    """Barriers for each tile of weights, of the loop over tiles that has most; None where no unit loads tiles."""
+    executed: float | None = None
+    """Multiply-accumulates executed over those needed (`fused/work.py`); None of other paths than `fused`, and of
+    devices whose layouts are not read."""
 
 
 def shapes_of(weights: Weights) -> dict[str, list[int]]:
@@ -105,25 +112,41 @@ def programs_of(target: str, *, registers: int, shared_bytes: int, warps: int) -
     return min(unit.warps // warps, by_registers, by_shared)
 
 
-def spills_of(listing: str, access: str) -> tuple[int, int]:
-    """Instructions of an assembly listing that match `access`, and how many of them are in innermost loops.
+def spills_of(listing: str, access: str) -> tuple[int, ...]:
+    """Instructions of an assembly listing that match `access`, and how many of them are in innermost loops."""
+    inner = [line for loop in innermost_loops(listing) for line in loop]
+    return tuple(sum(bool(re.search(access, line)) for line in lines) for lines in (listing.splitlines(), inner))
 
-    A loop runs from a label to a branch back to it.
-    """
+
+def innermost_loops(listing: str) -> list[list[str]]:
+    """The lines of each innermost loop of an assembly listing; a loop runs from a label to a branch back to it."""
+    lines = listing.splitlines()
     labels: dict[str, int] = {}
     ends: dict[int, int] = {}
-    found: list[int] = []
-    for index, line in enumerate(listing.splitlines()):
+    for index, line in enumerate(lines):
         if label := re.match(r"\s*(\.L\w+):", line):
             labels[label[1]] = index
-        elif branch := re.search(r"\b(?:BRA\S*|s_c?branch\w*)\s.*?(\.L\w+)", line):
-            if branch[1] in labels:
-                ends[labels[branch[1]]] = index
-        elif re.search(access, line):
-            found.append(index)
+        elif (branch := re.search(r"\b(?:BRA\S*|s_c?branch\w*)\s.*?(\.L\w+)", line)) and branch[1] in labels:
+            ends[labels[branch[1]]] = index
     loops = list(ends.items())
-    inner = [one for one in loops if not any(one != two and one[0] <= two[0] and two[1] <= one[1] for two in loops)]
-    return len(found), sum(any(first <= at <= last for first, last in inner) for at in found)
+    return [
+        lines[one[0] : one[1] + 1]
+        for one in loops
+        if not any(one != two and one[0] <= two[0] and two[1] <= one[1] for two in loops)
+    ]
+
+
+def barriers_of(listing: str) -> float | None:
+    """Barriers for each tile of weights, of the loop over tiles that has most; None where no loop loads tiles.
+
+    Loops over tiles are innermost and store nothing: the one that adds the prior's noise is none.
+    """
+    found = []
+    for loop in innermost_loops(listing):
+        tiles = sum("UTMALDG" in line for line in loop)
+        if tiles and not any("STG" in line for line in loop):
+            found.append(sum("BAR.SYNC" in line for line in loop) / tiles)
+    return max(found, default=None)
 
 
 def compile_path(
@@ -133,8 +156,10 @@ def compile_path(
     injection: Injection = LEARNED,
     path: str = "fused",
     dtype: str = "bfloat16",
+    tuning: Tuning | None = None,
 ) -> list[Resources]:
-    """Compiles every launch of a path's supervision step, active flags included, for a target.
+    """Compiles every launch of a path's supervision step, active flags included, for a target; `fused` is cut by
+    `tuning`, by default as `fused.tuning.default` says.
 
     Raises `ValueError` for an unknown target or path, a spec the kernels cannot take or a process that interprets them.
     """
@@ -145,8 +170,8 @@ def compile_path(
 
     from gram.kernels.sources import sources  # triton is slow to load
 
-    made = sources(path, spec, shapes, injection, target, getattr(torch, dtype))
-    return [_compiled(source, target) for source in made]
+    made = sources(path, spec, shapes, injection, target, getattr(torch, dtype), tuning)
+    return [_compiled(source, target, spec, shapes) for source in made]
 
 
 def _check(target: str, path: str) -> None:
@@ -156,7 +181,7 @@ def _check(target: str, path: str) -> None:
         raise ValueError(f"compiled path must be one of {', '.join(PATHS)}, got {path!r}")
 
 
-def _compiled(source: Source, target: str) -> Resources:
+def _compiled(source: Source, target: str, spec: Spec, shapes: Mapping[str, list[int]]) -> Resources:
     """Resources of one kernel. Its buffers and strides are multiples of 16 bytes: allocations, or their heads."""
     import triton
     from triton.backends.compiler import GPUTarget
@@ -177,6 +202,10 @@ def _compiled(source: Source, target: str) -> Resources:
         found = _of_assembly(compiled.asm["amdgcn"], shared)
     else:
         found = _of_binary(source.kernel.__name__, compiled.asm["cubin"], compiled.asm["ptx"], shared)
+    executed = None
+    if source.layout is not None and target in ("sm_90", "sm_100"):
+        part = source.constants["PART"]
+        executed = work.ratio(spec, source.layout, part, shapes, work.repeats(compiled.asm["ttgir"]))
     programs = programs_of(target, registers=found["registers"], shared_bytes=found["shared_bytes"], warps=warps)
     return Resources(
         target=target,
@@ -184,6 +213,7 @@ def _compiled(source: Source, target: str) -> Resources:
         warps=warps,
         programs=programs,
         occupancy=programs * warps / PROCESSORS[target].warps,
+        executed=executed,
         **found,
     )
 
@@ -202,8 +232,7 @@ def _of_binary(name: str, binary: bytes, listing: str, shared: int) -> dict[str,
         file.flush()
         usage_text = said("cuobjdump", "--dump-resource-usage")
         usage = dict(re.findall(r"(REG|STACK|SHARED):(\d+)", usage_text[usage_text.index(f"Function {name}") :]))
-        # Spilled registers stand on the stack: without one there is nothing to look for in the code.
-        code = said("nvdisasm", "--print-code") if int(usage["STACK"]) else ""
+        code = said("nvdisasm", "--print-code")
     counts = {each: listing.count(each) for each in ("wgmma.mma_async", "tcgen05.mma", "mma.sync")}
     best = next((each for each, count in counts.items() if count), "none")
     spills, inner_spills = spills_of(code, r"\b(LDL|STL)\b")
@@ -215,6 +244,7 @@ def _of_binary(name: str, binary: bytes, listing: str, shared: int) -> dict[str,
         "shared_bytes": shared + int(usage["SHARED"]),
         "products": best,
         "product_count": counts.get(best, 0),
+        "barriers": barriers_of(code),
     }
 
 
@@ -237,10 +267,15 @@ def _of_assembly(listing: str, shared: int) -> dict[str, Any]:
 
 
 def compile_apart(
-    spec: Spec, shapes: Mapping[str, list[int]], target: str, injection: Injection = LEARNED, path: str = "fused"
+    spec: Spec,
+    shapes: Mapping[str, list[int]],
+    target: str,
+    injection: Injection = LEARNED,
+    path: str = "fused",
+    tuning: Tuning | None = None,
 ) -> list[Resources]:
     """`compile_path` in a process of its own. Raises `RuntimeError` with its last lines where that fails."""
-    request = _request(spec, shapes, target, injection, path)
+    request = _request(spec, shapes, target, injection, path, tuning)
     return [Resources(**made) for made in answer_apart(request)]
 
 
@@ -261,7 +296,12 @@ def answer_apart(request: Mapping[str, Any]) -> Any:
 
 
 def _request(
-    spec: Spec, shapes: Mapping[str, list[int]], target: str, injection: Injection, path: str
+    spec: Spec,
+    shapes: Mapping[str, list[int]],
+    target: str,
+    injection: Injection,
+    path: str,
+    tuning: Tuning | None,
 ) -> dict[str, Any]:
     _check(target, path)
     return {
@@ -270,28 +310,34 @@ def _request(
         "target": target,
         "injection": asdict(injection),
         "path": path,
+        "tuning": None if tuning is None else asdict(tuning),
     }
 
 
 def kept_or_compiled(
-    spec: Spec, shapes: Mapping[str, list[int]], target: str, injection: Injection = LEARNED, path: str = "fused"
+    spec: Spec,
+    shapes: Mapping[str, list[int]],
+    target: str,
+    injection: Injection = LEARNED,
+    path: str = "fused",
+    tuning: Tuning | None = None,
 ) -> list[Resources]:
     """`compile_apart`, once for each request, version of triton and state of the sources; kept as a file.
 
     Raises `RuntimeError` where compiling fails.
     """
-    digest = hashlib.sha256(json.dumps(_request(spec, shapes, target, injection, path)).encode())
+    digest = hashlib.sha256(json.dumps(_request(spec, shapes, target, injection, path, tuning)).encode())
     digest.update(version("triton").encode())
     for source in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(source.read_bytes())
     if compile_cache.obstacle():
-        return compile_apart(spec, shapes, target, injection, path)
+        return compile_apart(spec, shapes, target, injection, path, tuning)
     kept = compile_cache.folder() / f"resources-{digest.hexdigest()[:32]}.json"
     try:
         return [Resources(**made) for made in json.loads(kept.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError):
         pass  # not there, or cut off
-    made = compile_apart(spec, shapes, target, injection, path)
+    made = compile_apart(spec, shapes, target, injection, path, tuning)
     kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
         written = Path(folder) / kept.name
@@ -304,7 +350,12 @@ def main() -> None:
     """Answers the request on standard input."""
     asked = json.load(sys.stdin)
     made = compile_path(
-        Spec(**asked["spec"]), asked["shapes"], asked["target"], Injection(**asked["injection"]), asked["path"]
+        Spec(**asked["spec"]),
+        asked["shapes"],
+        asked["target"],
+        Injection(**asked["injection"]),
+        asked["path"],
+        tuning=Tuning(**asked["tuning"]) if asked["tuning"] else None,
     )
     print(json.dumps([asdict(each) for each in made]))
 

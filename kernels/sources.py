@@ -14,7 +14,7 @@ from torch import Tensor
 from gram.kernels.blocks import path as blocks
 from gram.kernels.fused import path as fused
 from gram.kernels.fused.kernel import supervision_step_kernel
-from gram.kernels.fused.pack import ALONE, Tuning, layout_of
+from gram.kernels.fused.pack import ALONE, Layout, Tuning, layout_of
 from gram.kernels.fused.tuning import default, precision
 from gram.kernels.gemm import pack as gemm_pack
 from gram.kernels.gemm.plan import KernelLaunch, StepPlan
@@ -41,6 +41,8 @@ class Source(NamedTuple):
     signature: Mapping[str, str]
     """Types by parameter, as the compiler names them."""
     options: Mapping[str, int]
+    layout: Layout | None = None
+    """Of the fused kernel."""
 
 
 def sources(
@@ -80,7 +82,8 @@ def sources(
             seen.append((kernel.__name__, constants))
             known = types | dict.fromkeys(constants, "constexpr")
             signature = {each: known.get(each, "i32") for each in kernel.arg_names}
-            yield Source(name, kernel, constants, signature, {"num_warps": tuning.warps, "num_stages": 1})
+            options = {"num_warps": tuning.warps, "num_stages": 1}
+            yield Source(name, kernel, constants, signature, options, layout if path == "fused" else None)
 
 
 def gemm_name(launch: KernelLaunch) -> str:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from gram.evals.benchmarks.timing import Measurement
 
-KINDS = ("sampler", "host", "kernels", "slots", "engine", "ray", "training")
+KINDS = ("sampler", "host", "kernels", "tuning", "slots", "engine", "ray", "training")
 POLICIES: dict[str, dict[str, Any]] = {
     "staged, LPRM above 0.9": {"width_policy": "staged"},
     "decided, probability .95": {"width_policy": "decided"},
@@ -42,7 +42,9 @@ def bench(
     ] = True,
     presets: Annotated[
         list[str] | None,
-        typer.Option("--preset", metavar="P", help="Of kernels: this preset alone; repeatable.", show_default="all"),
+        typer.Option(
+            "--preset", metavar="P", help="Of kernels and tuning: this preset alone; repeatable.", show_default="all"
+        ),
     ] = None,
     has_cpu: Annotated[
         bool, typer.Option("--cpu/--no-cpu", help="Of kernels: time the CPU's paths too, on a machine with a GPU.")
@@ -69,7 +71,8 @@ def bench(
     ] = None,
     shards: Annotated[int, typer.Option(parser=whole, metavar="S", help="ray: shards of the driver's plan.")] = 320,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the JSON there too, again after every row.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the JSON there too, again after every row; tuning: the chosen cuts."),
     ] = None,
     as_json: Json = False,
     is_quiet: Quiet = False,
@@ -100,7 +103,7 @@ def bench(
         return to_json(rows) | counts | {"versions": versions()}
 
     def keep() -> None:
-        if out is not None:
+        if out is not None and kind != "tuning":
             from gram.checkpoint import write_json
             from gram.formatting import plain
 
@@ -115,6 +118,7 @@ def bench(
         "sampler": lambda: _sampler_rows(rounds, limit, peer_repo),
         "host": lambda: _host_rows(rounds),
         "kernels": lambda: _kernel_rows(chosen, rounds, peer_repo, rates, has_cpu) if has_timings else (),
+        "tuning": lambda: _tuning_rows(presets, rounds, out),
         "slots": lambda: _engine_rows("slots", rounds, limit),
         "engine": lambda: _engine_rows("engine", rounds, limit),
         "ray": lambda: _ray_rows(rounds, shards),
@@ -132,6 +136,29 @@ def bench(
 
         show_counts(counts, rows)
     _show(rows)
+
+
+def _tuning_rows(presets: list[str] | None, rounds: int, out: Path | None) -> Iterator[Measurement]:
+    """A sweep over the presets asked for; without one, over those and the shipped checkpoints that `fused` takes."""
+    import torch
+
+    from gram.api import choose_device
+    from gram.checkpoint import find, load, shipped_names
+    from gram.evals.benchmarks import tuning_benchmark
+    from gram.model import Model
+    from gram.presets import PRESETS, model_config
+
+    models = {name: Model(model_config(name)) for name in presets or PRESETS}
+    models |= {name: load(find(name)) for name in (() if presets else shipped_names())}
+    models, device = tuning_benchmark.takes_fused(models), choose_device()
+    tuning_benchmark.refuse(device, models.values())
+    if out is None:
+        raise ValueError("out must name the file for the chosen cuts, which GRAM_TUNING takes, got none")
+    choices = tuning_benchmark.Choices()
+    for name, model in models.items():
+        one = {name: model.to(device, torch.bfloat16).requires_grad_(False)}
+        yield from tuning_benchmark.rows(one, choices, rounds=rounds)
+        choices.keep(out)
 
 
 def _training_rows(

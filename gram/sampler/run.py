@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from gram.config import ResolvedConfig, SamplerConfig, Selector, config_to_json, identity_json
 from gram.kernels import dispatch
+from gram.kernels.fused.tuning import software
 from gram.kernels.spec import Spec
 from gram.model import Model
 from gram.sampler.demonstration_slots import DemonstrationSlots
@@ -41,7 +42,6 @@ from gram.sampler.store import Store
 from gram.sampler.views import check_views
 from gram.sampler.width import THRESHOLDS
 from gram.tasks.protocol import Task, Tokens, input_tokens
-from gram.versions import device_software
 
 SELECTOR: Selector = "vote"
 """Of a checkpoint that names none."""
@@ -234,7 +234,7 @@ def make_plan(
         task.name,
         hashlib.sha256(puzzles.tobytes()).hexdigest(),
         f"{device.type} {model.dtype} {config.kernel} {is_unconditional} {is_traced} {puzzles.shape}",
-        *((device_software(device.type),) if device.type != "cpu" else ()),
+        *((software(device.type),) if device.type != "cpu" else ()),
     ):
         digest.update(part.encode() + b"\0")
     if model.identities is not None and identities is not None:

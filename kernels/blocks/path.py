@@ -9,7 +9,6 @@ channel launch per block.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from gram.kernels.blocks import kernel as bodies
 from gram.kernels.fused import path as fused
-from gram.kernels.fused.pack import ALONE, Packed
+from gram.kernels.fused.pack import Packed
 from gram.kernels.fused.tuning import precision, target_of
 from gram.kernels.philox import NoiseKey
 from gram.kernels.reference import Step
@@ -87,8 +86,9 @@ def supervision_step(
     out: tuple[Tensor, Tensor] | None = None,
 ) -> Step:
     """See `fused.supervision_step`: the same arguments, results and errors, in one launch per block."""
-    if packed.layout.tuning != replace(ALONE, tile=packed.layout.tuning.tile, token_tile=packed.layout.tuning.token_tile):
-        raise ValueError(f"kernel blocks takes weights packed for one trajectory, one stage, got {packed.layout.tuning}")
+    cut = packed.layout.tuning
+    if cut.group > 1 or cut.stages > 1:
+        raise ValueError(f"kernel blocks takes weights packed for one trajectory, one stage, got {cut}")
     with fused.on_device(h.device):
         given = fused.arguments(packed, spec, h, l, e_x, key, injection, active_B, out)
         state = given["state_ptr"]

@@ -6,7 +6,12 @@ spill if registers carried them through the products. Registers carry only the o
 only the last `l` of a transition is stored. A barrier separates a store from the loads of other threads. Only loops
 over tiles of weights load ahead (`STAGES`): they hold no store, and nothing writes weights.
 
-Shapes: `LP` token rows (padded), `D` channels, `W` channels of a head.
+A program takes `GROUP` trajectories. Two stand one under the other, `LP` rows each. Three of 33 to 40 tokens stand in
+the rows of two: the first 32 tokens of each, then the other ones, 8 rows for each. So wherever a trajectory stands, a
+sum over tokens takes its terms in whole steps of 16, the last in half a step, in one order, with zeros between. Whether
+matrix units sum both halves of a step alike is for the GPU tests to say.
+
+Shapes: `LP` token rows of a trajectory (padded), `ROWS` of a program, `D` channels, `W` channels of a head.
 """
 
 from __future__ import annotations
@@ -74,18 +79,7 @@ def token_of(row, GROUP: tl.constexpr, LP: tl.constexpr):
 
 
 @triton.jit
-def row_of(owner, token, GROUP: tl.constexpr, LP: tl.constexpr):
-    """The row of a trajectory's token. Tokens that no row holds get a row of the same trajectory."""
-    if GROUP == 3:
-        rest = 3 * (LP // 2) + owner * (LP // 8) + tl.minimum(token - LP // 2, LP // 8 - 1)
-        return tl.where(token < LP // 2, owner * (LP // 2) + token, rest)
-    return owner * LP + token
-
-
-@triton.jit
-def placed(
-    nought, first_b, rows, L: tl.constexpr, LP: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr
-):
+def placed(nought, first_b, rows, L: tl.constexpr, LP: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr):
     """Token, trajectory of the program and number of tokens (0 past the last trajectory) of each row, `[ROWS, 1]`.
 
     `nought` is 0. Where it is loaded, the columns are computed anew and not held in registers since they were last.
@@ -233,7 +227,9 @@ def noisy(
     """
     bounded = RANGE * (2.0 * tl.sigmoid(raw * (2.0 / RANGE)) - 1.0)
     scale = temperature * tl.exp(CENTER + bounded)
-    made = named_normals(token, first, k0, k1, transition, PRIOR, tl.load(trajectory_at), tl.load(hash_at), ROWS, D, WIDTH)
+    made = named_normals(
+        token, first, k0, k1, transition, PRIOR, tl.load(trajectory_at), tl.load(hash_at), ROWS, D, WIDTH
+    )
     return mean + scale * made
 
 
@@ -274,22 +270,16 @@ def guide_group(
 
     Registers hold neither sums nor noise of all channels, so `PART` channels are done after the other.
     """
-    HALF: tl.constexpr = G // 2
-    FIRST: tl.constexpr = PRIOR_ROW + 2 * HALF
-    SECOND: tl.constexpr = FIRST + 4 * HALF
-    act0 = hidden_tile(u, prior, PRIOR_ROW, ROWS, HALF, PRECISION)
-    act1 = hidden_tile(u, prior, PRIOR_ROW + 4 * HALF, ROWS, HALF, PRECISION)
+    act = hidden_tile(u, prior, PRIOR_ROW, ROWS, G, PRECISION)
     for part in tl.range(0, D // PART, num_stages=1):
         column = part * PART
         at = place + column + tl.arange(0, PART)[None, :]
         mean = tl.load(at, mask=token < limit, other=0.0).to(tl.float32)
         if GUIDANCE != "noise":
-            mean = product(act0, parts.load([FIRST, column]), mean, PRECISION)
-            mean = product(act1, parts.load([SECOND, column]), mean, PRECISION)
+            mean = product(act, parts.load([PRIOR_ROW + 2 * G, column]), mean, PRECISION)
         if IS_WARM and GUIDANCE != "mean":
             blank = tl.zeros((ROWS, PART), tl.float32)
-            raw = product(act0, parts.load([FIRST + HALF, column]), blank, PRECISION)
-            raw = product(act1, parts.load([SECOND + HALF, column]), raw, PRECISION)
+            raw = product(act, parts.load([PRIOR_ROW + 3 * G, column]), blank, PRECISION)
             mean = noisy(
                 mean, raw, token, column, k0, k1, transition, trajectory_at, hash_at, temperature,
                 CENTER, RANGE, ROWS, D, PART,
@@ -402,16 +392,16 @@ def supervision_step_kernel(
         transition = step * T + index
         if IS_BEFORE and GUIDANCE != "none":
             u = tl.load(h_out, mask=is_token, other=0.0)
-            names_at = (trajectory_ptr + first_b + owner, hash_ptr + first_b + owner)
+            trajectory_at, hash_at = trajectory_ptr + first_b + owner, hash_ptr + first_b + owner
             if GROUP == 1:
                 noised = guided(
-                    u, token, matrix, k0, k1, transition, names_at[0], names_at[1], temperature,
+                    u, token, matrix, k0, k1, transition, trajectory_at, hash_at, temperature,
                     PRIOR_ROW, G, GUIDANCE, IS_WARM, CENTER, RANGE, ROWS, D, TILE, STAGES, PRECISION,
                 )  # fmt: skip
                 tl.store(h_out, noised.to(u.dtype), mask=token < noisy_rows)
             else:
                 guide_group(
-                    h_row, u, token, noisy_rows, prior, parts, k0, k1, transition, names_at[0], names_at[1],
+                    h_row, u, token, noisy_rows, prior, parts, k0, k1, transition, trajectory_at, hash_at,
                     temperature, PRIOR_ROW, G, GUIDANCE, IS_WARM, CENTER, RANGE, ROWS, D, PART, PRECISION,
                 )  # fmt: skip
             tl.debug_barrier()
@@ -452,9 +442,7 @@ def supervision_step_kernel(
                     new = KEEP * tl.load(made_at, mask=is_token, other=0.0).to(tl.float32) + (1.0 - KEEP) * new
                 if HAS_PATH:
                     made = transition * (K + 1) + call
-                    new = new + sigma * named_normals(
-                        token, 0, k0, k1, made, PATH, trajectory, puzzle_hash, ROWS, D, D
-                    )
+                    new = new + sigma * named_normals(token, 0, k0, k1, made, PATH, trajectory, puzzle_hash, ROWS, D, D)
                 x = new.to(low.dtype)
             low = x
             # Of the low-level calls' states only the last is loaded again, unless a share of each is kept.
@@ -464,16 +452,16 @@ def supervision_step_kernel(
             tl.debug_barrier()
         if not IS_BEFORE and GUIDANCE != "none":
             u = tl.load(h_out, mask=is_token, other=0.0)
-            names_at = (trajectory_ptr + first_b + owner, hash_ptr + first_b + owner)
+            trajectory_at, hash_at = trajectory_ptr + first_b + owner, hash_ptr + first_b + owner
             if GROUP == 1:
                 noised = guided(
-                    u, token, matrix, k0, k1, transition, names_at[0], names_at[1], temperature,
+                    u, token, matrix, k0, k1, transition, trajectory_at, hash_at, temperature,
                     PRIOR_ROW, G, GUIDANCE, IS_WARM, CENTER, RANGE, ROWS, D, TILE, STAGES, PRECISION,
                 )  # fmt: skip
                 tl.store(h_out, noised.to(u.dtype), mask=token < noisy_rows)
             else:
                 guide_group(
-                    h_row, u, token, noisy_rows, prior, parts, k0, k1, transition, names_at[0], names_at[1],
+                    h_row, u, token, noisy_rows, prior, parts, k0, k1, transition, trajectory_at, hash_at,
                     temperature, PRIOR_ROW, G, GUIDANCE, IS_WARM, CENTER, RANGE, ROWS, D, PART, PRECISION,
                 )  # fmt: skip
             tl.debug_barrier()
@@ -494,12 +482,8 @@ def supervision_step_kernel(
     h = tl.load(h_out, mask=is_token, other=0.0)
     READ_ROWS: tl.constexpr = 1 if READS_REGISTER else L
     read_weight = tl.reshape(tl.where(token < READ_ROWS, 1.0 / READ_ROWS, 0.0), (ROWS,))
-    halt = head_values(
-        h, matrix, vector_ptr, read_weight, 0, HEAD_ROW, HH, LP, GROUP, ROWS, D, TILE, STAGES, PRECISION
-    )
-    lprm = head_values(
-        h, matrix, vector_ptr, read_weight, 1, HEAD_ROW, HH, LP, GROUP, ROWS, D, TILE, STAGES, PRECISION
-    )
+    halt = head_values(h, matrix, vector_ptr, read_weight, 0, HEAD_ROW, HH, LP, GROUP, ROWS, D, TILE, STAGES, PRECISION)
+    lprm = head_values(h, matrix, vector_ptr, read_weight, 1, HEAD_ROW, HH, LP, GROUP, ROWS, D, TILE, STAGES, PRECISION)
     SLOTS: tl.constexpr = 4 if GROUP == 3 else GROUP
     slot = tl.arange(0, SLOTS)
     slot_b = tl.program_id(0) * GROUP + slot

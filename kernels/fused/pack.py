@@ -68,7 +68,7 @@ class Layout:
     """0 where the heads are one linear map."""
     tuning: Tuning
     prior_tile: int
-    """The tile of the prior: half of it where a program takes several trajectories."""
+    """The tile of the prior: all of it where a program takes several trajectories."""
     core_rows: int
     """Rows of one block in `matrix`."""
     high_row: int
@@ -168,7 +168,7 @@ def layout_of(weights: Weights, spec: Spec, tuning: Tuning = ALONE) -> Layout:
         guidance_hidden=guidance_hidden,
         head_hidden=head_hidden,
         tuning=tuning,
-        prior_tile=guidance_hidden // 2 if guidance_hidden and tuning.group > 1 else tile,
+        prior_tile=guidance_hidden if guidance_hidden and tuning.group > 1 else tile,
         core_rows=core_rows,
         high_row=(cores - 1) * spec.blocks * core_rows,
         high_token_row=(cores - 1) * spec.blocks * 3 * mixer_hidden,

@@ -24,14 +24,13 @@ from gram.kernels.philox import NoiseKey
 from gram.kernels.reference import Step
 from gram.kernels.spec import LEARNED, Injection, Spec
 
+
 def on_device(device: torch.device) -> AbstractContextManager[Any]:
     """Makes a GPU the current one, whose stream kernels are launched on; nothing elsewhere."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def constants(
-    spec: Spec, layout: Layout, injection: Injection, *, has_active: bool, precision: str
-) -> dict[str, Any]:
+def constants(spec: Spec, layout: Layout, injection: Injection, *, has_active: bool, precision: str) -> dict[str, Any]:
     """Constants that one packed model, one kind of noise and `tuning.precision` compile into the kernel, by
     parameter."""
     is_token = spec.mixer == "token"
@@ -143,7 +142,13 @@ def arguments(
     h, l = (x if x.stride(-1) == 1 else x.contiguous() for x in (h, l))
     e_x = e_x if e_x[:1].is_contiguous() else e_x.contiguous()
     state, score = out or empty_results(spec, h)
-    source = {"matrix": packed.matrix, "prior": packed.matrix, "parts": packed.matrix, "heads": packed.matrix, "tokens": packed.tokens}
+    source = {
+        "matrix": packed.matrix,
+        "prior": packed.matrix,
+        "parts": packed.matrix,
+        "heads": packed.matrix,
+        "tokens": packed.tokens,
+    }
     tiles = block_shapes(spec, packed.layout)
     return {
         "h_ptr": h,

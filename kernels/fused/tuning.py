@@ -1,19 +1,34 @@
 """How the fused kernel is cut for a device: warps, stages, tiles, and how many trajectories one program takes.
 
-A measured choice stands in a file (`gram bench tuning` writes it, `GRAM_TUNING` names it), one entry for each device,
-model shape and type. Without an entry the choice is by count and by compiled resources (`evals/results/kernels.md`).
-The file's digest is part of a result's identity on a GPU, since another cut rounds differently.
+A measured choice stands in a file, one entry for each device, version of triton, model's shape and type: `gram bench
+tuning --out FILE` times and writes it on a GPU, `GRAM_TUNING=FILE` takes it. Without an entry the choice is by count
+and by compiled resources (`default`). Two cuts round differently, so the file's digest is part of a result's identity
+on a GPU.
 
 Triton is not imported here: it is slow to load.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, fields
+from itertools import product
+from pathlib import Path
+from typing import Any
+
 import torch
 
 from gram.kernels.fused.pack import ALONE, Packed, Tuning, group_obstacle, pack
 from gram.kernels.reference import Weights
 from gram.kernels.spec import Spec
+from gram.versions import device_software, installed
+
+FILE_VARIABLE = "GRAM_TUNING"
+WARPS, STAGES, TILES, GROUPS = (4, 8), (1, 2, 3), (32, 64), (1, 2, 3)
+"""What a sweep tries."""
 
 
 def target_of(device: torch.device) -> str:
@@ -32,6 +47,98 @@ def precision(target: str, dtype: torch.dtype) -> str:
     return "tf32x3" if target.startswith("sm_") and dtype is torch.float32 else "ieee"
 
 
+def guidance_hidden(weights: Weights, spec: Spec) -> int:
+    """Hidden units of the prior; 0 without one."""
+    return 0 if spec.guidance == "none" else weights["prior.down"].shape[1]
+
+
 def default(target: str, dtype: torch.dtype, spec: Spec, weights: Weights) -> Tuning:
-    """By count and by compiled resources, for want of a measurement."""
-    return ALONE
+    """By count and by compiled resources (`gram bench kernels`), for want of a measurement.
+
+    As many trajectories a program as fit 128 rows, on sm_90 and sm_100 in bfloat16: their products then do nearly
+    nothing twice. Elsewhere registers or shared memory do not hold them, and fp32 takes twice the room. Several stages
+    pay on sm_90 alone; on sm_100 they spill more.
+    """
+    if target not in ("sm_90", "sm_100") or dtype is not torch.bfloat16:
+        return ALONE
+    hidden = guidance_hidden(weights, spec)
+    group = next((each for each in (3, 2) if group_obstacle(spec, each, hidden) is None), 1)
+    if spec.length > 64 or spec.dim < 128:
+        group = 1  # short of rows or of channels, nothing was compiled
+    stages = (3 if group == 1 else 2) if target == "sm_90" else 1
+    return Tuning(stages=stages, group=group)
+
+
+def candidates(spec: Spec, weights: Weights) -> Iterator[Tuning]:
+    """Every cut that a model's shape allows, for a sweep."""
+    hidden = guidance_hidden(weights, spec)
+    for warps, stages, tile, group in product(WARPS, STAGES, TILES, GROUPS):
+        if group_obstacle(spec, group, hidden) is None:
+            yield Tuning(warps=warps, stages=stages, tile=tile, token_tile=tile, group=group)
+
+
+def shape_of(weights: Weights, spec: Spec) -> str:
+    """A digest of what of a model decides how fast a cut is."""
+    shapes = {name: list(tensor.shape) for name, tensor in weights.items()}
+    return hashlib.sha256(json.dumps([asdict(spec), shapes], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def device_of(device: torch.device) -> dict[str, str]:
+    """What beside the model decides how fast a cut is."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"device": name, "triton": str(installed("triton"))}
+
+
+def file() -> Path | None:
+    """The file that `GRAM_TUNING` names, or None."""
+    named = os.environ.get(FILE_VARIABLE)
+    return Path(named) if named else None
+
+
+def entries(path: Path) -> list[dict[str, Any]]:
+    """What a file of choices holds. Raises `ValueError` where it is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["choices"]
+        for each in found:
+            each["tuning"] = Tuning(**each["tuning"])
+            if not all(type(getattr(each["tuning"], field.name)) is int for field in fields(Tuning)):
+                raise TypeError("a choice of no whole numbers")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{FILE_VARIABLE} must name a file that gram bench tuning wrote, got {path}: {error}"
+        ) from None
+    return list(found)
+
+
+def chosen(device: torch.device, dtype: torch.dtype, spec: Spec, weights: Weights) -> Tuning:
+    """The measured cut for a device and a model where the file has one, else `default`.
+
+    Raises `ValueError` where `GRAM_TUNING` names no such file.
+    """
+    path = file()
+    if path is not None:
+        wanted = device_of(device) | {"dtype": str(dtype), "shape": shape_of(weights, spec)}
+        for entry in entries(path):
+            if all(entry.get(name) == value for name, value in wanted.items()):
+                tuning: Tuning = entry["tuning"]
+                return tuning
+    return default(target_of(device), dtype, spec, weights)
+
+
+def packed(weights: Weights, spec: Spec, dtype: torch.dtype) -> Packed:
+    """`pack.pack` for the device that the weights are on, cut as `chosen` says."""
+    device = next(iter(weights.values())).device
+    return pack(weights, spec, dtype, chosen(device, dtype, spec, weights))
+
+
+def software(device_type: str) -> str:
+    """`versions.device_software`, and on a GPU the digest of the file of choices where one is named: what beside a
+    run's settings decides how its results are rounded.
+
+    Raises `ValueError` where `GRAM_TUNING` names no such file.
+    """
+    path, said = file(), device_software(device_type)
+    if path is None or device_type == "cpu":
+        return said
+    entries(path)
+    return f"{said}, tuning {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"

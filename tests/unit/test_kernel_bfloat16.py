@@ -156,5 +156,5 @@ def test_the_counts_of_bytes_are_what_the_kernels_move(case, path):
     if path == "blocks":
         from gram.kernels.fused import path as fused
 
-        fixed = fused.constants(spec, pack.layout_of(weights, spec), Injection(), has_active=False, tuned={})
+        fixed = fused.constants(spec, pack.layout_of(weights, spec), Injection(), has_active=False, precision="ieee")
         assert one.launches == len(list(blocks.launches(spec, fixed)))

@@ -57,6 +57,27 @@ def test_equals_float64(dtype, limit, mixer, tokens, path):
     assert torch.equal(alone.h[0], actual.h[7])
 
 
+@pytest.mark.parametrize(("tokens", "group"), [(64, 2), (55, 2), (36, 3), (40, 3)])
+@pytest.mark.parametrize("mixer", ["token", "attention"])
+def test_a_trajectory_is_the_same_in_every_place_of_a_program_in_bfloat16(mixer, tokens, group):
+    """Bit for bit: the order of a sum over tokens does not show where among others a trajectory stands."""
+    from gram.kernels.fused import path as fused
+
+    model = tiny_model(
+        mixer=mixer, tokens=tokens, output_tokens=tokens, dim=128, heads=4, hidden=256, mixer_hidden=128,
+        positions="both", guidance_hidden=128, head_hidden=64,
+    ).to("cuda", torch.bfloat16)  # fmt: skip
+    inputs, key = first_use.made_up(model.spec, torch.bfloat16, model.device, 31)
+    packed = pack.pack(model.weights(), model.spec, torch.bfloat16, pack.Tuning(stages=2, group=group))
+    together = fused.supervision_step(packed, model.spec, *inputs, key)
+    truth = first_use.truth(model.weights(), model.spec, torch.bfloat16, (inputs, key))
+    assert not first_use.excess(first_use.errors(together, truth.expected), truth.eager)
+    for shift in range(1, group + 1):
+        later = fused.supervision_step(packed, model.spec, *(x[shift:] for x in inputs), key.at(slice(shift, None)))
+        for whole, part in zip(together, later, strict=True):
+            assert torch.equal(whole[shift:], part)
+
+
 @pytest.mark.parametrize("path", ["fused", "blocks"])
 @pytest.mark.parametrize("order", ["before", "after"])
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-"""Programs of two and three trajectories, in Triton's interpreter, fp32: against the reference (1e-4, for sums are taken
-in another order), and bit for bit against the same trajectory in any other place and company.
+"""Programs of two and three trajectories, in Triton's interpreter, fp32: against the reference (1e-4, for sums are
+taken in another order), and bit for bit against the same trajectory in any other place and company.
 
 The cases run in a process of their own, as those of test_kernel_interpreted.py.
 """
