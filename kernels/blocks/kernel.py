@@ -149,8 +149,9 @@ def prior_kernel(
     token = tl.arange(0, LP)[:, None]
     place = state_ptr + row_b.to(tl.int64) * (L * D) + token * D + tl.arange(0, D)[None, :]
     u = tl.load(place, mask=token < L, other=0.0)
+    trajectory, puzzle_hash = tl.load(trajectory_ptr + row_b), tl.load(hash_ptr + row_b)
     noised = guided(
-        u, token, matrix, k0, k1, step * T + index, trajectory_ptr + row_b, hash_ptr + row_b, temperature,
+        u, token, matrix, k0, k1, step * T + index, trajectory, puzzle_hash, temperature,
         PRIOR_ROW, G, GUIDANCE, IS_WARM, CENTER, RANGE, LP, D, TILE, STAGES, PRECISION,
     )  # fmt: skip
     tl.debug_barrier()

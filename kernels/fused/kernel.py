@@ -218,24 +218,19 @@ def named_normals(
 
 @triton.jit
 def noisy(
-    mean, raw, token, first, k0, k1, transition, trajectory_at, hash_at, temperature,
+    mean, raw, token, first, k0, k1, transition, trajectory, puzzle_hash, temperature,
     CENTER: tl.constexpr, RANGE: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """`mean + temperature sigma n` of channels from `first` on; `raw` is sigma before its bounds.
-
-    Names are loaded here: what is loaded after a barrier cannot be worked on before it, which would take registers.
-    """
+    """`mean + temperature sigma n` of channels from `first` on; `raw` is sigma before its bounds."""
     bounded = RANGE * (2.0 * tl.sigmoid(raw * (2.0 / RANGE)) - 1.0)
     scale = temperature * tl.exp(CENTER + bounded)
-    made = named_normals(
-        token, first, k0, k1, transition, PRIOR, tl.load(trajectory_at), tl.load(hash_at), ROWS, D, WIDTH
-    )
+    made = named_normals(token, first, k0, k1, transition, PRIOR, trajectory, puzzle_hash, ROWS, D, WIDTH)
     return mean + scale * made
 
 
 @triton.jit
 def guided(
-    u, token, matrix, k0, k1, transition, trajectory_at, hash_at, temperature,
+    u, token, matrix, k0, k1, transition, trajectory, puzzle_hash, temperature,
     PRIOR_ROW: tl.constexpr, G: tl.constexpr, GUIDANCE: tl.constexpr, IS_WARM: tl.constexpr,
     CENTER: tl.constexpr, RANGE: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr,
     STAGES: tl.constexpr, PRECISION: tl.constexpr,
@@ -254,7 +249,7 @@ def guided(
             raw = product(act, matrix.load([first + 3 * TILE, 0]), raw, PRECISION)
     if HAS_NORMAL:
         mean = noisy(
-            mean, raw, token, 0, k0, k1, transition, trajectory_at, hash_at, temperature, CENTER, RANGE, ROWS, D, D
+            mean, raw, token, 0, k0, k1, transition, trajectory, puzzle_hash, temperature, CENTER, RANGE, ROWS, D, D
         )
     return mean
 
@@ -280,8 +275,10 @@ def guide_group(
         if IS_WARM and GUIDANCE != "mean":
             blank = tl.zeros((ROWS, PART), tl.float32)
             raw = product(act, parts.load([PRIOR_ROW + 3 * G, column]), blank, PRECISION)
+            # Loaded here, so that no noise is worked on before, which would take registers.
+            trajectory, puzzle_hash = tl.load(trajectory_at), tl.load(hash_at)
             mean = noisy(
-                mean, raw, token, column, k0, k1, transition, trajectory_at, hash_at, temperature,
+                mean, raw, token, column, k0, k1, transition, trajectory, puzzle_hash, temperature,
                 CENTER, RANGE, ROWS, D, PART,
             )  # fmt: skip
         tl.debug_barrier()
@@ -392,17 +389,17 @@ def supervision_step_kernel(
         transition = step * T + index
         if IS_BEFORE and GUIDANCE != "none":
             u = tl.load(h_out, mask=is_token, other=0.0)
-            trajectory_at, hash_at = trajectory_ptr + first_b + owner, hash_ptr + first_b + owner
             if GROUP == 1:
                 noised = guided(
-                    u, token, matrix, k0, k1, transition, trajectory_at, hash_at, temperature,
+                    u, token, matrix, k0, k1, transition, trajectory, puzzle_hash, temperature,
                     PRIOR_ROW, G, GUIDANCE, IS_WARM, CENTER, RANGE, ROWS, D, TILE, STAGES, PRECISION,
                 )  # fmt: skip
                 tl.store(h_out, noised.to(u.dtype), mask=token < noisy_rows)
             else:
                 guide_group(
-                    h_row, u, token, noisy_rows, prior, parts, k0, k1, transition, trajectory_at, hash_at,
-                    temperature, PRIOR_ROW, G, GUIDANCE, IS_WARM, CENTER, RANGE, ROWS, D, PART, PRECISION,
+                    h_row, u, token, noisy_rows, prior, parts, k0, k1, transition, trajectory_ptr + first_b + owner,
+                    hash_ptr + first_b + owner, temperature,
+                    PRIOR_ROW, G, GUIDANCE, IS_WARM, CENTER, RANGE, ROWS, D, PART, PRECISION,
                 )  # fmt: skip
             tl.debug_barrier()
         low = tl.load(h_out + l_offset, mask=is_token, other=0.0)
@@ -452,17 +449,17 @@ def supervision_step_kernel(
             tl.debug_barrier()
         if not IS_BEFORE and GUIDANCE != "none":
             u = tl.load(h_out, mask=is_token, other=0.0)
-            trajectory_at, hash_at = trajectory_ptr + first_b + owner, hash_ptr + first_b + owner
             if GROUP == 1:
                 noised = guided(
-                    u, token, matrix, k0, k1, transition, trajectory_at, hash_at, temperature,
+                    u, token, matrix, k0, k1, transition, trajectory, puzzle_hash, temperature,
                     PRIOR_ROW, G, GUIDANCE, IS_WARM, CENTER, RANGE, ROWS, D, TILE, STAGES, PRECISION,
                 )  # fmt: skip
                 tl.store(h_out, noised.to(u.dtype), mask=token < noisy_rows)
             else:
                 guide_group(
-                    h_row, u, token, noisy_rows, prior, parts, k0, k1, transition, trajectory_at, hash_at,
-                    temperature, PRIOR_ROW, G, GUIDANCE, IS_WARM, CENTER, RANGE, ROWS, D, PART, PRECISION,
+                    h_row, u, token, noisy_rows, prior, parts, k0, k1, transition, trajectory_ptr + first_b + owner,
+                    hash_ptr + first_b + owner, temperature,
+                    PRIOR_ROW, G, GUIDANCE, IS_WARM, CENTER, RANGE, ROWS, D, PART, PRECISION,
                 )  # fmt: skip
             tl.debug_barrier()
 
