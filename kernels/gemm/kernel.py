@@ -176,7 +176,7 @@ def token_mix_kernel(
     is_in = (token < L) & (channel < D)
     place = x_ptr + row_b.to(tl.int64) * (L * D) + token * D + channel
     x = tl.load(place, mask=is_in, other=0.0)
-    mixed = token_mixed(x, tiles, 0, HM, TT, LP, CT, 1, "ieee")
+    mixed = token_mixed(x, tiles, 0, HM, TT, LP, 1, LP, CT, 1, "ieee")
     if not IS_SCALED:
         mixed = mixed * tl.rsqrt(tl.sum(mixed * mixed, 0) / L + EPS)[None, :]
     tl.debug_barrier()
