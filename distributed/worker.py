@@ -26,11 +26,10 @@ from gram import __version__
 from gram.config import ModelConfig, SamplerConfig, config_from_json, config_to_json
 from gram.distributed import sources
 from gram.identities import with_table
-from gram.kernels.fused.tuning import software
 from gram.model import Model
 from gram.sampler.engine import Engine, Observer
 from gram.sampler.record import Serialized
-from gram.sampler.run import Job, resolve
+from gram.sampler.run import Job, resolve, software
 from gram.sampler.scheduler import Shard
 from gram.tasks.registry import get_task
 

@@ -1,13 +1,15 @@
-"""What the fused kernel takes of sm_90 and sm_100, for every preset and shipped checkpoint of up to 64 tokens: with one
-trajectory a program, and as it is cut by default. Compiled ahead of time and counted; no GPU is used.
+"""What the fused kernel takes of sm_90 and sm_100, for every preset and shipped checkpoint of up to 64 tokens, as it is
+cut by default. Compiled ahead of time and counted; no GPU is used.
 
-    python scripts/kernel_resources.py
+    python scripts/kernel_resources.py [--alone]
 
-prints the table of evals/results/kernels.md. What is compiled is kept, as by `gram bench kernels`.
+prints the table of evals/results/kernels.md; `--alone` the same with one trajectory a program. What is compiled is kept,
+as by `gram bench kernels`.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 
 import torch
@@ -43,6 +45,9 @@ def line(name: str, cut: pack.Tuning, made: Resources) -> str:
 
 def main() -> None:
     """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--alone", action="store_true", help="one trajectory a program")
+    is_alone = parser.parse_args().alone
     print(
         "| model | target | trajectories a program | stages | registers | stack, bytes | spills of inner loops | "
         "barriers a tile | executed / useful | shared memory, KiB |\n|---|---|" + "---:|" * 8
@@ -51,10 +56,11 @@ def main() -> None:
         model = Model(config)
         weights, spec = model.weights(), model.spec
         for target in TARGETS:
-            alone = pack.Tuning(stages=3 if target == "sm_90" else 1)
-            for cut in (alone, tuning.default(target, torch.bfloat16, spec, weights)):
-                (made,) = kept_or_compiled(spec, shapes_of(weights), target, tuning=cut)
-                print(line(name, cut, made), flush=True)
+            cut = tuning.default(target, torch.bfloat16, spec, weights)
+            if is_alone:
+                cut = pack.Tuning(stages=3 if target == "sm_90" else 1)
+            (made,) = kept_or_compiled(spec, shapes_of(weights), target, tuning=cut)
+            print(line(name, cut, made), flush=True)
 
 
 if __name__ == "__main__":

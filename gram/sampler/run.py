@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from gram.config import ResolvedConfig, SamplerConfig, Selector, config_to_json, identity_json
 from gram.kernels import dispatch
-from gram.kernels.fused.tuning import software
+from gram.kernels.fused.tuning import provenance
 from gram.kernels.spec import Spec
 from gram.model import Model
 from gram.sampler.demonstration_slots import DemonstrationSlots
@@ -42,6 +42,7 @@ from gram.sampler.store import Store
 from gram.sampler.views import check_views
 from gram.sampler.width import THRESHOLDS
 from gram.tasks.protocol import Task, Tokens, input_tokens
+from gram.versions import device_software
 
 SELECTOR: Selector = "vote"
 """Of a checkpoint that names none."""
@@ -163,7 +164,7 @@ class Plan:
 
     key: str
     """Hex digest of settings, weights, task, puzzles, kernel path, device and type; on a GPU of the versions of PyTorch
-    and Triton too."""
+    and Triton and of the file of `GRAM_TUNING` too."""
     shards: tuple[Shard, ...]
 
 
@@ -210,6 +211,11 @@ def shape_of(model: Model) -> dict[str, Any]:
         for name, value in config_to_json(model.config).items()
         if name not in ("selector", "views", "width_policy", "identities")
     }
+
+
+def software(device_type: str) -> str:
+    """What beside a run's settings decides on a GPU how its results are rounded; nothing on a CPU."""
+    return device_software(device_type) + provenance(device_type)
 
 
 def make_plan(

@@ -15,6 +15,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, fields
+from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ import torch
 from gram.kernels.fused.pack import ALONE, Packed, Tuning, group_obstacle, pack
 from gram.kernels.reference import Weights
 from gram.kernels.spec import Spec
-from gram.versions import device_software, installed
 
 FILE_VARIABLE = "GRAM_TUNING"
 WARPS, STAGES, TILES, GROUPS = (4, 8), (1, 2, 3), (32, 64), (1, 2, 3)
@@ -86,7 +86,7 @@ def shape_of(weights: Weights, spec: Spec) -> str:
 def device_of(device: torch.device) -> dict[str, str]:
     """What beside the model decides how fast a cut is."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {"device": name, "triton": str(installed("triton"))}
+    return {"device": name, "triton": version("triton")}
 
 
 def file() -> Path | None:
@@ -131,14 +131,13 @@ def packed(weights: Weights, spec: Spec, dtype: torch.dtype) -> Packed:
     return pack(weights, spec, dtype, chosen(device, dtype, spec, weights))
 
 
-def software(device_type: str) -> str:
-    """`versions.device_software`, and on a GPU the digest of the file of choices where one is named: what beside a
-    run's settings decides how its results are rounded.
+def provenance(device_type: str) -> str:
+    """The file of choices as a part of a result's identity: a clause with its digest on a GPU, else nothing.
 
     Raises `ValueError` where `GRAM_TUNING` names no such file.
     """
-    path, said = file(), device_software(device_type)
+    path = file()
     if path is None or device_type == "cpu":
-        return said
+        return ""
     entries(path)
-    return f"{said}, tuning {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+    return f", tuning {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"

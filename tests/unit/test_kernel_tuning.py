@@ -13,6 +13,7 @@ from gram.kernels.fused import pack, tuning, work
 from gram.kernels.resources import barriers_of, shapes_of
 from gram.model import Model
 from gram.presets import PRESETS, model_config
+from gram.sampler import run
 from tests.kernel_presets import shipped_config
 from tests.models import tiny_model
 
@@ -93,7 +94,7 @@ def test_the_fastest_cut_is_kept_and_taken_for_its_model_type_device_and_compile
     assert tuning.packed(model.weights(), model.spec, torch.float32).layout.tuning == BEST
     assert chosen(model, torch.bfloat16) == pack.ALONE
     assert chosen(tiny_model(hidden=32)) == pack.ALONE
-    monkeypatch.setattr(tuning, "installed", lambda _: "another")
+    monkeypatch.setattr(tuning, "version", lambda _: "another")
     assert chosen(model) == pack.ALONE
     monkeypatch.delenv("GRAM_TUNING")
     assert chosen(model) == pack.ALONE
@@ -101,12 +102,12 @@ def test_the_fastest_cut_is_kept_and_taken_for_its_model_type_device_and_compile
 
 def test_the_file_is_part_of_a_results_identity_on_a_gpu(kept, monkeypatch):
     _, path = kept
-    with_file = tuning.software("cuda")
-    assert tuning.software("cpu") == ""
+    with_file = run.software("cuda")
+    assert run.software("cpu") == ""
     path.write_text(path.read_text().replace('"warps": 4', '"warps": 8'))
-    assert tuning.software("cuda") != with_file
+    assert run.software("cuda") != with_file
     monkeypatch.delenv("GRAM_TUNING")
-    assert with_file.startswith(tuning.software("cuda") + ", tuning ")
+    assert with_file.startswith(run.software("cuda") + ", tuning ")
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_a_file_that_is_none_is_refused_in_one_line(content, tmp_path, monkeypat
     if content is not None:
         path.write_text(content)
     monkeypatch.setenv("GRAM_TUNING", str(path))
-    for ask in (lambda: chosen(tiny_model()), lambda: tuning.software("cuda")):
+    for ask in (lambda: chosen(tiny_model()), lambda: run.software("cuda")):
         with pytest.raises(ValueError, match="must name a file that gram bench tuning wrote") as raised:
             ask()
         assert "\n" not in str(raised.value)
