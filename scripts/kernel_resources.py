@@ -3,8 +3,8 @@ cut by default. Compiled ahead of time and counted; no GPU is used.
 
     python scripts/kernel_resources.py [--alone]
 
-prints the table of evals/results/kernels.md; `--alone` the same with one trajectory a program. What is compiled is kept,
-as by `gram bench kernels`.
+prints the table of evals/results/kernels.md; `--alone` the same with one trajectory a program. What is compiled is
+kept, as by `gram bench kernels`.
 """
 
 from __future__ import annotations
