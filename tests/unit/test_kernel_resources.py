@@ -148,7 +148,12 @@ def test_published_injectors_fit_an_sm_90(injection, path):
     spec = replace(spec, noise_order="after", path_keep=0.05)
     made = resources.compile_path(spec, shapes, "sm_90", injection, path)
     for each in made:
-        assert_within_budget(each)
+        if path == "fused":  # two trajectories make the noise of all channels at once
+            assert each.stack_bytes <= 512, each
+            assert each.inner_spills == 0, each
+            assert each.programs >= 1, each
+        else:
+            assert_within_budget(each)
     assert ("channel, last block" in {each.kernel for each in made}) == (path == "blocks")
 
 
