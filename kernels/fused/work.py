@@ -14,7 +14,7 @@ from gram.kernels.fused.pack import Layout
 from gram.kernels.spec import Spec
 
 
-class Product(NamedTuple):
+class MatrixWork(NamedTuple):
     """A product `[rows, depth] x [depth, columns]`, done `times` times by one program in one supervision step."""
 
     rows: int
@@ -49,33 +49,33 @@ def repeats(listing: str) -> dict[tuple[int, int], float]:
     return made
 
 
-def products(spec: Spec, layout: Layout, part: int) -> Iterator[Product]:
+def products(spec: Spec, layout: Layout, part: int) -> Iterator[MatrixWork]:
     """The products of one program in one supervision step; `part` channels of a group's prior are done at once."""
     cut, dim, length = layout.tuning, spec.dim, layout.token_rows
     rows = 2 * length if cut.group == 3 else cut.group * length
     calls = spec.transitions * (spec.low_level_updates + 1) * spec.blocks
     tiles = calls * layout.hidden // cut.tile
-    yield Product(rows, cut.tile, dim, 2 * tiles)
-    yield Product(rows, dim, cut.tile, tiles)
+    yield MatrixWork(rows, cut.tile, dim, 2 * tiles)
+    yield MatrixWork(rows, dim, cut.tile, tiles)
     if spec.mixer == "token":
         columns, times = (dim, 3) if cut.group == 3 else (cut.group * dim, 1)
         tiles = calls * times * layout.mixer_hidden // cut.token_tile
-        yield Product(columns, cut.token_tile, length, 2 * tiles)
-        yield Product(columns, length, cut.token_tile, tiles)
+        yield MatrixWork(columns, cut.token_tile, length, 2 * tiles)
+        yield MatrixWork(columns, length, cut.token_tile, tiles)
     else:
         width, heads = dim // spec.heads, calls * spec.heads
-        yield Product(rows, width, dim, 3 * heads)
-        yield Product(rows, rows, width, heads)
-        yield Product(rows, width, rows, heads)
-        yield Product(rows, dim, width, heads)
+        yield MatrixWork(rows, width, dim, 3 * heads)
+        yield MatrixWork(rows, rows, width, heads)
+        yield MatrixWork(rows, width, rows, heads)
+        yield MatrixWork(rows, dim, width, heads)
     if layout.guidance_hidden:
         tiles = spec.transitions * layout.guidance_hidden // layout.prior_tile
         channels = part if cut.group > 1 else dim
         sums = 2 if spec.guidance == "full" else 1
-        yield Product(rows, layout.prior_tile, dim, 2 * tiles)
-        yield Product(rows, channels, layout.prior_tile, sums * tiles * dim // channels)
+        yield MatrixWork(rows, layout.prior_tile, dim, 2 * tiles)
+        yield MatrixWork(rows, channels, layout.prior_tile, sums * tiles * dim // channels)
     if layout.head_hidden:
-        yield Product(rows, cut.tile, dim, 2 * 2 * layout.head_hidden // cut.tile)
+        yield MatrixWork(rows, cut.tile, dim, 2 * 2 * layout.head_hidden // cut.tile)
 
 
 def useful(spec: Spec, shapes: Mapping[str, list[int]]) -> float:
