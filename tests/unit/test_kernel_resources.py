@@ -84,6 +84,7 @@ def test_every_shipped_model_compiles(name, target):
     if target in ("sm_90", "sm_100"):
         assert made.executed is not None
         assert made.executed <= 1.35, made
+    if target == "sm_90":
         assert made.barriers is not None
         assert made.barriers <= BARRIERS or IS_OLD, made
     assert made.inner_spills == 0 or target in ("sm_80", "gfx942"), made
