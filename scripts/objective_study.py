@@ -69,13 +69,17 @@ def read_run(folder: Path, recipe: Recipe, puzzles: int) -> list[NDArray[np.bool
     return [recipe.task.verify(held_out.puzzles, each.candidates[:, 0]) for each in found]
 
 
-def study(runs: Path, arms: list[str], seeds: int, flops: float, puzzles: int) -> dict[str, NDArray[np.float64]]:
-    """Trains what is missing and reads every run: right answers of each arm, `[depths, R, P]`."""
+def study(
+    runs: Path, arms: list[str], seeds: int, flops: float, puzzles: int, start: Path | None = None
+) -> dict[str, NDArray[np.float64]]:
+    """Trains what is missing and reads every run: right answers of each arm, `[depths, R, P]`. With `start`, from the
+    weights of the same seed's base in that study's folder."""
     made: dict[str, list[Any]] = {arm: [] for arm in arms}
     for seed in range(seeds):
         for arm in arms:
             recipe, folder = recipe_of(arm, seed, flops), runs / f"{arm}-seed{seed}"
-            card = gram.train(recipe, folder, is_compiled=False, dtype="float32", device="cpu")
+            weights = None if start is None else start / f"base-seed{seed}"
+            card = gram.train(recipe, folder, is_compiled=False, dtype="float32", device="cpu", start=weights)
             right = read_run(folder, recipe, puzzles)
             told = ", ".join(
                 f"{depth} steps {100 * each.mean():.1f}" for depth, each in zip(DEPTHS, right, strict=True)
@@ -97,7 +101,7 @@ def print_study(found: dict[str, NDArray[np.float64]], flops: float) -> None:
             rows[-1].append(f"{100 * right.mean():.1f} ({each})")
     depths = [str(depth) for depth in DEPTHS[1:]]
     heads = ["training", "optimiser steps, slots x supervision steps", f"right after {DEPTHS[0]} steps, % (by seed)"]
-    print(markdown([*heads, *depths], rows))
+    print(markdown([*heads, *depths], rows) + "\n")
     rows = []
     for arm in others:
         gaps = (mean_of_runs(right, minus=base) for right, base in zip(found[arm], found[first], strict=True))
@@ -114,6 +118,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), help="the first is the base")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--flops", type=float, default=FLOPS, help="counted operations of a run [default: %(default)g]")
+    parser.add_argument("--start", type=Path, help="folder of an earlier study, whose base runs are trained further")
     parser.add_argument("--limit", type=int, default=PUZZLES, help="validation puzzles [default: %(default)s]")
     given = parser.parse_args()
     try:
@@ -123,13 +128,16 @@ def main() -> None:
             raise ValueError(f"flops must be above 0 and below 1e18, got {given.flops:g}")
         if given.limit < 1:
             raise ValueError(f"limit must be at least 1, got {given.limit}")
+        if given.start is not None and not given.start.is_dir():
+            raise ValueError(f"start must be a folder of runs, got {given.start}")
         if given.runs.exists() and not given.runs.is_dir():
             raise ValueError(f"runs must be a folder, got the file {given.runs}")
     except ValueError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
     torch.set_num_threads(1)
-    print_study(study(given.runs, given.arms, given.seeds, given.flops, given.limit), given.flops)
+    found = study(given.runs, given.arms, given.seeds, given.flops, given.limit, given.start)
+    print_study(found, given.flops)
 
 
 if __name__ == "__main__":
