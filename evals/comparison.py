@@ -59,9 +59,9 @@ def read(folder: Path) -> StoredEvaluation:
             f"{len(lines)} lines of {PREDICTIONS_FILE}"
         )
     try:
-        policy = results.get("width_policy", "fixed")
-        own = results.get("width_threshold"), results["width"], results.get("width_stage")
-        sure = None if policy == "fixed" else first_look(policy, *own)
+        policy, sure = results.get("width_policy", "fixed"), None
+        if policy != "fixed":
+            sure = first_look(policy, results.get("width_threshold"), results["width"], results.get("width_stage"))
         return StoredEvaluation(
             name=str(folder),
             results=results,
