@@ -17,6 +17,9 @@ from gram.evals.frontier.choice import Slice
 from gram.evals.frontier.grid import Grid, Outcomes
 
 Floats = NDArray[np.float64]
+LEAST_COVERABLE = 1e-3
+"""Coverage that the widest cell could reach at most, in the mean, below which coverage says nothing: mazes have up to
+10^12 solutions."""
 
 
 class OutcomeTable:
@@ -37,10 +40,10 @@ class OutcomeTable:
         self.passes, self.distinct = outcomes.passes[rows], outcomes.distinct[rows]
         self.steps = outcomes.steps[rows]
         self.coverage: NDArray[np.float32] | None = None
-        if solutions is not None:
+        if solutions is not None and _could_cover(solutions, grid.widths[-1]):
             share = np.where(solutions > 0, solutions, np.nan)[:, None, None, None]
             self.coverage = np.clip(self.distinct / share, 0, 1).astype(np.float32)
-        self.measures: tuple[str, ...] = ("accuracy", "coverage") if solutions is not None else ("accuracy",)
+        self.measures: tuple[str, ...] = ("accuracy",) if self.coverage is None else ("accuracy", "coverage")
 
     def slice(self, measure: str, halting: int) -> Slice:
         """One halting rule's cells by puzzle."""
@@ -70,6 +73,12 @@ class OutcomeTable:
         if self.solutions is None or not (self.solutions > 0).any():
             return math.nan
         return float((1 / self.solutions[self.solutions > 0]).mean())
+
+
+def _could_cover(solutions: Floats, width: int) -> bool:
+    """Whether `width` answers could be a share of the solutions `[P]` that is worth telling."""
+    counted = solutions[solutions > 0]
+    return not counted.size or float(np.minimum(1, width / counted).mean()) >= LEAST_COVERABLE
 
 
 def slice_of(outcomes: Mapping[str, NDArray[Any]], grid: Grid, measure: str, halting: int) -> Slice:

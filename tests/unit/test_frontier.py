@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import math
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -165,6 +166,17 @@ def test_one_solution_tasks_have_no_coverage():
     assert found["coverage"] is None
     assert all(cell["coverage"] is None for cell in found["cells"])
     assert found["difficulty"] is None
+
+
+@pytest.mark.parametrize(("solutions", "is_told"), [(4_000, True), (10**12, False)])
+def test_coverage_that_nothing_could_reach_is_not_told(solutions, is_told, monkeypatch):
+    of_many = fake_task(True)
+    of_many.count_solutions = lambda puzzle: solutions
+    monkeypatch.setattr(sys.modules[__name__], "fake_task", lambda is_multi_solution: of_many)
+    found = made(ratings=False)
+    assert (found["coverage"] is not None) == is_told
+    assert ("coverage" in found["grid"]["measures"]) == is_told
+    assert found["difficulty"]["by"] == "solutions"
 
 
 def test_stable_part_ignores_latency():
