@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from gram.checkpoint import write_atomically, write_json
-from gram.config import SamplerConfig, config_from_json
-from gram.config_files import read_toml
+from gram.config import SamplerConfig, config_from_json, read_toml
 from gram.evals import statistics
 from gram.evals.comparison import StoredEvaluation, compare
 from gram.evals.pages.ablation_page import render

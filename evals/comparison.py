@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gram.config import shown
-from gram.config_files import parse_json, read_json
+from gram.config import parse_json, read_json, shown
 from gram.evals.evaluate import PREDICTIONS_FILE, RESULTS_FILE
 from gram.evals.paired import Difference, paired_differences
 from gram.sampler.width import first_look

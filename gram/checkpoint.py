@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gram.atomic_files import making, replacing
-from gram.config import ModelConfig, check_stored, config_from_json, config_to_json, shown
-from gram.config_files import read_json
+from gram.config import LATER, MODEL_FIELDS, MOST_NAMED, ModelConfig, config_from_json, config_to_json, read_json, shown
 from gram.identities import TABLE_FILE, open_table
 from gram.model import Model
 from gram.sizes import fits
@@ -293,3 +293,25 @@ def find(name_or_directory: str | Path) -> Path:
         f"checkpoint must be a directory with {CONFIG_FILE} or one of {', '.join(shipped_names()) or 'none shipped'}, "
         f"got {str(name_or_directory)!r}"
     )
+
+
+def check_stored(values: Mapping[str, Any], *, beside: Collection[str] = (), where: str) -> None:
+    """Checks that a stored `ModelConfig` has every field that decides what its weights compute.
+
+    A default in place of a missing or misspelled field would silently run another model. Only a field whose default is
+    empty (None, no relations) or that came later may be missing. `beside` names other keys that may be there; private
+    keys always may.
+    Raises `ValueError` in one line that names missing and unknown keys.
+    """
+    own = {field.name: field.default for field in fields(ModelConfig)}
+    missing = [name for name in MODEL_FIELDS if own[name] not in (None, ()) and name not in {*values, *LATER}]
+    unknown = [key for key in values if key not in own and key not in beside and not key.startswith("_")]
+    faults = []
+    if missing:
+        more = f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
+        named = ", ".join(missing[:MOST_NAMED]) + more
+        faults.append(f"{named} must be given, since what the weights compute depends on it, got none")
+    if unknown:
+        faults.append(f"{', '.join(shown(key) for key in unknown[:MOST_NAMED])}: not a setting of a model")
+    if faults:
+        raise ValueError(f"{where}: {'; '.join(faults)}")

@@ -1,18 +1,21 @@
 """The settings of a model and of a sampling run, their defaults, and presets; training's are in `training/config.py`.
 
-What a setting's value may be is at the head, how settings become JSON and come from it at the end; `config_files.py`
-reads files. What a supervision step reads of a model is in `kernels/spec.py`. Nothing else holds defaults: the command
+What a setting's value may be is at the head, how settings become JSON and come from it and how files of them are read
+at the end. What a supervision step reads of a model is in `kernels/spec.py`. Nothing else holds defaults: the command
 line, recipes (TOML), JSON and ablation keys use these field names. Field strings give meaning, unit and range;
 `__post_init__` refuses a value out of range in one line.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import reprlib
-from collections.abc import Collection, Mapping, Sequence
+import tomllib
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from gram import latent_kinds
@@ -95,6 +98,8 @@ MOST: dict[str, int] = {
 }
 """Largest values of sampling. Depth times transitions stays within the 24 bits that a noise counter has for them."""
 EXPECTED = {"int": "a whole number", "float": "a finite number", "bool": "true or false"}
+MOST_BYTES = 16 * 2**20
+"""No file of settings is longer."""
 _SHORT = reprlib.Repr()
 # A value that nests without end, or repeats one part a million times, must never be written out in full.
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 4, 200, 200, 60
@@ -541,23 +546,50 @@ def config_from_json(kind: type[T], values: dict[str, Any], *, where: str) -> T:
         raise ValueError(f"{where}: {error}") from None
 
 
-def check_stored(values: Mapping[str, Any], *, beside: Collection[str] = (), where: str) -> None:
-    """Checks that a stored `ModelConfig` has every field that decides what its weights compute.
+def read_json(path: Path, refusal: type[ValueError] = ValueError) -> dict[str, Any]:
+    """The JSON object of a file, in UTF-8, -16 or -32. Raises `refusal` in one line, and `OSError`."""
+    return _read(path, "JSON", lambda content: parse_json(content), refusal)
 
-    A default in place of a missing or misspelled field would silently run another model. Only a field whose default is
-    empty (None, no relations) or that came later may be missing. `beside` names other keys that may be there; private
-    keys always may.
-    Raises `ValueError` in one line that names missing and unknown keys.
+
+def parse_json(text: str | bytes) -> Any:
+    """A JSON value. A repeated key is refused: either value would be a guess.
+
+    Raises `ValueError`, whose message names no file, and `RecursionError` for one nested too deep.
     """
-    own = {field.name: field.default for field in fields(ModelConfig)}
-    missing = [name for name in MODEL_FIELDS if own[name] not in (None, ()) and name not in {*values, *LATER}]
-    unknown = [key for key in values if key not in own and key not in beside and not key.startswith("_")]
-    faults = []
-    if missing:
-        more = f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
-        named = ", ".join(missing[:MOST_NAMED]) + more
-        faults.append(f"{named} must be given, since what the weights compute depends on it, got none")
-    if unknown:
-        faults.append(f"{', '.join(shown(key) for key in unknown[:MOST_NAMED])}: not a setting of a model")
-    if faults:
-        raise ValueError(f"{where}: {'; '.join(faults)}")
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise ValueError(f"{shown(key)} stands twice")
+        values[key] = value
+    return values
+
+
+def read_toml(path: Path, refusal: type[ValueError] = ValueError) -> dict[str, Any]:
+    """The values of a TOML file, without a byte order mark. Raises `refusal` in one line, `OSError`."""
+    return _read(path, "TOML", lambda content: tomllib.loads(content.decode("utf-8-sig")), refusal)
+
+
+def _read(path: Path, form: str, parse: Callable[[bytes], Any], refusal: type[ValueError]) -> dict[str, Any]:
+    with path.open("rb") as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise refusal(f"{path}: must be {form} of at most {MOST_BYTES:,} bytes, got more")
+    try:
+        values = parse(content)
+    except RecursionError:
+        raise refusal(f"{path}: not {form} (nested too deep)") from None
+    except ValueError as error:
+        raise refusal(f"{path}: not {form} ({_reason(error)})") from None
+    if not isinstance(values, dict):
+        raise refusal(f"{path}: must hold a {form} object, got {shown(values)}")
+    return values
+
+
+def _reason(error: ValueError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start} is not {error.encoding.upper()}"
+    return " ".join(str(error).split())[:100]

@@ -23,7 +23,7 @@ from transformers.utils.generic import ModelOutput
 
 from gram import checkpoint
 from gram.checkpoint import CheckpointError
-from gram.config import ModelConfig, ResolvedConfig, SamplerConfig, check_stored, config_from_json, config_to_json
+from gram.config import ModelConfig, ResolvedConfig, SamplerConfig, config_from_json, config_to_json
 from gram.kernels.philox import NoiseKey
 from gram.model import Model
 from gram.sampler.engine import injection_of, spec_of
@@ -48,7 +48,7 @@ class GramConfig(PretrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As transformers', of what a `config.json` holds. Raises `CheckpointError` where it leaves something open."""
         try:
-            check_stored(config_dict, beside=checkpoint.TRANSFORMERS_KEYS, where=checkpoint.CONFIG_FILE)
+            checkpoint.check_stored(config_dict, beside=checkpoint.TRANSFORMERS_KEYS, where=checkpoint.CONFIG_FILE)
         except ValueError as error:
             raise CheckpointError(str(error)) from None
         return super().from_dict(config_dict, **kwargs)

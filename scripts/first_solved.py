@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gram.config_files import read_json
+from gram.config import read_json
 from gram.evals.frontier import outcomes, timing_file
 from gram.evals.frontier.files import FRONTIER_FILE
 from gram.evals.frontier.first_solved import halts_of, rows_of, times_of

@@ -21,8 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import gram
-from gram.config import shown
-from gram.config_files import read_json
+from gram.config import read_json, shown
 from gram.tasks.protocol import PuzzleError, Task, Tokens
 from gram.tasks.registry import get_task
 

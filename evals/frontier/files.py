@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gram.checkpoint import write_atomically, write_json
-from gram.config_files import read_json
+from gram.config import read_json
 from gram.evals.frontier import outcomes as outcomes_file
 from gram.evals.frontier.analysis import VERSION, cells_csv
 from gram.evals.frontier.multi_checkpoint import Member, join

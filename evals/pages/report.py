@@ -14,7 +14,7 @@ from string import Template
 from typing import Any
 
 from gram import __version__
-from gram.config_files import read_toml
+from gram.config import read_toml
 from gram.evals.frontier.analysis import VERSION
 from gram.evals.frontier.beside import beside_sentences
 from gram.evals.frontier.latency import ROUNDS

@@ -15,7 +15,7 @@ def report(
 ) -> None:
     """Render the report of a folder again, without running anything; several frontiers get a page in common."""
     from gram.cli import terminal
-    from gram.config_files import read_json
+    from gram.config import read_json
     from gram.evals import ablation
     from gram.evals.frontier.files import FRONTIER_FILE, REPORT_FILE, members, write, write_multi_checkpoint
 

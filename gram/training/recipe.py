@@ -18,8 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
-from gram.config import ModelConfig, config_from_json, config_to_json
-from gram.config_files import read_toml
+from gram.config import ModelConfig, config_from_json, config_to_json, read_toml
 from gram.presets import model_config
 from gram.sampler.views import check_views
 from gram.sizes import lattice_shape, resized, shape_of

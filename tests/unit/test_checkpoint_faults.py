@@ -11,8 +11,7 @@ import gram
 from gram import checkpoint
 from gram.checkpoint import CheckpointError
 from gram.cli.main import main
-from gram.config import LATER, ModelConfig
-from gram.config_files import MOST_BYTES, read_json, read_toml
+from gram.config import LATER, MOST_BYTES, ModelConfig, read_json, read_toml
 from tests.models import tiny_model
 
 
