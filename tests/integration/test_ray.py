@@ -113,7 +113,19 @@ def assert_same(result: SampleResult, local: SampleResult) -> None:
 
 def test_same_result_as_a_local_run(nodes, sampler, local):
     """Real workers; the traced run below has one, this has two."""
-    result, pool = spread(sampler, {"workers": 2})
+    from gram.distributed.pool import START_TIMEOUT_S, Pool
+
+    class WithBoth(Pool):
+        """Begins when both are ready: where starts are slow, the first would have done all by then."""
+
+        def start(self, job: Job, shards: int) -> None:
+            super().start(job, shards)
+            until = time.monotonic() + START_TIMEOUT_S
+            while len(self._queue.names()) < 2 and time.monotonic() < until:
+                self._take(self._wait())
+
+    pool = WithBoth(workers=2)
+    result = sampler.sample(PUZZLES, CONFIG, backend=pool)
     assert_same(result, local)
     assert pool.account() == {"workers": 2, "nodes": 1, "retries": 0}
 
