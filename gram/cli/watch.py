@@ -120,7 +120,9 @@ class Watcher(Observer):
         title = Text.assemble((f"{self.task.name}  {self.title}", "bold"), f"   {self._step()}")
         part = f"   showing trajectories {shown[0]} to {shown[-1]}"
         counters = Text.assemble(self.counters(), ("" if count == len(self.last) else part, "dim"))
-        key = Text.assemble((KEY, "dim"), legend(marks=is_plain(self.console), has_new=True))
+        # A head that was never trained, as a lattice's, says 0 of everything.
+        told = KEY if any(seen.lprm for seen in self.last.values()) else KEY.replace(" LPRM,", "")
+        key = Text.assemble((told, "dim"), legend(marks=is_plain(self.console), has_new=True))
         return Group(title, counters, key, Text(), side_by_side(boards, across=across, gap=GAP))
 
     def _step(self) -> str:
@@ -136,7 +138,7 @@ class Watcher(Observer):
         before, self.before[trajectory] = self.before.get(trajectory), board
         state = "" if halted_at is None else f" halt {halted_at}"
         mark = ("\u2713", "bold green") if is_valid else (" ", "")
-        lprm = f"{seen.lprm:>6.2f} " if seen.lprm else " "  # a head that was never trained says 0 of everything
+        lprm = f"{seen.lprm:>6.2f} " if seen.lprm else " "
         caption = Text.assemble((f"{trajectory:>3}", "bold"), lprm, mark, (state, "dim"), no_wrap=True)
         caption.truncate(width, pad=True)
         return Group(caption, board_text(board, marks=is_plain(self.console), before=before), Text())

@@ -81,15 +81,15 @@ class MazeNotes(Notes):
         """The path forks: a cell on it has two nearer neighbours on paths of their own, until these meet."""
         reached = distances(puzzle != self.wall, int((puzzle == self.start).argmax()), self.n)
         is_on = noted >= self.on
-        forks = [
-            (cell, near)
+        behind_forks = [
+            near
             for cell in np.flatnonzero(is_on).tolist()
             for near in neighbours(cell, self.n)
             if reached[near] == reached[cell] - 1 and reached[near] and not is_on[near]
         ]
-        if not forks:
+        if not behind_forks:
             return None
-        _, first = forks[rng.integers(len(forks))]
+        first = behind_forks[rng.integers(len(behind_forks))]
         symbols = noted.copy()
         for cell in first_path(reached, first, self.n)[:0:-1]:
             if is_on[cell]:

@@ -122,6 +122,13 @@ def test_a_head_that_was_never_trained_is_not_shown(is_trained: bool) -> None:
         sampled.lprm[:] = 0
     outcome_view.show_puzzle(screen, sampled[0], "puzzle 1 of 1")
     assert ("LPRM" in "\n".join(lines(screen))) == is_trained
+    watcher = watch.Watcher(screen, get_task("sudoku4"), sampled.puzzles[0], sampled.config, title="puzzle 1 of 1")
+    one = np.arange(1)
+    watcher.take(
+        StepView(one + 1, one, one, sampled.candidates[0, :1], one > 0, sampled.halt[0, :1], sampled.lprm[0, :1])
+    )
+    screen.print(watcher.frame())
+    assert ("LPRM" in "\n".join(lines(screen))) == is_trained
 
 
 @pytest.mark.parametrize("name", ["nqueens8", "sudoku9", "colouring8"])
