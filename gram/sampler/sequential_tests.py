@@ -26,6 +26,8 @@ NEVER = 2**62
 """Width of a next look that will not come: of a puzzle that is decided, and where no puzzle is."""
 BLOCK = 2**20
 """Comparisons of two answers made at once, about."""
+_NONE, _NEITHER = np.zeros((1, 1)), np.zeros((1, 1), bool)
+"""What stands where a policy reads nothing."""
 
 
 class SequentialTests(RowArrays):
@@ -33,13 +35,11 @@ class SequentialTests(RowArrays):
     puzzle is kept in the row of its first trajectory. Every puzzle may have as many trajectories as any other."""
 
     width: Rows
-    """Trajectories of the puzzle at its last look."""
+    """Trajectories of the puzzle that had ended when it was last looked at: of these the votes are counted."""
     limit: Rows
     """How many are needed so far: the width of its next look."""
     named: Rows
     """How many have been named to the scheduler."""
-    counted: Rows
-    """How many have their votes counted."""
     decided: Rows
     """The width at which the puzzle is decided, 0 while it is not."""
     votes: Rows
@@ -58,7 +58,7 @@ class SequentialTests(RowArrays):
 
     def __init__(self, policy: WidthPolicy, *, answer_tokens: int, trusts_halt_head: bool) -> None:
         """`trusts_halt_head` takes the halt head's probability for the predicted accuracy, where the LPRM has none."""
-        whole = ("width", "limit", "named", "counted", "decided", "votes", "answer")
+        whole = ("width", "limit", "named", "decided", "votes", "answer")
         super().__init__(
             **dict.fromkeys(whole, (np.int64,)),
             **dict.fromkeys(("trust", "best_trust"), (np.float64,)),
@@ -79,22 +79,26 @@ class SequentialTests(RowArrays):
             raise ValueError(f"shards must have {self.columns} trajectories, got {opened.shard.trajectories}")
         self.columns = opened.shard.trajectories
         firsts = opened.firsts
-        for kept in (self.width, self.named, self.counted, self.decided):
+        for kept in (self.width, self.named, self.decided):
             kept[firsts] = 0
         self.limit[firsts] = np.minimum(self.policy.next_look(NOTHING), self.columns)
         return self._name(firsts)
 
     def next_speculative(self, count: int, table: Trajectories) -> Rows:
-        """Up to `count` trajectories that may come to be needed, shard after shard, of the puzzles first that have the
-        fewest."""
+        """Up to `count` trajectories that may come to be needed, of the puzzles first that have the fewest, and of
+        these shard after shard."""
         columns = self.columns
         firsts = (self.named[: table.used : columns] < columns).nonzero()[0] * columns
-        if len(firsts):
-            order = np.lexsort((self.named[firsts], table.shard[firsts]))
-            firsts = firsts[order[:count]]
-        named = self.named[firsts]
-        self.named[firsts] = named + 1
-        return np.asarray(firsts + named)
+        chosen = []
+        while count > 0 and len(firsts):
+            named = self.named[firsts]
+            order = np.lexsort((named, table.shard[firsts]))[:count]
+            firsts, named = firsts[order], named[order]
+            self.named[firsts] = named + 1
+            chosen.append(firsts + named)
+            count -= len(firsts)
+            firsts = firsts[named + 1 < columns]
+        return np.concatenate(chosen) if chosen else firsts
 
     def end(self, rows: Rows, final: Final, table: Trajectories) -> tuple[Rows, Rows]:
         """Looks at trajectories that have ended. Returns the puzzles that this decides, by the rows of their first
@@ -109,22 +113,16 @@ class SequentialTests(RowArrays):
             return puzzles, puzzles
         firsts, seen = puzzles * count, seen[puzzles]
         now = self.standing(puzzles, seen, table)
-        decides, look = self.policy.decides(now), np.minimum(self.policy.next_look(now), count)
-        # From look to look: where the policy decides or needs more than have ended, there the puzzle stays.
-        begin = np.arange(-1, decides.size - 1, decides.shape[1])
-        target = begin[:, None] + look
-        place = begin[:, None] + now.width
-        leads_to = np.where(decides | (look > seen[:, None]), place, target)
-        at = begin + self.limit[firsts]
-        while ((then := leads_to.take(at)) != at).any():
-            at = then
-        width = at - begin
-        is_over = decides.take(at) | (width == count)
-        self.width[firsts] = width
-        decided, open_ = firsts[is_over], ~is_over
+        # Where the policy does not look it cannot decide, so the first width at which it would is that of its look.
+        ends = (self.policy.decides(now) & self.policy.looks(now.width)) | (now.width == count)
+        ends &= now.width <= seen[:, None]
+        is_over, width = ends.any(1), ends.argmax(1) + 1
+        self.width[firsts] = seen
+        decided, open_ = firsts[is_over], (~is_over).nonzero()[0]
         self.decided[decided], self.limit[decided], self.named[decided] = width[is_over], NEVER, count
-        more = firsts[open_]
-        self.limit[more] = (target.take(at) - begin)[open_]
+        look = np.minimum(self.policy.next_look(now), count)
+        more, seen = firsts[open_], seen[open_]
+        self.limit[more] = look[open_ if len(look) > 1 else 0, seen - 1]
         return decided, self._name(more)
 
     def standing(self, puzzles: Rows, seen: Rows, table: Trajectories) -> Standing:
@@ -134,22 +132,22 @@ class SequentialTests(RowArrays):
         policy, widest = self.policy, int(seen.max())
         width = np.arange(1, widest + 1)[None]
         first = second = width
-        leader_trust = most_trust = np.zeros((1, 1))
-        is_any_valid = most_trust > 0
+        leader_trust = most_trust = _NONE
+        is_any_valid = _NEITHER
 
         def of(array: NDArray[Any]) -> NDArray[Any]:
             return self._by_puzzle(array).take(puzzles, 0)[:, :widest]
 
         if policy.reads_votes:
-            self._count(puzzles * self.columns, seen, widest, table)
+            self._count(puzzles, seen, widest, table)
             votes = of(self.votes)
             first = np.maximum.accumulate(votes, axis=1)
-            is_behind = np.zeros(votes.shape, bool)
-            np.less_equal(votes[:, 1:], first[:, :-1], out=is_behind[:, 1:])
-            second = np.maximum.accumulate(votes * is_behind, axis=1)
+            votes[:, 1:] *= votes[:, 1:] <= first[:, :-1]  # what is no new lead
+            votes[:, 0] = 0
+            second = np.maximum.accumulate(votes, axis=1)
             if policy.reads_trust:
                 # Of answers with equal votes the first to appear leads; it stands as where it had its last vote.
-                key = votes * self.columns + (self.columns - 1 - of(self.answer))
+                key = of(self.votes) * self.columns + (self.columns - 1 - of(self.answer))
                 last = np.where(key == np.maximum.accumulate(key, axis=1), width - 1, 0)
                 last = np.maximum.accumulate(last, axis=1)
                 leader_trust = np.take_along_axis(of(self.best_trust), last, axis=1)
@@ -173,20 +171,21 @@ class SequentialTests(RowArrays):
         if policy.needs_verifier:
             self.is_valid[rows] = table.task.verify(table.puzzles[table.puzzle[rows]], final.answers)
 
-    def _count(self, firsts: Rows, seen: Rows, widest: int, table: Trajectories) -> None:
+    def _count(self, puzzles: Rows, seen: Rows, widest: int, table: Trajectories) -> None:
         """Counts the votes of puzzles' trajectories up to those `seen`, of `widest` at most."""
-        counted = self.counted[firsts]
-        self.counted[firsts] = seen
-        rows = ranges(firsts + counted, seen - counted)
+        firsts = puzzles * self.columns
+        counted = self.width[firsts]
+        new = seen - counted
+        puzzles, rows = puzzles.repeat(new), ranges(firsts + counted, new)
         block = max(1, BLOCK // self.columns)
         for first in range(0, len(rows), block):
-            self._count_rows(rows[first : first + block], widest, table)
+            part = slice(first, first + block)
+            self._count_rows(rows[part], puzzles[part], widest, table)
 
-    def _count_rows(self, rows: Rows, widest: int, table: Trajectories) -> None:
+    def _count_rows(self, rows: Rows, puzzles: Rows, widest: int, table: Trajectories) -> None:
         words = row_words(table.task.canonical(table.answers.take(rows, 0)))
         hashes = row_hashes(words)
         self.words[rows] = words
-        puzzles = rows // self.columns
         firsts = puzzles * self.columns
         while True:
             self.hashes[rows] = hashes

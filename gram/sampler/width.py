@@ -48,7 +48,7 @@ class Standing(NamedTuple):
     """Whether the verifier accepts one of them (only where a policy asks it)."""
 
 
-_ZERO = np.zeros(1, np.int64)
+_ZERO, _EVERYWHERE = np.zeros(1, np.int64), np.ones((1, 1), bool)
 NOTHING = Standing(_ZERO, _ZERO, _ZERO, np.zeros(1), np.zeros(1), _ZERO > 0)
 """A puzzle without any trajectory."""
 
@@ -67,8 +67,12 @@ class WidthPolicy(Protocol):
     """Whether a puzzle's trajectories between two looks start together and all stop at the first that halts, which then
     is the trust that it reads."""
 
+    def looks(self, width: Rows) -> Bools:
+        """Whether it decides at such a width at all."""
+        ...
+
     def decides(self, now: Standing) -> Bools:
-        """Whether these trajectories decide; asked at every width that `next_look` names."""
+        """Whether these trajectories decide, where it looks."""
         ...
 
     def next_look(self, now: Standing) -> Rows:
@@ -84,6 +88,9 @@ class Staged:
 
     def __init__(self, trusted: float) -> None:
         self.trusted = trusted
+
+    def looks(self, width: Rows) -> Bools:
+        return np.isin(width, STAGES)
 
     def decides(self, now: Standing) -> Bools:
         return np.asarray(now.leader_trust >= self.trusted)
@@ -124,6 +131,9 @@ class FirstHalt(Trusted):
         super().__init__(1.0)
         self.stage = stage
 
+    def looks(self, width: Rows) -> Bools:
+        return np.asarray(width % self.stage == 0)
+
     def next_look(self, now: Standing) -> Rows:
         return np.asarray((now.width // self.stage + 1) * self.stage)
 
@@ -144,6 +154,9 @@ class Decided:
         self.enough = votes_enough(probability, 16)
         """Votes with which the leading answer is decided, by those of the next one."""
 
+    def looks(self, width: Rows) -> Bools:
+        return _EVERYWHERE
+
     def decides(self, now: Standing) -> Bools:
         return np.asarray(now.first >= self._enough(now.second))
 
@@ -163,6 +176,9 @@ class Verified:
 
     needs_verifier = True
     reads_votes = reads_trust = reads_sparsity = stops_at_halt = False
+
+    def looks(self, width: Rows) -> Bools:
+        return _EVERYWHERE
 
     def decides(self, now: Standing) -> Bools:
         return now.is_any_valid

@@ -32,6 +32,15 @@ class Views(Observer):
         self.views.append(view)
 
 
+class Steps(Observer):
+    """Counts the supervision steps of the slots."""
+
+    count = 0
+
+    def on_advanced(self, engine):
+        self.count += 1
+
+
 def run(model=None, puzzles=PUZZLES[:5], **settings):
     model = model or tiny_model()
     return sample(model, TASK, puzzles, SamplerConfig(**{"width": 6, "halting": "fixed", "launch": 8, **settings}))
@@ -280,6 +289,19 @@ def test_an_adaptive_run_is_a_prefix_of_a_fixed_one():
             if first is None and ahead_probability(lead, second) >= 0.95:
                 first = count
         assert width == (first or 9)
+
+
+@pytest.mark.parametrize("policy", ["decided", "staged", "verified"])
+def test_what_fits_one_launch_runs_at_once_whatever_the_width_policy(policy):
+    """Rows that would be padding run trajectories that may come to be needed, so no look waits for another."""
+    model, steps = stochastic_halting_model(), Steps()
+    config = SamplerConfig(width=9, depth=5, slots=128, launch=128, halting="fixed", width_policy=policy)
+    engine = Engine(model, TASK, PUZZLES[:12], resolve(config, model), observer=steps)
+    found = dict(engine.run(shards_of(12, engine.config)))
+    assert steps.count == 5
+    small = Engine(model, TASK, PUZZLES[:12], resolve(replace(config, slots=8, launch=8), model))
+    for shard, result in small.run(shards_of(12, small.config)):
+        assert np.array_equal(result.widths, found[shard].widths)
 
 
 def test_every_way_of_halting_stops_where_it_says():

@@ -20,6 +20,9 @@ class Undecided:
     reads_votes = reads_trust = True
     needs_verifier = reads_sparsity = stops_at_halt = False
 
+    def looks(self, width):
+        return width > 0
+
     def decides(self, now):
         return now.first < 0
 
