@@ -23,6 +23,9 @@ ALIGN = 64
 class FlatWeights:
     """All parameters of a model in one buffer, with their names and shapes."""
 
+    rate: Tensor | None = None
+    """The learning rate where the device holds it (`keep_rate`)."""
+
     def __init__(self, model: Model, training: TrainConfig, dtype: torch.dtype, ranks: Ranks | None = None) -> None:
         self.training, self.ranks = training, ranks or Ranks()
         parameters = dict(model.named_parameters())
@@ -56,13 +59,27 @@ class FlatWeights:
     def update(self, learning_rate: float, fraction: float = 1.0) -> float:
         """One AdamW step from the gradient of the master or else of the compute copy, averaged over ranks; returns its
         norm before clipping. `fraction` of training is done after it, which says what share of weights is kept."""
+        for group in self.adam.param_groups:
+            group["lr"] = learning_rate
+        return float(self.descend(fraction))
+
+    def keep_rate(self) -> Tensor:
+        """Lets AdamW read its rate from a scalar on the device, which it returns, so that a captured step serves all of
+        training."""
+        # The fused kernel reads fp32 on a GPU, and fp64 on a CPU.
+        kind = torch.float64 if self.master.device.type == "cpu" else torch.float32
+        self.rate = torch.zeros((), dtype=kind, device=self.master.device)
+        for group in self.adam.param_groups:
+            group["lr"], group["capturable"] = self.rate, True
+        return self.rate
+
+    def descend(self, fraction: float = 1.0) -> Tensor:
+        """`update` at the rate that is set; nothing in it waits for the device."""
         if self.compute.grad is not None:
             self.master.grad = self.compute.grad.to(torch.float32)
         assert self.master.grad is not None
         self.ranks.average(self.master.grad)
-        norm = float(torch.nn.utils.clip_grad_norm_([self.master], self.training.clip))
-        for group in self.adam.param_groups:
-            group["lr"] = learning_rate
+        norm = torch.nn.utils.clip_grad_norm_([self.master], self.training.clip)
         self.adam.step()
         with torch.no_grad():
             self.average.lerp_(self.master, 1 - self.training.ema)

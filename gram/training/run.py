@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from gram.training.arc_puzzles import open_training_puzzles, with_identities
 from gram.training.config import TrainOverrides
 from gram.training.data_parallel import Ranks
 from gram.training.demonstration_trainer import DemonstrationTrainer
+from gram.training.device_trainer import DeviceTrainer, unsupported_reason
 from gram.training.diagnosis import Signs, diagnose
 from gram.training.lattice_trainer import LatticeTrainer
 from gram.training.progress import TrainProgress, tensorboard
@@ -27,6 +29,8 @@ from gram.training.recipe import Recipe, RecipeError, load_recipe
 from gram.training.run_folder import open_run, truncate_log
 from gram.training.segment import check_memory
 from gram.training.trainer import LOG_EVERY_STEPS, Trainer
+
+log = logging.getLogger(__name__)
 
 ProgressObserver = Callable[[TrainProgress], None]
 
@@ -84,10 +88,7 @@ def train(
         if ranks.is_first:
             opened.enter_context(open_run(recipe, out, start, source.digest()))
         ranks.barrier()
-        kind_of_trainer: type[Trainer] = LatticeTrainer if recipe.model.latent == "lattice" else Trainer
-        if recipe.model.demonstrations:
-            kind_of_trainer = DemonstrationTrainer
-        trainer = kind_of_trainer(
+        trainer = kind_of_trainer(recipe, ranks, where)(
             recipe,
             out,
             device=where,
@@ -107,14 +108,28 @@ def train(
         if is_tensorboard:
             observers.append(opened.enter_context(tensorboard(out / "tensorboard", trainer.step)))
         truncate_log(out / "log.jsonl", trainer.step)
-        log = opened.enter_context((out / "log.jsonl").open("a"))
-        return _run(trainer, command, log, observers, should_stop)
+        lines = opened.enter_context((out / "log.jsonl").open("a"))
+        return _run(trainer, command, lines, observers, should_stop)
+
+
+def kind_of_trainer(recipe: Recipe, ranks: Ranks, device: torch.device) -> type[Trainer]:
+    """What trains a recipe. On a GPU a warning says why one is not trained without waiting for the device."""
+    if recipe.model.latent == "lattice":
+        return LatticeTrainer
+    if recipe.model.demonstrations:
+        return DemonstrationTrainer
+    if device.type != "cuda":
+        return Trainer
+    if reason := unsupported_reason(recipe, ranks):
+        log.warning("training waits for the GPU at every step: %s", reason)
+        return Trainer
+    return DeviceTrainer
 
 
 def _run(
     trainer: Trainer,
     command: str,
-    log: IO[str] | None,
+    lines: IO[str] | None,
     observers: list[ProgressObserver],
     should_stop: Callable[[], bool],
 ) -> dict[str, Any]:
@@ -131,16 +146,20 @@ def _run(
     kls: list[float] = []
     while trainer.fraction < 1 and not is_over(should_stop()):
         values = trainer.advance()
-        if log is not None and math.isfinite(values["kl_first"]):
-            kls.append(values["kl_first"])
+        if lines is not None:
+            kls.append(values.get("kl_first", math.nan))
         is_over()
         evaluation: dict[str, float] = {}
         if trainer.fraction >= 1 or trainer.step % training.evaluate_every_steps == 0:
             if ranks.is_first:
                 evaluation = trainer.figures = trainer.evaluate()
             is_over()
-        if log is not None and (evaluation or trainer.step % LOG_EVERY_STEPS == 0):
+        if lines is not None and (evaluation or trainer.step % LOG_EVERY_STEPS == 0):
             elapsed_s, fraction = max(trainer.elapsed_s, 1e-9), trainer.fraction
+            if not values:
+                values = trainer.read()
+                kls.append(values["kl_first"])
+            kls = [kl for kl in kls if math.isfinite(kl)]
             values["kl_first"] = sum(kls) / len(kls) if kls else math.nan
             signs = {name: values[name] for name in ("kl_first", "rollout_right", "exact")}
             progress = TrainProgress(
@@ -155,8 +174,8 @@ def _run(
             )
             logged_s, logged_step, kls = elapsed_s, trainer.step, []
             with naming(trainer.out / "log.jsonl"):
-                log.write(json.dumps(progress.to_json()) + "\n")
-                log.flush()
+                lines.write(json.dumps(progress.to_json()) + "\n")
+                lines.flush()
             for observe in observers:
                 observe(progress)
         if trainer.step % training.checkpoint_every_steps == 0:

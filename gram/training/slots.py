@@ -78,9 +78,17 @@ class TrainingSlots:
 
     def refill(self, weights: Weights, rng: np.random.Generator, step: int = 0, fraction: float = 0.0) -> None:
         """Puts new puzzles where sequences have ended, before optimiser step `step`, at a fraction of training."""
+        free = self.replace(rng, step, fraction)
+        if len(rows := free[(free >= self.own.start) & (free < self.own.stop)]):
+            arrays = self.hashes[rows], self.trajectory[rows], self.taken[rows]
+            key = NoiseKey.of_arrays(self.training.seed, *arrays, self.h.device)
+            begin(self.h, self.l, rows - self.own.start, self.config, weights, key)
+
+    def replace(self, rng: np.random.Generator, step: int, fraction: float) -> NDArray[np.int64]:
+        """The part of `refill` that touches no state: returns the rows (of all ranks) that are to begin anew."""
         free = np.flatnonzero(self.left == 0)
         if not len(free):
-            return
+            return free
         copies = self.training.best_of
         count = len(free) // copies
         puzzles, targets, identities = self.source.draw_identified(rng, count)
@@ -106,13 +114,10 @@ class TrainingSlots:
         self.left[free] = self.config.depth if self.started else training.gradient_steps * (1 + place)
         self.started += len(free)
         self.taken[free] = 0
-        if len(rows := free[(free >= self.own.start) & (free < self.own.stop)]):
-            arrays = self.hashes[rows], self.trajectory[rows], self.taken[rows]
-            key = NoiseKey.of_arrays(self.training.seed, *arrays, self.h.device)
-            begin(self.h, self.l, rows - self.own.start, self.config, weights, key)
         if training.late_share:
             own = starts.stream(training.seed, step, "late starts")
             self.late[free] = starts.late_lengths(own, count, training).repeat(copies)
+        return free
 
     @torch.no_grad()
     def run_late(
@@ -178,6 +183,10 @@ class TrainingSlots:
     def carry(self, h: Tensor, l: Tensor) -> None:
         """Takes the state after the supervision steps of an optimiser step."""
         self.h, self.l = h.clone(), l.clone()
+        self.count()
+
+    def count(self) -> None:
+        """Counts the supervision steps of an optimiser step."""
         self.taken += self.training.gradient_steps
         self.left -= self.training.gradient_steps
 
@@ -211,5 +220,9 @@ def begin(h: Tensor, l: Tensor, rows: NDArray[np.int64], config: ModelConfig, we
     new = weights["z0_h"], weights["z0_l"]
     if config.initial_std:
         new = initial_noise(config, key, config.initial_std)
-    index = torch.from_numpy(rows).to(h.device)
+    put(h, l, torch.from_numpy(rows).to(h.device), new)
+
+
+def put(h: Tensor, l: Tensor, index: Tensor, new: tuple[Tensor, Tensor]) -> None:
+    """Puts initial states `new` into the rows `index` of `h, l [B, L, D]`."""
     h[index], l[index] = new[0].to(h.dtype), new[1].to(l.dtype)

@@ -59,6 +59,8 @@ from gram.training.slots import TrainingSlots
 HEAD_STATES = 128
 """Replayed rollout states per optimiser step."""
 LOG_EVERY_STEPS = 10
+SHOWN = ("cross_entropy", "kl", "kl_first", "exact", "heads")
+"""Fields of a loss that are shown as they are."""
 IDENTITIES = "identities.rows"
 """Name of the table of task embeddings in a run's state."""
 
@@ -276,16 +278,9 @@ class Trainer:
         lane.slots.carry(*(carried or (loss.h, loss.l)))
         lane.slots.aim(loss.answers)
         self.step += 1
-        names = ("cross_entropy", "kl", "kl_first", "exact", "heads")
-        shown = torch.stack([getattr(loss, name).detach().float() for name in names] + [*earlier.kl, earlier.kl_first])
-        *everyone, first = self.ranks.gather(shown[None]).nanmean(0).tolist()
-        figures = dict(zip(names, everyone, strict=False))
-        has_kl = self.training.has_posterior and self.spec.guidance != "none"
-        is_whole = is_watched or self.spec.transitions == 1
-        figures["kl_first"] = figures["kl_first"] + first if is_whole else math.nan
+        everyone = self.ranks.gather(shown(loss, earlier)[None]).nanmean(0).tolist()
         return {
-            **figures,
-            "kl_transitions": [*everyone[len(names) :], figures["kl"]] if has_kl and is_whole else [],
+            **self._named(everyone, is_watched=is_watched),
             "rollout_right": rollout_right,
             "gradient_norm": norm,
             "learning_rate": rate,
@@ -295,6 +290,20 @@ class Trainer:
                 {} if loss.dropped is None else {"experts_dropped": float(self.ranks.gather(loss.dropped[None]).mean())}
             ),
         }
+
+    def _named(self, everyone: list[float], *, is_watched: bool) -> dict[str, Any]:
+        """The figures of `shown` by their names; the KL of earlier transitions only where it was measured."""
+        figures: dict[str, Any] = dict(zip(SHOWN, everyone, strict=False))
+        has_kl = self.training.has_posterior and self.spec.guidance != "none"
+        is_whole = is_watched or self.spec.transitions == 1
+        first, *kls = everyone[len(SHOWN) :]
+        figures["kl_first"] = figures["kl_first"] + first if is_whole else math.nan
+        figures["kl_transitions"] = [*kls, figures["kl"]] if has_kl and is_whole else []
+        return figures
+
+    def read(self) -> dict[str, Any]:
+        """The figures of the last step where `advance` has left them on the device, and gave none."""
+        return {}
 
     def _identified(self, slots: TrainingSlots) -> tuple[SlotBatch, Tensor | None]:
         """This rank's slots, with registers from the rows of their identities; these rows `[B, E]`, which take their
@@ -434,6 +443,12 @@ class Trainer:
                 self.averaged(), self.out, card=card, dtype=torch.bfloat16, is_sparse=self.training.weight_share < 1
             )
         return card
+
+
+def shown(loss: Loss, earlier: Earlier) -> Tensor:
+    """The figures of a step, fp32: `SHOWN`; of the earlier transitions the KL at first noisy steps; the KL of each."""
+    figures = [getattr(loss, name).detach().float() for name in SHOWN]
+    return torch.stack([*figures, earlier.kl_first, *earlier.kl])
 
 
 def _coverage(task: Task, held_out: PuzzleSet, candidates: np.ndarray, is_right: np.ndarray) -> float:

@@ -45,9 +45,9 @@ def weights_sha256(folder: Path) -> str:
     return hashlib.sha256((folder / checkpoint.WEIGHTS_FILE).read_bytes()).hexdigest()
 
 
-def killed_at(folder: Path, made, step: int, monkeypatch, go=run) -> None:
+def killed_at(folder: Path, made, step: int, monkeypatch, go=run, kind=Trainer) -> None:
     """A run that dies in the middle of an optimiser step."""
-    advance = Trainer.advance
+    advance = kind.advance
 
     def dying(self):
         if self.step == step:
@@ -55,7 +55,7 @@ def killed_at(folder: Path, made, step: int, monkeypatch, go=run) -> None:
         return advance(self)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "advance", dying)
+        patched.setattr(kind, "advance", dying)
         with pytest.raises(Killed):
             go(folder, made)
 
