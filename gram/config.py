@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from gram import latent_kinds
 from gram.kernels.spec import Guidance, HeadReadout, Memory, Mixer, MixerNorm, NoiseOrder, Positions, Spec
-from gram.sampler.halting import RULES, Halting
+from gram.sampler.halting import RULES, Halting, check_threshold
 
 Line = Literal[
     "row", "column", "diagonal", "antidiagonal", "box", "up", "down", "left", "right", "graph", "value", "all"
@@ -44,8 +44,8 @@ INJECTORS: tuple[str, ...] = get_args(Injector)
 NOISE_SITES: tuple[str, ...] = get_args(NoiseSite)
 RESAMPLERS: tuple[str, ...] = get_args(Resampler)
 WIDTH_POLICIES: tuple[str, ...] = get_args(WidthPolicy)
-OF_WIDTH_POLICIES = {"width_threshold": ("staged", "trusted", "sparse", "decided"), "width_stage": ("first-halt",)}
-"""Settings that only some width policies read."""
+POLICIES_OF_THRESHOLDS: tuple[WidthPolicy, ...] = ("staged", "trusted", "sparse", "decided")
+"""Those that read `width_threshold`."""
 VIEWS: tuple[str, ...] = get_args(ViewChoice)
 KERNELS: tuple[str, ...] = get_args(Kernel)
 
@@ -57,6 +57,7 @@ MODEL_FIELDS = (
     *("log_sigma_range", "head_readout", "head_hidden", "halt_threshold", "selector", "views", "is_conditional"),
     *("has_empty_condition", "value_tokens", "values", "are_values_alike", "latent", "drop_below"),
     *("conflict_above", "commitment_temperature", "commitment_focus", "search", "width_policy", "notes"),
+    "width_stage",
     *("identities", "identity_dim"),
     *("demonstrations", "memory", "memory_keys", "memory_values", "memory_chunk", "memory_heard", "encoder_blocks"),
     *latent_kinds.SPARSE,
@@ -65,6 +66,7 @@ MODEL_FIELDS = (
 LATER: dict[str, Any] = {
     "views": "off",
     "width_policy": "fixed",
+    "width_stage": None,
     "latent": "continuous",
     "identities": 0,
     "identity_dim": 0,
@@ -221,6 +223,8 @@ class ModelConfig(Spec):
     """Whether each trajectory sees its puzzle under a symmetry of its own where the user does not say."""
     width_policy: WidthPolicy = "fixed"
     """How many trajectories a puzzle gets where the user does not say."""
+    width_stage: int | None = None
+    """Of its width policy `first-halt`: trajectories that run side by side; None is all of a width."""
     is_conditional: bool = True
     """Whether puzzles condition the model; False: it only samples `p(x)` from the empty condition."""
     has_empty_condition: bool = False
@@ -301,9 +305,11 @@ class ModelConfig(Spec):
             latent_kinds.check_demonstrations(self)
         elif strange := [name for name in latent_kinds.DEMONSTRATED if getattr(self, name) != LATER[name]]:
             raise ValueError(f"{strange[0]} must come with a task of demonstrations, got {getattr(self, strange[0])}")
+        if self.width_stage is not None:
+            check_stage(self.width_stage, self.width_policy, MOST["width"])
         if any(getattr(self, name) not in (LATER[name], ()) for name in latent_kinds.SPARSE):
             latent_kinds.check_sparse(self)
-        check_halt_threshold("head", self.halt_threshold)
+        check_threshold("head", self.halt_threshold)
         if self.selector is not None:
             one_of("selector", self.selector, SELECTORS)
         for name in ("path_noise", "initial_std"):
@@ -403,13 +409,13 @@ class SamplerConfig:
     """How many trajectories a puzzle gets: `width` of them (`fixed`), 1, 4, 16 ... until the leading answer (`staged`)
     or any (`trusted`) is trusted or any has a state so little sparse (`sparse`), until the vote is decided (`decided`),
     until the verifier accepts one (`verified`), or `width_stage` at a time, all of which stop at the first that halts
-    (`first-halt`). None is the checkpoint's own, or `fixed` with a resampler."""
+    (`first-halt`). None is the checkpoint's own, or `fixed` with a resampler, or for first-halt where nothing halts."""
     width_threshold: float | None = None
     """`staged` and `trusted`: predicted accuracy (LPRM; of a model without, the halt head) that is trusted (None: .9,
     .5). `sparse`: most sparsity (Hoyer) of `h` (None: a Gaussian's). `decided`: probability of the lead (None: .95)."""
     width_stage: int | None = None
     """`first-halt`: trajectories of a puzzle that run side by side, at most `width`; the next ones start where none of
-    these halts. None is all of `width`."""
+    these halts. None is all of `width`, or the checkpoint's own where it has the policy as its own."""
     transitions: int | None = None
     """`T` of sampling, at most 2^8; None is the model's."""
     low_level_updates: int | None = None
@@ -455,14 +461,13 @@ class SamplerConfig:
                 raise ValueError(f"sigma must come with injector gaussian or path, got {self.injector}")
         if not 0 < self.resample_threshold <= 1:
             raise ValueError(f"resample_threshold must be above 0 and at most 1, got {self.resample_threshold}")
-        check_halt_threshold(self.halting, self.halt_threshold)
-        for name, them in OF_WIDTH_POLICIES.items():
-            if getattr(self, name) is not None and self.width_policy not in them:
-                raise ValueError(f"{name} must come with {', '.join(them)}, got {self.width_policy or 'none'}")
+        check_threshold(self.halting, self.halt_threshold)
+        if self.width_threshold is not None and self.width_policy not in (them := POLICIES_OF_THRESHOLDS):
+            raise ValueError(f"width_threshold must come with {', '.join(them)}, got {self.width_policy or 'none'}")
         if self.width_threshold is not None and not 0 < self.width_threshold < 1:
             raise ValueError(f"width_threshold must be between 0 and 1, got {self.width_threshold}")
-        if self.width_stage is not None and not 1 <= self.width_stage <= self.width:
-            raise ValueError(f"width_stage must be within 1 and the width, {self.width}, got {self.width_stage}")
+        if self.width_stage is not None:
+            check_stage(self.width_stage, self.width_policy or "first-halt", self.width)
         if self.width_policy == "first-halt" and self.halting == "fixed":
             raise ValueError("halting must be a rule that halts for width_policy first-halt, got fixed")
         if self.resampler != "none" and self.width_policy not in (None, "fixed"):
@@ -505,12 +510,12 @@ class ResolvedConfig(SamplerConfig):
         return self.width if self.width_stage is None else self.width_stage
 
 
-def check_halt_threshold(halting: str, threshold: float | None) -> None:
-    """Raises `ValueError` where the halting rule cannot use the threshold."""
-    rule = RULES[halting]
-    if threshold is None or (rule.above < threshold < rule.below and not (rule.is_whole and threshold % 1)):
-        return
-    raise ValueError(f"halt_threshold must be {rule.expected}, got {threshold}")
+def check_stage(stage: int, policy: str, width: int) -> None:
+    """Raises `ValueError` where so many trajectories cannot run side by side."""
+    if policy != "first-halt":
+        raise ValueError(f"width_stage must come with first-halt, got {policy}")
+    if not 1 <= stage <= width:
+        raise ValueError(f"width_stage must be within 1 and the width, {width}, got {stage}")
 
 
 def config_to_json(config: Any) -> dict[str, Any]:

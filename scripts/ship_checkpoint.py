@@ -47,6 +47,7 @@ def measure(
     task: str,
     name: str,
     *,
+    policy: tuple[str, ...],
     split: str,
     width: int,
     is_stochastic: bool,
@@ -59,7 +60,8 @@ def measure(
 
     The last step, and the only one that reads the test split.
     """
-    common = (task, "--checkpoint", name, "--width", str(width), *(() if split == "test" else ("--split", split)))
+    chosen = () if split == "test" else ("--split", split)
+    common = (task, "--checkpoint", name, "--width", str(width), *policy, *chosen)
     figures = measure_answers(common, is_stochastic=is_stochastic, limit=limit)
     if (lookup := get_task(task).lookup(split)) is not None:
         figures["lookup"] = {"split": split, **asdict(lookup)}
@@ -139,7 +141,10 @@ def main() -> None:
     )
     for name in ("selector", "width-policy", "views"):
         parser.add_argument(f"--{name}", help="default of the checkpoint's sampling; choose on training puzzles")
-    parser.add_argument("--depth", type=int, help="default of the checkpoint's sampling; choose on training puzzles")
+    for name in ("depth", "width-stage"):
+        parser.add_argument(
+            f"--{name}", type=int, help="default of the checkpoint's sampling; choose on training puzzles"
+        )
     parser.add_argument("--width", type=int, default=20, help="trajectories a puzzle [default: %(default)s]")
     parser.add_argument("--limit", type=int, help="held-out puzzles of the main figures [default: all]")
     parser.add_argument(
@@ -152,8 +157,6 @@ def main() -> None:
         "--tasks", nargs="*", default=(), help="tasks of other sizes that the card lists with their figures"
     )
     arguments = parser.parse_args()
-    if arguments.width_policy == "first-halt":
-        parser.error("--width-policy must not be first-halt: a card tells single accuracy, which that has none of")
     target = ROOT / "gram" / "weights" / arguments.name
     target.mkdir(parents=True, exist_ok=True)
     for file in ("model.safetensors", "log.jsonl"):
@@ -169,19 +172,22 @@ def main() -> None:
         config["depth"] = card["depth"] = arguments.depth
     if arguments.halt_threshold is not None:
         config["halt_threshold"] = card["halt_threshold"] = arguments.halt_threshold
-    for name in ("selector", "width_policy", "views"):
+    for name in ("selector", "width_policy", "width_stage", "views"):
         if (value := getattr(arguments, name)) is not None:
             config[name] = value
             if name != "selector":
                 card[name] = value
     write_atomically(target / "config.json", (json.dumps(config, indent=2) + "\n").encode())
     card["steps_per_s"] = round(typical_speed(target / "log.jsonl"), 3)
+    # Trajectories that stop at another's halt have no single accuracy.
+    policy = ("--width-policy", "trusted") if config.get("width_policy") == "first-halt" else ()
     is_lattice = config.get("latent") == "lattice"
     is_stochastic = is_lattice or card["recipe"]["model"]["guidance"] in ("full", "noise")
     if config["is_conditional"]:
         card["figures"] = measure(
             card["task"],
             arguments.name,
+            policy=policy,
             split=card["split"].replace("train", "test", 1),
             width=arguments.width,
             is_lattice=is_lattice,
@@ -190,7 +196,7 @@ def main() -> None:
             few_puzzles=arguments.few_puzzles,
         )
         for task in arguments.tasks:
-            common = (task, "--checkpoint", arguments.name, "--width", str(arguments.width))
+            common = (task, "--checkpoint", arguments.name, "--width", str(arguments.width), *policy)
             figures = measure_answers(common, is_stochastic=is_stochastic, limit=arguments.limit)
             card.setdefault("tasks", {})[task] = {"figures": figures}
             write_cards(arguments.name, card)  # a shipping that is stopped keeps what it has measured

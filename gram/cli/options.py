@@ -152,7 +152,9 @@ SETTINGS: dict[str, Any] = {
         "P",
         "Of the width policy. [default: staged 0.9 (LPRM), sparse as a Gaussian, decided 0.95 (probability of a lead)]",
     ),
-    "width_stage": _optional(whole, "N", "Trajectories that first-halt runs side by side. [default: all of --width]"),
+    "width_stage": _optional(
+        whole, "N", "Trajectories that first-halt runs side by side. [default: the checkpoint's, or all of --width]"
+    ),
     "transitions": _optional(whole, "T", "Transitions of a supervision step. [default: the checkpoint's]"),
     "low_level_updates": _optional(whole, "K", "Low-level updates of a transition. [default: the checkpoint's]"),
     "seed": Annotated[int, typer.Option(parser=whole, metavar="S", help="Key of all noise.")],

@@ -24,7 +24,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gram.config import ResolvedConfig, SamplerConfig, Selector, config_to_json, identity_json
+from gram.config import (
+    ModelConfig,
+    ResolvedConfig,
+    SamplerConfig,
+    Selector,
+    WidthPolicy,
+    check_stage,
+    config_to_json,
+    identity_json,
+)
 from gram.kernels import dispatch
 from gram.kernels.fused.tuning import provenance
 from gram.kernels.spec import Spec
@@ -85,7 +94,7 @@ def resolve(config: SamplerConfig, model: Model, puzzles: int = 0) -> ResolvedCo
         sigma = own.path_noise
         if not (sigma or own.initial_std):
             raise ValueError("sigma must be given for injector path with a model trained without, got none")
-    policy = config.width_policy or (own.width_policy if config.resampler == "none" else "fixed")
+    policy, stage = resolved_width_policy(config, own)
     # What first-halt stops at another's halt is no answer to choose.
     selector = config.selector or ("first-halt" if policy == "first-halt" else own.selector or SELECTOR)
     if selector == "lprm" and selector not in supported_selectors(model):
@@ -110,13 +119,14 @@ def resolve(config: SamplerConfig, model: Model, puzzles: int = 0) -> ResolvedCo
     launch = config.launch if config.launch is not None else dispatch.launch_size(spec, model.device, kernel)
     slots = config.slots
     if slots is None:
-        side_by_side = (config.width_stage or config.width) if policy == "first-halt" else 1
+        side_by_side = (stage or config.width) if policy == "first-halt" else 1
         slots = max(dispatch.slot_count(model.device, launch), side_by_side)
     filled = {
         "depth": depth,
         "selector": selector,
         "views": config.views or own.views,
         "width_policy": policy,
+        "width_stage": stage,
         "injector": injector,
         "sigma": sigma,
         "halt_threshold": threshold,
@@ -129,6 +139,21 @@ def resolve(config: SamplerConfig, model: Model, puzzles: int = 0) -> ResolvedCo
         "slots": slots,
     }
     return ResolvedConfig(**{**asdict(config), **filled})
+
+
+def resolved_width_policy(config: SamplerConfig, own: ModelConfig) -> tuple[WidthPolicy, int | None]:
+    """The width policy of a run and its stage: the user's, or else the checkpoint's own. Raises `ValueError` where a
+    stage is named of another policy than `first-halt`."""
+    policy, stage = config.width_policy, config.width_stage
+    if policy is None:
+        policy = own.width_policy
+        if config.resampler != "none" or (policy == "first-halt" and config.halting == "fixed"):
+            policy = "fixed"
+        if policy == "first-halt" and stage is None and own.width_stage is not None:
+            stage = min(own.width_stage, config.width)
+    if stage is not None:
+        check_stage(stage, policy, config.width)
+    return policy, stage
 
 
 def slots_of(model: Model) -> type[SlotStates]:

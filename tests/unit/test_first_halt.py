@@ -236,7 +236,6 @@ def test_a_worker_and_a_store_give_the_same_and_a_killed_run_goes_on(tmp_path, m
 
 def test_bad_settings_are_told_in_a_line():
     for settings_, line in (
-        ({"width_stage": 2}, "width_stage must come with first-halt, got none"),
         ({"width_stage": 2, "width_policy": "trusted"}, "width_stage must come with first-halt, got trusted"),
         ({"width_stage": 0, "width_policy": "first-halt"}, "width_stage must be within 1 and the width, 20, got 0"),
         ({"width_stage": 21, "width_policy": "first-halt"}, "width_stage must be within 1 and the width, 20, got 21"),

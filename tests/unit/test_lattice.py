@@ -253,6 +253,32 @@ def test_a_checkpoint_may_have_a_width_policy_of_its_own():
     assert resolve(SamplerConfig(), tiny_model()).width_policy == "fixed"
 
 
+def test_a_checkpoint_may_run_some_side_by_side_of_its_own():
+    model = lattice_model(width_policy="first-halt", width_stage=4)
+
+    def resolved(**asked):
+        config = resolve(SamplerConfig(**asked), model)
+        return config.width_policy, config.width_stage
+
+    assert resolved(width=20) == ("first-halt", 4)
+    assert resolved(width=2) == ("first-halt", 2), "of a smaller width all"
+    assert resolved(width=20, width_stage=8) == ("first-halt", 8)
+    assert resolved(width=20, width_policy="first-halt") == ("first-halt", None), "who names the policy names the stage"
+    assert resolved(width=20, width_policy="trusted") == ("trusted", None)
+    assert resolved(width=20, halting="fixed") == ("fixed", None), "where nothing halts all run"
+    assert model.config == config_from_json(ModelConfig, config_to_json(model.config), where="here")
+    with pytest.raises(ValueError, match="slots must be at least the 4 trajectories"):
+        resolved(width=20, slots=3, launch=1)
+    with pytest.raises(ValueError, match="width_stage must come with first-halt, got trusted"):
+        resolved(width=20, width_policy="trusted", width_stage=4)
+    with pytest.raises(ValueError, match="width_stage must come with first-halt, got fixed"):
+        resolve(SamplerConfig(width_stage=4), tiny_model())
+    with pytest.raises(ValueError, match="width_stage must come with first-halt, got trusted"):
+        lattice_model(width_policy="trusted", width_stage=4)
+    with pytest.raises(ValueError, match="width_stage must be within 1 and the width, 1048576, got 0"):
+        lattice_model(width_policy="first-halt", width_stage=0)
+
+
 def test_commitment_is_refused_without_a_lattice():
     with pytest.raises(ValueError, match="injector must be none, prior, gaussian or path for continuous states"):
         resolve(SamplerConfig(injector="commitment"), tiny_model())
