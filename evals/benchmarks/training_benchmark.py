@@ -40,12 +40,12 @@ MOST_ROWS = 65_536
 
 
 class Probe:
-    """A process that trains with the package of a folder."""
+    """A process that trains with the package of a folder, in one of `training_probe.VERSIONS` or its own choice."""
 
-    def __init__(self, folder: Path, recipe: str, puzzles: str) -> None:
+    def __init__(self, folder: Path, recipe: str, puzzles: str, *version: str) -> None:
         self.folder = folder
         self.process = subprocess.Popen(
-            [sys.executable, training_probe.__file__, recipe, puzzles],
+            [sys.executable, training_probe.__file__, recipe, puzzles, *version],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -54,9 +54,9 @@ class Probe:
             cwd=folder,
         )
 
-    def ask(self, steps: int) -> dict[str, list[float]]:
-        """`seconds`, `cpu_seconds` and `losses` of each of the next optimiser steps. Raises `ValueError` where it
-        fails."""
+    def ask(self, steps: int) -> dict[str, Any]:
+        """`seconds`, `cpu_seconds` and `losses` of each of the next optimiser steps (of the last one alone where a
+        device keeps them), and `peak_bytes`. Raises `ValueError` where it fails."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         try:
@@ -149,13 +149,15 @@ def rows(
     yield Measurement.of(f"{recipe}: share of what products alone reach", share)
     if against is None:
         return
-    compared = {name: each[:COMPARED_STEPS] for name, each in losses.items()}
-    apart = [abs(a - b) for a, b in zip(compared["here"], compared["other"], strict=True)]
     name = f"{recipe}: seconds of a step in {against.name} over those here"
     yield Measurement.of_ratios(name, seconds["other"], seconds["here"], None, facts={"against": str(against)})
     # Other work on the machine stretches the clock's time of both, and the processor's time of both much less.
     name = f"{recipe}: the same in processor time"
     yield Measurement.of_ratios(name, processor["other"], processor["here"])
+    compared = {name: each[:COMPARED_STEPS] for name, each in losses.items()}
+    if min(map(len, compared.values())) < COMPARED_STEPS:
+        return  # a device keeps its losses
+    apart = [abs(a - b) for a, b in zip(compared["here"], compared["other"], strict=True)]
     worst = max(apart)
     label = f"{recipe}: largest difference of the loss in the first {COMPARED_STEPS} steps"
     yield Measurement(name=label, ratio=worst, low=min(apart), high=worst, facts={"losses": compared})

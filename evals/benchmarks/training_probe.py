@@ -1,9 +1,12 @@
 """A process that trains a recipe step by step as it is asked to, and tells each step's seconds and loss.
 
-python FILE RECIPE PUZZLES (a file, or `-`: the task's own)   with PYTHONPATH naming the package to time
+python FILE RECIPE PUZZLES [VERSION]   with PYTHONPATH naming the package to time
 
-Each line of its input is a number of optimiser steps; each line of its output is JSON. It is run as a file, and finds
-the trainer where earlier versions had it, since the package that it times may be another commit's.
+PUZZLES is a file, or `-`: the task's own. VERSION is one of `VERSIONS`; without one the package's own choice is taken.
+Each line of its input is a number of optimiser steps; each line of its output is JSON. A trainer that leaves its
+figures on the device is asked for them behind the last step alone, whose loss is told, and each step has the mean of
+the seconds. It is run as a file, and finds the trainer where earlier versions had it, since the package that it times
+may be another commit's.
 """
 
 from __future__ import annotations
@@ -15,8 +18,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+VERSIONS = ("captured", "launched", "host", "eager")
+"""The device's trainer as CUDA graphs, and without them; the plain trainer, which waits for the device at every step,
+compiled and not."""
 
-def opened(name: str, puzzles: str, out: Path) -> Any:
+
+def opened(name: str, puzzles: str, out: Path, version: str = "") -> Any:
     """The trainer of a recipe, as the package at hand has it."""
     from gram.api import choose_device, choose_dtype
 
@@ -41,26 +48,62 @@ def opened(name: str, puzzles: str, out: Path) -> Any:
     file = None if puzzles == "-" else Path(puzzles)
     source = TrainingPuzzles(recipe.task, recipe.model, recipe.training, file)
     device = choose_device()
-    return kind(recipe, out, device=device, dtype=choose_dtype("auto", device), puzzles=source)
+    if version in ("captured", "launched") or (not version and device.type == "cuda"):
+        kind = on_device(recipe, kind, is_captured=version != "launched")
+    dtype, is_compiled = choose_dtype("auto", device), version != "eager"
+    return kind(recipe, out, device=device, dtype=dtype, puzzles=source, is_compiled=is_compiled)
 
 
-def main(name: str, puzzles: str) -> None:
+def on_device(recipe: Any, kind: Any, *, is_captured: bool) -> Any:
+    """The device's trainer, where the package has one and it takes the recipe that `kind` trains."""
+    try:
+        from gram.training.data_parallel import Ranks
+        from gram.training.device_trainer import DeviceTrainer, unsupported_reason
+        from gram.training.trainer import Trainer
+    except ModuleNotFoundError:
+        return kind
+    if kind is not Trainer or unsupported_reason(recipe, Ranks()):
+        return kind
+    return type("Timed", (DeviceTrainer,), {"is_captured": is_captured})
+
+
+def timed(trainer: Any, steps: int) -> dict[str, Any]:
+    """What a number of optimiser steps took, and their losses."""
+    seconds, cpu_seconds, losses = [], [], []
+    for _ in range(steps):
+        began, began_cpu = time.perf_counter(), time.process_time()
+        figures = trainer.advance()
+        seconds.append(time.perf_counter() - began)
+        cpu_seconds.append(time.process_time() - began_cpu)
+        if figures:
+            losses.append(figures["cross_entropy"])
+    if len(losses) < steps:
+        began, began_cpu = time.perf_counter(), time.process_time()
+        losses = [trainer.read()["cross_entropy"]]
+        seconds = [(sum(seconds) + time.perf_counter() - began) / steps] * steps
+        cpu_seconds = [(sum(cpu_seconds) + time.process_time() - began_cpu) / steps] * steps
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "losses": losses, "peak_bytes": peak_bytes(trainer.device)}
+
+
+def peak_bytes(device: Any) -> int | None:
+    """Most memory of a GPU that the process has had; None off one."""
+    if device.type != "cuda":
+        return None
+    import torch
+
+    return int(torch.cuda.max_memory_allocated(device))
+
+
+def main(name: str, puzzles: str, version: str = "") -> None:
     """Answers until its input ends."""
     with tempfile.TemporaryDirectory() as folder:
-        trainer = opened(name, puzzles, Path(folder))
+        trainer = opened(name, puzzles, Path(folder), version)
         for line in sys.stdin:
-            seconds, cpu_seconds, losses = [], [], []
-            for _ in range(int(line)):
-                began, began_cpu = time.perf_counter(), time.process_time()
-                figures = trainer.advance()
-                seconds.append(time.perf_counter() - began)
-                cpu_seconds.append(time.process_time() - began_cpu)
-                losses.append(figures["cross_entropy"])
-            print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "losses": losses}), flush=True)
+            print(json.dumps(timed(trainer, int(line))), flush=True)
 
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1], sys.argv[2])
-    except (ValueError, ImportError, OSError) as error:
+        main(*sys.argv[1:])
+    except (ValueError, ImportError, OSError, RuntimeError) as error:
         print(json.dumps({"error": (str(error).strip().splitlines() or [type(error).__name__])[0]}), flush=True)

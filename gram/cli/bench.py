@@ -164,8 +164,12 @@ def _tuning_rows(presets: list[str] | None, rounds: int, out: Path | None) -> It
 def _training_rows(
     recipe: str, against: Path | None, puzzles: Path | None, rounds: int, tell: Callable[[str], None]
 ) -> Iterator[Measurement]:
-    from gram.evals.benchmarks import training_benchmark
+    from gram.api import choose_device
+    from gram.evals.benchmarks import gpu_training_benchmark, training_benchmark
 
+    if against is None and choose_device().type == "cuda":
+        yield from gpu_training_benchmark.rows(recipe, puzzles=puzzles, rounds=rounds, tell=tell)
+        return
     yield from training_benchmark.rows(recipe, against=against, puzzles=puzzles, rounds=rounds, tell=tell)
 
 

@@ -2,9 +2,10 @@
 
 import pytest
 
-from gram.evals.benchmarks import training_benchmark
+from gram.evals.benchmarks import gpu_training_benchmark, training_benchmark, training_probe
 from gram.evals.benchmarks.timing import ROOT
 from gram.model import Model
+from gram.training.cost import cost_of
 from gram.training.recipe import load_recipe
 
 TINY = """task = "nqueens4"
@@ -52,6 +53,50 @@ def test_rows_are_of_one_recipe_and_of_two_trainers(recipe, tmp_path, monkeypatc
     # The same code of the same seed, and three steps more than were timed.
     assert losses.ratio == 0
     assert len(losses.facts["losses"]["here"]) == 8
+
+
+class InProcess:
+    """Stands in for a probe's process, which takes seconds to start; one that is not compiled fails."""
+
+    def __init__(self, folder, recipe, puzzles, version):
+        self.trainer = None if version == "eager" else training_probe.opened(recipe, puzzles, folder, version)
+
+    def ask(self, steps):
+        if self.trainer is None:
+            raise ValueError("out of memory")
+        return training_probe.timed(self.trainer, steps)
+
+    def close(self):
+        pass
+
+
+def test_every_way_to_launch_a_step_is_timed_and_one_that_fails_hides_no_other(recipe, monkeypatch):
+    """On a CPU there is no graph; the ways are other code all the same."""
+    monkeypatch.setattr(gpu_training_benchmark, "Probe", InProcess)
+    found = list(gpu_training_benchmark.rows(recipe, rounds=2, warm_steps=1))
+    times, failed, rates, ratios = found[:3], found[3], found[4:7], found[7:]
+    assert failed.error == "ValueError: out of memory"
+    assert all(len(row.facts["seconds"]) == 2 for row in times)
+    flops = cost_of(load_recipe(recipe)).step_flops
+    for time, rate in zip(times, rates, strict=True):
+        assert rate.low * 1e12 * time.high / 1e3 == pytest.approx(flops)
+    assert [row.name.split(", ")[-1] for row in ratios] == ["no graph", "waiting at every step"]
+    first, *others = (row.facts["seconds"] for row in times)
+    for row, seconds in zip(ratios, others, strict=True):
+        assert [row.low, row.high] == sorted(a / b for a, b in zip(seconds, first, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("version", "kind"),
+    [("captured", "Timed"), ("launched", "Timed"), ("host", "Trainer"), ("eager", "Trainer"), ("", "Trainer")],
+)
+def test_a_probe_takes_the_trainer_of_its_version(recipe, tmp_path, version, kind):
+    trainer = training_probe.opened(recipe, "-", tmp_path, version)
+    assert type(trainer).__name__ == kind
+    assert getattr(trainer, "is_captured", None) == {"captured": True, "launched": False}.get(version)
+    made = training_probe.timed(trainer, 3)
+    assert len(made["seconds"]) == len(made["cpu_seconds"]) == 3
+    assert len(made["losses"]) == (1 if kind == "Timed" else 3)
 
 
 def test_products_are_counted_forward_and_for_both_gradients(recipe):
