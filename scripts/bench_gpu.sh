@@ -9,11 +9,15 @@
 # FOLDER goes on with the parts that are missing, then tries again those that had failed before. FOLDER is new, empty or
 # of such a run, with the same sources and GPU. status.tsv has the last exit status of each part (124: out of time).
 #
+# GRAM_PUZZLES=FILE   the pairs that the last part trains on. Every call of the command goes on with that run for eight
+#                     minutes, after which it saves itself: repeat the command for as long as there is time.
+#
 # Exit status: 0 when all parts succeeded, 1 when one failed or could not run, 2 when nothing was run. Leave the machine
 # otherwise idle.
 set -euo pipefail
 
 limit=540
+piece=480
 
 refuse() {
     echo "bench_gpu: $1" >&2
@@ -23,6 +27,9 @@ refuse() {
 folder=${1:-} how=${2:-}
 [ $# -le 2 ] && [ -n "$folder" ] && [[ $folder != --* ]] && { [ -z "$how" ] || [ "$how" = --installed ]; } ||
     refuse "the arguments must be a folder for the results and, if you like, --installed, got: ${*:-none}"
+puzzles=${GRAM_PUZZLES:-}
+[ -z "$puzzles" ] || { [ -f "$puzzles" ] && puzzles=$(realpath "$puzzles"); } ||
+    refuse "GRAM_PUZZLES must be a file of puzzles and answers, got $puzzles"
 nvidia-smi -L >/dev/null 2>&1 || refuse "a GPU is needed, nvidia-smi found none; nothing was run or written"
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -122,6 +129,17 @@ bench_part() {
     part "$pass" "$name" "${gram[@]}" bench "$@" --out "$out/$name.rows.json"
 }
 
+# train_piece RECIPE: goes on with its run in $out/training; a piece that was ended by its time has saved itself.
+train_piece() {
+    local began=$SECONDS status=0
+    set -- "${gram[@]}" train "$1" --puzzles "$puzzles" --out "$out/training"
+    printf '== training: %s\n' "$*"
+    (cd "$root" && exec timeout --kill-after=50 "$piece" "$@") >"$out/training.txt" 2>>"$out/training.log" || status=$?
+    [ "$status" != 124 ] || status=0
+    record training "$status" $((SECONDS - began)) "$*"
+    tail -q -n 2 "$out/training.log" "$out/training.txt" | sed 's/^/   /'
+}
+
 for pass in 1 2; do
     part $pass machine nvidia-smi -q -d CLOCK,POWER,MEMORY,UTILIZATION
     part $pass doctor "${gram[@]}" doctor --json
@@ -135,9 +153,18 @@ for pass in 1 2; do
         part $pass "frontier-$kernel" "${gram[@]}" frontier sudoku6 --kernel "$kernel" \
             --limit 200 --seeds 1 --rounds 5 --out "$out/frontier-$kernel" --json
     done
+    for recipe in sudoku9 paper-sudoku-extreme; do
+        bench_part $pass "training-$recipe" training --recipe "$recipe" --rounds 3
+    done
     tests_part $pass float32 'not bfloat16'
     bench_part $pass sampler sampler --rounds 3
 done
+
+if [ -n "$puzzles" ]; then
+    train_piece paper-sudoku-extreme
+else
+    echo "== training: not run: GRAM_PUZZLES names no file of puzzles"
+fi
 
 echo "results: $out"
 exit $failed

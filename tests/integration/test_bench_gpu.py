@@ -16,7 +16,7 @@ from gram.presets import PRESETS
 SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_gpu.sh"
 KERNELS = [f"kernels-{preset}" for preset in PRESETS]
 PARTS = ["machine", "doctor", "tests-bfloat16", "slots", *KERNELS, "engine", "frontier-fused", "frontier-eager",
-         "tests-float32", "sampler"]  # fmt: skip
+         "training-sudoku9", "training-paper-sudoku-extreme", "tests-float32", "sampler"]  # fmt: skip
 
 PYTHON = """#!/bin/sh
 # Stands in for the interpreter: prints what it is asked for; parts in FAILING end with 3, those in SLOW take long, `-c`
@@ -192,6 +192,34 @@ def test_a_part_is_ended_in_time_and_its_beginning_kept(checkout, tmp_path):
     assert statuses(tmp_path / "results") == {name: "124" if name == "engine" else "0" for name in PARTS}
     assert "was ended after 1 s" in done.stdout
     assert (tmp_path / "results" / "engine.txt").read_text() == "begun\n"
+
+
+def test_every_call_goes_on_with_the_run_of_the_puzzles(checkout, tmp_path):
+    """Also where its time ends it, and after a call without puzzles."""
+    (tmp_path / "pairs.csv").write_text("")
+    named = {"GRAM_PUZZLES": "pairs.csv"}
+    assert_refused(run(checkout, "results", GRAM_PUZZLES="none.csv"), "GRAM_PUZZLES", "none.csv")
+    script = checkout / "scripts" / "bench_gpu.sh"
+    script.write_text(script.read_text().replace("piece=480\n", "piece=1\n"))
+    done = run(checkout, "results")
+    assert done.returncode == 0, done.stderr
+    assert "training: not run: GRAM_PUZZLES names no file of puzzles" in done.stdout
+    results = tmp_path / "results"
+    assert "training" not in statuses(results)
+    for slow in ("", "extreme", ""):
+        (checkout / "asked").unlink()
+        done = run(checkout, "results", SLOW=slow, **named)
+        assert done.returncode == 0, done.stderr
+        (asked,) = (checkout / "asked").read_text().splitlines()
+        assert asked.endswith(
+            f"-m gram train paper-sudoku-extreme --puzzles {tmp_path}/pairs.csv --out {results}/training"
+        )
+        assert ("begun" if slow else "asked: ") in done.stdout
+        assert list(statuses(results).items()) == [(part, "0") for part in (*PARTS, "training")]
+    done = run(checkout, "results", FAILING="extreme", **named)
+    assert done.returncode == 1
+    assert statuses(results)["training"] == "3"
+    assert "no extreme" in done.stdout
 
 
 BLOCKED = """
