@@ -221,6 +221,11 @@ def _packed(weights: Weights, spec: Spec, dtype: torch.dtype, kernel: str = "fus
     return _READY[use].packed, True
 
 
+def packed(weights: Weights, spec: Spec, dtype: torch.dtype, kernel: str) -> Any:
+    """Packed weights as a step of a path in `LAUNCHED` reads them: what a CUDA graph of steps must keep."""
+    return _packed(weights, spec, dtype, kernel)[0]
+
+
 def _triton_step(
     weights: Weights, spec: Spec, h: Tensor, l: Tensor, e_x: Tensor, key: NoiseKey, injection: Injection, kernel: str
 ) -> Step:

@@ -15,7 +15,8 @@ Shapes: `B` trajectories, `L` tokens (registers included), `D` channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from functools import cache
 from typing import NamedTuple
@@ -104,10 +105,29 @@ def _compiled_bits() -> Callable[..., Tensor]:
     return torch.compile(_bits, dynamic=True)
 
 
-class _Spent:
-    """Elements drawn so far. They decide how integers are computed, never their values."""
+class Drawn:
+    """What the process has drawn so far. It decides how integers are computed, never their values."""
 
     elements = 0
+    is_compiled = False
+    """How they were computed last."""
+    is_held = False
+
+    @classmethod
+    def is_repaid(cls) -> bool:
+        """Whether so many were drawn that compiling pays."""
+        return cls.elements >= COMPILE_FROM_ELEMENTS
+
+    @classmethod
+    @contextmanager
+    def held(cls) -> Iterator[None]:
+        """Integers are computed throughout as they would be at its beginning: what is called once to make ready is then
+        what a CUDA graph captures, in which nothing may be compiled."""
+        cls.is_compiled, cls.is_held = cls.is_repaid(), True
+        try:
+            yield
+        finally:
+            cls.is_held = False
 
 
 def random_bits(elements: int, seed: int, c1_B: Tensor, c2_B: Tensor, c3_B: Tensor) -> Tensor:
@@ -119,8 +139,10 @@ def random_bits(elements: int, seed: int, c1_B: Tensor, c2_B: Tensor, c3_B: Tens
     k0, k1 = (torch.full((), half, dtype=torch.int64, device=c1_B.device) for half in (seed & _MASK, seed >> 32))
     if torch.compiler.is_compiling():
         return _bits(elements, k0, k1, c1_B, c2_B, c3_B)
-    _Spent.elements += elements * c1_B.shape[0]
-    run = _compiled_bits() if _Spent.elements >= COMPILE_FROM_ELEMENTS else _bits
+    Drawn.elements += elements * c1_B.shape[0]
+    if not Drawn.is_held:
+        Drawn.is_compiled = Drawn.is_repaid()
+    run = _compiled_bits() if Drawn.is_compiled else _bits
     return run(elements, k0, k1, c1_B, c2_B, c3_B)
 
 

@@ -1,190 +1,304 @@
-"""Continuous batching that runs on the device: it halts, keeps what leaves and refills without asking the host.
+"""Continuous batching that runs on the device: it halts and refills without asking the host.
 
-The same loop as the engine's, for what needs no decision of the host: a fixed width without resampling, a halting rule
-that reads no answers, nobody who watches. Every operation is on tensors of fixed shapes and none waits for the device,
-so that the host hands over several supervision steps at a time and then reads once which trajectories have ended. The
-order of refill is the scheduler's, and noise is by name: every trajectory is the engine's, bit for bit. On a CPU the
-same code runs, for its test.
+The same loop as the engine's, for what needs no decision of the host within a few supervision steps: no resampling, a
+halting rule that reads no answers, trajectories that do not stop each other, nobody who watches. Every operation of a
+step is on tensors of fixed shapes and addresses and none waits for the device, so several steps are one CUDA graph
+(`stretches.py`). The host keeps a queue on the device filled and reads what trajectories have left one stretch late:
+results, traces, and votes that decide an adaptive width. What ran beyond a decision is discarded, as the width policy's
+prefix rule allows. The order of refill is the scheduler's, and noise is by name: every trajectory is the engine's, bit
+for bit. On a CPU the same code runs, for its test.
 
-Shapes: `S` slots, `Q` places of the queue, `R` rows of the table of trajectories (and one behind, for what nobody
-keeps), `L` puzzle tokens, `A` answer tokens.
+Shapes: `S` slots (those in use, a whole number of launches), `K` steps of a stretch, `Q` places of the queue, `P`
+puzzles of the run, `L` puzzle tokens, `A` answer tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gram.config import ResolvedConfig
-from gram.sampler import halting
+from gram.kernels import dispatch
+from gram.sampler import halting, trace
 from gram.sampler.halting import Readings
 from gram.sampler.scheduler import Final, OpenShard, Scheduler
+from gram.sampler.stretches import AHEAD, CalledStretches, CapturedStretches, Fields, Reports, Stretches, graphs_are_on
 
 if TYPE_CHECKING:
     from gram.sampler.engine import SlotStates
 
 STEPS_A_READBACK = 8
-"""Supervision steps that the host hands over at a time."""
+"""Supervision steps of a stretch. An even number: slots swap two buffers at every step, and a graph must leave them as
+it found them."""
+WIDTH_POLICIES = ("fixed", "staged", "trusted", "decided", "verified")
+"""Those that can be decided late: they stop no trajectory that they have asked for."""
+ROW, HASH, ID, PUZZLE = range(4)
+"""What waits in the queue of each trajectory: its row in the table, the puzzle's hash, its id and the puzzle's place in
+the run."""
 
 
 def can_run(config: ResolvedConfig, slots: SlotStates) -> bool:
-    """Whether a run that nobody watches needs no decision of the host."""
+    """Whether a run that nobody watches needs no decision of the host within a stretch."""
     return (
         slots.latent == "continuous"
         and not slots.model.config.demonstrations
         and slots.is_padded
         and slots.views is None
         and not config.measures_sparsity
-        and config.width_policy == "fixed"
+        and config.width_policy in WIDTH_POLICIES
         and config.resampler == "none"
         and not halting.RULES[config.halting].needs_answers
     )
 
 
-class Found(NamedTuple):
-    """What trajectories left, by row of the table, on the device: `[R + 1]` each."""
+def stretches_of(slots: SlotStates) -> Stretches:
+    """How a run's stretches are run: as CUDA graphs on a GPU.
 
-    margin: Tensor
-    residual: Tensor
-    halt: Tensor
-    lprm: Tensor
-    steps: Tensor
-    is_halted: Tensor
-    has_ended: Tensor
-    answers: Tensor
-    """`[R + 1, A]`, uint8."""
+    Those of kernel `gemm` are called: its step is a graph of its own, and long enough for the host to keep ahead.
+    Weights that do not count their changes are packed anew in every step, which no graph can hold.
+    """
+    kernel, weights = slots.config.kernel, slots.weights
+    is_packed = kernel in dispatch.LAUNCHED
+    if (
+        not slots.h.is_cuda
+        or kernel == "gemm"
+        or (is_packed and any(each.is_inference() for each in weights.values()))
+        or not graphs_are_on()
+    ):
+        return CalledStretches()
 
-    @classmethod
-    def blank(cls, rows: int, answer_tokens: int, device: torch.device) -> Found:
-        """Room for so many rows."""
+    def keeps() -> Any:
+        return dispatch.packed(weights, slots.spec, slots.h.dtype, kernel) if is_packed else weights
 
-        def zeros(kind: torch.dtype, *shape: int) -> Tensor:
-            return torch.zeros(rows, *shape, dtype=kind, device=device)
-
-        return cls(
-            margin=zeros(torch.float32),
-            residual=zeros(torch.float32),
-            halt=zeros(torch.float32),
-            lprm=zeros(torch.float32),
-            steps=zeros(torch.int32),
-            is_halted=zeros(torch.bool),
-            has_ended=zeros(torch.bool),
-            answers=zeros(torch.uint8, answer_tokens),
-        )
+    return CapturedStretches(slots.h.device, keeps)
 
 
 class DeviceLoop:
-    """One run. `step` asks nothing of the host; `give` and `take` are one copy each."""
+    """One run. `step` asks nothing of the host; `give` and `take` are a copy each way, without waiting in `give`."""
 
-    def __init__(
-        self, slots: SlotStates, scheduler: Scheduler, config: ResolvedConfig, *, first_halt: int, depth: int
-    ) -> None:
-        self.slots, self.scheduler, self.config = slots, scheduler, config
+    def __init__(self, slots: SlotStates, scheduler: Scheduler, *, first_halt: int, depth: int) -> None:
+        self.slots, self.scheduler, self.config = slots, scheduler, slots.config
         self.first_halt, self.depth = first_halt, depth
+        self.stretches = stretches_of(slots)
         device = slots.h.device
-        self.size = slots.count * (1 + STEPS_A_READBACK)
-        """Trajectories that may wait on the device: one for each slot and step until the next readback."""
-        tokens = slots.model.config.tokens
-        self.queue = torch.zeros(3 + tokens, self.size, dtype=torch.int64, device=device)
-        """Row in the table, puzzle hash, id and puzzle of each waiting trajectory; a ring."""
-        self.first = torch.zeros((), dtype=torch.int64, device=device)
-        """How many trajectories have left the queue."""
-        self.last = torch.zeros((), dtype=torch.int64, device=device)
-        """How many have come to it."""
+        self.stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
+        puzzles = scheduler.table.puzzles
+        launches = -(-min(slots.count, max(1, len(puzzles) * self.config.width)) // slots.launch)
+        self.rows = launches * slots.launch
+        """`S`: slots that the run's trajectories could never fill are left out."""
+        self.used = min(slots.count, self.rows)
+        """Those of them that trajectories may take; the others pad the last launch."""
+
+        def whole(*shape: int, fill: int = 0) -> Tensor:
+            return torch.full(shape, fill, dtype=torch.int64, device=device)
+
+        # Trajectories that a slot can end while the host knows nothing of it. What is decided late or traced takes
+        # memory of the host for each trajectory that waits, so there they are as many as last eight steps on average.
+        turns = -(-AHEAD * STEPS_A_READBACK // max(1, min(first_halt, depth)))
+        if scheduler.table.depth or scheduler.tests is not None:
+            turns = min(turns, AHEAD)
+        self.size = turns * self.used
+        """`Q`: a ring of what may start before the next but one report."""
+        self.queue = whole(self.size, 4)
+        self.mirror = torch.zeros(self.size, 4, dtype=torch.int64, pin_memory=device.type == "cuda")
+        """The queue on the host. A place is written again only when its trajectory is known to have started, so what
+        is copied from it is never written meanwhile."""
+        self.last = whole()
+        """How many trajectories have come to the queue."""
         self.given = self.taken = 0
-        """The same, as the host knows them: what has come, and what had certainly left at the last readback."""
-        self.row = torch.full((slots.rows,), -1, dtype=torch.int64, device=device)
+        """The same, as the host knows it: what has come, and what had left at the last report."""
+        self.row = whole(self.rows, fill=-1)
         """The trajectory in each slot, by its row in the table; -1 for none."""
-        self.is_slot = torch.arange(slots.rows, device=device) < slots.count
-        self.steps_run = torch.zeros((), dtype=torch.int64, device=device)
-        self.found = Found.blank(1, slots.model.config.output_tokens, device)
-        self.ended = np.zeros(0, bool)
-        """Trajectories whose end the host knows, by row."""
+        self.puzzle = whole(self.rows)
+        """Its puzzle, by its place in the run."""
+        self.is_slot = torch.arange(self.rows, device=device) < self.used
+        self.puzzles = torch.tensor(puzzles, device=device)
+        """`[P, L]`, uint8."""
+        self.is_decided = torch.zeros(len(puzzles), dtype=torch.bool, device=device)
+        """Puzzles whose trajectories may leave."""
+        self.decided = torch.zeros(len(puzzles), dtype=torch.bool, pin_memory=device.type == "cuda")
+        """The same on the host, which only ever adds to it."""
+        self.reports = Reports(device, fields_of(self.rows, slots.model.config.output_tokens))
+        shown = self.reports.arrays
+        self.first, self.steps_run = shown["first"], shown["steps_run"]
+        """Trajectories that have left the queue; supervision steps taken."""
+        self.is_out = np.zeros(0, bool)
+        """Trajectories that were given and that the host waits for, by row of the table."""
+        self.alive = 0
+        """How many these are."""
+        self.since = 0
+        """Stretches launched since something was given."""
 
     def run(self) -> Iterator[tuple[list[OpenShard], int, int]]:
-        """After every readback: the shards that are finished, trajectories that have ended since, and supervision
-        steps taken so far."""
-        while self.give() or self.scheduler.open:
-            for _ in range(STEPS_A_READBACK):
-                self.step()
-            yield self.take()
+        """After every report: the shards that are finished, trajectories that need no slot any more since the last one,
+        and supervision steps taken so far."""
+        try:
+            while True:
+                self.give()
+                has_launched = self.is_needed()
+                if has_launched:
+                    self.launch()
+                elif not self.reports.ahead:
+                    return
+                if self.reports.ahead == AHEAD or not has_launched:
+                    yield self.take()
+        finally:
+            while self.reports.ahead:  # nothing may be freed that the device still uses
+                self.reports.take()
 
-    def give(self) -> int:
-        """Tops up the queue, and gives every row of the table its place among the results. Returns how many came."""
-        rows = self.scheduler.next_needed(self.size - (self.given - self.taken))
-        table, slots = self.scheduler.table, self.slots
-        if len(table.id) >= len(self.found.steps):
-            more = Found.blank(len(table.id) + 1, slots.model.config.output_tokens, slots.h.device)
-            for old, new in zip(self.found, more, strict=True):
-                new[: len(old) - 1] = old[:-1]
-            self.found = more
-            self.ended = np.pad(self.ended, (0, len(table.id) - len(self.ended)))
+    def on_stream(self) -> AbstractContextManager[Any]:
+        """Makes the run's stream and device the current ones, whatever is done between two reports."""
+        return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
+
+    def is_needed(self) -> bool:
+        """Whether another stretch may be of use: not where all trajectories will have ended in those on their way,
+        however long each takes."""
+        longest = -(-self.alive // self.used) * self.depth
+        is_over = self.reports.ahead and min(self.reports.ahead, self.since) * STEPS_A_READBACK >= longest
+        return bool(self.scheduler.open) and not is_over
+
+    def give(self) -> None:
+        """Tops up the queue, with what may come to be needed where slots would stand empty. That is so only once every
+        shard is open, so that the row of what runs beyond a decision is never another trajectory's by then."""
+        room = self.size - (self.given - self.taken)
+        rows = self.scheduler.next_needed(room)
+        if self.scheduler.tests is not None:
+            idle = self.used - self.alive - len(rows)
+            spare = self.scheduler.next_speculative(min(idle, room - len(rows)))
+            rows = np.concatenate([rows, spare])
         if not len(rows):
-            return 0
+            return
+        table = self.scheduler.table
         puzzles = table.puzzle[rows]
         place = (self.given + np.arange(len(rows))) % self.size
-        named = np.stack([rows, table.hashes[puzzles], table.id[rows]])
-        index, names, tokens = slots.send(place, named, table.puzzles[puzzles].T)
-        self.queue[:3, index], self.queue[3:, index] = names, tokens
-        self.found.has_ended[names[0]] = False
-        self.ended[rows] = False
-        self.given += len(rows)
-        self.last += len(rows)
-        return len(rows)
+        self.mirror.numpy()[place] = np.stack([rows, table.hashes[puzzles], table.id[rows], puzzles], 1)
+        first, end = int(place[0]), int(place[0]) + len(rows)
+        with self.on_stream():
+            for part in (slice(first, min(end, self.size)), slice(0, max(0, end - self.size))):
+                if part.stop > part.start:
+                    self.queue[part].copy_(self.mirror[part], non_blocking=True)
+            self.given += len(rows)
+            self.last.fill_(self.given)
+        if len(table.id) > len(self.is_out):
+            self.is_out = np.pad(self.is_out, (0, len(table.id) - len(self.is_out)))
+        self.is_out[rows] = True
+        self.alive += len(rows)
+        self.since = 0
 
-    def step(self) -> None:
-        """Fills free slots, takes one supervision step of every slot, and keeps what leaves."""
-        slots = self.slots
-        self._fill()
-        is_active = self.row >= 0
-        self.steps_run += is_active.sum()
-        slots.advance(slots.rows)
-        margin, residual, answers = slots.read_states(slice(0, slots.rows))
-        taken = slots.device_names[2]
-        # Rules compare, which they do on tensors as they do on arrays.
-        now = Readings(step=taken, halt=slots.halt, residual=residual, unchanged=taken)  # type: ignore[arg-type]
-        stops: Any = halting.stops(self.config.halting, self.config.halt_threshold, self.first_halt, now)
-        is_leaving: Tensor = is_active & (stops | (taken >= self.depth))
-        row = torch.where(is_leaving, self.row, len(self.found.steps) - 1)
-        left = Found(margin, residual, slots.halt, slots.lprm, taken.int(), stops, is_leaving, answers)
-        for kept, new in zip(self.found, left, strict=True):
-            kept[row] = new
-        self.row = torch.where(is_leaving, -1, self.row)
+    def launch(self) -> None:
+        """Hands a stretch over."""
+        with self.on_stream():
+            self.stretches.run(self.stretch)
+            self.reports.send()
+        self.since += 1
+
+    def stretch(self) -> None:
+        """Some supervision steps. Nothing here may wait for the device, copy from the host or keep a new tensor."""
+        for number in range(STEPS_A_READBACK):
+            self._fill()
+            self._step(number)
 
     def _fill(self) -> None:
         """Gives the next waiting trajectories to the free slots, in the order of both."""
-        slots = self.slots
+        slots, rows = self.slots, slice(0, self.rows)
+        if self.scheduler.tests is not None:
+            self.row.masked_fill_(self.is_decided[self.puzzle], -1)
         wants = (self.row < 0) & self.is_slot
         next_ = self.first + wants.cumsum(0) - 1
         is_new = wants & (next_ < self.last)
         self.first += is_new.sum()
-        row, hash_, trajectory, *_ = coming = self.queue[:, next_.clamp(min=0) % self.size]
-        self.row = torch.where(is_new, row, self.row)
-        names = torch.stack([hash_, trajectory, torch.zeros_like(hash_)])
-        slots.device_names.copy_(torch.where(is_new, names, slots.device_names))
-        h, l, e_x = slots.initial(coming[3:].T, None, names)
-        for state, start in ((slots.h, h), (slots.l, l), (slots.e_x, e_x)):
-            state.copy_(torch.where(is_new[:, None, None], start, state))
+        coming = self.queue[next_ % self.size]
+        self.row.copy_(torch.where(is_new, coming[:, ROW], self.row))
+        self.puzzle.copy_(torch.where(is_new, coming[:, PUZZLE], self.puzzle))
+        names = torch.stack([coming[:, HASH], coming[:, ID], torch.zeros_like(self.row)])
+        slots.device_names[:, rows].copy_(torch.where(is_new, names, slots.device_names[:, rows]))
+        starts = slots.initial(self.puzzles[coming[:, PUZZLE]].long(), None, names)
+        for state, start in zip((slots.h[rows], slots.l[rows], slots.e_x[rows]), starts, strict=True):
+            torch.where(is_new[:, None, None], start, state, out=state)
+
+    def _step(self, number: int) -> None:
+        """Takes one supervision step of every slot, and reports it as the stretch's step `number`."""
+        slots, shown = self.slots, self.reports.arrays
+        is_active = self.row >= 0
+        self.steps_run += is_active.sum()
+        slots.advance(self.rows)
+        margin, residual, answers = slots.read_states(slice(0, self.rows))
+        taken = slots.device_names[2, : self.rows]
+        # Rules compare, which they do on tensors as they do on arrays.
+        now = Readings(step=taken, halt=slots.halt, residual=residual, unchanged=taken)  # type: ignore[arg-type]
+        stops: Any = halting.stops(self.config.halting, self.config.halt_threshold, self.first_halt, now)
+        is_leaving = is_active & (stops | (taken >= self.depth))
+        for name, value in {
+            "row": self.row,
+            "halt": slots.halt,
+            "lprm": slots.lprm,
+            "residual": residual,
+            "margin": margin,
+            "steps": taken,
+            "is_halted": stops,
+            "is_leaving": is_leaving,
+            "answers": answers,
+        }.items():
+            shown[name][number].copy_(value)
+        self.row.masked_fill_(is_leaving, -1)
 
     def take(self) -> tuple[list[OpenShard], int, int]:
-        """Reads which trajectories have ended. Their answers follow once a shard is finished."""
-        first, steps, has_ended = self.slots.fetch(self.first[None], self.steps_run[None], self.found.has_ended[:-1])
-        self.taken = int(first[0])
-        new = np.flatnonzero(has_ended & ~self.ended)
-        self.ended[new] = True
-        finished = self.scheduler.count(self.scheduler.table.shard[new])
-        for opened in finished:
-            self._keep(opened)
-        return finished, len(new), int(steps[0])
+        """Reads the oldest report: keeps what trajectories have left, and decides widths by it."""
+        found = self.reports.take()
+        self.taken = int(found["first"])
+        flat = {name: array.reshape(-1, *array.shape[2:]) for name, array in found.items() if array.ndim > 1}
+        if self.scheduler.table.depth:
+            running = np.flatnonzero(flat["row"] >= 0)
+            floats = tuple(flat[name][running] for name in trace.FLOATS)
+            rows, steps, answers = (flat[name][running] for name in ("row", "steps", "answers"))
+            self.scheduler.table.record_step(rows, steps, answers, floats)
+        left = np.flatnonzero(flat["is_leaving"])
+        if self.scheduler.tests is not None:
+            left = left[~self.scheduler.is_decided(flat["row"][left])]
+        finished: list[OpenShard] = []
+        ended = 0
+        if len(left):
+            rows = flat["row"][left]
+            self.is_out[rows] = False
+            self.alive -= len(rows)
+            final = Final(**{name: flat[name][left] for name in Final._fields if name in flat})
+            finished, ended = self.scheduler.end(rows, final)
+            if self.scheduler.tests is not None:
+                self._dismiss()
+        return finished, ended, int(found["steps_run"])
 
-    def _keep(self, opened: OpenShard) -> None:
-        """Copies the results of a finished shard into the table."""
-        margin, residual, halt, lprm, steps, is_halted, _, answers = self.slots.fetch(
-            *(each[opened.rows] for each in self.found)
-        )
-        rows = np.arange(opened.start, opened.start + opened.size)
-        self.scheduler.table.end(rows, Final(answers, steps, halt, lprm, residual, margin, is_halted))
+    def _dismiss(self) -> None:
+        """Has the trajectories of decided puzzles leave, from the next stretch on."""
+        out = np.flatnonzero(self.is_out)
+        unneeded = out[self.scheduler.is_decided(out)]
+        if not len(unneeded):
+            return
+        self.is_out[unneeded] = False
+        self.alive -= len(unneeded)
+        self.decided.numpy()[self.scheduler.table.puzzle[unneeded]] = True
+        with self.on_stream():
+            self.is_decided.copy_(self.decided, non_blocking=True)
+
+
+def fields_of(rows: int, answer_tokens: int) -> Fields:
+    """What a stretch reports: how many trajectories have left the queue, how many supervision steps were taken, and of
+    every step of each slot, `[K, S]`, what stands in the slot."""
+    shape = (STEPS_A_READBACK, rows)
+    return {
+        "first": (torch.int64, ()),
+        "steps_run": (torch.int64, ()),
+        "row": (torch.int64, shape),
+        "halt": (torch.float32, shape),
+        "lprm": (torch.float32, shape),
+        "residual": (torch.float32, shape),
+        "margin": (torch.float32, shape),
+        "steps": (torch.int32, shape),
+        "is_halted": (torch.bool, shape),
+        "is_leaving": (torch.bool, shape),
+        "answers": (torch.uint8, (*shape, answer_tokens)),
+    }

@@ -182,10 +182,11 @@ class Engine:
         would wait once more."""
         self.is_on_device = (
             self.slots.is_remote
-            and not (is_traced or self.is_watched or is_static or identities is not None)
+            and not (self.is_watched or is_static or identities is not None)
             and device_loop.can_run(config, self.slots)
         )
         """Whether the device halts and refills by itself (`gram/sampler/device_loop.py`)."""
+        self.waited_s = 0.0  # for a device that does
 
     @torch.inference_mode()
     def run(self, shards: Iterable[Shard]) -> Iterator[tuple[Shard, ShardResult]]:
@@ -203,11 +204,10 @@ class Engine:
             self._fill()
 
     def _run_on_device(self) -> Iterator[tuple[Shard, ShardResult]]:
-        """`run`, where the device needs no decision. Observers hear of it once every few steps."""
-        loop = device_loop.DeviceLoop(
-            self.slots, self.scheduler, self.config, first_halt=self.first_halt, depth=self.depth
-        )
+        """`run`, where the device needs no decision at once. Observers hear of it once in several steps."""
+        loop = device_loop.DeviceLoop(self.slots, self.scheduler, first_halt=self.first_halt, depth=self.depth)
         for finished, ended, self.steps_run in loop.run():
+            self.waited_s = loop.reports.waited_s
             if ended:
                 self.observer.on_ended(ended)
             self.observer.on_advanced(self)

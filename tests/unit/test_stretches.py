@@ -1,0 +1,277 @@
+"""Supervision steps as CUDA graphs, as far as a machine without a GPU can tell: what a graph may not hold, in which
+order host and device are spoken to, and that what is launched is what was captured."""
+
+import types
+from contextlib import contextmanager
+from importlib import import_module
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from gram.config import SamplerConfig
+from gram.kernels import philox
+from gram.kernels.fused import pack
+from gram.kernels.philox import Drawn, NoiseKey
+from gram.sampler import device_loop, stretches
+from gram.sampler.device_loop import DeviceLoop
+from gram.sampler.engine import Engine, SlotStates
+from gram.sampler.run import resolve
+from gram.sampler.stretches import CalledStretches, CapturedStretches
+from tests.models import tiny_model
+from tests.unit.test_device_loop import PUZZLES, TASK, Remote, assert_same, halting_model, results
+
+WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique", "item", "rand", "normal")
+"""How operations begin that wait for the device, give what has no fixed shape or draw by a generator's state."""
+
+
+class OnTheDevice(TorchDispatchMode):
+    """Refuses what must not be in a CUDA graph. Meta tensors have no values, so that whoever waits for one fails."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen += 1
+        name = func.__name__.split(".")[0]
+        made = func(*args, **(kwargs or {}))
+        tensors = [each for each in tree_leaves((args, kwargs, made)) if isinstance(each, torch.Tensor)]
+        if name.startswith(WAITING) or (name.startswith(("index", "_index")) and is_masked(args)):
+            raise AssertionError(f"{name} waits for the device")
+        if any(each.device.type != "meta" for each in tensors):
+            raise AssertionError(f"{name} speaks with the host")
+        return made
+
+
+def is_masked(args):
+    return any(each.dtype == torch.bool for each in tree_leaves(args[1]) if isinstance(each, torch.Tensor))
+
+
+def refused(*_, **__):
+    raise AssertionError("a tensor of numbers of the host is copied to the device")
+
+
+@contextmanager
+def on_the_device(monkeypatch):
+    with monkeypatch.context() as patch, OnTheDevice() as mode, torch.inference_mode():
+        for name in ("tensor", "as_tensor", "from_numpy"):  # no dispatch sees them
+            patch.setattr(torch, name, refused)
+        yield mode
+
+
+def meta_loop(overrides, settings_, **more):
+    """A loop whose states have no values."""
+    model = tiny_model(**overrides)
+    config = resolve(SamplerConfig(width=6, launch=4, slots=7, **settings_), model)
+    scheduler = Engine(model, TASK, PUZZLES[:3], config, is_traced=True).scheduler
+    slots = SlotStates(model.to("meta"), config, task=TASK, is_unconditional=more.pop("is_unconditional", False))
+    assert slots.is_remote
+    return DeviceLoop(slots, scheduler, first_halt=1, depth=3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "settings_"),
+    [
+        ({}, {}),
+        ({"mixer": "attention", "positions": "rotary", "registers": 2, "head_hidden": 8}, {"halting": "residual"}),
+        ({"mixer": "relations", "relations": ("row", "column", "diagonal", "up")}, {"width_policy": "decided"}),
+        ({"lookup": ("row", "column")}, {"halting": "fixed", "width_policy": "verified"}),
+        ({"experts": 4, "expert_hidden": 8, "experts_kept": 2}, {}),
+        ({"positions": "learned"}, {"injector": "gaussian", "sigma": 0.3, "noise_site": "both"}),
+        ({"guidance": "none", "initial_std": 1.0, "path_keep": 0.05, "path_noise": 0.1, "head_readout": "mean"}, {}),
+    ],
+    ids=lambda each: "-".join(map(str, each)) or "plain",
+)
+def test_a_stretch_speaks_with_no_host(overrides, settings_, monkeypatch):
+    """Nothing in it waits for the device, copies from the host or has a shape that depends on values."""
+    monkeypatch.setattr(device_loop, "STEPS_A_READBACK", 2)
+    loop = meta_loop(overrides, settings_)
+    with torch.inference_mode():
+        loop.stretch()  # makes tables that are kept
+    before = [each.data_ptr() for each in buffers(loop)], loop.slots.h
+    with on_the_device(monkeypatch) as mode:
+        loop.stretch()
+    assert mode.seen > 100
+    assert before[1] is loop.slots.h
+
+
+def buffers(loop):
+    """All that a stretch changes."""
+    slots = loop.slots
+    return [slots.h, slots.h_before, slots.l, slots.e_x, slots.device_names, loop.row, loop.puzzle, loop.reports.whole]
+
+
+@pytest.mark.parametrize("path", ["fused", "blocks"])
+def test_kernels_are_launched_without_the_host(path, monkeypatch):
+    """What a step of a Triton kernel does beside its launches, which are left out."""
+    module = import_module(f"gram.kernels.{path}.path")
+    model = tiny_model(tokens=16, dim=16, hidden=16, mixer_hidden=16, guidance_hidden=16, head_hidden=16)
+    packed = pack.pack(model.weights(), model.spec, torch.float32)
+    packed = packed._replace(**{name: each.to("meta") for name, each in packed._asdict().items() if is_tensor(each)})
+    launched = []
+    monkeypatch.setattr(module.fused if path == "blocks" else module, "launch", lambda *given: launched.append(given))
+    monkeypatch.setattr(module, "target_of", lambda device: "sm_90")
+    h, l, e_x = torch.zeros(3, 5, model.spec.length, 16, device="meta")
+    key = NoiseKey(2**40 + 3, *torch.zeros(3, 5, dtype=torch.int64, device="meta"))
+    with on_the_device(monkeypatch) as mode:
+        step = module.supervision_step(packed, model.spec, h, l, e_x, key)
+    assert step.h.shape == h.shape
+    assert launched
+    assert mode.seen
+
+
+def is_tensor(each):
+    return isinstance(each, torch.Tensor)
+
+
+class Recorder(TorchDispatchMode):
+    """Writes down every operation."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        self.calls.append((func, args, kwargs or {}, made))
+        return made
+
+
+class Gpu:
+    """Passes for one: a graph is the operations that were recorded, on the very tensors on which they were; recording
+    changes nothing. `log` is what it was asked for."""
+
+    def __init__(self, patch):
+        self.log, self.loop = [], None
+        gpu = self
+
+        class Graph:
+            calls = None
+
+            def replay(self):
+                gpu.log.append("replay")
+                with torch.inference_mode():
+                    for func, args, kwargs, before in self.calls:
+                        made = func(*args, **kwargs)
+                        for old, new in zip(tree_leaves(before), tree_leaves(made), strict=True):
+                            if is_tensor(old) and old.data_ptr() != new.data_ptr():
+                                old.copy_(new)
+
+        @contextmanager
+        def graph(captured, *, stream, capture_error_mode):
+            assert (stream, capture_error_mode) == ("aside", "thread_local")
+            gpu.log.append("capture")
+            kept = [each.clone() for each in buffers(gpu.loop)]
+            with Recorder() as recorder:
+                yield
+            captured.calls = recorder.calls
+            for each, before in zip(buffers(gpu.loop), kept, strict=True):
+                each.copy_(before)
+
+        class Event:
+            def record(self):
+                self.number = sum(each.startswith("launched") for each in gpu.log)
+                gpu.log.append(f"launched {self.number}")
+
+            def synchronize(self):
+                gpu.log.append(f"read {self.number}")
+
+        patch.setattr(torch.cuda, "CUDAGraph", Graph)
+        patch.setattr(torch.cuda, "graph", graph)
+        patch.setattr(torch.cuda, "Stream", lambda device: "aside")
+
+        class OnGpu(DeviceLoop):
+            def __init__(self, *arguments, **more):
+                super().__init__(*arguments, **more)
+                gpu.loop = self
+                self.stretches = CapturedStretches(torch.device("cuda"), lambda: "kept")
+                self.reports.arrived = [Event() for _ in range(stretches.AHEAD)]
+
+        patch.setattr(device_loop, "DeviceLoop", OnGpu)
+
+
+@pytest.mark.parametrize("is_traced", [False, True])
+@pytest.mark.parametrize(
+    "settings_", [{}, {"halting": "residual", "halt_threshold": 0.3}, {"width_policy": "decided"}], ids=str
+)
+def test_a_captured_stretch_does_what_a_called_one_does(settings_, is_traced, monkeypatch):
+    """Bit for bit, though nothing of Python's runs; and the host reads a report once the next stretch is launched."""
+    model = halting_model(depth=9)
+    config = resolve(SamplerConfig(width=13, launch=4, slots=10, **settings_), model)
+    _, host = results(model, config, is_traced=is_traced)
+    gpu = Gpu(monkeypatch)
+    _, device = results(model, config, kind=Remote, is_on_device=True, is_traced=is_traced)
+    assert_same(host, device)
+    assert gpu.loop.stretches.kept == "kept"
+    launched = [each for each in gpu.log if each.startswith("launched")]
+    assert gpu.log.count("capture") == gpu.loop.stretches.captures == 1
+    assert gpu.log.count("replay") == len(launched) - stretches.CALLED_FIRST > 2
+    order = [each for each in gpu.log if each not in ("capture", "replay")]
+    number = len(launched)
+    expected = ["launched 0"] + [each for k in range(1, number) for each in (f"launched {k}", f"read {k - 1}")]
+    assert order == [*expected, f"read {number - 1}"]
+
+
+def test_graphs_follow_how_random_numbers_are_drawn(monkeypatch):
+    """Compiling begins with as many as where nothing is captured, outside a graph, and takes a new one."""
+    model = halting_model(depth=9)
+    config = resolve(SamplerConfig(width=13, launch=4, slots=10), model)
+    monkeypatch.setattr(Drawn, "elements", 0)
+    _, host = results(model, config, kind=Remote, is_on_device=True)
+    drawn = Drawn.elements
+    gpu = Gpu(monkeypatch)
+    compiled = []
+
+    def bits(*arguments):
+        compiled.append(gpu.log[-1])
+        return philox._bits(*arguments)
+
+    monkeypatch.setattr(philox, "_compiled_bits", lambda: bits)
+    monkeypatch.setattr(philox, "COMPILE_FROM_ELEMENTS", drawn // 2)
+    monkeypatch.setattr(Drawn, "elements", 0)
+    _, device = results(model, config, kind=Remote, is_on_device=True)
+    assert_same(host, device)
+    assert Drawn.elements == drawn
+    assert gpu.loop.stretches.captures == 2
+    assert compiled[0] != "capture"
+    assert compiled[-1] == "capture"
+    assert gpu.loop.stretches.is_compiled
+
+
+def test_a_failed_capture_says_what_to_do(monkeypatch):
+    @contextmanager
+    def graph(*_, **__):
+        yield
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore")
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: "aside")
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    made = CapturedStretches(torch.device("cuda"), lambda: None)
+    made.run(lambda: None)
+    with pytest.raises(RuntimeError, match=r"got: CUDA error: .* capturing; GRAM_GRAPHS=off runs without"):
+        made.run(lambda: None)
+
+
+def test_who_is_captured(monkeypatch):
+    """Not kernel gemm, whose step is a graph, nor weights that must be packed anew at every step."""
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: "aside")
+    weights = {"a": torch.zeros(2)}
+    with torch.inference_mode():
+        uncounted = {"a": torch.zeros(2)}
+
+    def kind(kernel, weights, *, is_cuda=True):
+        h = types.SimpleNamespace(is_cuda=is_cuda, device=torch.device("cuda"), dtype=torch.float32)
+        config = types.SimpleNamespace(kernel=kernel)
+        return type(device_loop.stretches_of(types.SimpleNamespace(h=h, config=config, weights=weights)))
+
+    assert kind("fused", weights) is kind("blocks", weights) is kind("eager", uncounted) is CapturedStretches
+    assert kind("gemm", weights) is kind("fused", uncounted) is CalledStretches
+    assert kind("eager", weights, is_cuda=False) is CalledStretches
+    monkeypatch.setenv("GRAM_GRAPHS", "off")
+    assert kind("eager", weights) is CalledStretches
+    monkeypatch.setenv("GRAM_GRAPHS", "no")
+    with pytest.raises(ValueError, match="GRAM_GRAPHS must be on or off, got 'no'"):
+        kind("eager", weights)
