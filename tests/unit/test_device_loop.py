@@ -150,9 +150,10 @@ def test_the_device_gives_the_engines_trajectories(
     model = halting_model(**overrides)
     config = resolve(SamplerConfig(width=width, launch=launch, slots=slots, **policy, **halts), model)
     mine, host = results(model, config, count=count, is_traced=is_traced)
-    with loops(steps=steps, places=places, is_late=is_late):
+    with loops(steps=steps, places=places, is_late=is_late) as made:
         other, device = results(model, config, count=count, is_on_device=True, is_traced=is_traced)
     assert_same(host, device)
+    assert made[0].alive == made[0].is_out.sum() == 0
     if not policy:
         assert other.steps_run == mine.steps_run == sum(int(each["steps"].sum()) for each in host.values())
 
@@ -180,7 +181,9 @@ def test_trajectories_of_a_decided_puzzle_leave(monkeypatch):
         loop.is_decided.zero_()
 
     monkeypatch.setattr(device_loop.DeviceLoop, "_dismiss", unheard)
-    other, late = results(model, config, is_on_device=True)
+    with loops() as made:
+        other, late = results(model, config, is_on_device=True)
+    assert made[0].alive == 0
     assert_same(early, late)
     assert one.steps_run < other.steps_run
 
