@@ -172,7 +172,9 @@ def test_rows_of_the_table_serve_several_shards(is_late):
 def test_trajectories_of_a_decided_puzzle_leave(monkeypatch):
     """They run in slots that would stand empty, and no longer than the decision takes to come."""
     model = halting_model(depth=64)
-    config = resolve(SamplerConfig(width=16, launch=8, slots=24, width_policy="trusted", width_threshold=1e-9), model)
+    model.lprm.weight.zero_()  # so that the halt head's probability is trusted: trajectory 0 decides
+    trusting = {"width_policy": "trusted", "width_threshold": 1e-9, "halt_threshold": 0.9999999}
+    config = resolve(SamplerConfig(width=16, launch=8, slots=24, **trusting), model)
     one, early = results(model, config, is_on_device=True)
     dismiss = device_loop.DeviceLoop._dismiss
 

@@ -240,6 +240,39 @@ def test_graphs_follow_how_random_numbers_are_drawn(monkeypatch):
     assert gpu.loop.stretches.is_compiled
 
 
+class Copies(TorchDispatchMode):
+    """Counts copies between the memory of host and device."""
+
+    def __init__(self, gpu):
+        super().__init__()
+        self.gpu, self.count = gpu, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.__name__.startswith("copy_") and self.gpu.loop is not None:
+            loop = self.gpu.loop
+            host = [each.data_ptr() for each in map(storage, (loop.mirror, loop.decided, *loop.reports.copies))]
+            self.count += sum(storage(each).data_ptr() in host for each in args[:2]) == 1
+        return func(*args, **(kwargs or {}))
+
+
+def storage(tensor):
+    return tensor.untyped_storage()
+
+
+@pytest.mark.parametrize("policy", ["fixed", "decided", "verified"])
+def test_copies_and_waits_of_a_stretch(policy, monkeypatch):
+    """At most four and one, less than one for each supervision step; slots copy nothing beside."""
+    model = halting_model(depth=9)
+    config = resolve(SamplerConfig(width=13, launch=4, slots=10, width_policy=policy), model)
+    gpu = Gpu(monkeypatch)
+    with Copies(gpu) as copies:
+        there, _ = results(model, config, kind=Remote, is_on_device=True)
+    launched = sum(each.startswith("launched") for each in gpu.log)
+    assert launched < copies.count <= 4 * launched
+    assert sum(each.startswith("read") for each in gpu.log) == launched
+    assert there.slots.copies == 0
+
+
 def test_a_failed_capture_says_what_to_do(monkeypatch):
     @contextmanager
     def graph(*_, **__):
