@@ -4,6 +4,9 @@ What a device does with states is left out: puzzles are not embedded, the model'
 of one token, so that moving them costs the calls alone, and are not read but answers made up. What is left is the
 engine: seats, queue, launches, moves, results, width policy, resampling. Rows `full` embed and read as the engine does,
 with a model of few channels. Votes and selection come after the run and are outside the clock.
+
+Rows `loop` are of the loop that a GPU takes, which halts and refills by itself: what the host does before and
+behind each stretch of steps, in microseconds for each of them. The stretches and their launches are outside the clock.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from gram.config import ModelConfig, ResolvedConfig, SamplerConfig
 from gram.evals.benchmarks.timing import Measurement
 from gram.kernels.reference import Step
 from gram.model import Model
+from gram.sampler.device_loop import DeviceLoop
 from gram.sampler.engine import Engine, SlotStates
 from gram.sampler.exchange import Readout, Rows, StepReading
 from gram.sampler.run import resolve, shards_of
@@ -57,6 +61,13 @@ POLICIES: dict[str, tuple[dict[str, Any], float]] = {
     "resampling": ({"resampler": "lprm"}, 3.0),
 }
 """Settings, and microseconds asked for."""
+LOOPS: dict[str, tuple[dict[str, Any], float]] = {
+    "": ({}, 0.25),
+    ", traced": ({"is_traced": True}, 1.0),
+    ", decided": POLICIES["decided"],
+    ", verified": POLICIES["verified"],
+}
+"""The same of rows `loop`."""
 
 
 class Stub(Model):
@@ -114,10 +125,54 @@ class StubSlots(SlotStates):
         return shown._replace(readout=self._made(occupied)) if is_read else shown
 
 
+class LoopSlots(StubSlots):
+    """The same for a loop on the device, on a CPU."""
+
+    def initial(self, tokens: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Leaves the states as they are."""
+        return self.h[: len(tokens)], self.l[: len(tokens)], self.e_x[: len(tokens)]
+
+    def read_states(self, index: torch.Tensor | slice) -> list[torch.Tensor]:
+        """Something for each slot."""
+        assert isinstance(index, slice)
+        made = self._made(index.stop)
+        return [torch.from_numpy(each) for each in (made.margin, made.residual, made.answers)]
+
+
+class UntimedLoop(DeviceLoop):
+    """Leaves what a device does out of the clock."""
+
+    aside_s = 0.0
+
+    def launch(self) -> None:
+        """Takes note of the time."""
+        began = time.process_time()
+        super().launch()
+        self.aside_s += time.process_time() - began
+
+
+class LoopEngine(Engine):
+    """Runs the loop of a device."""
+
+    kind_of_loop = UntimedLoop
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.is_on_device = True
+
+
 def microseconds(
-    load: Load, launch: int, *, rounds: int, is_full: bool = False, is_traced: bool = False, **settings: Any
+    load: Load,
+    launch: int,
+    *,
+    rounds: int,
+    is_full: bool = False,
+    is_traced: bool = False,
+    is_loop: bool = False,
+    **settings: Any,
 ) -> tuple[list[float], dict[str, Any]]:
     """CPU time for each supervision step of a trajectory, a value for each round, and what ran."""
+    slots: type[SlotStates] = LoopSlots if is_loop else SlotStates if is_full else StubSlots
     task = get_task(TASK)
     model = Stub(task, launch).requires_grad_(False)
     asked = SamplerConfig(width=load.width, slots=load.slots, launch=launch, kernel="eager", **settings)
@@ -126,15 +181,15 @@ def microseconds(
     found, engine = [], None
     for round_ in range(rounds + 1):
         model.begin()
-        engine = Engine(
-            model, task, puzzles, config, is_traced=is_traced, kind_of_slots=SlotStates if is_full else StubSlots
-        )
+        kind = LoopEngine if is_loop else Engine
+        engine = kind(model, task, puzzles, config, is_traced=is_traced, kind_of_slots=slots)
         shards = shards_of(load.puzzles, config)
         began = time.process_time()
         for _ in engine.run(shards):
             pass
+        taken = time.process_time() - began - getattr(engine.loop, "aside_s", 0.0)
         if round_:  # the first warms up
-            found.append(1e6 * (time.process_time() - began) / engine.steps_run)
+            found.append(1e6 * taken / engine.steps_run)
     assert engine is not None
     return found, {"launch": launch, "steps_run": engine.steps_run, "us": found}
 
@@ -154,3 +209,5 @@ def rows(rounds: int, loads: tuple[Load, ...] = LOADS) -> Iterator[Measurement]:
             yield row(load, launch, ", traced", 1.0, is_traced=True)
             for what, (settings, floor) in POLICIES.items():
                 yield row(load, launch, f", {what}", floor, **settings)
+        for what, (more, floor) in LOOPS.items():
+            yield row(load, load.slots, f"{what}, loop", floor, is_loop=True, **more)

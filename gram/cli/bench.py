@@ -229,7 +229,7 @@ def _engine_rows(kind: str, rounds: int, limit: int) -> Iterator[Measurement]:
     if kind == "slots":
         yield from engine_benchmark.slot_rows(gram.load, limit=min(limit, 12))
     else:
-        yield from engine_benchmark.speed_rows(gram.load, limit=limit, width=20, rounds=rounds)
+        yield from engine_benchmark.speed_rows(gram.load, limit=limit, rounds=rounds)
 
 
 def _host_rows(rounds: int) -> Iterator[Measurement]:

@@ -105,7 +105,7 @@ class DeviceLoop:
         self.size = turns * self.used
         """`Q`: a ring of what may start before the next but one report."""
         self.queue = whole(self.size, 4)
-        self.mirror = torch.zeros(self.size, 4, dtype=torch.int64, pin_memory=device.type == "cuda")
+        self.mirror = torch.empty(self.size, 4, dtype=torch.int64, pin_memory=device.type == "cuda")
         """The queue on the host. A place is written again only when its trajectory is known to have started, so what
         is copied from it is never written meanwhile."""
         self.last = whole()

@@ -33,7 +33,7 @@ from gram.kernels.philox import NoiseKey
 from gram.kernels.spec import Injection, Spec
 from gram.model import Model
 from gram.sampler import device_loop, halting
-from gram.sampler.exchange import Moved, Places, Readout, StepReading, read_together
+from gram.sampler.exchange import Moved, Places, Readout, StepReading, read_together, relative_movement
 from gram.sampler.halting import Readings
 from gram.sampler.particle_filter import ParticleFilter, resampler_of
 from gram.sampler.scheduler import Final, OpenShard, Rows, Scheduler, Shard, ShardResult, Trajectories
@@ -121,6 +121,8 @@ def first_halt(config: ResolvedConfig, model: Model) -> int:
 class Engine:
     """One run's slots and scheduler. Single use: iterate `run` once."""
 
+    kind_of_loop = device_loop.DeviceLoop
+
     def __init__(
         self,
         model: Model,
@@ -186,7 +188,7 @@ class Engine:
             and device_loop.can_run(config, self.slots)
         )
         """Whether the device halts and refills by itself (`gram/sampler/device_loop.py`)."""
-        self.waited_s = 0.0  # for a device that does
+        self.loop: device_loop.DeviceLoop | None = None  # of a device that does
 
     @torch.inference_mode()
     def run(self, shards: Iterable[Shard]) -> Iterator[tuple[Shard, ShardResult]]:
@@ -205,9 +207,9 @@ class Engine:
 
     def _run_on_device(self) -> Iterator[tuple[Shard, ShardResult]]:
         """`run`, where the device needs no decision at once. Observers hear of it once in several steps."""
-        loop = device_loop.DeviceLoop(self.slots, self.scheduler, first_halt=self.first_halt, depth=self.depth)
+        loop = self.kind_of_loop(self.slots, self.scheduler, first_halt=self.first_halt, depth=self.depth)
+        self.loop = loop
         for finished, ended, self.steps_run in loop.run():
-            self.waited_s = loop.reports.waited_s
             if ended:
                 self.observer.on_ended(ended)
             self.observer.on_advanced(self)
@@ -591,10 +593,3 @@ class SlotStates:
         if self.views is not None:
             self.views.reserve(rows)
         self._launches = []
-
-
-def relative_movement(h: Tensor, before: Tensor) -> Tensor:
-    """Length of `h - before` over that of `h`, each over a trajectory's whole state: `[B]`, fp32."""
-    wide = h.to(torch.float32)
-    moved = (wide - before.to(torch.float32)).square().sum((1, 2))
-    return (moved / wide.square().sum((1, 2))).sqrt()

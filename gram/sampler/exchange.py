@@ -1,6 +1,6 @@
 """What the engine and its slots tell each other, in arrays over slots.
 
-Shapes: `k` some slots, `L` puzzle tokens, `A` answer tokens.
+Shapes: `k` some slots, `L` puzzle tokens, `A` answer tokens; `B` trajectories.
 """
 
 from __future__ import annotations
@@ -74,3 +74,10 @@ def read_together(tensors: Sequence[Tensor]) -> list[NDArray[Any]]:
     whole = torch.cat([tensor.contiguous().view(-1).view(torch.uint8) for tensor in tensors]).cpu()
     parts = whole.split([tensor.nbytes for tensor in tensors])
     return [part.view(tensor.dtype).view(tensor.shape).numpy() for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def relative_movement(h: Tensor, before: Tensor) -> Tensor:
+    """Length of `h - before` over that of `h`, each over a trajectory's whole state: `[B]`, fp32."""
+    wide = h.to(torch.float32)
+    moved = (wide - before.to(torch.float32)).square().sum((1, 2))
+    return (moved / wide.square().sum((1, 2))).sqrt()

@@ -112,7 +112,7 @@ class Reports:
         self.whole = torch.zeros(size, dtype=torch.uint8, device=device)
         self.arrays = _views(self.whole, fields)
         """On the device, by name."""
-        self.copies = [torch.zeros(size, dtype=torch.uint8, pin_memory=is_gpu) for _ in range(AHEAD)]
+        self.copies = [torch.empty(size, dtype=torch.uint8, pin_memory=is_gpu) for _ in range(AHEAD)]
         self.found = [{name: view.numpy() for name, view in _views(copy, fields).items()} for copy in self.copies]
         self.arrived = [torch.cuda.Event() for _ in range(AHEAD)] if is_gpu else []
         self.sent = self.read = 0

@@ -6,6 +6,9 @@ from gram.api import Sampler
 from gram.evals.benchmarks import engine_benchmark, sampler_benchmark
 from gram.evals.benchmarks.sampler_benchmark import adaptive_rows, refill_rows, slot_row
 from gram.evals.benchmarks.timing import Measurement, paired, to_json
+from gram.sampler.device_loop import DeviceLoop
+from gram.sampler.engine import Engine
+from gram.sampler.stretches import graphs_are_on
 from gram.tasks.registry import get_task
 from tests.models import tiny_model
 
@@ -100,6 +103,42 @@ def test_slots_and_speed_of_each_kernel(sampler, monkeypatch):
     assert (facts["kernel"], facts["launch"], facts["device"]) == ("eager", 64, "cpu")
     assert len(facts["seconds"]) == 2
     assert facts["trajectories_per_s"] * sum(facts["seconds"]) / 2 == pytest.approx(20)
+
+
+def test_the_share_of_the_host_is_told_where_a_device_halts_by_itself(sampler, monkeypatch):
+    """And graphs are asked for or not; on a CPU that passes for a GPU."""
+    asked = []
+
+    class Waiting(DeviceLoop):
+        def __init__(self, *arguments, **more):
+            super().__init__(*arguments, **more)
+            asked.append(graphs_are_on())
+            self.stretches.captures = 3
+
+        def take(self):
+            self.reports.waited_s += 1e-4
+            return super().take()
+
+    class OnDevice(Engine):
+        kind_of_loop = Waiting
+
+        def __init__(self, *arguments, **more):
+            super().__init__(*arguments, **more)
+            self.is_on_device = True
+
+    monkeypatch.setattr("gram.sampler.run.Engine", OnDevice)
+    monkeypatch.setenv("GRAM_GRAPHS", "on")
+    versions = [engine_benchmark.Version("eager"), engine_benchmark.Version("eager", has_graphs=False)]
+    puzzles = sampler.task.split("train", limit=4)
+    rows = list(engine_benchmark.speed_rows_of(sampler, puzzles, versions, width=5, rounds=2))
+    assert rows[1].name.endswith("eager / eager without graphs, time")
+    for row, version in zip(rows, versions, strict=True):
+        assert row.facts["has_graphs"] is version.has_graphs
+        assert len(row.facts["host_share"]) == 2
+        assert all(0 < share < 1 for share in row.facts["host_share"])
+        assert row.facts["captures"] == 3
+    assert asked.count(True) == asked.count(False) == 4
+    assert graphs_are_on()
 
 
 def test_kernels_are_those_that_can_run(sampler):

@@ -106,7 +106,7 @@ def loops(*, steps=8, places=None, is_late=False):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(device_loop, "STEPS_A_READBACK", steps)
-        patch.setattr(device_loop, "DeviceLoop", Watched)
+        patch.setattr(Engine, "kind_of_loop", Watched)
         if is_late:
             patch.setattr(device_loop, "Reports", LateReports)
         yield made

@@ -14,10 +14,12 @@ SMALL = Load(6, 4, 24)
 def test_every_row_runs_and_tells_its_steps():
     rows = list(host_benchmark.rows(1, loads=(SMALL,)))
     names = [row.name for row in rows]
-    assert len(names) == len(set(names)) == 12
+    assert len(names) == len(set(names)) == 16
     for launch in (64, SMALL.slots):
         for what in ("", ", full", ", traced", ", decided", ", verified", ", resampling"):
             assert f"host 6 x 4 at 24 slots, launch {launch}{what}: us a trajectory-step" in names
+    for what in ("", ", traced", ", decided", ", verified"):
+        assert f"host 6 x 4 at 24 slots, launch 24{what}, loop: us a trajectory-step" in names
     for row in rows:
         # Every trajectory takes a step at least, and none more than its depth.
         assert 0 < row.facts["steps_run"] <= 6 * 4 * host_benchmark.MODEL["depth"]
@@ -38,5 +40,5 @@ def test_the_command_prints_the_rows_alone(capsys, monkeypatch):
     monkeypatch.setattr(host_benchmark, "rows", lambda rounds: rows(rounds, loads=(SMALL,)))
     assert main(["bench", "host", "--rounds", "1", "--json", "--quiet"]) == 0
     printed = json.loads(capsys.readouterr().out)["rows"]
-    assert len(printed) == 12
+    assert len(printed) == 16
     assert all(row["name"].startswith("host 6 x 4 at 24 slots") for row in printed)

@@ -10,8 +10,11 @@ from gram.kernels import dispatch, first_use, reference
 from gram.kernels.fused import pack
 from gram.kernels.philox import NoiseKey
 from gram.kernels.spec import Injection
+from gram.sampler.engine import Engine
+from gram.sampler.run import shards_of
 from tests.kernel_presets import FUSED, GEMM
 from tests.models import tiny_model
+from tests.unit.test_device_loop import assert_same
 
 pytestmark = [
     pytest.mark.gpu,
@@ -199,3 +202,26 @@ def test_a_step_is_the_same_every_time_in_bfloat16(path, mixer):
     for _ in range(300):
         for one, other in zip(step(packed, model.spec, *inputs, key), first, strict=True):
             assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "asked", [{}, {"width_policy": "decided"}, {"halting": "residual", "halt_threshold": 0.05}], ids=str
+)
+@pytest.mark.parametrize("kernel", ["eager", "fused", "gemm"])
+def test_a_loop_on_the_device_samples_as_the_engine_does_in_bfloat16(kernel, asked, monkeypatch):
+    """Traced, bit for bit: as one graph of several steps, with steps that are called, and with a host that is asked
+    after each. In one launch, so that no path's rounding follows its rows."""
+    sampler = gram.load("sudoku6", device="cuda", dtype="bfloat16")
+    puzzles = sampler.task.split("test", limit=20).puzzles
+    config = sampler.settings(width=40, slots=64, launch=64, kernel=kernel, **asked)
+    made, captures = {}, {}
+    for name, is_on_device, graphs in (("graph", True, "on"), ("called", True, "off"), ("host", False, "on")):
+        monkeypatch.setenv("GRAM_GRAPHS", graphs)
+        engine = Engine(sampler.model, sampler.task, puzzles, config, is_traced=True)
+        assert engine.is_on_device
+        engine.is_on_device = is_on_device
+        made[name] = {shard: result.arrays() for shard, result in engine.run(shards_of(len(puzzles), config))}
+        captures[name] = engine.loop.stretches.captures if engine.loop else 0
+    assert captures == {"graph": kernel != "gemm", "called": 0, "host": 0}
+    assert_same(made["host"], made["called"])
+    assert_same(made["host"], made["graph"])

@@ -189,7 +189,7 @@ class Gpu:
                 self.stretches = CapturedStretches(torch.device("cuda"), lambda: "kept")
                 self.reports.arrived = [Event() for _ in range(stretches.AHEAD)]
 
-        patch.setattr(device_loop, "DeviceLoop", OnGpu)
+        patch.setattr(Engine, "kind_of_loop", OnGpu)
 
 
 @pytest.mark.parametrize("is_traced", [False, True])
