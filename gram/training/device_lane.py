@@ -118,6 +118,8 @@ class DeviceLane:
         self.given = Given(numbers.view(torch.float64), place, replayed)
         self.answers_SA = torch.zeros(rollouts.slots, lane.config.output_tokens, dtype=torch.uint8, device=device)
         self.arrivals = [Answers(self.answers_SA) for _ in range(LATE + 1)]
+        self.stepped = 0
+        """Steps of this lane."""
         self.is_stale = True
         """Whether the device has none of the rows: at the start, and after a state was loaded."""
         self.moves = torch.zeros(2, 0, dtype=torch.int64, device=device)
@@ -142,7 +144,7 @@ class DeviceLane:
         new_rollouts = rollouts.replace(rng)
         rows, rollout_rows = self._changed(new, len(slots.taken)), self._changed(new_rollouts, rollouts.slots)
         packed, packed_rollouts = self._slot_rows(rows), self._rollout_rows(rollout_rows)
-        moves = rollouts.count(self.arrivals[step % len(self.arrivals)])
+        moves = rollouts.count(self._arrival())
         rollouts.judge()
         places, share = rollouts.choose(rng, self.states)
         kept = rollouts.kept_right[places], rollouts.kept_final[places]
@@ -210,10 +212,15 @@ class DeviceLane:
         self.lane.slots.l.copy_(l)
         self.rows[:, 2] += 1
 
-    def follow(self, step: int) -> None:
-        """Behind step `step`: keeps the states of the rollouts that it ended, and sends its answers to the host."""
+    def _arrival(self) -> Answers:
+        """Where the answers of the lane's next step go."""
+        return self.arrivals[self.stepped % len(self.arrivals)]
+
+    def follow(self) -> None:
+        """Behind a step: keeps the states of the rollouts that it ended, and sends its answers to the host."""
         rollouts = self.lane.rollouts
         if self.moves.shape[1]:
             sources, places = self.moves
             rollouts.kept_h[places] = rollouts.past_h.flatten(0, 1)[sources]
-        self.arrivals[step % len(self.arrivals)].fetch(self.answers_SA)
+        self._arrival().fetch(self.answers_SA)
+        self.stepped += 1

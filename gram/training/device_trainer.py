@@ -81,8 +81,10 @@ class DeviceTrainer(Trainer):
 
     def _open(self, is_compiled: bool) -> None:
         super()._open(is_compiled)
-        compiled: Callable[..., Any] = torch.compile if is_compiled else (lambda function: function)
-        self._earlier = compiled(self._earlier_of_flat)
+        dynamic = False if len(self.lanes) > 1 else None  # as the losses are compiled
+        self._earlier: Callable[..., Any] = self._earlier_of_flat
+        if is_compiled:
+            self._earlier = torch.compile(self._earlier_of_flat, dynamic=dynamic)
         self.width = BESIDE + len(SHOWN) + self.recipe.model.transitions
         self.seen = torch.zeros(LOG_EVERY_STEPS, self.width, device=self.device)
         """Figures of the last steps, a row each."""
@@ -119,7 +121,7 @@ class DeviceTrainer(Trainer):
             side.prepare(weights, rng, self.step, self.fraction, rate, beta)
             with torch.enable_grad():
                 self._recorded(number, is_watched)()
-            side.follow(self.step)
+            side.follow()
         self.step += 1
         self.unread.append(is_watched)
         self.schedule = {"learning_rate": rate, "kl_beta": beta}

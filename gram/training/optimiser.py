@@ -71,6 +71,8 @@ class FlatWeights:
         self.rate = torch.zeros((), dtype=kind, device=self.master.device)
         for group in self.adam.param_groups:
             group["lr"], group["capturable"] = self.rate, True
+        # Some steps are taken before one is captured, of which PyTorch would warn.
+        self.adam._warned_capturable_if_run_uncaptured = True
         return self.rate
 
     def descend(self, fraction: float = 1.0) -> Tensor:

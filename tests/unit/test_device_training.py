@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from importlib import import_module
 
 import numpy as np
@@ -16,6 +17,7 @@ from gram.training import run as run_file
 from gram.training.data_parallel import Ranks
 from gram.training.device_lane import LATE
 from gram.training.device_trainer import PLAIN_STEPS, DeviceTrainer, Recorded, unsupported_reason
+from gram.training.puzzles import TrainingPuzzles
 from gram.training.recipe import load_recipe
 from gram.training.trainer import LOG_EVERY_STEPS, Trainer
 from tests.integration.test_training_resume import killed_at, weights_sha256
@@ -32,6 +34,8 @@ CASES: dict[str, dict[str, object]] = {
     "random start": {"model": {"guidance": "none", "initial_std": 1.0, "path_noise": 0.01}},
     "best of many": {"best_of": 2},
     "experts": {"model": {"experts": 2}},
+    "attention, registers": {"model": {"mixer": "attention", "registers": 2}},
+    "relations": {"model": {"mixer": "relations", "relations": ("row", "column"), "positions": "none"}},
     "no condition": {"model": {**SUDOKU, "is_conditional": False}},
 }
 
@@ -62,8 +66,14 @@ def on_device(monkeypatch):
     monkeypatch.setattr(run_file, "kind_of_trainer", lambda *about: DeviceTrainer)
 
 
+@pytest.fixture
+def half_right(monkeypatch):
+    """Nearly no answer is right so early: those with an even sum are called so."""
+    monkeypatch.setattr(TrainingPuzzles, "are_right", lambda self, puzzles, targets, answers: answers.sum(1) % 2 == 0)
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_a_step_is_the_plain_trainers(tmp_path, case):
+def test_a_step_is_the_plain_trainers(tmp_path, half_right, case):
     made = recipe(steps=40, **CASES[case])
     plain, device = (opened(made, tmp_path, kind) for kind in (Trainer, DeviceTrainer))
     for step in range(2 * LOG_EVERY_STEPS + 1):
@@ -76,14 +86,16 @@ def test_a_step_is_the_plain_trainers(tmp_path, case):
     assert_same(held(plain), held(device))
 
 
-def test_sizes_that_take_turns_have_rows_of_their_own(tmp_path):
+@pytest.mark.parametrize("others", ['["nqueens5"]', '["nqueens5", "nqueens7"]'])
+def test_sizes_that_take_turns_have_rows_of_their_own(tmp_path, half_right, others):
     file = tmp_path / "sizes.toml"
-    file.write_text("description = ''" + SIZES)
-    made = load_recipe(file)
+    file.write_text("description = ''" + SIZES.replace('["nqueens5"]', others))
+    made = load_recipe(file, steps=99)
     plain, device = (opened(made, tmp_path, kind) for kind in (Trainer, DeviceTrainer))
-    for _ in range(6):
+    for _ in range(18):
         plain.advance()
         device.advance()
+    assert all(0 < lane.rollouts.kept_right.sum() < lane.rollouts.written for lane in device.lanes)
     assert_same(held(plain), held(device))
 
 
@@ -119,13 +131,11 @@ def test_a_killed_run_ends_with_the_weights_of_one_never_stopped(tmp_path, monke
     assert weights_sha256(tmp_path / "killed") == weights_sha256(tmp_path / "straight")
 
 
-def test_heads_learn_from_judged_states_alone(tmp_path, monkeypatch):
+def test_heads_learn_from_judged_states_alone(tmp_path, monkeypatch, half_right):
     """Also where the ring has gone round: every state drawn is as right as its own answer."""
     monkeypatch.setattr(rollouts_file, "CAPACITY", 12)
     trainer = opened(recipe(steps=99, model=SUDOKU), tmp_path)
     rollouts, rng = trainer.rollouts, np.random.default_rng(0)
-    # Nearly nothing is right so early, so half of all answers are called right: those with an even sum.
-    monkeypatch.setattr(rollouts.source, "are_right", lambda puzzles, targets, answers: answers.sum(1) % 2 == 0)
     weights = trainer.flat.views(trainer.flat.compute.detach())
     seen, shares = set(), []
     for _ in range(40):
@@ -193,6 +203,18 @@ def test_the_host_sends_one_packet_a_step_and_waits_for_nothing(remote, case):
         assert walked.fetched == 1
         assert walked.operations > 100
     assert ending[0] < len(side.rows)
+
+
+@pytest.mark.parametrize("name", ["paper-sudoku-extreme", "sudoku9", "nqueens8"])
+def test_a_published_recipe_waits_for_nothing(remote, name):
+    made = load_recipe(name)
+    few = replace(made.training, batch=4, rollout_slots=2, evaluate_puzzles=1)
+    trainer = remote(replace(made, training=few))
+    for step in (0, LOG_EVERY_STEPS - 1):
+        trainer.step = step
+        with Walked() as walked:
+            trainer.advance()
+        assert [len(walked.sent), walked.fetched] == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -283,3 +305,17 @@ def test_what_needs_the_host_is_trained_with_it(caplog):
         assert run_file.kind_of_trainer(other, Ranks(), cuda) is Trainer
         assert "waits for the GPU at every step" in caplog.text
     assert unsupported_reason(made, Ranks(0, 2)) is not None
+
+
+@pytest.mark.slow
+def test_a_compiled_step_is_the_plain_trainers(tmp_path):
+    """As a GPU compiles it, for a CPU; the plain trainer leaves the transitions before the last one to eager code."""
+    made, trainers = recipe(steps=99, model={"transitions": 2, "low_level_updates": 1}), []
+    for kind in (Trainer, DeviceTrainer):
+        trainer = kind(made, tmp_path, device=CPU, dtype=torch.float32)
+        trainer.rollouts.late = LATE
+        for _ in range(LOG_EVERY_STEPS):
+            trainer.advance()
+        trainers.append(trainer)
+    plain, device = (trainer.flat.average for trainer in trainers)
+    torch.testing.assert_close(plain, device, rtol=0, atol=1e-5)  # rounding of fp32 sums, ten steps of at most 1e-3
