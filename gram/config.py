@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from gram import latent_kinds
 from gram.kernels.spec import Guidance, HeadReadout, Memory, Mixer, MixerNorm, NoiseOrder, Positions, Spec
-from gram.sampler.halting import RULES, Halting, check_threshold
+from gram.sampler.halting import RULES, Halting, check_stage
 
 Line = Literal[
     "row", "column", "diagonal", "antidiagonal", "box", "up", "down", "left", "right", "graph", "value", "all"
@@ -309,7 +309,7 @@ class ModelConfig(Spec):
             check_stage(self.width_stage, self.width_policy, MOST["width"])
         if any(getattr(self, name) not in (LATER[name], ()) for name in latent_kinds.SPARSE):
             latent_kinds.check_sparse(self)
-        check_threshold("head", self.halt_threshold)
+        check_halt_threshold("head", self.halt_threshold)
         if self.selector is not None:
             one_of("selector", self.selector, SELECTORS)
         for name in ("path_noise", "initial_std"):
@@ -461,7 +461,7 @@ class SamplerConfig:
                 raise ValueError(f"sigma must come with injector gaussian or path, got {self.injector}")
         if not 0 < self.resample_threshold <= 1:
             raise ValueError(f"resample_threshold must be above 0 and at most 1, got {self.resample_threshold}")
-        check_threshold(self.halting, self.halt_threshold)
+        check_halt_threshold(self.halting, self.halt_threshold)
         if self.width_threshold is not None and self.width_policy not in (them := POLICIES_OF_THRESHOLDS):
             raise ValueError(f"width_threshold must come with {', '.join(them)}, got {self.width_policy or 'none'}")
         if self.width_threshold is not None and not 0 < self.width_threshold < 1:
@@ -510,12 +510,12 @@ class ResolvedConfig(SamplerConfig):
         return self.width if self.width_stage is None else self.width_stage
 
 
-def check_stage(stage: int, policy: str, width: int) -> None:
-    """Raises `ValueError` where so many trajectories cannot run side by side."""
-    if policy != "first-halt":
-        raise ValueError(f"width_stage must come with first-halt, got {policy}")
-    if not 1 <= stage <= width:
-        raise ValueError(f"width_stage must be within 1 and the width, {width}, got {stage}")
+def check_halt_threshold(name: str, threshold: float | None) -> None:
+    """Raises `ValueError` where the halting rule cannot use the threshold."""
+    rule = RULES[name]
+    if threshold is None or (rule.above < threshold < rule.below and not (rule.is_whole and threshold % 1)):
+        return
+    raise ValueError(f"halt_threshold must be {rule.expected}, got {threshold}")
 
 
 def config_to_json(config: Any) -> dict[str, Any]:

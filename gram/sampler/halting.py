@@ -118,12 +118,12 @@ def stops(name: str, threshold: float | None, first: int, now: Readings) -> Bool
     return stopping
 
 
-def check_threshold(name: str, threshold: float | None) -> None:
-    """Raises `ValueError` where the halting rule cannot use the threshold."""
-    rule = RULES[name]
-    if threshold is None or (rule.above < threshold < rule.below and not (rule.is_whole and threshold % 1)):
-        return
-    raise ValueError(f"halt_threshold must be {rule.expected}, got {threshold}")
+def check_stage(stage: int, policy: str, width: int) -> None:
+    """Raises `ValueError` where so many trajectories cannot run side by side."""
+    if policy != "first-halt":
+        raise ValueError(f"width_stage must come with first-halt, got {policy}")
+    if not 1 <= stage <= width:
+        raise ValueError(f"width_stage must be within 1 and the width, {width}, got {stage}")
 
 
 def count_unchanged(is_same: Bools, before: NDArray[np.integer]) -> NDArray[np.integer]:

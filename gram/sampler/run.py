@@ -24,23 +24,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gram.config import (
-    ModelConfig,
-    ResolvedConfig,
-    SamplerConfig,
-    Selector,
-    WidthPolicy,
-    check_stage,
-    config_to_json,
-    identity_json,
-)
+from gram.config import ModelConfig, ResolvedConfig, SamplerConfig, Selector, WidthPolicy, config_to_json, identity_json
 from gram.kernels import dispatch
 from gram.kernels.fused.tuning import provenance
 from gram.kernels.spec import Spec
 from gram.model import Model
 from gram.sampler.demonstration_slots import DemonstrationSlots
 from gram.sampler.engine import Engine, Observer, SlotStates, spec_of
-from gram.sampler.halting import RULES
+from gram.sampler.halting import RULES, check_stage
 from gram.sampler.lattice_slots import LatticeSlots
 from gram.sampler.record import Serialized
 from gram.sampler.result import SampleResult
