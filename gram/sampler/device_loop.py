@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 STEPS_A_READBACK = 8
 """Supervision steps of a stretch. An even number: slots swap two buffers at every step, and a graph must leave them as
 it found them."""
+MOST_LAUNCHES = 4
+"""Launches of a step of kernel `eager` that a graph takes: each is hundreds of operations or thousands."""
 WIDTH_POLICIES = ("fixed", "staged", "trusted", "decided", "verified")
 """Those that can be decided late: they stop no trajectory that they have asked for."""
 ROW, HASH, ID, PUZZLE = range(4)
@@ -59,14 +61,16 @@ def can_run(config: ResolvedConfig, slots: SlotStates) -> bool:
 def stretches_of(slots: SlotStates) -> Stretches:
     """How a run's stretches are run: as CUDA graphs on a GPU.
 
-    Those of kernel `gemm` are called: its step is a graph of its own, and long enough for the host to keep ahead.
-    Weights that do not count their changes are packed anew in every step, which no graph can hold.
+    Those of kernel `gemm` are called: its step is a graph of its own, and long enough for the host to keep ahead. So
+    are those of `eager` in many launches, whose graph would be too large. Weights that do not count their changes are
+    packed anew in every step, which no graph can hold.
     """
     kernel, weights = slots.config.kernel, slots.weights
     is_packed = kernel in dispatch.LAUNCHED
     if (
         not slots.h.is_cuda
         or kernel == "gemm"
+        or (kernel == "eager" and slots.rows > MOST_LAUNCHES * slots.launch)
         or (is_packed and any(each.is_inference() for each in weights.values()))
         or not graphs_are_on()
     ):
@@ -125,7 +129,7 @@ class DeviceLoop:
         """The same on the host, which only ever adds to it."""
         self.reports = Reports(device, fields_of(self.rows, slots.model.config.output_tokens))
         shown = self.reports.arrays
-        self.first, self.steps_run = shown["first"], shown["steps_run"]
+        self.first, self.steps_run = shown["first"].zero_(), shown["steps_run"].zero_()
         """Trajectories that have left the queue; supervision steps taken."""
         self.is_out = np.zeros(0, bool)
         """Trajectories that were given and that the host waits for, by row of the table."""

@@ -109,7 +109,7 @@ class Reports:
     def __init__(self, device: torch.device, fields: Fields) -> None:
         size = sum(prod(shape) * kind.itemsize for kind, shape in fields.values())
         is_gpu = device.type == "cuda"
-        self.whole = torch.zeros(size, dtype=torch.uint8, device=device)
+        self.whole = torch.empty(size, dtype=torch.uint8, device=device)
         self.arrays = _views(self.whole, fields)
         """On the device, by name."""
         self.copies = [torch.empty(size, dtype=torch.uint8, pin_memory=is_gpu) for _ in range(AHEAD)]

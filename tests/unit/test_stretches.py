@@ -289,18 +289,21 @@ def test_a_failed_capture_says_what_to_do(monkeypatch):
 
 
 def test_who_is_captured(monkeypatch):
-    """Not kernel gemm, whose step is a graph, nor weights that must be packed anew at every step."""
+    """Not kernel gemm, whose step is a graph, nor eager in many launches, nor weights that must be packed anew at every
+    step."""
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: "aside")
     weights = {"a": torch.zeros(2)}
     with torch.inference_mode():
         uncounted = {"a": torch.zeros(2)}
 
-    def kind(kernel, weights, *, is_cuda=True):
+    def kind(kernel, weights, *, is_cuda=True, launches=4):
         h = types.SimpleNamespace(is_cuda=is_cuda, device=torch.device("cuda"), dtype=torch.float32)
-        config = types.SimpleNamespace(kernel=kernel)
-        return type(device_loop.stretches_of(types.SimpleNamespace(h=h, config=config, weights=weights)))
+        config, size = types.SimpleNamespace(kernel=kernel), {"rows": 16 * launches, "launch": 16}
+        return type(device_loop.stretches_of(types.SimpleNamespace(h=h, config=config, weights=weights, **size)))
 
     assert kind("fused", weights) is kind("blocks", weights) is kind("eager", uncounted) is CapturedStretches
+    assert kind("fused", weights, launches=5) is CapturedStretches
+    assert kind("eager", weights, launches=5) is CalledStretches
     assert kind("gemm", weights) is kind("fused", uncounted) is CalledStretches
     assert kind("eager", weights, is_cuda=False) is CalledStretches
     monkeypatch.setenv("GRAM_GRAPHS", "off")
