@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gram.cli.errors import Interrupted, keeping, stopped_by
-from gram.cli.options import Json, Quiet, TaskModule
+from gram.cli.options import Json, Quiet, TaskModule, at_least_one
 
 if TYPE_CHECKING:
     from gram.training.config import TrainOverrides
@@ -36,6 +36,14 @@ def train(
         int | None, typer.Option(metavar="K", help="Optimiser steps in total, in place of the recipe's.")
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="S", help="Seed in place of the recipe's.")] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(metavar="S,S..", help="A run with each of these seeds, in DIR/seedS; on a GPU side by side."),
+    ] = None,
+    at_once: Annotated[
+        int | None,
+        typer.Option(metavar="K", help="Of --seeds: runs side by side.", show_default="what a GPU holds, 1 on a CPU"),
+    ] = None,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to run.")] = "auto",
     dtype: Annotated[str, typer.Option(metavar="auto|bfloat16|float32", help="Type to compute in.")] = "auto",
     start: Annotated[
@@ -71,6 +79,7 @@ def train(
     loaded = load_recipe(recipe, task_module=task_module, **overrides)
     if loaded.model.identity_dim and puzzles is not None:
         loaded = with_identities(loaded, puzzles)
+    chosen = _seeds(seeds, seed, at_once)
     if is_dry_run:
         cost = cost_of(loaded)
         _print_result({**asdict(cost), "flops": cost.flops, "gpu_hours": cost.gpu_hours}, cost.sentence(), as_json)
@@ -81,6 +90,30 @@ def train(
         is_silent = is_quiet or not ranks.is_first
         if not is_silent:
             print(cost_of(loaded).sentence(), file=sys.stderr)
+        if chosen:
+            if ranks.size > 1:
+                raise ValueError(f"seeds must be trained by one process, got {ranks.size}")
+            from gram.training.side_by_side import train_seeds
+
+            cards = train_seeds(
+                loaded,
+                out,
+                chosen,
+                device=where,
+                dtype=dtype,
+                at_once=at_once,
+                on_progress=None if is_silent else _seed_printer(),
+                should_stop=stop.is_set,
+                command=_command_line(),
+                start=start,
+                puzzles=puzzles,
+                is_tensorboard=is_tensorboard,
+            )
+            if stop.signum is not None:
+                raise Interrupted(stop.signum)
+            told = [_ended(f"{loaded.name}, seed {seed}", card, out / f"seed{seed}") for seed, card in cards.items()]
+            _print_result({"runs": {str(seed): card for seed, card in cards.items()}}, "\n".join(told), as_json)
+            return
         with _showing(is_silent) as show:
             summary = run(
                 loaded,
@@ -98,10 +131,31 @@ def train(
         if stop.signum is not None:
             raise Interrupted(stop.signum)
     if ranks.is_first:
-        minutes_run = f"{summary['optimiser_steps']} optimiser steps in {summary['minutes']:.1f} minutes"
-        diagnosis = f"\n{summary['leak_diagnosis']}" if summary["leak_diagnosis"] else ""
-        _print_result(summary, f"{loaded.name}: {minutes_run} -> {out}{diagnosis}", as_json)
+        _print_result(summary, _ended(loaded.name, summary, out), as_json)
     ranks.exit()
+
+
+def _ended(name: str, summary: dict[str, Any], out: Path) -> str:
+    """What is said of a run that has ended."""
+    minutes_run = f"{summary['optimiser_steps']} optimiser steps in {summary['minutes']:.1f} minutes"
+    diagnosis = f"\n{summary['leak_diagnosis']}" if summary["leak_diagnosis"] else ""
+    return f"{name}: {minutes_run} -> {out}{diagnosis}"
+
+
+def _seeds(text: str | None, seed: int | None, at_once: int | None) -> list[int]:
+    """The seeds of `--seeds`, none without it. Raises `ValueError`."""
+    if text is None:
+        if at_once is not None:
+            raise ValueError(f"at-once must come with --seeds, got {at_once} alone")
+        return []
+    if seed is not None:
+        raise ValueError(f"seed must not come with --seeds, got {seed}")
+    if at_once is not None:
+        at_least_one("at-once", at_once)
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"seeds must be whole numbers with commas between, got {text!r}") from None
 
 
 def _print_result(summary: dict[str, Any], text: str, as_json: bool) -> None:
@@ -181,13 +235,23 @@ def _showing(is_silent: bool) -> Iterator[Callable[[TrainProgress], None] | None
         yield show
 
 
-def _line_printer() -> Callable[[TrainProgress], None]:
+def _seed_printer() -> Callable[[int, TrainProgress], None]:
+    """Plain lines of several runs, each with its seed in front."""
+    printers: dict[int, Callable[[TrainProgress], None]] = {}
+
+    def show(seed: int, progress: TrainProgress) -> None:
+        printers.setdefault(seed, _line_printer(f"seed {seed}: "))(progress)
+
+    return show
+
+
+def _line_printer(front: str = "") -> Callable[[TrainProgress], None]:
     shown_s = 0.0
 
     def show(progress: TrainProgress) -> None:
         nonlocal shown_s
         if progress.evaluation or time.monotonic() - shown_s >= PLAIN_EVERY_S:
             shown_s = time.monotonic()
-            print(_line(progress), file=sys.stderr, flush=True)
+            print(front + _line(progress), file=sys.stderr, flush=True)
 
     return show

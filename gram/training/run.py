@@ -6,8 +6,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, Unpack
@@ -33,6 +33,8 @@ from gram.training.trainer import LOG_EVERY_STEPS, Trainer
 log = logging.getLogger(__name__)
 
 ProgressObserver = Callable[[TrainProgress], None]
+Course = Generator[None, None, dict[str, Any]]
+"""A run: each `next` takes an optimiser step, the last one saves and returns the card."""
 
 
 def train(
@@ -67,10 +69,48 @@ def train(
     folder holds another run or is in use, the checkpoint is one of another model or the recipe's puzzles are missing,
     `PuzzleError` for a file that cannot be trained on, `ValueError` for a batch that the ranks cannot share.
     """
+    with opened_run(
+        load_recipe(recipe, task_module=task_module, **overrides),
+        Path(out),
+        device=device,
+        dtype=dtype,
+        start=start,
+        puzzles=puzzles,
+        is_compiled=is_compiled,
+        is_tensorboard=is_tensorboard,
+        on_progress=on_progress,
+        should_stop=should_stop,
+        command=command,
+        ranks=ranks,
+    ) as course:
+        while True:
+            try:
+                next(course)
+            except StopIteration as end:
+                card: dict[str, Any] = end.value
+                return card
+
+
+@contextmanager
+def opened_run(
+    recipe: Recipe,
+    out: Path,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    start: Path | str | None = None,
+    puzzles: Path | str | None = None,
+    is_compiled: bool = True,
+    is_tensorboard: bool = False,
+    on_progress: ProgressObserver | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    command: str = "",
+    ranks: Ranks | None = None,
+) -> Iterator[Course]:
+    """A run that its user takes step by step, with the arguments of `train`; its folder is locked as long."""
     if is_tensorboard:
         import_module("torch.utils.tensorboard")  # where it is missing, nothing is written
-    recipe = load_recipe(recipe, task_module=task_module, **overrides)
-    ranks, out = ranks or Ranks(), Path(out)
+    ranks = ranks or Ranks()
     start = None if start is None else checkpoint.find(start)
     where = device if isinstance(device, torch.device) else choose_device(device)
     kind = dtype if isinstance(dtype, torch.dtype) else choose_dtype(dtype, where)
@@ -100,16 +140,24 @@ def train(
         )
         trainer.load_state()
         if trainer.fraction >= 1:
-            return checkpoint.read_card(out)
+            yield _ended(checkpoint.read_card(out))
+            return
         ranks.barrier()
         if not ranks.is_first:
-            return _run(trainer, command, None, [], should_stop)
+            yield _run(trainer, command, None, [], should_stop)
+            return
         observers = [] if on_progress is None else [on_progress]
         if is_tensorboard:
             observers.append(opened.enter_context(tensorboard(out / "tensorboard", trainer.step)))
         truncate_log(out / "log.jsonl", trainer.step)
         lines = opened.enter_context((out / "log.jsonl").open("a"))
-        return _run(trainer, command, lines, observers, should_stop)
+        yield _run(trainer, command, lines, observers, should_stop)
+
+
+def _ended(card: dict[str, Any]) -> Course:
+    """A run of which nothing is left to do."""
+    yield from ()
+    return card
 
 
 def kind_of_trainer(recipe: Recipe, ranks: Ranks, device: torch.device) -> type[Trainer]:
@@ -132,7 +180,7 @@ def _run(
     lines: IO[str] | None,
     observers: list[ProgressObserver],
     should_stop: Callable[[], bool],
-) -> dict[str, Any]:
+) -> Course:
     """The loop itself. All ranks make every decision in it alike."""
     training, ranks = trainer.training, trainer.ranks
     began = time.monotonic() - trainer.elapsed_s
@@ -180,4 +228,5 @@ def _run(
                 observe(progress)
         if trainer.step % training.checkpoint_every_steps == 0:
             trainer.save(command)
+        yield
     return trainer.save(command)
