@@ -53,10 +53,8 @@ def test_runs_that_are_stopped_are_saved_and_go_on(tmp_path, kind):
     assert not (tmp_path / "many" / "seed5").exists()
     trained(made, tmp_path / "many", at_once=3)
     trained(made, tmp_path / "straight", at_once=1)
-    for seed in SEEDS:
-        assert weights_sha256(tmp_path / "many" / f"seed{seed}") == weights_sha256(
-            tmp_path / "straight" / f"seed{seed}"
-        )
+    for name in (f"seed{seed}" for seed in SEEDS):
+        assert weights_sha256(tmp_path / "many" / name) == weights_sha256(tmp_path / "straight" / name)
 
 
 def test_a_run_that_fails_takes_no_other_with_it(tmp_path, kind, monkeypatch):
@@ -82,12 +80,8 @@ def test_memory_decides_how_many_go_side_by_side():
     made = load_recipe("sudoku9")
     held, kept = run_bytes(made, torch.bfloat16)
     need = held + 2 * kept
-    assert [fitting_in(free, made, CUDA, torch.bfloat16) for free in (held, need, 2 * need - 1, 5 * need)] == [
-        1,
-        1,
-        1,
-        5,
-    ]
+    for free, count in ((held, 1), (need, 1), (2 * need - 1, 1), (5 * need, 5)):
+        assert fitting_in(free, made, CUDA, torch.bfloat16) == count
     with pytest.raises(ValueError, match="the states of one run of recipe sudoku9: at least"):
         fitting_in(held - 1, made, CUDA, torch.bfloat16)
     for name in ("sudoku9", "queens", "recolour"):
@@ -161,8 +155,8 @@ def test_the_command_prints_one_object(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
     file = tmp_path / "tiny.toml"
     file.write_text(
-        "task = 'nqueens4'\ndescription = ''\n[model]\ndim = 8\nhidden = 8\nmixer_hidden = 4\nguidance_hidden = 4\ndepth = 2\n"
-        "[training]\nsteps = 3\nbatch = 4\nrollout_slots = 2\nevaluate_puzzles = 2\nevaluate_width = 1\n"
+        "task = 'nqueens4'\ndescription = ''\n[model]\ndim = 8\nhidden = 8\nmixer_hidden = 4\nguidance_hidden = 4\n"
+        "depth = 2\n[training]\nsteps = 3\nbatch = 4\nrollout_slots = 2\nevaluate_puzzles = 2\nevaluate_width = 1\n"
     )
     out = tmp_path / "out"
     command = ("train", str(file), "--out", str(out), "--seeds", "4,1", "--at-once", "2", "--dtype", "float32")
