@@ -36,6 +36,7 @@ from gram.tasks.protocol import PuzzleSet, Task, Tokens, input_tokens
 from gram.tasks.registry import get_task
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+CPU_INFO = Path("/proc/cpuinfo")
 Puzzles = str | Sequence[str] | PuzzleSet | Tokens
 
 
@@ -54,10 +55,13 @@ def choose_device(device: str = "auto") -> torch.device:
     return chosen
 
 
-def choose_dtype(dtype: str = "auto", device: torch.device | None = None) -> torch.dtype:
-    """The type to compute in: `auto` is bfloat16 where the device multiplies it, else float32. Raises `ValueError`."""
+def choose_dtype(dtype: str = "auto", device: torch.device | None = None, *, is_training: bool = False) -> torch.dtype:
+    """The type to compute in: `auto` is bfloat16 where the device multiplies it, and not slower than float32 unless
+    `is_training`, whose native core is in bfloat16; else float32. Raises `ValueError`."""
     if dtype == "auto":
-        return torch.bfloat16 if multiplies_bfloat16(device or choose_device()) else torch.float32
+        device = device or choose_device()
+        is_taken = multiplies_bfloat16(device) and (is_training or not halves_bfloat16(device))
+        return torch.bfloat16 if is_taken else torch.float32
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be auto or one of {', '.join(DTYPES)}, got {dtype!r}")
     return DTYPES[dtype]
@@ -70,6 +74,17 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     if not hasattr(torch.cpu, "get_capabilities"):  # before torch 2.11
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return any(is_there for name, is_there in torch.cpu.get_capabilities().items() if "bf16" in name)
+
+
+def halves_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16 that do half of what those for float32 do: AVX-512's of Intel,
+    where AMX is not to be had."""
+    if device.type != "cpu" or torch.cpu._is_amx_tile_supported():
+        return False
+    try:
+        return "GenuineIntel" in CPU_INFO.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # no Linux
+        return False
 
 
 class SamplerOptions(TypedDict, total=False):

@@ -79,7 +79,7 @@ def _run_checks() -> list[Check]:
     try:
         import torch
 
-        from gram.api import choose_device, choose_dtype, multiplies_bfloat16
+        from gram.api import choose_device, choose_dtype, halves_bfloat16, multiplies_bfloat16
         from gram.kernels import dispatch
     except (ImportError, OSError) as error:
         return [Check("import", "broken", str(error).splitlines()[0])]
@@ -93,7 +93,8 @@ def _run_checks() -> list[Check]:
         why = f"PyTorch {torch.__version__} finds no GPU"
     path, dtype = dispatch.choose(device), choose_dtype(device=device)
     has = "has" if multiplies_bfloat16(device) else "has no"
-    dtype_finding = f"{str(dtype).removeprefix('torch.')}: {device.type} {has} instructions for bfloat16"
+    slow = ", half as fast as float32" if has == "has" and halves_bfloat16(device) else ""
+    dtype_finding = f"{str(dtype).removeprefix('torch.')}: {device.type} {has} instructions for bfloat16{slow}"
     return [
         Check("python", "ok", platform.python_version()),
         Check("device", "ok", f"{device.type}: {why}"),

@@ -113,7 +113,7 @@ def opened_run(
     ranks = ranks or Ranks()
     start = None if start is None else checkpoint.find(start)
     where = device if isinstance(device, torch.device) else choose_device(device)
-    kind = dtype if isinstance(dtype, torch.dtype) else choose_dtype(dtype, where)
+    kind = dtype if isinstance(dtype, torch.dtype) else choose_dtype(dtype, where, is_training=True)
     if recipe.needs_puzzles and puzzles is None:
         raise RecipeError(f"recipe {recipe.name} must be given --puzzles FILE ({recipe.needs_puzzles}), got none")
     if recipe.others and puzzles is not None:

@@ -54,7 +54,7 @@ def train_seeds(
         raise RecipeError("seeds must be of a recipe whose length is in steps: minutes would count all runs' time")
     runs = {seed: replace(recipe, training=replace(recipe.training, seed=seed)) for seed in seeds}
     where = device if isinstance(device, torch.device) else choose_device(device)
-    kind = dtype if isinstance(dtype, torch.dtype) else choose_dtype(dtype, where)
+    kind = dtype if isinstance(dtype, torch.dtype) else choose_dtype(dtype, where, is_training=True)
     count = at_once or fitting(recipe, where, kind)
     cards: dict[int, dict[str, Any]] = {}
     stop = _Stop(should_stop)
