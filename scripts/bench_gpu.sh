@@ -113,10 +113,10 @@ tests=("$python" -m pytest -c /dev/null --rootdir . --import-mode=importlib -p n
 ! has xdist || tests+=(-n "$(n=$(nproc) && echo $((n < 12 ? n : 12)))")
 untestable=$("$python" -c 'import hypothesis, pytest' 2>&1) && untestable= || untestable=${untestable##*$'\n'}
 
-# tests_part PASS TYPE EXPRESSION: those of the GPU tests that the expression chooses.
+# tests_part PASS NAME EXPRESSION [FILE]: those of the GPU tests, of kernels by default, that the expression chooses.
 tests_part() {
     if [ -z "$untestable" ]; then
-        part "$1" "tests-$2" "${tests[@]}" -k "$3" tests/unit/test_kernel_gpu.py
+        part "$1" "tests-$2" "${tests[@]}" -k "$3" "tests/unit/test_${4:-kernel}_gpu.py"
     elif [ "$1" = 1 ]; then
         without "tests-$2" "$untestable"
     fi
@@ -153,6 +153,7 @@ for pass in 1 2; do
         part $pass "frontier-$kernel" "${gram[@]}" frontier sudoku6 --kernel "$kernel" \
             --limit 200 --seeds 1 --rounds 5 --out "$out/frontier-$kernel" --json
     done
+    tests_part $pass training '' training
     for recipe in sudoku9 paper-sudoku-extreme; do
         bench_part $pass "training-$recipe" training --recipe "$recipe" --rounds 3
     done

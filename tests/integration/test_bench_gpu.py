@@ -16,7 +16,7 @@ from gram.presets import PRESETS
 SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_gpu.sh"
 KERNELS = [f"kernels-{preset}" for preset in PRESETS]
 PARTS = ["machine", "doctor", "tests-bfloat16", "slots", *KERNELS, "engine", "frontier-fused", "frontier-eager",
-         "training-sudoku9", "training-paper-sudoku-extreme", "tests-float32", "sampler"]  # fmt: skip
+         "tests-training", "training-sudoku9", "training-paper-sudoku-extreme", "tests-float32", "sampler"]  # fmt: skip
 
 PYTHON = """#!/bin/sh
 # Stands in for the interpreter: prints what it is asked for; parts in FAILING end with 3, those in SLOW take long, `-c`
@@ -118,6 +118,7 @@ def test_every_part_leaves_its_result(checkout, tmp_path):
     text = (results / "tests-bfloat16.txt").read_text()
     assert "-k bfloat16 tests/unit/test_kernel_gpu.py" in text
     assert "-n " in text
+    assert "-k  tests/unit/test_training_gpu.py" in (results / "tests-training.txt").read_text()
     assert (
         f"--preset paper --no-resources --no-cpu --out {results}/kernels-paper.rows.json"
         in (results / "kernels-paper.txt").read_text()
@@ -147,7 +148,7 @@ def test_what_cannot_run_says_why(checkout, tmp_path):
     done = run(checkout, "results", "--installed", LACKING="hypothesis")
     assert done.returncode == 1
     assert "tests-float32: not run: ModuleNotFoundError: No module named 'hypothesis'" in done.stdout
-    tests = {"tests-bfloat16", "tests-float32"}
+    tests = {"tests-bfloat16", "tests-training", "tests-float32"}
     assert statuses(tmp_path / "results") == {name: "-" if name in tests else "0" for name in PARTS}
 
 
