@@ -15,8 +15,9 @@ from gram.presets import PRESETS
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_gpu.sh"
 KERNELS = [f"kernels-{preset}" for preset in PRESETS]
-PARTS = ["machine", "doctor", "tests-bfloat16", "slots", *KERNELS, "engine", "frontier-fused", "frontier-eager",
-         "tests-training", "training-sudoku9", "training-paper-sudoku-extreme", "tests-float32", "sampler"]  # fmt: skip
+PARTS = ["machine", "doctor", "graphs-fused", "graphs-eager", "tests-bfloat16", "slots", *KERNELS, "engine",
+         "frontier-fused", "frontier-eager", "tests-training", "training-sudoku9", "training-paper-sudoku-extreme",
+         "tests-float32", "sampler"]  # fmt: skip
 
 PYTHON = """#!/bin/sh
 # Stands in for the interpreter: prints what it is asked for; parts in FAILING end with 3, those in SLOW take long, `-c`
@@ -29,7 +30,7 @@ case "$*" in
     done
     exit 0 ;;
 esac
-echo "$PYTHONPATH $*" >>"$ASKED"
+echo "$PYTHONPATH graphs:${GRAM_GRAPHS:-on} $*" >>"$ASKED"
 for word in $FAILING; do
     case "$*" in *"$word"*) echo "no $word" >&2; exit 3 ;; esac
 done
@@ -161,6 +162,22 @@ def test_a_part_that_fails_is_told_and_hides_no_other(checkout, tmp_path):
     assert "no kernels" in done.stdout
     assert not (results / "kernels-paper.txt").exists()
     assert (results / "frontier-fused.json").exists()
+
+
+def test_where_graphs_fail_the_rest_runs_without(checkout, tmp_path):
+    """And a part that had failed asks for them again."""
+    for round_ in range(2):
+        done = run(checkout, "results", FAILING="eval")
+        assert done.returncode == 1
+        assert done.stdout.count("later parts run without graphs") == 1
+        asked = (checkout / "asked").read_text().splitlines()
+        (checkout / "asked").unlink()
+        graphs = ["graphs:on" in line for line in asked if " eval " in line]
+        assert graphs == [True, True]
+        others = ["graphs:off" in line for line in asked if " eval " not in line]
+        assert others == ([] if round_ else [False] + [True] * (len(PARTS) - 4))
+    failed = {"graphs-fused", "graphs-eager"}
+    assert statuses(tmp_path / "results") == {name: "3" if name in failed else "0" for name in PARTS}
 
 
 def test_the_same_command_goes_on_with_what_is_missing_then_with_what_failed(checkout, tmp_path):
