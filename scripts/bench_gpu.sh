@@ -148,7 +148,7 @@ for pass in 1 2; do
     for kernel in fused eager; do
         # A run that is long enough for its graph to be captured and launched many times.
         part $pass "graphs-$kernel" env GRAM_GRAPHS=on "${gram[@]}" eval sudoku6 --kernel "$kernel" \
-            --limit 200 --width 100 --json
+            --limit 200 --width 400 --json
         if [ "$(status_of "graphs-$kernel")" != 0 ] && [ "${GRAM_GRAPHS:-on}" = on ]; then
             echo "   later parts run without graphs"
             export GRAM_GRAPHS=off

@@ -28,7 +28,7 @@ from gram.tasks.protocol import PuzzleSet
 
 CHECKPOINTS = ("sudoku6", "colouring8", "sudoku9")
 """Shipped ones: token mixer and attention at D = 128, which `fused` takes, and a wider one, which `gemm` takes."""
-WIDTHS = {"cpu": 20, "cuda": 200}
+WIDTHS = {"cpu": 20, "cuda": 400}
 """Trajectories of each puzzle, by device: on a GPU enough that graphs are captured and launched many times."""
 LAUNCH = 64
 """Of the rows on slots, small enough that the slot counts make several launches."""

@@ -8,6 +8,7 @@ the host, without waiting; the host reads the older one while the device takes t
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
@@ -23,7 +24,7 @@ from gram.kernels.philox import Drawn
 
 AHEAD = 2
 """Stretches that may be on their way at once: one that runs, and one whose report is read."""
-CALLED_FIRST = 2
+CALLED_FIRST = 4
 """Stretches of a run that are called before the graph is captured, so that short runs never pay for it."""
 _CAPTURING = threading.Lock()
 """A process may capture one graph at a time."""
@@ -71,36 +72,44 @@ class CapturedStretches:
         self.drawn = 0
         """Random numbers of a stretch."""
         self.is_compiled = False
-        """How the graph draws them (`Drawn`)."""
+        """How the last one that was called, or the graph, draws them (`Drawn`)."""
 
     def run(self, stretch: Callable[[], None]) -> None:
-        is_as_drawn = not self.drawn or self.is_compiled == Drawn.is_repaid()
-        if self.graph is not None and is_as_drawn:
-            Drawn.elements += self.drawn
-            self.graph.replay()
-            return
-        with Drawn.held():
-            self.called += 1
-            stretch()
-            if self.called >= CALLED_FIRST:
-                self._capture(stretch)
+        is_compiled = Drawn.is_repaid()
+        if self.graph is not None and self.drawn and self.is_compiled != is_compiled:
+            self.graph = None
+        if self.graph is None:
+            # Captured is only what was called as it is now, so that nothing is made ready in the graph.
+            is_new = not self.called or self.is_compiled != is_compiled or self.keeps() is not self.kept
+            if is_new or self.called < CALLED_FIRST:
+                with Drawn.held():
+                    stretch()
+                self.called, self.is_compiled, self.kept = self.called + 1, is_compiled, self.keeps()
+                return
+            self.graph = self._captured(stretch)
+        Drawn.elements += self.drawn
+        self.graph.replay()
 
-    def _capture(self, stretch: Callable[[], None]) -> None:
-        """Captures what was called just before, so that nothing in it is new."""
-        self.graph, self.kept = None, self.keeps()
-        self.is_compiled, before = Drawn.is_compiled, Drawn.elements
-        graph = torch.cuda.CUDAGraph()
+    def _captured(self, stretch: Callable[[], None]) -> torch.cuda.CUDAGraph:
+        """The graph of a stretch, which is not run."""
+        graph, before, collects = torch.cuda.CUDAGraph(), Drawn.elements, gc.isenabled()
+        gc.disable()  # what it frees may be of the device
         try:
             # What other threads do meanwhile, such as moving a model to the device, does not concern this capture.
-            with _CAPTURING, torch.cuda.graph(graph, stream=self.aside, capture_error_mode="thread_local"):
+            capturing = torch.cuda.graph(graph, stream=self.aside, capture_error_mode="thread_local")
+            with _CAPTURING, Drawn.held(), capturing:
                 stretch()
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise RuntimeError(
                 f"supervision steps must become a CUDA graph, got: {reason}; GRAM_GRAPHS=off runs without"
             ) from error
-        self.graph, self.drawn, Drawn.elements = graph, Drawn.elements - before, before
+        finally:
+            if collects:
+                gc.enable()
+        self.drawn, Drawn.elements = Drawn.elements - before, before
         self.captures += 1
+        return graph
 
 
 class Reports:

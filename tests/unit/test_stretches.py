@@ -207,7 +207,7 @@ def test_a_captured_stretch_does_what_a_called_one_does(settings_, is_traced, mo
     assert gpu.loop.stretches.kept == "kept"
     launched = [each for each in gpu.log if each.startswith("launched")]
     assert gpu.log.count("capture") == gpu.loop.stretches.captures == 1
-    assert gpu.log.count("replay") == len(launched) - stretches.CALLED_FIRST > 2
+    assert gpu.log.count("replay") == len(launched) - stretches.CALLED_FIRST > 0
     order = [each for each in gpu.log if each not in ("capture", "replay")]
     number = len(launched)
     expected = ["launched 0"] + [each for k in range(1, number) for each in (f"launched {k}", f"read {k - 1}")]
@@ -216,6 +216,7 @@ def test_a_captured_stretch_does_what_a_called_one_does(settings_, is_traced, mo
 
 def test_graphs_follow_how_random_numbers_are_drawn(monkeypatch):
     """Compiling begins with as many as where nothing is captured, outside a graph, and takes a new one."""
+    monkeypatch.setattr(stretches, "CALLED_FIRST", 1)
     model = halting_model(depth=9)
     config = resolve(SamplerConfig(width=13, launch=4, slots=10), model)
     monkeypatch.setattr(Drawn, "elements", 0)
@@ -273,6 +274,21 @@ def test_copies_and_waits_of_a_stretch(policy, monkeypatch):
     assert there.slots.copies == 0
 
 
+def test_a_stretch_is_called_again_where_something_is_new(monkeypatch):
+    """As where another model's weights were packed since the last one: they would be packed inside the graph."""
+    monkeypatch.setattr(stretches, "CALLED_FIRST", 2)
+    gpu = Gpu(monkeypatch)
+    kept = iter("aabcdd")  # read after each call, and again before the next stretch
+    gpu.loop = meta_loop({}, {})
+    made = CapturedStretches(torch.device("cuda"), lambda: next(kept))
+    called = []
+    for _ in range(5):
+        made.run(lambda: called.append(len(gpu.log)))
+    assert gpu.log == ["capture", "replay", "replay"]
+    assert called == [0, 0, 0, 1]
+    assert made.kept == "d"
+
+
 def test_a_failed_capture_says_what_to_do(monkeypatch):
     @contextmanager
     def graph(*_, **__):
@@ -283,7 +299,8 @@ def test_a_failed_capture_says_what_to_do(monkeypatch):
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
     monkeypatch.setattr(torch.cuda, "graph", graph)
     made = CapturedStretches(torch.device("cuda"), lambda: None)
-    made.run(lambda: None)
+    for _ in range(stretches.CALLED_FIRST):
+        made.run(lambda: None)
     with pytest.raises(RuntimeError, match=r"got: CUDA error: .* capturing; GRAM_GRAPHS=off runs without"):
         made.run(lambda: None)
 
