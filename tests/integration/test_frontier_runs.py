@@ -230,7 +230,7 @@ def test_bad_options_are_one_line(folder, options, message, capsys, tmp_path):
 
 def test_a_folder_without_a_frontier_is_refused(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
-    assert "must hold frontier.json, ablation.json or folders with frontier.json" in capsys.readouterr().err
+    assert "must hold frontier.json, ablation.json, status.tsv or folders with frontier.json" in capsys.readouterr().err
 
 
 @pytest.mark.slow
