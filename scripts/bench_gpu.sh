@@ -131,12 +131,19 @@ bench_part() {
     part "$pass" "$name" "${gram[@]}" bench "$@" --out "$out/$name.rows.json"
 }
 
-# train_piece RECIPE: goes on with its run in $out/training; a piece that was ended by its time has saved itself.
+# train_piece RECIPE: goes on with its run in $out/training; a piece that was ended by its time has saved itself. Where it
+# fails, it goes on without graphs in what is left of the time.
 train_piece() {
-    local began=$SECONDS status=0
+    local began=$SECONDS status graphs
     set -- "${gram[@]}" train "$1" --puzzles "$puzzles" --out "$out/training"
     printf '== training: %s\n' "$*"
-    (cd "$root" && exec timeout --kill-after=50 "$piece" "$@") >"$out/training.txt" 2>>"$out/training.log" || status=$?
+    for graphs in on off; do
+        status=0
+        (cd "$root" && exec timeout --kill-after=50 $((piece - SECONDS + began)) env GRAM_GRAPHS=$graphs "$@") \
+            >"$out/training.txt" 2>>"$out/training.log" || status=$?
+        case $status in 0 | 2 | 124 | 137) break ;; esac
+        [ $((SECONDS - began)) -lt $((piece - 60)) ] || break
+    done
     [ "$status" != 124 ] || status=0
     record training "$status" $((SECONDS - began)) "$*"
     tail -q -n 2 "$out/training.log" "$out/training.txt" | sed 's/^/   /'

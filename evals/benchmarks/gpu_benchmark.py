@@ -63,7 +63,6 @@ def versions(model: Model, spec: Spec, inputs: first_use.Inputs) -> dict[str, Ca
     made: dict[str, Callable[[], Version]] = {
         "eager": lambda: eager,
         "torch.compile": lambda: compiled,
-        GRAPH: lambda: captured(compiled),
     }
 
     def launched(name: str) -> Version:
@@ -74,6 +73,7 @@ def versions(model: Model, spec: Spec, inputs: first_use.Inputs) -> dict[str, Ca
     for name, path in LAUNCHED.items():
         if path.unsupported_reason(spec) is None:
             made[name] = partial(launched, name)
+    made[GRAPH] = lambda: captured(compiled)  # the last one: a capture that fails may have later ones fail
     return made
 
 

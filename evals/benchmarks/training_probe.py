@@ -12,6 +12,7 @@ may be another commit's.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -48,6 +49,8 @@ def opened(name: str, puzzles: str, out: Path, version: str = "") -> Any:
     file = None if puzzles == "-" else Path(puzzles)
     source = TrainingPuzzles(recipe.task, recipe.model, recipe.training, file)
     device = choose_device()
+    if version == "captured":
+        os.environ["GRAM_GRAPHS"] = "on"  # this row is of graphs, or an error
     if version in ("captured", "launched") or (not version and device.type == "cuda"):
         kind = on_device(recipe, kind, is_captured=version != "launched")
     dtype, is_compiled = choose_dtype("auto", device), version != "eager"

@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from math import prod
 from typing import Any, Protocol
 
@@ -92,24 +93,50 @@ class CapturedStretches:
 
     def _captured(self, stretch: Callable[[], None]) -> torch.cuda.CUDAGraph:
         """The graph of a stretch, which is not run."""
-        graph, before, collects = torch.cuda.CUDAGraph(), Drawn.elements, gc.isenabled()
-        gc.disable()  # what it frees may be of the device
-        try:
-            # What other threads do meanwhile, such as moving a model to the device, does not concern this capture.
-            capturing = torch.cuda.graph(graph, stream=self.aside, capture_error_mode="thread_local")
-            with _CAPTURING, Drawn.held(), capturing:
-                stretch()
-        except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise RuntimeError(
-                f"supervision steps must become a CUDA graph, got: {reason}; GRAM_GRAPHS=off runs without"
-            ) from error
-        finally:
-            if collects:
-                gc.enable()
+        before, pool = Drawn.elements, torch.cuda.graph_pool_handle()
+        with Drawn.held():
+            graph = captured(stretch, stream=self.aside, pool=pool, what="supervision steps")
         self.drawn, Drawn.elements = Drawn.elements - before, before
         self.captures += 1
         return graph
+
+
+def captured(function: Callable[[], None], *, stream: torch.cuda.Stream, pool: Any, what: str) -> torch.cuda.CUDAGraph:
+    """The graph of a function, which is not run. `pool` is a handle of the memory that it works in, `what` names what
+    it does.
+
+    Raises `RuntimeError` where it cannot be captured, with what has failed first: what PyTorch raises when a capture
+    ends says only that something has.
+    """
+    graph, collects = torch.cuda.CUDAGraph(), gc.isenabled()
+    failed: list[Exception] = []
+    gc.disable()  # what it frees may be of the device
+    try:
+        # What other threads do meanwhile, such as moving a model to the device, does not concern this capture.
+        with _CAPTURING, torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            try:
+                function()
+            except Exception as error:
+                failed.append(error)
+                raise
+    except Exception as error:
+        _give_up(pool)
+        first = (failed or [error])[0]
+        reason = (str(first).strip().splitlines() or [type(first).__name__])[0]
+        raise RuntimeError(f"{what} must become a CUDA graph, got: {reason}; GRAM_GRAPHS=off runs without") from error
+    finally:
+        if collects:
+            gc.enable()
+    return graph
+
+
+def _give_up(pool: Any) -> None:
+    """Ends what a failed capture has begun. PyTorch's allocator would take it to be under way for good, and then gives
+    no memory back, which every later capture begins with."""
+    with suppress(RuntimeError):  # it has ended by itself, or never begun
+        device = torch.cuda.current_device()
+        torch._C._cuda_endAllocateToPool(device, pool)
+        torch._C._cuda_releasePool(device, pool)
 
 
 class Reports:

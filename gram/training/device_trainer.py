@@ -26,6 +26,7 @@ from torch.nn.functional import pad
 
 from gram.config import ModelConfig
 from gram.kernels import reference
+from gram.sampler.stretches import captured, graphs_are_on
 from gram.training.data_parallel import Ranks
 from gram.training.device_lane import DeviceLane
 from gram.training.guidance import Lead
@@ -77,7 +78,7 @@ class DeviceTrainer(Trainer):
     """One run of one process: its weights, slots and folder."""
 
     is_captured = True
-    """Whether a GPU is given steps as graphs."""
+    """Whether a GPU is given steps as graphs; `GRAM_GRAPHS=off` gives it none."""
 
     def _open(self, is_compiled: bool) -> None:
         super()._open(is_compiled)
@@ -131,8 +132,8 @@ class DeviceTrainer(Trainer):
         """The step of a lane; one that measures every transition's KL is another."""
         key = number, is_watched and self.spec.transitions > 1
         if key not in self.recorded:
-            record = self._record if self.stream is not None and self.is_captured else None
-            self.recorded[key] = Recorded(partial(self._step, *key), record)
+            is_captured = self.stream is not None and self.is_captured and graphs_are_on()
+            self.recorded[key] = Recorded(partial(self._step, *key), self._record if is_captured else None)
         return self.recorded[key]
 
     def _step(self, number: int, is_watched: bool) -> None:
@@ -207,6 +208,7 @@ class DeviceTrainer(Trainer):
     def load_state(self) -> bool:
         self._settle()
         was_loaded = super().load_state()
+        self.recorded = {}  # a graph would go on with the moments that AdamW had before
         for side in self.sides:
             side.is_stale = True
         return was_loaded
@@ -232,8 +234,8 @@ class DeviceTrainer(Trainer):
         """Captures a step. All graphs share one pool of memory: no step leaves anything in it for another."""
         if self.pool is None:
             self.pool = torch.cuda.graph_pool_handle()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
-            function()
-        launch: Callable[[], None] = graph.replay
+        assert self.stream is not None
+        launch: Callable[[], None] = captured(
+            function, stream=self.stream, pool=self.pool, what="a step of training"
+        ).replay
         return launch

@@ -63,7 +63,7 @@ def train(
 
     The run ends when the recipe's steps or minutes are spent. It also ends, with everything saved, soon after
     `should_stop()` is true. A recipe whose length is in steps gives the same weights bit for bit, interrupted or not,
-    on one type of machine with one number of threads and ranks.
+    on one type of CPU with one number of threads and ranks.
 
     With several `ranks` each of them calls this; the first one calls `on_progress`. Raises `RecipeError` where the
     folder holds another run or is in use, the checkpoint is one of another model or the recipe's puzzles are missing,

@@ -240,6 +240,15 @@ def test_every_call_goes_on_with_the_run_of_the_puzzles(checkout, tmp_path):
     assert "no extreme" in done.stdout
 
 
+def test_a_run_that_fails_goes_on_without_graphs(checkout, tmp_path):
+    (tmp_path / "pairs.csv").write_text("")
+    done = run(checkout, "results", FAILING="pairs.csv", GRAM_PUZZLES="pairs.csv")
+    assert done.returncode == 1
+    asked = [line for line in (checkout / "asked").read_text().splitlines() if "pairs.csv" in line]
+    assert ["graphs:off" in line for line in asked] == [False, True]
+    assert statuses(tmp_path / "results")["training"] == "3"
+
+
 BLOCKED = """
 import sys
 

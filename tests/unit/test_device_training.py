@@ -263,6 +263,26 @@ def test_a_step_is_captured_once_after_some_plain_ones():
     assert done[-PLAIN_STEPS - 2 :] == ["plain"] * (PLAIN_STEPS + 2)
 
 
+def test_graphs_can_be_left_out(tmp_path, monkeypatch):
+    for said, is_captured in ((None, True), ("on", True), ("off", False)):
+        trainer = opened(recipe(steps=9), tmp_path)
+        trainer.stream = "a GPU's"
+        if said is not None:
+            monkeypatch.setenv("GRAM_GRAPHS", said)
+        assert (trainer._recorded(0, False).record is not None) == is_captured
+
+
+def test_a_loaded_state_is_captured_anew(tmp_path):
+    """A graph knows the places of AdamW's moments, and a state brings others."""
+    trainer = opened(recipe(steps=9), tmp_path)
+    trainer.advance()
+    trainer.save_state()
+    moments = trainer.flat.adam.state[trainer.flat.master]["exp_avg"]
+    assert trainer.load_state()
+    assert trainer.flat.adam.state[trainer.flat.master]["exp_avg"] is not moments
+    assert trainer.recorded == {}
+
+
 def test_a_step_that_measures_every_kl_is_captured_apart(tmp_path):
     for transitions, count in ((1, 1), (2, 2)):
         trainer = opened(recipe(steps=99, model={"transitions": transitions}), tmp_path)

@@ -160,8 +160,8 @@ class Gpu:
                                 old.copy_(new)
 
         @contextmanager
-        def graph(captured, *, stream, capture_error_mode):
-            assert (stream, capture_error_mode) == ("aside", "thread_local")
+        def graph(captured, *, pool, stream, capture_error_mode):
+            assert (pool, stream, capture_error_mode) == ("pool", "aside", "thread_local")
             gpu.log.append("capture")
             kept = [each.clone() for each in buffers(gpu.loop)]
             with Recorder() as recorder:
@@ -180,6 +180,7 @@ class Gpu:
 
         patch.setattr(torch.cuda, "CUDAGraph", Graph)
         patch.setattr(torch.cuda, "graph", graph)
+        patch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
         patch.setattr(torch.cuda, "Stream", lambda device: "aside")
 
         class OnGpu(DeviceLoop):
@@ -289,20 +290,40 @@ def test_a_stretch_is_called_again_where_something_is_new(monkeypatch):
     assert made.kept == "d"
 
 
-def test_a_failed_capture_says_what_to_do(monkeypatch):
+@pytest.mark.parametrize("was_begun", [True, False])
+def test_a_failed_capture_says_what_to_do_and_is_not_under_way_for_good(was_begun, monkeypatch):
+    """What failed first is told, and not what PyTorch says of it when the capture ends."""
+    log = []
+
     @contextmanager
     def graph(*_, **__):
-        yield
-        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore")
+        try:
+            yield
+        finally:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+    def end(device, pool):
+        log.append(("end", device, pool))
+        if not was_begun:
+            raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
+
+    def stretch():
+        if log:
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore")
 
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: "aside")
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
     monkeypatch.setattr(torch.cuda, "graph", graph)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: log.append("pool") or "pool")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", end)
+    monkeypatch.setattr(torch._C, "_cuda_releasePool", lambda *given: log.append(("release", *given)))
     made = CapturedStretches(torch.device("cuda"), lambda: None)
     for _ in range(stretches.CALLED_FIRST):
-        made.run(lambda: None)
-    with pytest.raises(RuntimeError, match=r"got: CUDA error: .* capturing; GRAM_GRAPHS=off runs without"):
-        made.run(lambda: None)
+        made.run(stretch)
+    with pytest.raises(RuntimeError, match=r"got: CUDA error: .* is capturing; GRAM_GRAPHS=off runs without"):
+        made.run(stretch)
+    assert log == ["pool", ("end", 3, "pool"), ("release", 3, "pool")][: 2 + was_begun]
 
 
 def test_who_is_captured(monkeypatch):
