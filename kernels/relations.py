@@ -179,8 +179,20 @@ def _by_line(name: str, x: Tensor, axis: int) -> Tensor:
     else:
         place = torch.arange(tokens, device=x.device)
         number = _line_numbers(name, place // side, place % side, side)
-        shape = (*x.shape[:axis], 2 * side, *x.shape[axis + 1 :])
-        lines = torch.zeros(shape, device=x.device).index_add(axis, number, x.to(torch.float32))
-        grid, total = x, lines.index_select(axis, number)
+        grid, total = x, _line_totals(number, 2 * side, x.to(torch.float32), axis).index_select(axis, number)
     heard: Tensor = (total - grid) / math.sqrt(side)
     return heard.to(x.dtype).reshape(x.shape)
+
+
+def _line_totals(number: Tensor, lines: int, x: Tensor, axis: int) -> Tensor:
+    """Sums of `x` (fp32) over the tokens of each line, at `axis`; `number [L]` is each token's line."""
+    if x.device.type != "cpu":
+        return _multiplied(number, lines, x, axis)
+    shape = (*x.shape[:axis], lines, *x.shape[axis + 1 :])
+    return torch.zeros(shape).index_add(axis, number, x)
+
+
+def _multiplied(number: Tensor, lines: int, x: Tensor, axis: int) -> Tensor:
+    """`_line_totals` as a product: a GPU's `index_add` adds a line's tokens in no fixed order."""
+    is_on = (torch.arange(lines, device=x.device)[:, None] == number).to(x.dtype)
+    return (is_on @ x.movedim(axis, -2)).movedim(-2, axis)

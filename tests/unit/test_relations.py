@@ -123,14 +123,17 @@ def test_a_box_is_a_box_of_sudoku(n):
     assert float(table.max()) == pytest.approx(n**-0.5)
 
 
-@given(side=st.integers(4, 16), axis=st.sampled_from([0, 1]), data=st.data())
-def test_sums_by_line_are_the_products_with_the_tables(side, axis, data):
+@given(side=st.integers(4, 16), axis=st.sampled_from([0, 1]), as_on_gpu=st.booleans(), data=st.data())
+def test_sums_by_line_are_the_products_with_the_tables(side, axis, as_on_gpu, data):
     known = [name for name in relations.fixed(Relation.__args__) if name != "box" or not is_prime(side)]
     names = tuple(data.draw(st.lists(st.sampled_from(known), min_size=1, max_size=4, unique=True)))
     x = torch.randn(3, side * side, 2 * len(names), generator=torch.Generator().manual_seed(side))
     tables = relations.tables(names, side * side, torch.device("cpu"))
     expected = torch.cat([table @ part for table, part in zip(tables, x.chunk(len(names), -1), strict=True)], -1)
-    found = relations.sums(names, x if axis else x.transpose(0, 1), axis)
+    with pytest.MonkeyPatch.context() as patch:
+        if as_on_gpu:
+            patch.setattr(relations, "_line_totals", relations._multiplied)
+        found = relations.sums(names, x if axis else x.transpose(0, 1), axis)
     assert torch.allclose(found if axis else found.transpose(0, 1), expected, atol=1e-5)
 
 
