@@ -123,10 +123,9 @@ def transition(
     if guide is not None and spec.noise_order == "before":
         h = guide(h)
     named = [weights[f"low.{block}.{part}"] for block in range(spec.blocks) for part in PARTS]
-    shape = Shape.of(weights, spec)
+    *sizes, norm_eps = tuple(Shape.of(weights, spec))  # PyTorch 2.8 cannot trace a slice of the named one
     is_saving = torch.is_grad_enabled()
-    sizes = [*shape[:6], VERSION]
-    h, l, _, _ = torch.ops.gram.native_core(h, l.detach(), e_x, named, sizes, shape.norm_eps, is_saving)
+    h, l, _, _ = torch.ops.gram.native_core(h, l.detach(), e_x, named, [*sizes, VERSION], norm_eps, is_saving)
     if guide is not None and spec.noise_order == "after":
         h = guide(h)
     return h, l.detach()

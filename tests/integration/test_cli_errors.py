@@ -110,7 +110,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (("eval", TASK, "--resampler", "lprm", "--width-policy", "decided"), ("width_policy", "resampler", "decided")),
         (("eval", TASK, "--width-policy", "enough"), ("width_policy", "enough", "staged")),
         (("eval", TASK, "--width-threshold", "0.9"), ("width_threshold", "none")),
-        (("eval", TASK, "--width-stage", "2"), ("width_stage", "none")),
+        (("eval", TASK, "--width-stage", "2"), ("width_stage", "fixed")),
         (("eval", TASK, "--width-policy", "first-halt", "--width-stage", "21"), ("width_stage", "21")),
         (("eval", TASK, "--width-policy", "first-halt", "--slots", "4"), ("slots", "first-halt", "4")),
         (("eval", TASK, "--width-policy", "decided", "--width-threshold", "1"), ("width_threshold", "1")),
