@@ -1,6 +1,7 @@
 """Several runs of one recipe that differ in their seeds, in one process: `gram train RECIPE --seeds 0,1,2`.
 
-Each run has a folder, a state and, on a GPU, a queue of work of its own, and ends with the weights that it has alone.
+Each run has a folder, a state and, on a GPU, a queue of work of its own, and ends with the weights that it has alone
+(on a GPU as far as any two runs there end alike: docs/reproducibility.md).
 As many as a GPU's memory holds go side by side, a step of each by turns, so that a GPU which one run does not fill has
 work of the others; the rest follow. On a CPU they go one after another: nothing would be gained.
 """

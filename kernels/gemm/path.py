@@ -58,7 +58,7 @@ def _capture(plan: StepPlan, device: torch.device) -> Any:
             plan.run()
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=aside):  # PyTorch's own stream is of the first GPU that captured
             plan.run()
     return graph
 
