@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Proves and measures gram on this machine's GPU: the GPU tests, whether results depend on slots, kernels, the engine and
-# a frontier at matched latency, most valuable first. Every result is a file, written as it comes.
+# Proves and measures gram on this machine's GPU: the GPU tests, whether results depend on slots, how the fused kernel is
+# cut best (all after it takes those cuts), kernels, the engine and a frontier at matched latency, most valuable first.
+# Every result is a file, written as it comes.
 #
 #   bash scripts/bench_gpu.sh FOLDER               installs gram into .venv first
 #   bash scripts/bench_gpu.sh FOLDER --installed   takes $GRAM_PYTHON (or python3) as it is: no set-up, no network
@@ -163,6 +164,11 @@ for pass in 1 2; do
     done
     tests_part $pass bfloat16 bfloat16
     bench_part $pass slots slots
+    for model in small small-attention colouring8 colouring10 sudoku6 sudoku6-unconditional; do
+        part $pass "tuning-$model" "${gram[@]}" bench tuning --preset "$model" --rounds 3 --out "$out/tuning.json"
+    done
+    # What was timed before a limit ended a part stands in the file too.
+    [ ! -f "$out/tuning.json" ] || export GRAM_TUNING=$out/tuning.json
     for preset in small small-attention paper paper-sudoku; do
         bench_part $pass "kernels-$preset" kernels --preset "$preset" --no-resources --no-cpu
     done

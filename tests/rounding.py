@@ -18,16 +18,29 @@ from gram.kernels.reference import Step, Weights
 from gram.kernels.spec import LEARNED, Injection, Spec
 
 Rounding = Callable[[Tensor], Tensor]
+TANH_ERROR = 2.0**-11
+"""Largest relative error of NVIDIA's `tanh.approx.f32` (PTX ISA, `tanh`)."""
 
 
-def _swiglu(x: Tensor, gate_up: Tensor, down: Tensor, keep: Rounding) -> Tensor:
+def silu_by_tanh(wrong: Callable[[Tensor], Tensor]) -> Rounding:
+    """SiLU as the fused kernel computes it with bfloat16 on sm_90 and sm_100: by a hyperbolic tangent that is off by
+    `wrong`, within -1 and 1, of the largest error."""
+
+    def act(x: Tensor) -> Tensor:
+        half = 0.5 * x
+        return half * (torch.tanh(half) * (1 + TANH_ERROR * wrong(half))) + half
+
+    return act
+
+
+def _swiglu(x: Tensor, gate_up: Tensor, down: Tensor, keep: Rounding, act: Rounding) -> Tensor:
     gate, up = (x @ gate_up.T).chunk(2, -1)
-    return keep(silu(gate) * up) @ down.T
+    return keep(act(gate) * up) @ down.T
 
 
-def _mixed(weights: Weights, name: str, x: Tensor, spec: Spec, keep: Rounding) -> Tensor:
+def _mixed(weights: Weights, name: str, x: Tensor, spec: Spec, keep: Rounding, act: Rounding) -> Tensor:
     if spec.mixer == "token":
-        return _swiglu(x.mT, weights[name + "gate_up"], weights[name + "down"], keep).mT
+        return _swiglu(x.mT, weights[name + "gate_up"], weights[name + "down"], keep, act).mT
     width = spec.dim // spec.heads
     query, key, value = (x @ weights[name + "qkv"].T).unflatten(-1, (3, spec.heads, width)).permute(2, 0, 3, 1, 4)
     if spec.is_rotary:
@@ -38,20 +51,20 @@ def _mixed(weights: Weights, name: str, x: Tensor, spec: Spec, keep: Rounding) -
     return mixed.transpose(1, 2).flatten(2) @ weights[name + "out"].T
 
 
-def _core(weights: Weights, name: str, x: Tensor, spec: Spec, keep: Rounding) -> Tensor:
+def _core(weights: Weights, name: str, x: Tensor, spec: Spec, keep: Rounding, act: Rounding) -> Tensor:
     for block in range(spec.blocks):
         mixer, channel = f"{name}.{block}.mixer.", f"{name}.{block}.channel."
-        mixed = _mixed(weights, mixer, x, spec, keep)
+        mixed = _mixed(weights, mixer, x, spec, keep, act)
         x = keep(reference.rmsnorm(x + mixed, spec.norm_eps, axis=1 if spec.mixer_norm == "tokens" else -1))
-        made = _swiglu(x, weights[channel + "gate_up"], weights[channel + "down"], keep)
+        made = _swiglu(x, weights[channel + "gate_up"], weights[channel + "down"], keep, act)
         x = keep(reference.rmsnorm(x + made, spec.norm_eps))
     return x
 
 
-def _head(weights: Weights, name: str, h: Tensor, spec: Spec, keep: Rounding) -> Tensor:
+def _head(weights: Weights, name: str, h: Tensor, spec: Spec, keep: Rounding, act: Rounding) -> Tensor:
     if name + ".gate_up" in weights:
         gate, up = (h @ weights[name + ".gate_up"].T).chunk(2, -1)
-        h = keep(silu(gate) * up)
+        h = keep(act(gate) * up)
     readout = h.mean(1) if spec.head_readout == "mean" else h[:, 0]
     return (readout @ weights[name + ".weight"].T + weights[name + ".bias"]).squeeze(-1)
 
@@ -66,8 +79,9 @@ def supervision_step(
     key: NoiseKey,
     *,
     injection: Injection = LEARNED,
+    act: Rounding = silu,
 ) -> Step:
-    """`reference.supervision_step` as the fused kernel rounds it, in the type of the states."""
+    """`reference.supervision_step` as the fused kernel rounds it, in the type of the states; `act` in SiLU's place."""
     dtype = h.dtype
 
     def keep(x: Tensor) -> Tensor:
@@ -82,7 +96,7 @@ def supervision_step(
         return noise((spec.length, spec.dim), key, site, index_B)
 
     def guided(u: Tensor, transition_B: Tensor) -> Tensor:
-        made = _swiglu(u, weights["prior.gate_up"], weights["prior.down"], keep)
+        made = _swiglu(u, weights["prior.gate_up"], weights["prior.down"], keep, act)
         mean, raw = made.chunk(2, -1)
         mean = torch.zeros_like(mean) if spec.guidance == "noise" else mean
         log_sigma = spec.log_sigma_center + spec.log_sigma_range * torch.tanh(raw / spec.log_sigma_range)
@@ -103,7 +117,7 @@ def supervision_step(
             is_low = call < spec.low_level_updates
             name = "low" if is_low or spec.is_core_shared else "high"
             old = l if is_low else h
-            new = _core(weights, name, keep(l + (h + e_x if is_low else h)), spec, keep)
+            new = _core(weights, name, keep(l + (h + e_x if is_low else h)), spec, keep, act)
             if spec.path_keep or has_path:
                 call_B = transition_B * (spec.low_level_updates + 1) + call
                 eps = injection.sigma * normals(Site.PATH, call_B) if has_path else None
@@ -111,5 +125,5 @@ def supervision_step(
             h, l = (h, new) if is_low else (new, l)
         if spec.guidance != "none" and spec.noise_order == "after":
             h = guided(h, transition_B)
-    heads = (_head(weights, name, h, spec, keep) for name in ("halt", "lprm"))
+    heads = (_head(weights, name, h, spec, keep, act) for name in ("halt", "lprm"))
     return Step(h.to(dtype), l.to(dtype), *heads)

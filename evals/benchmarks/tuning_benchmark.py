@@ -1,6 +1,7 @@
 """A sweep over the cuts of the fused kernel on a GPU: each is held to the reference, then timed; the fastest is kept.
 
-A cut that does not compile, does not fit or is wrong is a row with its error, and is not chosen.
+A cut that does not compile, does not fit or is wrong is a row with its error, and is not chosen. The file is written
+again after every cut, with the fastest so far, and a sweep that was ended goes on after the last cut in it.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from typing import Any
 import torch
 
 from gram.checkpoint import write_json
+from gram.config import read_json
 from gram.evals.benchmarks.kernel_counts import TRAJECTORIES
 from gram.evals.benchmarks.timing import Measurement
+from gram.formatting import plural
 from gram.kernels import first_use
 from gram.kernels.fused import pack, tuning
 from gram.model import Model
@@ -30,13 +33,41 @@ Timer = Callable[[Model, pack.Tuning, int], Sequence[float]]
 
 @dataclass
 class Choices:
-    """The fastest cut of each model, as the file of `gram bench tuning` has them."""
+    """The file of a sweep: the fastest cut of each model so far, which `GRAM_TUNING` takes, and every cut tried."""
 
+    path: Path | None = None
+    """Kept here after every cut; nowhere without it."""
     entries: list[dict[str, Any]] = field(default_factory=list)
+    timed: list[dict[str, Any]] = field(default_factory=list)
+    """Each cut tried, with its `milliseconds` by round or its `error`."""
 
-    def keep(self, path: Path) -> None:
-        """Writes the file that `GRAM_TUNING` takes."""
-        write_json(path, {"choices": self.entries})
+    @classmethod
+    def of(cls, path: Path) -> Choices:
+        """Goes on with a file, or begins a new one. Raises `ValueError` where it is another kind of file."""
+        if not path.exists():
+            return cls(path)
+        tuning.entries(path)
+        held = read_json(path)
+        return cls(path, held["choices"], held.get("timed", []))
+
+    def found(self, place: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What was tried where all of `place` holds, or None."""
+        return next((each for each in self.timed if place.items() <= each.items()), None)
+
+    def add(self, where: dict[str, Any], tried: dict[str, Any]) -> None:
+        """Takes what trying one cut of a model gave; `where` is what decides how fast it is."""
+        self.timed.append(tried)
+        medians = [
+            (statistics.median(each["milliseconds"]), each)
+            for each in self.timed
+            if "milliseconds" in each and where.items() <= each.items()
+        ]
+        if medians:
+            median, best = min(medians, key=lambda each: each[0])
+            others = [each for each in self.entries if not where.items() <= each.items()]
+            self.entries = [*others, where | {"milliseconds": median, "tuning": best["tuning"]}]
+        if self.path is not None:
+            write_json(self.path, {"choices": self.entries, "timed": self.timed})
 
 
 def seconds(model: Model, cut: pack.Tuning, rounds: int) -> list[float]:
@@ -64,31 +95,34 @@ def seconds(model: Model, cut: pack.Tuning, rounds: int) -> list[float]:
 def rows(
     models: Mapping[str, Model], choices: Choices, *, rounds: int, timer: Timer = seconds
 ) -> Iterator[Measurement]:
-    """Milliseconds of each cut of each model; `choices` gets the fastest of each model once all were tried."""
+    """Milliseconds of each cut of each model; those that `choices` has are not timed again."""
     for name, model in models.items():
         spec, weights = model.spec, model.weights()
-        medians: dict[pack.Tuning, float] = {}
+        where = tuning.device_of(model.device) | {
+            "dtype": str(model.dtype),
+            "shape": tuning.shape_of(weights, spec),
+            "model": name,
+        }
         for cut in tuning.candidates(spec, weights):
             label, facts = f"{name}: {words(cut)}, ms", {"model": name, "tuning": asdict(cut)}
-            try:
-                timed = [1e3 * each for each in timer(model, cut, rounds)]
-            except Exception as error:
-                yield Measurement.failed(label, error, **facts)
-                continue
-            medians[cut] = statistics.median(timed)
-            yield Measurement.of(label, timed, facts=facts)
-        if medians:
-            best = min(medians, key=lambda cut: medians[cut])
-            where = tuning.device_of(model.device) | {
-                "dtype": str(model.dtype),
-                "shape": tuning.shape_of(weights, spec),
-            }
-            choices.entries.append(where | {"model": name, "milliseconds": medians[best], "tuning": asdict(best)})
+            tried = choices.found(where | {"tuning": asdict(cut)})
+            if tried is None:
+                tried = where | {"tuning": asdict(cut)}
+                try:
+                    tried["milliseconds"] = [1e3 * each for each in timer(model, cut, rounds)]
+                except Exception as error:
+                    tried["error"] = Measurement.failed(label, error).error
+                choices.add(where, tried)
+            if "error" in tried:
+                nan = float("nan")
+                yield Measurement(name=label, ratio=nan, low=nan, high=nan, facts=facts, error=tried["error"])
+            else:
+                yield Measurement.of(label, tried["milliseconds"], facts=facts)
 
 
 def words(cut: pack.Tuning) -> str:
     """A cut in words."""
-    return f"{cut.warps} warps, {cut.stages} stages, tile {cut.tile}, {cut.group} a program"
+    return f"{cut.warps} warps, {plural(cut.stages, 'stage')}, tile {cut.tile}, {cut.group} a program"
 
 
 def takes_fused(models: Mapping[str, Model]) -> dict[str, Model]:

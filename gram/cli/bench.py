@@ -43,7 +43,10 @@ def bench(
     presets: Annotated[
         list[str] | None,
         typer.Option(
-            "--preset", metavar="P", help="Of kernels and tuning: this preset alone; repeatable.", show_default="all"
+            "--preset",
+            metavar="P",
+            help="Of kernels and tuning: this preset alone; of tuning, a shipped checkpoint too; repeatable.",
+            show_default="all",
         ),
     ] = None,
     has_cpu: Annotated[
@@ -86,7 +89,7 @@ def bench(
     for name, value in (("teraflops", teraflops), ("terabytes", terabytes), ("l2_terabytes", l2_terabytes)):
         if not 0 < value < float("inf"):
             raise ValueError(f"{name} must be above 0, got {value:g}")
-    chosen = _presets(presets)
+    chosen = [] if kind == "tuning" else _presets(presets)
     at_least_one("shards", shards)
     from gram.cli import terminal
     from gram.evals.benchmarks.timing import to_json
@@ -148,17 +151,19 @@ def _tuning_rows(presets: list[str] | None, rounds: int, out: Path | None) -> It
     from gram.model import Model
     from gram.presets import PRESETS, model_config
 
-    models = {name: Model(model_config(name)) for name in presets or PRESETS}
-    models |= {name: load(find(name)) for name in (() if presets else shipped_names())}
+    known = [*PRESETS, *shipped_names()]
+    for name in presets or ():
+        if name not in known:
+            raise ValueError(f"preset must be one of {', '.join(known)}, got {name!r}")
+    models = {name: Model(model_config(name)) if name in PRESETS else load(find(name)) for name in (presets or known)}
     models, device = tuning_benchmark.takes_fused(models), choose_device()
     tuning_benchmark.refuse(device, models.values())
     if out is None:
         raise ValueError("out must name the file for the chosen cuts, which GRAM_TUNING takes, got none")
-    choices = tuning_benchmark.Choices()
+    choices = tuning_benchmark.Choices.of(out)
     for name, model in models.items():
         one = {name: model.to(device, torch.bfloat16).requires_grad_(False)}
         yield from tuning_benchmark.rows(one, choices, rounds=rounds)
-        choices.keep(out)
 
 
 def _training_rows(

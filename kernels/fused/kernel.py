@@ -4,7 +4,8 @@ It computes `reference.supervision_step`; `pack.py` lays out its weights, `path.
 annotations are bodies of GPU kernels. Both states stay in global memory (in the second-level cache), since they would
 spill if registers carried them through the products. Registers carry only the output of a core call to the next sum, so
 only the last `l` of a transition is stored. A barrier separates a store from the loads of other threads. Only loops
-over tiles of weights load ahead (`STAGES`): they hold no store, and nothing writes weights.
+over tiles of weights load ahead (`STAGES`): they hold no store, and nothing writes weights. The loops around them are
+kept from moving out what does not vary (`disable_licm`): hundreds of addresses would fill the registers meanwhile.
 
 A program takes `GROUP` trajectories. Two stand one under the other, `LP` rows each. Three of 33 to 40 tokens stand in
 the rows of two: the first 32 tokens of each, then the other ones, 8 rows for each. So wherever a trajectory stands, a
@@ -19,6 +20,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+import gram.kernels.older_triton  # noqa: F401 - `tl.range` below takes `disable_licm`
 from gram.kernels.philox_triton import normals_at
 
 PRIOR = tl.constexpr(0)
@@ -30,7 +32,8 @@ PATH = tl.constexpr(5)
 @triton.jit
 def product(a, b, acc, PRECISION: tl.constexpr):
     """`acc + a b`, fp32; fp32 factors are multiplied as `PRECISION` says."""
-    return tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=tl.float32)
+    FACTORS: tl.constexpr = "ieee" if PRECISION == "tanh" else PRECISION
+    return tl.dot(a, b, acc, input_precision=FACTORS, out_dtype=tl.float32)
 
 
 @triton.jit
@@ -49,7 +52,13 @@ def hidden_tile(x, matrix, row, ROWS: tl.constexpr, TILE: tl.constexpr, PRECISIO
     blank = tl.zeros((ROWS, TILE), tl.float32)
     gate = product(x, tl.trans(matrix.load([row, 0])), blank, PRECISION)
     up = product(x, tl.trans(matrix.load([row + TILE, 0])), blank, PRECISION)
-    return gated(gate, up).to(x.dtype)
+    if PRECISION == "tanh":
+        half = 0.5 * gate
+        bent = tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [half], tl.float32, True, 1)
+        act = (half * bent + half) * up
+    else:
+        act = gated(gate, up)
+    return act.to(x.dtype)
 
 
 @triton.jit
@@ -79,22 +88,57 @@ def token_of(row, GROUP: tl.constexpr, LP: tl.constexpr):
 
 
 @triton.jit
-def placed(nought, first_b, rows, L: tl.constexpr, LP: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr):
-    """Token, trajectory of the program and number of tokens (0 past the last trajectory) of each row, `[ROWS, 1]`.
-
-    `nought` is 0. Where it is loaded, the columns are computed anew and not held in registers since they were last.
-    """
-    place = tl.arange(0, ROWS)[:, None]
+def placed(nought, L: tl.constexpr, LP: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr):
+    """Trajectory of the program and token of each row, `[ROWS, 1]`; `nought` is 0."""
+    row = tl.arange(0, ROWS)[:, None] + nought
     if GROUP == 1:
-        token = place
-        owner = 0
-        there = L
+        owner = row * 0
+        token = row
     else:
-        place += nought
-        token = token_of(place, GROUP, LP)
-        there = tl.where(first_b + owner_of(place, GROUP, LP) < rows, L, 0)
-        owner = tl.minimum(owner_of(place, GROUP, LP), rows - 1 - first_b)
-    return token, owner, there
+        owner = owner_of(row, GROUP, LP)
+        token = token_of(row, GROUP, LP)
+    return owner, token
+
+
+@triton.jit
+def within(owner, token, L: tl.constexpr, LP: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr):
+    """Where each number of a program's states `[GROUP, L, D]` stands, `[ROWS, D]`. Numbered through, so that a thread's
+    addresses differ by constants, which take no registers."""
+    flat = tl.reshape(tl.arange(0, ROWS * D), (ROWS, D))
+    if GROUP > 1 and L < LP:
+        flat += (owner * L + token - tl.arange(0, ROWS)[:, None]) * D
+    return flat
+
+
+@triton.jit
+def nought_of(step_ptr):
+    """0, from memory: what is computed from it is computed where it stands, and takes no registers before."""
+    return tl.minimum(tl.load(step_ptr), 0).to(tl.int32)
+
+
+@triton.jit
+def of_trajectory(at_ptr, nought, left, owner, GROUP: tl.constexpr):
+    """The int32 that stands at `at_ptr` for each row's trajectory: a scalar where `GROUP` is 1, else `[ROWS, 1]`. Those
+    after the last of `left` trajectories take its own. `nought` is 0."""
+    at_ptr += nought
+    value = tl.load(at_ptr).to(tl.int32)
+    if GROUP > 1:
+        second = tl.load(at_ptr + tl.minimum(1, left - 1)).to(tl.int32)
+        value = tl.where(owner == 0, value, second)
+    if GROUP > 2:
+        third = tl.load(at_ptr + tl.minimum(2, left - 1)).to(tl.int32)
+        value = tl.where(owner == 2, third, value)
+    return value
+
+
+@triton.jit
+def advances(active_ptr, nought, left, owner, HAS_ACTIVE: tl.constexpr, GROUP: tl.constexpr):
+    """Whether a row's trajectory is one that advances. Inactive ones go along with the others of their program, and
+    nothing of it is stored; a program of one, inactive, does nothing."""
+    is_on = owner < left
+    if HAS_ACTIVE and GROUP > 1:
+        is_on = is_on & (of_trajectory(active_ptr, nought, left, owner, GROUP) != 0)
+    return is_on
 
 
 @triton.jit
@@ -255,34 +299,121 @@ def guided(
 
 
 @triton.jit
-def guide_group(
-    place, u, token, limit, prior, parts, k0, k1, transition, trajectory_at, hash_at, temperature,
-    PRIOR_ROW: tl.constexpr, G: tl.constexpr, GUIDANCE: tl.constexpr, IS_WARM: tl.constexpr,
-    CENTER: tl.constexpr, RANGE: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, PART: tl.constexpr,
+def guide_part(
+    state_ptr, step_ptr, trajectory_ptr, hash_ptr, active_ptr, left, index, act, column, parts, k0, k1,
+    temperature,
+    PRIOR_ROW: tl.constexpr, G: tl.constexpr, GUIDANCE: tl.constexpr, NOISE_FREE: tl.constexpr, IS_WARM: tl.constexpr,
+    CENTER: tl.constexpr, RANGE: tl.constexpr, L: tl.constexpr, LP: tl.constexpr, GROUP: tl.constexpr,
+    ROWS: tl.constexpr, D: tl.constexpr, T: tl.constexpr, PART: tl.constexpr, HAS_ACTIVE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The same of the trajectories of a group, stored at `place` where `u` is, for tokens below `limit`.
+    """`guide` of `PART` channels from `column` on, given the hidden units `act`."""
+    nought = nought_of(step_ptr)
+    owner, token = placed(0, L, LP, GROUP, ROWS)
+    at = state_ptr + ((owner * L + token) * D + column + tl.arange(0, PART)[None, :])
+    mean = tl.load(at, mask=(token < L) & (owner < left), other=0.0).to(tl.float32)
+    if GUIDANCE != "noise":
+        mean = product(act, parts.load([PRIOR_ROW + 2 * G, column]), mean, PRECISION)
+    if IS_WARM and GUIDANCE != "mean":
+        blank = tl.zeros((ROWS, PART), tl.float32)
+        raw = product(act, parts.load([PRIOR_ROW + 3 * G, column]), blank, PRECISION)
+        # Loaded here, so that no noise is worked on before, which would take registers.
+        trajectory = of_trajectory(trajectory_ptr, nought, left, owner, GROUP)
+        puzzle_hash = of_trajectory(hash_ptr, nought, left, owner, GROUP)
+        transition = of_trajectory(step_ptr, nought, left, owner, GROUP) * T + index
+        mean = noisy(
+            mean, raw, token, column, k0, k1, transition, trajectory, puzzle_hash, temperature,
+            CENTER, RANGE, ROWS, D, PART,
+        )  # fmt: skip
+    tl.debug_barrier()
+    step = of_trajectory(step_ptr, nought, left, owner, GROUP)
+    is_on = advances(active_ptr, nought, left, owner, HAS_ACTIVE, GROUP)
+    is_noisy = token < tl.where(step >= NOISE_FREE, L, 0)
+    tl.store(at, mean.to(state_ptr.dtype.element_ty), mask=is_noisy & is_on)
 
-    Registers hold neither sums nor noise of all channels, so `PART` channels are done after the other.
-    """
-    act = hidden_tile(u, prior, PRIOR_ROW, ROWS, G, PRECISION)
-    for part in tl.range(0, D // PART, num_stages=1):
-        column = part * PART
-        at = place + column + tl.arange(0, PART)[None, :]
-        mean = tl.load(at, mask=token < limit, other=0.0).to(tl.float32)
-        if GUIDANCE != "noise":
-            mean = product(act, parts.load([PRIOR_ROW + 2 * G, column]), mean, PRECISION)
-        if IS_WARM and GUIDANCE != "mean":
-            blank = tl.zeros((ROWS, PART), tl.float32)
-            raw = product(act, parts.load([PRIOR_ROW + 3 * G, column]), blank, PRECISION)
-            # Loaded here, so that no noise is worked on before, which would take registers.
-            trajectory, puzzle_hash = tl.load(trajectory_at), tl.load(hash_at)
-            mean = noisy(
-                mean, raw, token, column, k0, k1, transition, trajectory, puzzle_hash, temperature,
-                CENTER, RANGE, ROWS, D, PART,
+
+@triton.jit
+def guide(
+    state_ptr, step_ptr, trajectory_ptr, hash_ptr, active_ptr, left, index, matrix, prior, parts, k0, k1, temperature,
+    PRIOR_ROW: tl.constexpr, G: tl.constexpr, GUIDANCE: tl.constexpr, NOISE_FREE: tl.constexpr, IS_WARM: tl.constexpr,
+    CENTER: tl.constexpr, RANGE: tl.constexpr, L: tl.constexpr, LP: tl.constexpr, GROUP: tl.constexpr,
+    ROWS: tl.constexpr, D: tl.constexpr, T: tl.constexpr, TILE: tl.constexpr, PART: tl.constexpr, STAGES: tl.constexpr,
+    HAS_ACTIVE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The prior's step of the states `h` at `state_ptr`, in place."""
+    nought = nought_of(step_ptr)
+    owner, token = placed(0, L, LP, GROUP, ROWS)
+    at = state_ptr + within(owner, token, L, LP, GROUP, ROWS, D)
+    u = tl.load(at, mask=(token < L) & (owner < left), other=0.0)
+    if GROUP == 1:
+        step = of_trajectory(step_ptr, nought, left, owner, GROUP)
+        puzzle_hash = of_trajectory(hash_ptr, nought, left, owner, GROUP)
+        trajectory = of_trajectory(trajectory_ptr, nought, left, owner, GROUP)
+        noised = guided(
+            u, token, matrix, k0, k1, step * T + index, trajectory, puzzle_hash, temperature,
+            PRIOR_ROW, G, GUIDANCE, IS_WARM, CENTER, RANGE, ROWS, D, TILE, STAGES, PRECISION,
+        )  # fmt: skip
+        tl.store(at, noised.to(u.dtype), mask=(token < tl.where(step >= NOISE_FREE, L, 0)) & (owner < left))
+    else:
+        # Registers hold neither sums nor noise of all channels, so `PART` channels are done after the other.
+        act = hidden_tile(u, prior, PRIOR_ROW, ROWS, G, PRECISION)
+        for part in tl.range(0, D // PART, num_stages=1):
+            guide_part(
+                state_ptr, step_ptr, trajectory_ptr, hash_ptr, active_ptr, left, index, act, part * PART, parts, k0, k1,
+                temperature,
+                PRIOR_ROW, G, GUIDANCE, NOISE_FREE, IS_WARM, CENTER, RANGE, L, LP, GROUP, ROWS, D, T, PART,
+                HAS_ACTIVE, PRECISION,
             )  # fmt: skip
-        tl.debug_barrier()
-        tl.store(at, mean.to(u.dtype), mask=token < limit)
+
+
+@triton.jit
+def state_of(
+    at_ptr, step_ptr, left, L: tl.constexpr, LP: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr,
+    D: tl.constexpr,
+):  # fmt: skip
+    """States `[ROWS, D]` of a program's trajectories."""
+    owner, token = placed(0, L, LP, GROUP, ROWS)
+    return tl.load(at_ptr + within(owner, token, L, LP, GROUP, ROWS, D), mask=(token < L) & (owner < left), other=0.0)
+
+
+@triton.jit
+def summed(
+    low, state_ptr, e_ptr, e_stride_b, step_ptr, left, is_low, L: tl.constexpr, LP: tl.constexpr,
+    GROUP: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr,
+):  # fmt: skip
+    """`low + h`, and `e_x` where `is_low`: what a core call takes."""
+    owner, token = placed(0, L, LP, GROUP, ROWS)
+    e_at = e_ptr + owner * (e_stride_b - L * D) + within(owner, token, L, LP, GROUP, ROWS, D)
+    e_x = tl.load(e_at, mask=(token < L) & (owner < tl.where(is_low, left, 0)), other=0.0)
+    h = tl.load(state_ptr + within(owner, token, L, LP, GROUP, ROWS, D), mask=(token < L) & (owner < left), other=0.0)
+    return (low.to(tl.float32) + (h.to(tl.float32) + e_x.to(tl.float32))).to(low.dtype)
+
+
+@triton.jit
+def put(
+    x, at_ptr, step_ptr, trajectory_ptr, hash_ptr, active_ptr, left, is_loaded_again, index, call, k0, k1, sigma,
+    L: tl.constexpr, LP: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, T: tl.constexpr,
+    K: tl.constexpr, KEEP: tl.constexpr, HAS_PATH: tl.constexpr, HAS_ACTIVE: tl.constexpr,
+):  # fmt: skip
+    """What a core call made, with the share kept and the noise of path guidance; stored where it is loaded again."""
+    nought = nought_of(step_ptr)
+    owner, token = placed(0, L, LP, GROUP, ROWS)
+    at = at_ptr + within(owner, token, L, LP, GROUP, ROWS, D)
+    made = x
+    if KEEP > 0 or HAS_PATH:
+        new = x.to(tl.float32)
+        if KEEP > 0:
+            new = KEEP * tl.load(at, mask=(token < L) & (owner < left), other=0.0).to(tl.float32) + (1.0 - KEEP) * new
+        if HAS_PATH:
+            name = (of_trajectory(step_ptr, nought, left, owner, GROUP) * T + index) * (K + 1) + call
+            puzzle_hash = of_trajectory(hash_ptr, nought, left, owner, GROUP)
+            trajectory = of_trajectory(trajectory_ptr, nought, left, owner, GROUP)
+            new = new + sigma * named_normals(token, 0, k0, k1, name, PATH, trajectory, puzzle_hash, ROWS, D, D)
+        made = new.to(x.dtype)
+    tl.debug_barrier()
+    is_on = advances(active_ptr, nought, left, owner, HAS_ACTIVE, GROUP)
+    tl.store(at, made, mask=(token < tl.where(is_loaded_again, L, 0)) & is_on)
+    return made
 
 
 @triton.jit
@@ -354,67 +485,57 @@ def supervision_step_kernel(
     ROWS: tl.constexpr = 2 * LP if GROUP == 3 else GROUP * LP
     channel = tl.arange(0, D)[None, :]
     first_b = tl.program_id(0) * GROUP
-    token, owner, there = placed(0, first_b, rows, L, LP, GROUP, ROWS)
     wide_b = first_b.to(tl.int64)
-    is_token = token < there
-    puzzle_hash = tl.load(hash_ptr + first_b + owner).to(tl.int32)
-    trajectory = tl.load(trajectory_ptr + first_b + owner).to(tl.int32)
-    step = tl.load(step_ptr + first_b + owner).to(tl.int32)
+    l_offset = rows.to(tl.int64) * (L * D)
+    state_ptr += wide_b * (L * D)
+    h_ptr += wide_b * h_stride_b
+    l_ptr += wide_b * l_stride_b
+    e_ptr += wide_b * e_stride_b
+    hash_ptr += first_b
+    trajectory_ptr += first_b
+    step_ptr += first_b
+    left = rows - first_b
+
+    owner, token = placed(0, L, LP, GROUP, ROWS)
+    is_token = (token < L) & (owner < left)
+    puzzle_hash = of_trajectory(hash_ptr, 0, left, owner, GROUP)
+    trajectory = of_trajectory(trajectory_ptr, 0, left, owner, GROUP)
+    step = of_trajectory(step_ptr, 0, left, owner, GROUP)
     is_active = step == step
     transitions = T
     if HAS_ACTIVE:
-        is_active = tl.load(active_ptr + first_b + owner) != 0
+        active_ptr += first_b
+        is_active = of_trajectory(active_ptr, 0, left, owner, GROUP) != 0
         transitions = tl.where(tl.max(is_active.to(tl.int32)) > 0, T, 0) if GROUP > 1 else tl.where(is_active, T, 0)
-    noisy_rows = tl.where(step >= NOISE_FREE, there, 0)
-
-    inside = (owner * L + token) * D
-    h_row = state_ptr + wide_b * (L * D) + inside
-    h_out = h_row + channel
-    l_offset = rows.to(tl.int64) * (L * D)
-    h_in = h_ptr + wide_b * h_stride_b + (owner * h_stride_b + token * h_stride_l + channel)
-    h = tl.load(h_in, mask=is_token, other=0.0)
+    h_out = state_ptr + within(owner, token, L, LP, GROUP, ROWS, D)
+    h = tl.load(h_ptr + (owner * h_stride_b + token * h_stride_l + channel), mask=is_token, other=0.0)
     if PERTURBS_H:
         moved = perturbed(h, token, sigma, k0, k1, step, FIXED_SCALE_HIGH, trajectory, puzzle_hash, ROWS, D)
         h = tl.where(is_active, moved, h)
     tl.store(h_out, h, mask=is_token)
-    l_in = l_ptr + wide_b * l_stride_b + (owner * l_stride_b + token * l_stride_l + channel)
-    l = tl.load(l_in, mask=is_token, other=0.0)
+    l = tl.load(l_ptr + (owner * l_stride_b + token * l_stride_l + channel), mask=is_token, other=0.0)
     if PERTURBS_L:
         moved = perturbed(l, token, sigma, k0, k1, step, FIXED_SCALE_LOW, trajectory, puzzle_hash, ROWS, D)
         l = tl.where(is_active, moved, l)
     tl.store(h_out + l_offset, l, mask=is_token)
     tl.debug_barrier()
 
-    for index in tl.range(0, transitions, num_stages=1):
-        transition = step * T + index
+    for index in tl.range(0, transitions, num_stages=1, disable_licm=True):
         if IS_BEFORE and GUIDANCE != "none":
-            u = tl.load(h_out, mask=is_token, other=0.0)
-            if GROUP == 1:
-                noised = guided(
-                    u, token, matrix, k0, k1, transition, trajectory, puzzle_hash, temperature,
-                    PRIOR_ROW, G, GUIDANCE, IS_WARM, CENTER, RANGE, ROWS, D, TILE, STAGES, PRECISION,
-                )  # fmt: skip
-                tl.store(h_out, noised.to(u.dtype), mask=token < noisy_rows)
-            else:
-                guide_group(
-                    h_row, u, token, noisy_rows, prior, parts, k0, k1, transition, trajectory_ptr + first_b + owner,
-                    hash_ptr + first_b + owner, temperature,
-                    PRIOR_ROW, G, GUIDANCE, IS_WARM, CENTER, RANGE, ROWS, D, PART, PRECISION,
-                )  # fmt: skip
+            guide(
+                state_ptr, step_ptr, trajectory_ptr, hash_ptr, active_ptr, left, index, matrix, prior, parts, k0, k1,
+                temperature,
+                PRIOR_ROW, G, GUIDANCE, NOISE_FREE, IS_WARM, CENTER, RANGE, L, LP, GROUP, ROWS, D, T, TILE, PART,
+                STAGES, HAS_ACTIVE, PRECISION,
+            )  # fmt: skip
             tl.debug_barrier()
-        low = tl.load(h_out + l_offset, mask=is_token, other=0.0)
-        for call in tl.range(0, K + 1, num_stages=1):
+        low = state_of(state_ptr + l_offset, step_ptr, left, L, LP, GROUP, ROWS, D)
+        for call in tl.range(0, K + 1, num_stages=1, disable_licm=True):
             is_low = call < K
-            e_x = tl.load(
-                e_ptr + wide_b * e_stride_b + (owner * e_stride_b + token * D + channel),
-                mask=token < tl.where(is_low, there, 0),
-                other=0.0,
-            )
-            summed = tl.load(h_out, mask=is_token, other=0.0).to(tl.float32) + e_x.to(tl.float32)
-            x = (low.to(tl.float32) + summed).to(low.dtype)
+            x = summed(low, state_ptr, e_ptr, e_stride_b, step_ptr, left, is_low, L, LP, GROUP, ROWS, D)
             row = tl.where(is_low, 0, HIGH_ROW)
             token_row = tl.where(is_low, 0, HIGH_TOKEN_ROW)
-            for _ in tl.range(0, BLOCKS, num_stages=1):
+            for _ in tl.range(0, BLOCKS, num_stages=1, disable_licm=True):
                 channel_row = row
                 if IS_TOKEN:
                     acc = token_mixed(x, tokens, token_row, HM, TT, LP, GROUP, ROWS, D, STAGES, PRECISION)
@@ -432,50 +553,26 @@ def supervision_step_kernel(
                 x = normed(acc, EPS, D).to(low.dtype)
                 row += CORE_ROWS
                 token_row += 3 * HM
-            made_at = h_out + tl.where(is_low, l_offset, 0)
-            if KEEP > 0 or HAS_PATH:
-                new = x.to(tl.float32)
-                if KEEP > 0:
-                    new = KEEP * tl.load(made_at, mask=is_token, other=0.0).to(tl.float32) + (1.0 - KEEP) * new
-                if HAS_PATH:
-                    made = transition * (K + 1) + call
-                    new = new + sigma * named_normals(token, 0, k0, k1, made, PATH, trajectory, puzzle_hash, ROWS, D, D)
-                x = new.to(low.dtype)
-            low = x
             # Of the low-level calls' states only the last is loaded again, unless a share of each is kept.
             is_loaded_again = call >= 0 if KEEP > 0 else call >= K - 1
-            tl.debug_barrier()
-            tl.store(made_at, x, mask=token < tl.where(is_loaded_again, there, 0))
+            low = put(
+                x, state_ptr + tl.where(is_low, l_offset, 0), step_ptr, trajectory_ptr, hash_ptr, active_ptr, left,
+                is_loaded_again, index, call, k0, k1, sigma,
+                L, LP, GROUP, ROWS, D, T, K, KEEP, HAS_PATH, HAS_ACTIVE,
+            )  # fmt: skip
             tl.debug_barrier()
         if not IS_BEFORE and GUIDANCE != "none":
-            u = tl.load(h_out, mask=is_token, other=0.0)
-            if GROUP == 1:
-                noised = guided(
-                    u, token, matrix, k0, k1, transition, trajectory, puzzle_hash, temperature,
-                    PRIOR_ROW, G, GUIDANCE, IS_WARM, CENTER, RANGE, ROWS, D, TILE, STAGES, PRECISION,
-                )  # fmt: skip
-                tl.store(h_out, noised.to(u.dtype), mask=token < noisy_rows)
-            else:
-                guide_group(
-                    h_row, u, token, noisy_rows, prior, parts, k0, k1, transition, trajectory_ptr + first_b + owner,
-                    hash_ptr + first_b + owner, temperature,
-                    PRIOR_ROW, G, GUIDANCE, IS_WARM, CENTER, RANGE, ROWS, D, PART, PRECISION,
-                )  # fmt: skip
+            guide(
+                state_ptr, step_ptr, trajectory_ptr, hash_ptr, active_ptr, left, index, matrix, prior, parts, k0, k1,
+                temperature,
+                PRIOR_ROW, G, GUIDANCE, NOISE_FREE, IS_WARM, CENTER, RANGE, L, LP, GROUP, ROWS, D, T, TILE, PART,
+                STAGES, HAS_ACTIVE, PRECISION,
+            )  # fmt: skip
             tl.debug_barrier()
 
-    if GROUP > 1:
-        nought = tl.minimum(tl.load(step_ptr + first_b), 0).to(tl.int32)
-        token, owner, there = placed(nought, first_b, rows, L, LP, GROUP, ROWS)
-        is_token = token < there
-        h_out = state_ptr + wide_b * (L * D) + ((owner * L + token) * D + channel)
-        if HAS_ACTIVE:
-            # Inactive trajectories went along with the others of their program.
-            is_still = is_token & (tl.load(active_ptr + first_b + owner) == 0)
-            h_in = h_ptr + wide_b * h_stride_b + (owner * h_stride_b + token * h_stride_l + channel)
-            l_in = l_ptr + wide_b * l_stride_b + (owner * l_stride_b + token * l_stride_l + channel)
-            tl.store(h_out, tl.load(h_in, mask=is_still, other=0.0), mask=is_still)
-            tl.store(h_out + l_offset, tl.load(l_in, mask=is_still, other=0.0), mask=is_still)
-            tl.debug_barrier()
+    owner, token = placed(0, L, LP, GROUP, ROWS)
+    is_token = (token < L) & (owner < left)
+    h_out = state_ptr + within(owner, token, L, LP, GROUP, ROWS, D)
     h = tl.load(h_out, mask=is_token, other=0.0)
     READ_ROWS: tl.constexpr = 1 if READS_REGISTER else L
     read_weight = tl.reshape(tl.where(token < READ_ROWS, 1.0 / READ_ROWS, 0.0), (ROWS,))
@@ -486,7 +583,7 @@ def supervision_step_kernel(
     slot_b = tl.program_id(0) * GROUP + slot
     is_slot = slot_b < tl.minimum(rows, (tl.program_id(0) + 1) * GROUP)
     if HAS_ACTIVE:
-        is_on = tl.load(active_ptr + slot_b, mask=is_slot, other=0) != 0
+        is_on = tl.load(active_ptr + slot, mask=is_slot, other=0) != 0
         halt, lprm = tl.where(is_on, halt, float("nan")), tl.where(is_on, lprm, float("nan"))
     tl.store(score_ptr + slot_b, halt, mask=is_slot)
     tl.store(score_ptr + rows + slot_b, lprm, mask=is_slot)

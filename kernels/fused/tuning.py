@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from gram.kernels.fused.pack import ALONE, Packed, Tuning, group_obstacle, pack
+from gram.kernels.fused.pack import ALONE, TOKEN_TILE, Packed, Tuning, group_obstacle, pack
 from gram.kernels.reference import Weights
 from gram.kernels.spec import Spec
 
@@ -42,8 +42,11 @@ def target_of(device: torch.device) -> str:
 
 
 def precision(target: str, dtype: torch.dtype) -> str:
-    """How fp32 factors are multiplied: NVIDIA's matrix units take them in three parts of TF32, nearly exact; they do
-    not take them as they are."""
+    """How exactly the kernels compute. `tf32x3`: NVIDIA's matrix units take fp32 factors in three parts of TF32, nearly
+    exact; they do not take them as they are. `tanh`: with bfloat16 on sm_90 and sm_100, SiLU by one approximate
+    hyperbolic tangent of the special-function units, whose error of 2^-11 is below the type's. Else `ieee`."""
+    if dtype is torch.bfloat16 and target in ("sm_90", "sm_100"):
+        return "tanh"
     return "tf32x3" if target.startswith("sm_") and dtype is torch.float32 else "ieee"
 
 
@@ -56,8 +59,8 @@ def default(target: str, dtype: torch.dtype, spec: Spec, weights: Weights) -> Tu
     """By count and by compiled resources (`gram bench kernels`), for want of a measurement.
 
     As many trajectories a program as fit 128 rows, on sm_90 and sm_100 in bfloat16: their products then do nearly
-    nothing twice. Elsewhere registers or shared memory do not hold them, and fp32 takes twice the room. Several stages
-    pay on sm_90 alone; on sm_100 they spill more.
+    nothing twice. Elsewhere registers or shared memory do not hold them, and fp32 takes twice the room. Stages and
+    tiles are those that compile without a stack, with the fewest barriers.
     """
     if target not in ("sm_90", "sm_100") or dtype is not torch.bfloat16:
         return ALONE
@@ -65,8 +68,14 @@ def default(target: str, dtype: torch.dtype, spec: Spec, weights: Weights) -> Tu
     group = next((each for each in (3, 2) if group_obstacle(spec, each, hidden) is None), 1)
     if spec.length > 64 or spec.dim < 128:
         group = 1  # short of rows or of channels, nothing was compiled
-    stages = (3 if group == 1 else 2) if target == "sm_90" else 1
-    return Tuning(stages=stages, group=group)
+    is_token = spec.mixer == "token"
+    if group == 1:
+        return Tuning(stages=3 if target == "sm_90" else 1)
+    # A third tile ahead takes barriers away from loops over tokens on sm_100, and adds some to those over heads.
+    stages = 3 if target == "sm_100" and is_token else 2
+    # Three sums over tokens, one after the other, leave sm_90 no room for wider tiles.
+    token_tile = 16 if target == "sm_90" and is_token and group == 3 else TOKEN_TILE
+    return Tuning(stages=stages, group=group, token_tile=token_tile)
 
 
 def candidates(spec: Spec, weights: Weights) -> Iterator[Tuning]:

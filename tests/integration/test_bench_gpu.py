@@ -11,12 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from gram.presets import PRESETS
+from gram.checkpoint import find, read_config, shipped_names
+from gram.kernels.fused.pack import unsupported_reason
+from gram.presets import PRESETS, model_config
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_gpu.sh"
 KERNELS = [f"kernels-{preset}" for preset in PRESETS]
-PARTS = ["machine", "doctor", "graphs-fused", "graphs-eager", "tests-bfloat16", "slots", *KERNELS, "engine",
-         "frontier-fused", "frontier-eager", "tests-training", "training-sudoku9", "training-paper-sudoku-extreme",
+SPECS = {name: model_config(name).spec for name in PRESETS} | {
+    name: read_config(find(name)).spec for name in shipped_names()
+}
+TUNED = [name for name, spec in SPECS.items() if unsupported_reason(spec) is None]
+TUNING = [f"tuning-{name}" for name in TUNED]
+PARTS = ["machine", "doctor", "graphs-fused", "graphs-eager", "tests-bfloat16", "slots", *TUNING, *KERNELS,
+         "engine", "frontier-fused", "frontier-eager", "tests-training", "training-sudoku9", "training-paper-sudoku-extreme",
          "tests-float32", "sampler"]  # fmt: skip
 
 PYTHON = """#!/bin/sh
@@ -31,6 +38,9 @@ case "$*" in
     exit 0 ;;
 esac
 echo "$PYTHONPATH graphs:${GRAM_GRAPHS:-on} $*" >>"$ASKED"
+echo "${GRAM_TUNING:-none} $*" >>"$ASKED.tuning"
+# A sweep writes its file after every cut, also where it is ended or fails.
+case "$*" in *"bench tuning"*) for file in "$@"; do :; done; echo '{"choices": []}' >"$file" ;; esac
 for word in $FAILING; do
     case "$*" in *"$word"*) echo "no $word" >&2; exit 3 ;; esac
 done
@@ -123,6 +133,23 @@ def test_every_part_leaves_its_result(checkout, tmp_path):
     assert (
         f"--preset paper --no-resources --no-cpu --out {results}/kernels-paper.rows.json"
         in (results / "kernels-paper.txt").read_text()
+    )
+
+
+@pytest.mark.parametrize("failing", ["", "tuning"])
+def test_what_comes_after_the_sweep_takes_its_file(checkout, tmp_path, failing):
+    """Whatever ended the sweep: it keeps what it timed."""
+    run(checkout, "results", FAILING=failing)
+    asked = [line.split(" ", 1) for line in (checkout / "asked.tuning").read_text().splitlines()]
+    file = str(tmp_path / "results" / "tuning.json")
+    first = next(index for index, (_, line) in enumerate(asked) if "bench tuning" in line)
+    after = [(tuning, line) for tuning, line in asked[first:] if "bench tuning" not in line]
+    assert {tuning for tuning, _ in asked[:first]} == {"none"}
+    assert len(after) == len(PARTS) - len(TUNING) - first - 1  # the first part is not Python's
+    assert {tuning for tuning, _ in after} == {file}
+    sweeps = [line for _, line in asked if "bench tuning" in line]
+    assert all(
+        line.endswith(f"--preset {name} --rounds 3 --out {file}") for name, line in zip(TUNED, sweeps, strict=True)
     )
 
 

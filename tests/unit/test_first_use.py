@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from types import SimpleNamespace
 
 import pytest
@@ -99,6 +99,28 @@ def test_every_planted_fault_is_seen_and_right_rounding_is_not_refused(name, mon
     assert found_in(model) == []
     for fault, change in FAULTS.items():
         assert found_in(model, change), fault
+
+
+TANHS = {
+    "too far from 0": torch.ones_like,
+    "too near to 0": lambda half: -torch.ones_like(half),
+    "here and there": lambda half: torch.sin(1e4 * half),
+}
+"""Ways in which an approximate hyperbolic tangent is as wrong as it may be."""
+
+
+@pytest.mark.parametrize("wrong", TANHS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "sudoku6" else pytest.mark.slow) for name in FUSED]
+)
+def test_silu_by_the_approximate_tanh_of_a_gpu_is_not_refused(name, wrong):
+    """What is sixteen times as wrong is, in one model at least: the check measures it."""
+    assert (
+        found_in(model_of(name), step=partial(rounding.supervision_step, act=rounding.silu_by_tanh(TANHS[wrong]))) == []
+    )
+    if name == "sudoku6" and wrong == "too far from 0":
+        worse = rounding.silu_by_tanh(lambda half: 16 * torch.ones_like(half))
+        assert found_in(model_of(name), step=partial(rounding.supervision_step, act=worse))
 
 
 def test_noise_in_the_noise_free_steps_is_seen():

@@ -26,7 +26,8 @@ def model_of(name):
     ("name", "target", "dtype", "group", "stages"),
     [
         ("small", "sm_90", torch.bfloat16, 2, 2),
-        ("small", "sm_100", torch.bfloat16, 2, 1),
+        ("small", "sm_100", torch.bfloat16, 2, 3),
+        ("small-attention", "sm_100", torch.bfloat16, 2, 2),
         ("colouring10", "sm_90", torch.bfloat16, 2, 2),
         ("sudoku6", "sm_90", torch.bfloat16, 3, 2),
         ("sudoku6", "sm_90", torch.float32, 1, 1),
@@ -37,7 +38,8 @@ def model_of(name):
 )
 def test_the_cut_where_none_was_measured(name, target, dtype, group, stages):
     model = model_of(name)
-    assert tuning.default(target, dtype, model.spec, model.weights()) == pack.Tuning(group=group, stages=stages)
+    made = tuning.default(target, dtype, model.spec, model.weights())
+    assert made == pack.Tuning(group=group, stages=stages, token_tile=16 if group == 3 else 32)
 
 
 def test_more_than_64_tokens_are_one_trajectory_a_program_with_three_stages():
@@ -49,7 +51,13 @@ def test_more_than_64_tokens_are_one_trajectory_a_program_with_three_stages():
 def test_fp32_is_multiplied_in_three_parts_where_units_take_tf32():
     assert tuning.precision("sm_90", torch.float32) == "tf32x3"
     assert tuning.precision("gfx942", torch.float32) == "ieee"
-    assert tuning.precision("sm_90", torch.bfloat16) == "ieee"
+    assert tuning.precision("sm_80", torch.bfloat16) == "ieee"
+
+
+def test_silu_is_approximate_with_bfloat16_on_sm_90_and_sm_100_alone():
+    targets = ("sm_80", "sm_90", "sm_100", "gfx942", "interpreter")
+    assert [name for name in targets if tuning.precision(name, torch.bfloat16) == "tanh"] == ["sm_90", "sm_100"]
+    assert not [name for name in targets if tuning.precision(name, torch.float32) == "tanh"]
 
 
 @pytest.mark.parametrize(("name", "cuts"), [("small", 24), ("sudoku6", 36), ("colouring8", 36)])
@@ -74,12 +82,11 @@ def stub(model, cut, rounds):
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
     """A file of one choice, and the model that it is of."""
-    model, choices = tiny_model(), tuning_benchmark.Choices()
+    model, choices = tiny_model(), tuning_benchmark.Choices.of(tmp_path / "tuning.json")
     rows = list(tuning_benchmark.rows({"tiny": model}, choices, rounds=3, timer=stub))
     assert len(rows) == 24
     assert {row.error for row in rows if row.facts["tuning"]["group"] == 1} == {"RuntimeError: out of shared memory"}
     assert sorted(row.ratio for row in rows if row.error is None) == [1.0] + [2.0] * 11
-    choices.keep(tmp_path / "tuning.json")
     monkeypatch.setenv("GRAM_TUNING", str(tmp_path / "tuning.json"))
     return model, tmp_path / "tuning.json"
 
@@ -132,6 +139,38 @@ def test_nothing_is_ranked_without_a_gpu(tmp_path, capsys, monkeypatch):
     assert said.out == ""
     assert said.err == "gram: tuning must be timed on a GPU, got cpu: 24 cuts are not timed, none is chosen\n"
     assert not out.exists()
+
+
+def test_a_sweep_that_was_ended_keeps_the_best_so_far_and_goes_on(tmp_path, monkeypatch):
+    path, model, tried = tmp_path / "tuning.json", tiny_model(), []
+
+    def timer(model, cut, rounds):
+        tried.append(cut)
+        return stub(model, cut, rounds)
+
+    def sweep():
+        yield from tuning_benchmark.rows({"tiny": model}, tuning_benchmark.Choices.of(path), rounds=2, timer=timer)
+
+    ended = sweep()
+    for _ in range(5):
+        next(ended)
+    ended.close()
+    (entry,) = tuning.entries(path)
+    assert entry["milliseconds"] == 2.0
+    assert entry["tuning"].group == 2
+    rows = list(sweep())
+    assert len(rows) == len(tried) == len(set(tried)) == 24
+    assert sum(row.error is not None for row in rows) == 12
+    monkeypatch.setenv("GRAM_TUNING", str(path))
+    assert chosen(model) == BEST
+    list(sweep())
+    assert len(tried) == 24, "nothing is left"
+
+
+def test_a_sweep_does_not_go_on_with_another_file(tmp_path):
+    (tmp_path / "tuning.json").write_text('{"rows": []}')
+    with pytest.raises(ValueError, match="gram bench tuning wrote"):
+        tuning_benchmark.Choices.of(tmp_path / "tuning.json")
 
 
 def test_a_choice_that_could_not_be_timed_is_not_kept():
