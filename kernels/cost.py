@@ -85,6 +85,8 @@ TARGET = "sm_90"
 """Whose cut of the fused kernel is counted."""
 KEYS, HEADS = 3 * 8, 2 * 4
 """Bytes of one trajectory's puzzle hash, id and step number, and of its two heads."""
+NAME = 8
+"""Bytes of one of the first three."""
 
 
 def _numbers_read(packed: pack.Packed, spec: Spec) -> int:
@@ -108,9 +110,13 @@ def fused_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> 
     packed = pack.pack(weights, spec, dtype, tuning.default(TARGET, dtype, spec, weights))
     numbers = packed.matrix.numel() + (packed.tokens.numel() if spec.mixer == "token" else 0)
     rest = 4 * packed.vector.numel() + _tables(packed, spec)
-    each = states * _state_bytes(spec, dtype) + KEYS + HEADS
-    read = dtype.itemsize * _numbers_read(packed, spec) + rest
-    programs = -(-count // packed.layout.tuning.group)
+    # The noise loads a trajectory's names again, also its step to store by; in a group for each part of the channels.
+    group, turns = packed.layout.tuning.group, guided // 2
+    parts = 1 if group == 1 else spec.dim // max(16, spec.dim // 4)
+    names = turns * (KEYS if group == 1 else parts * (KEYS + NAME))
+    each = states * _state_bytes(spec, dtype) + KEYS + names + HEADS
+    read = dtype.itemsize * _numbers_read(packed, spec) + rest + (0 if group == 1 else turns * parts * NAME)
+    programs = -(-count // group)
     return Count(count * each + dtype.itemsize * numbers + rest, 1, count * each + programs * read)
 
 

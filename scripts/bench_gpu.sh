@@ -164,7 +164,7 @@ for pass in 1 2; do
     done
     tests_part $pass bfloat16 bfloat16
     bench_part $pass slots slots
-    for model in small small-attention colouring8 colouring10 sudoku6 sudoku6-unconditional; do
+    for model in small small-attention colouring10 colouring8 sudoku6 sudoku6-unconditional; do
         part $pass "tuning-$model" "${gram[@]}" bench tuning --preset "$model" --rounds 3 --out "$out/tuning.json"
     done
     # What was timed before a limit ended a part stands in the file too.

@@ -341,14 +341,13 @@ def guide(
     HAS_ACTIVE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The prior's step of the states `h` at `state_ptr`, in place."""
-    nought = nought_of(step_ptr)
     owner, token = placed(0, L, LP, GROUP, ROWS)
     at = state_ptr + within(owner, token, L, LP, GROUP, ROWS, D)
     u = tl.load(at, mask=(token < L) & (owner < left), other=0.0)
     if GROUP == 1:
-        step = of_trajectory(step_ptr, nought, left, owner, GROUP)
-        puzzle_hash = of_trajectory(hash_ptr, nought, left, owner, GROUP)
-        trajectory = of_trajectory(trajectory_ptr, nought, left, owner, GROUP)
+        step = of_trajectory(step_ptr, 0, left, owner, GROUP)
+        puzzle_hash = of_trajectory(hash_ptr, 0, left, owner, GROUP)
+        trajectory = of_trajectory(trajectory_ptr, 0, left, owner, GROUP)
         noised = guided(
             u, token, matrix, k0, k1, step * T + index, trajectory, puzzle_hash, temperature,
             PRIOR_ROW, G, GUIDANCE, IS_WARM, CENTER, RANGE, ROWS, D, TILE, STAGES, PRECISION,
@@ -396,7 +395,9 @@ def put(
     K: tl.constexpr, KEEP: tl.constexpr, HAS_PATH: tl.constexpr, HAS_ACTIVE: tl.constexpr,
 ):  # fmt: skip
     """What a core call made, with the share kept and the noise of path guidance; stored where it is loaded again."""
-    nought = nought_of(step_ptr)
+    nought = 0
+    if HAS_PATH or (HAS_ACTIVE and GROUP > 1):
+        nought = nought_of(step_ptr)
     owner, token = placed(0, L, LP, GROUP, ROWS)
     at = at_ptr + within(owner, token, L, LP, GROUP, ROWS, D)
     made = x

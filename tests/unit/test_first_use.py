@@ -114,12 +114,12 @@ TANHS = {
     "name", [pytest.param(name, marks=() if name == "sudoku6" else pytest.mark.slow) for name in FUSED]
 )
 def test_silu_by_the_approximate_tanh_of_a_gpu_is_not_refused(name, wrong):
-    """What is sixteen times as wrong is, in one model at least: the check measures it."""
+    """What is sixty-four times as wrong is: so much the check measures."""
     assert (
         found_in(model_of(name), step=partial(rounding.supervision_step, act=rounding.silu_by_tanh(TANHS[wrong]))) == []
     )
     if name == "sudoku6" and wrong == "too far from 0":
-        worse = rounding.silu_by_tanh(lambda half: 16 * torch.ones_like(half))
+        worse = rounding.silu_by_tanh(lambda half: 64 * torch.ones_like(half))
         assert found_in(model_of(name), step=partial(rounding.supervision_step, act=worse))
 
 

@@ -24,12 +24,12 @@ def test_fused_count_by_hand():
 
     That makes 15 states of 16 x 16 numbers. Device memory gives the weights once, the second-level cache to every
     trajectory: two blocks in each of three calls, with 3 x 32 rows of 16 for the tokens and as many for the channels,
-    and the prior's 4 x 32 rows.
+    and the prior's 4 x 32 rows. The names of a trajectory are read at the start and for its noise.
     """
     model = tiny_model()
     packed = pack.pack(model.weights(), model.spec, torch.float32)
     shared = 4 * (packed.matrix.numel() + packed.tokens.numel() + packed.vector.numel())
-    states = 15 * 16 * 16 * 4 + 32
+    states = 15 * 16 * 16 * 4 + 2 * 24 + 8
     read = 4 * (3 * 2 * (96 * 16 + 96 * 16) + 128 * 16 + 2 * 17)
     expected = (5 * states + shared, 1, 5 * (states + read))
     assert cost.fused_step(model.weights(), model.spec, 5, torch.float32) == expected
