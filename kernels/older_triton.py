@@ -9,7 +9,7 @@ import triton.language as tl
 
 if "disable_licm" not in inspect.signature(tl.range.__init__).parameters:
 
-    class Range(tl.range):
+    class Range(tl.range):  # type: ignore[misc]  # its base class is not annotated
         """`tl.range` of triton 3.4, which knows no `disable_licm`: it moves out of a loop all that it can."""
 
         def __init__(self, *arguments: Any, disable_licm: bool = False, **more: Any) -> None:
