@@ -23,8 +23,8 @@ SPECS = {name: model_config(name).spec for name in PRESETS} | {
 TUNED = [name for name, spec in SPECS.items() if unsupported_reason(spec) is None]
 TUNING = [f"tuning-{name}" for name in TUNED]
 PARTS = ["machine", "doctor", "graphs-fused", "graphs-eager", "tests-bfloat16", "slots", *TUNING, *KERNELS,
-         "engine", "frontier-fused", "frontier-eager", "tests-training", "training-sudoku9", "training-paper-sudoku-extreme",
-         "tests-float32", "sampler"]  # fmt: skip
+         "engine", "frontier-fused", "frontier-eager", "tests-training", "training-sudoku9",
+         "training-paper-sudoku-extreme", "tests-float32", "sampler"]  # fmt: skip
 
 PYTHON = """#!/bin/sh
 # Stands in for the interpreter: prints what it is asked for; parts in FAILING end with 3, those in SLOW take long, `-c`
