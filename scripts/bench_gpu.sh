@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Proves and measures gram on this machine's GPU: the GPU tests, whether results depend on slots, how the fused kernel is
 # cut best (all after it takes those cuts), kernels, the engine and a frontier at matched latency, most valuable first.
-# Every result is a file, written as it comes.
+# Every result is a file, written as it comes; report.html shows them all in the end.
 #
 #   bash scripts/bench_gpu.sh FOLDER               installs gram into .venv first
 #   bash scripts/bench_gpu.sh FOLDER --installed   takes $GRAM_PYTHON (or python3) as it is: no set-up, no network
@@ -191,5 +191,10 @@ else
     echo "== training: not run: GRAM_PUZZLES names no file of puzzles"
 fi
 
-echo "results: $out"
+if (cd "$root" && exec "${gram[@]}" report "$out") >/dev/null 2>"$out/report.log"; then
+    echo "results: $out, a page of them: $out/report.html"
+else
+    failed=1
+    echo "results: $out; no page of them could be made: $(tail -n 1 "$out/report.log")"
+fi
 exit $failed

@@ -17,8 +17,6 @@ from gram.formatting import plain
 
 FRONTIER_FILE, JOINT_FILE, CELLS_FILE, REPORT_FILE = "frontier.json", "joint.json", "cells.csv", "report.html"
 PICTURES = "pictures"
-TUNING_FILE = "tuning.json"
-"""What `gram bench tuning` wrote beside the frontiers, as `scripts/bench_gpu.sh` has it do."""
 
 
 def write(folder: Path, made: dict[str, Any], outcomes: Arrays | None = None) -> None:
@@ -53,9 +51,7 @@ def write_multi_checkpoint(root: Path, found: Sequence[Member]) -> dict[str, Any
     """`joint.json`, the page and the pictures that compare the `members` of `root`; returns what the JSON holds."""
     made: dict[str, Any] = plain(join(found))
     frontiers = {each.label: each.frontier for each in found}
-    swept = root / TUNING_FILE
-    cuts = read_json(swept)["choices"] if swept.is_file() else ()
-    page = multi_checkpoint_page.render(made, frontiers, cuts).encode()
+    page = multi_checkpoint_page.render(made, frontiers).encode()
     write_json(root / JOINT_FILE, made)
     write_atomically(root / REPORT_FILE, page)
     pictures.draw_multi_checkpoint(frontiers, root / PICTURES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 from urllib.parse import quote
@@ -18,15 +18,14 @@ Frontiers = Mapping[str, Mapping[str, Any]]
 OWN_PAGE = "report.html"
 
 
-def render(compared: Mapping[str, Any], frontiers: Frontiers, cuts: Sequence[Mapping[str, Any]] = ()) -> str:
-    """The page of `joint.json` and the frontiers that it speaks of; `cuts` are the choices of a sweep over the fused
-    kernel, where the folder has one."""
+def render(compared: Mapping[str, Any], frontiers: Frontiers) -> str:
+    """The page of `joint.json` and the frontiers that it speaks of."""
     tasks = list(dict.fromkeys(str(each["about"].get("task")) for each in frontiers.values()))
     body = _verdicts(compared)
     for task in tasks:
         some = {label: each for label, each in frontiers.items() if str(each["about"].get("task")) == task}
         body += _pictures(task if len(tasks) > 1 else "", some)
-    body += "".join(_pair(pair) for pair in compared["pairs"]) + _cuts(cuts) + _commands(frontiers)
+    body += "".join(_pair(pair) for pair in compared["pairs"]) + _commands(frontiers)
     return page(f"{', '.join(tasks)}: checkpoints compared", f"{_head(compared, tasks)}<main>{body}</main>")
 
 
@@ -122,19 +121,6 @@ def _pair(pair: Mapping[str, Any]) -> str:
         f"of the puzzles and scored on the other, both ways. Differences are {a} minus {b}, paired by puzzle; "
         f"p-values are corrected over all different comparisons of this page that are matched in one way.{why}",
     )
-
-
-def _cuts(cuts: Sequence[Mapping[str, Any]]) -> str:
-    """How the fused kernel is cut fastest for each model, as a sweep timed it."""
-    heads = ("model", "GPU", "type", "ms a step", "warps", "stages", "tile", "trajectories a program")
-    rows: list[list[Entry]] = []
-    for each in cuts:
-        cut = each["tuning"]
-        row = [words(each["model"]), words(each["device"]), words(str(each["dtype"]).removeprefix("torch."))]
-        row += [(f"{each['milliseconds']:.3f}", each["milliseconds"], "")]
-        row += [(str(cut[name]), cut[name], "") for name in ("warps", "stages", "tile", "group")]
-        rows.append(row)
-    return section("The fused kernel's fastest cuts", table(heads, rows))
 
 
 def _commands(frontiers: Frontiers) -> str:

@@ -37,6 +37,14 @@ case "$*" in
     done
     exit 0 ;;
 esac
+# The page is made after every part.
+case "$*" in *"gram report"*)
+    case "$FAILING" in *report*) echo "no report" >&2; exit 3 ;; esac
+    for folder in "$@"; do :; done
+    echo page >"$folder/report.html"
+    exit 0
+    ;;
+esac
 echo "$PYTHONPATH graphs:${GRAM_GRAPHS:-on} $*" >>"$ASKED"
 echo "${GRAM_TUNING:-none} $*" >>"$ASKED.tuning"
 # A sweep writes its file after every cut, also where it is ended or fails.
@@ -126,6 +134,8 @@ def test_every_part_leaves_its_result(checkout, tmp_path):
     results = tmp_path / "results"
     assert list(statuses(results).items()) == [(part, "0") for part in PARTS]
     assert "frontier sudoku6 --kernel fused" in json.loads((results / "frontier-fused.json").read_text())["asked"]
+    assert (results / "report.html").is_file()
+    assert done.stdout.splitlines()[-1] == f"results: {results}, a page of them: {results}/report.html"
     text = (results / "tests-bfloat16.txt").read_text()
     assert "-k bfloat16 tests/unit/test_kernel_gpu.py" in text
     assert "-n " in text
@@ -189,6 +199,13 @@ def test_a_part_that_fails_is_told_and_hides_no_other(checkout, tmp_path):
     assert "no kernels" in done.stdout
     assert not (results / "kernels-paper.txt").exists()
     assert (results / "frontier-fused.json").exists()
+
+
+def test_a_page_that_cannot_be_made_is_told(checkout, tmp_path):
+    done = run(checkout, "results", FAILING="report")
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1].endswith("no page of them could be made: no report")
+    assert set(statuses(tmp_path / "results").values()) == {"0"}
 
 
 def test_where_graphs_fail_the_rest_runs_without(checkout, tmp_path):

@@ -209,17 +209,6 @@ def test_the_page_says_every_verdict_and_links_to_every_page(members, root):
     assert html.count("gram frontier synthetic") >= 2
 
 
-def test_a_sweep_over_the_fused_kernel_beside_the_frontiers_is_shown(members, tmp_path):
-    cut = {"warps": 4, "stages": 2, "tile": 64, "token_tile": 64, "group": 3}
-    choice = {"model": "sudoku6", "device": "A <GPU>", "dtype": "torch.bfloat16", "milliseconds": 0.25, "tuning": cut}
-    folder = stored(tmp_path, members[:2])
-    (folder / "tuning.json").write_text(json.dumps({"choices": [choice], "timed": []}))
-    files.write_multi_checkpoint(folder, files.members(folder))
-    html = (folder / "report.html").read_text()
-    cells = re.sub(r"<[^>]*>", " ", html[html.index("fastest cuts") :])
-    assert re.search(r"sudoku6\s+A &lt;GPU&gt;\s+bfloat16\s+0\.250\s+4\s+2\s+64\s+3\s", cells)
-
-
 def test_names_are_escaped():
     a, b = member("a <b>&", skill=0.1), member("b'\"", skill=0.9)
     html = render(plain(join([a, b])), {a.label: a.frontier, b.label: b.frontier})

@@ -56,6 +56,7 @@ def assert_blocks_within_budget(made: list[resources.Resources]) -> None:
         assert each.spills == 0, each
 
 
+@pytest.mark.skipif(IS_OLD, reason="triton 3.4 cannot keep addresses inside of a loop, so that this kernel spills")
 def test_a_small_model_fits_an_sm_90():
     (made,) = resources.compile_apart(*spec_and_shapes(small_config()), "sm_90")
     assert_within_budget(made)
@@ -64,7 +65,7 @@ def test_a_small_model_fits_an_sm_90():
     assert made.executed <= 1.1, made
     assert made.barriers is not None
     assert made.barriers <= BARRIERS, made
-    assert made.stack_bytes == 0 or IS_OLD, made
+    assert made.stack_bytes == 0, made
 
 
 def test_the_blocks_of_a_small_model_fit_an_sm_90():
