@@ -52,6 +52,7 @@ case "$*" in *"bench tuning"*) for file in "$@"; do :; done; echo '{"choices": [
 for word in $FAILING; do
     case "$*" in *"$word"*) echo "no $word" >&2; exit 3 ;; esac
 done
+case "${NO_GRAPHS:-} ${GRAM_GRAPHS:-on} $*" in "yes on "*eval*) echo "no graph" >&2; exit 3 ;; esac
 for word in $SLOW; do
     case "$*" in *"$word"*) echo begun; exec sleep 60 ;; esac
 done
@@ -211,17 +212,35 @@ def test_a_page_that_cannot_be_made_is_told(checkout, tmp_path):
 def test_where_graphs_fail_the_rest_runs_without(checkout, tmp_path):
     """And a part that had failed asks for them again."""
     for round_ in range(2):
-        done = run(checkout, "results", FAILING="eval")
+        done = run(checkout, "results", NO_GRAPHS="yes")
         assert done.returncode == 1
         assert done.stdout.count("later parts run without graphs") == 1
         asked = (checkout / "asked").read_text().splitlines()
         (checkout / "asked").unlink()
         graphs = ["graphs:on" in line for line in asked if " eval " in line]
-        assert graphs == [True, True]
+        assert graphs == ([True, True] if round_ else [True, False, True])
         others = ["graphs:off" in line for line in asked if " eval " not in line]
         assert others == ([] if round_ else [False] + [True] * (len(PARTS) - 4))
     failed = {"graphs-fused", "graphs-eager"}
-    assert statuses(tmp_path / "results") == {name: "3" if name in failed else "0" for name in PARTS}
+    expected = {name: "3" if name in failed else "0" for name in (*PARTS, "called-fused")}
+    assert statuses(tmp_path / "results") == expected
+
+
+def test_what_fails_without_graphs_too_says_nothing_of_them(checkout, tmp_path):
+    done = run(checkout, "results", FAILING="fused")
+    assert done.returncode == 1
+    assert "without graphs" not in done.stdout
+    asked = (checkout / "asked").read_text().splitlines()
+    assert ["graphs:off" in line for line in asked if "eval" in line] == [False, True, False]
+    assert not any("graphs:off" in line for line in asked if "eval" not in line)
+    found = statuses(tmp_path / "results")
+    assert [
+        found[f"{how}-{kernel}"] for how, kernel in (("graphs", "fused"), ("called", "fused"), ("graphs", "eager"))
+    ] == [
+        "3",
+        "3",
+        "0",
+    ]
 
 
 def test_the_same_command_goes_on_with_what_is_missing_then_with_what_failed(checkout, tmp_path):
