@@ -19,7 +19,7 @@ import torch
 
 from gram.evals.benchmarks import kernel_counts
 from gram.evals.benchmarks.timing import Measurement, paired
-from gram.kernels import first_use, reference
+from gram.kernels import first_use, graphs, reference
 from gram.kernels.dispatch import LAUNCHED, step_flops
 from gram.kernels.reference import Step
 from gram.kernels.spec import Spec
@@ -85,13 +85,15 @@ def captured(run: Version) -> Version:
         for _ in range(3):
             run()
     torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        made = run()
+    made: list[Step] = []
+    pool = torch.cuda.graph_pool_handle()
+    graph = graphs.capture(
+        lambda: made.append(run()), stream=side, pool=pool, what="a step", hint="the others are timed"
+    )
 
     def replay() -> Step:
         graph.replay()
-        return made
+        return made[0]
 
     return replay
 

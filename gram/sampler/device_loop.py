@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 
 from gram.config import ResolvedConfig
-from gram.kernels import dispatch
+from gram.kernels import dispatch, graphs
 from gram.sampler import halting, trace
 from gram.sampler.halting import Readings
 from gram.sampler.scheduler import Final, OpenShard, Scheduler
-from gram.sampler.stretches import AHEAD, CalledStretches, CapturedStretches, Fields, Reports, Stretches, graphs_are_on
+from gram.sampler.stretches import AHEAD, CalledStretches, CapturedStretches, Fields, Reports, Stretches
 
 if TYPE_CHECKING:
     from gram.sampler.engine import SlotStates
@@ -72,7 +72,7 @@ def stretches_of(slots: SlotStates) -> Stretches:
         or kernel == "gemm"
         or (kernel == "eager" and slots.rows > MOST_LAUNCHES * slots.launch)
         or (is_packed and any(each.is_inference() for each in weights.values()))
-        or not graphs_are_on()
+        or not graphs.are_on()
     ):
         return CalledStretches()
 

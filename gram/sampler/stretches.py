@@ -8,12 +8,8 @@ the host, without waiting; the host reads the older one while the device takes t
 
 from __future__ import annotations
 
-import gc
-import os
-import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from math import prod
 from typing import Any, Protocol
 
@@ -21,24 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gram.kernels import graphs
 from gram.kernels.philox import Drawn
 
 AHEAD = 2
 """Stretches that may be on their way at once: one that runs, and one whose report is read."""
 CALLED_FIRST = 4
 """Stretches of a run that are called before the graph is captured, so that short runs never pay for it."""
-_CAPTURING = threading.Lock()
-"""A process may capture one graph at a time."""
 Fields = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 """Type and shape of arrays, by name, the widest type first: each then begins at a whole number of its own."""
-
-
-def graphs_are_on() -> bool:
-    """Whether stretches become CUDA graphs: not where `GRAM_GRAPHS=off` says so. Raises `ValueError`."""
-    asked = os.environ.get("GRAM_GRAPHS", "on")
-    if asked not in ("on", "off"):
-        raise ValueError(f"GRAM_GRAPHS must be on or off, got {asked!r}")
-    return asked == "on"
 
 
 class Stretches(Protocol):
@@ -95,48 +82,10 @@ class CapturedStretches:
         """The graph of a stretch, which is not run."""
         before, pool = Drawn.elements, torch.cuda.graph_pool_handle()
         with Drawn.held():
-            graph = captured(stretch, stream=self.aside, pool=pool, what="supervision steps")
+            graph = graphs.capture(stretch, stream=self.aside, pool=pool, what="supervision steps")
         self.drawn, Drawn.elements = Drawn.elements - before, before
         self.captures += 1
         return graph
-
-
-def captured(function: Callable[[], None], *, stream: torch.cuda.Stream, pool: Any, what: str) -> torch.cuda.CUDAGraph:
-    """The graph of a function, which is not run. `pool` is a handle of the memory that it works in, `what` names what
-    it does.
-
-    Raises `RuntimeError` where it cannot be captured, with what has failed first: what PyTorch raises when a capture
-    ends says only that something has.
-    """
-    graph, collects = torch.cuda.CUDAGraph(), gc.isenabled()
-    failed: list[Exception] = []
-    gc.disable()  # what it frees may be of the device
-    try:
-        # What other threads do meanwhile, such as moving a model to the device, does not concern this capture.
-        with _CAPTURING, torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-            try:
-                function()
-            except Exception as error:
-                failed.append(error)
-                raise
-    except Exception as error:
-        _give_up(pool)
-        first = (failed or [error])[0]
-        reason = (str(first).strip().splitlines() or [type(first).__name__])[0]
-        raise RuntimeError(f"{what} must become a CUDA graph, got: {reason}; GRAM_GRAPHS=off runs without") from error
-    finally:
-        if collects:
-            gc.enable()
-    return graph
-
-
-def _give_up(pool: Any) -> None:
-    """Ends what a failed capture has begun. PyTorch's allocator would take it to be under way for good, and then gives
-    no memory back, which every later capture begins with."""
-    with suppress(RuntimeError):  # it has ended by itself, or never begun
-        device = torch.cuda.current_device()
-        torch._C._cuda_endAllocateToPool(device, pool)
-        torch._C._cuda_releasePool(device, pool)
 
 
 class Reports:

@@ -25,8 +25,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from gram.config import ModelConfig
-from gram.kernels import reference
-from gram.sampler.stretches import captured, graphs_are_on
+from gram.kernels import graphs, reference
 from gram.training.data_parallel import Ranks
 from gram.training.device_lane import DeviceLane
 from gram.training.guidance import Lead
@@ -132,7 +131,7 @@ class DeviceTrainer(Trainer):
         """The step of a lane; one that measures every transition's KL is another."""
         key = number, is_watched and self.spec.transitions > 1
         if key not in self.recorded:
-            is_captured = self.stream is not None and self.is_captured and graphs_are_on()
+            is_captured = self.stream is not None and self.is_captured and graphs.are_on()
             self.recorded[key] = Recorded(partial(self._step, *key), self._record if is_captured else None)
         return self.recorded[key]
 
@@ -235,7 +234,7 @@ class DeviceTrainer(Trainer):
         if self.pool is None:
             self.pool = torch.cuda.graph_pool_handle()
         assert self.stream is not None
-        launch: Callable[[], None] = captured(
+        launch: Callable[[], None] = graphs.capture(
             function, stream=self.stream, pool=self.pool, what="a step of training"
         ).replay
         return launch

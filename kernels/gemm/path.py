@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from gram.kernels import graphs
 from gram.kernels.fused import path as fused
 from gram.kernels.gemm.pack import Matrices
 from gram.kernels.gemm.plan import StepPlan
@@ -57,10 +58,10 @@ def _capture(plan: StepPlan, device: torch.device) -> Any:
         with torch.cuda.stream(aside):
             plan.run()
         torch.cuda.current_stream().wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=aside):  # PyTorch's own stream is of the first GPU that captured
-            plan.run()
-    return graph
+        pool = torch.cuda.graph_pool_handle()
+        return graphs.capture(
+            plan.run, stream=aside, pool=pool, what="a step of gemm", hint="kernel eager runs without"
+        )
 
 
 def _noise_kind(spec: Spec, injection: Injection) -> tuple[Any, ...]:

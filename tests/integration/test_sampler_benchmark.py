@@ -6,9 +6,9 @@ from gram.api import Sampler
 from gram.evals.benchmarks import engine_benchmark, sampler_benchmark
 from gram.evals.benchmarks.sampler_benchmark import adaptive_rows, refill_rows, slot_row
 from gram.evals.benchmarks.timing import Measurement, paired, to_json
+from gram.kernels import graphs
 from gram.sampler.device_loop import DeviceLoop
 from gram.sampler.engine import Engine
-from gram.sampler.stretches import graphs_are_on
 from gram.tasks.registry import get_task
 from tests.models import tiny_model
 
@@ -112,7 +112,7 @@ def test_the_share_of_the_host_is_told_where_a_device_halts_by_itself(sampler, m
     class Waiting(DeviceLoop):
         def __init__(self, *arguments, **more):
             super().__init__(*arguments, **more)
-            asked.append(graphs_are_on())
+            asked.append(graphs.are_on())
             self.stretches.captures = 3
 
         def take(self):
@@ -138,7 +138,7 @@ def test_the_share_of_the_host_is_told_where_a_device_halts_by_itself(sampler, m
         assert all(0 < share < 1 for share in row.facts["host_share"])
         assert row.facts["captures"] == 3
     assert asked.count(True) == asked.count(False) == 4
-    assert graphs_are_on()
+    assert graphs.are_on()
 
 
 def test_kernels_are_those_that_can_run(sampler):
