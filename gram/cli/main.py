@@ -52,7 +52,7 @@ COMMANDS = {
         "gram.cli.frontier:frontier",
         "Width against depth at matched, measured latency: a verdict.",
     ),
-    "report": ("gram.cli.report:report", "Render a frontier's or an ablation's page again, without running anything."),
+    "report": ("gram.cli.report:report", "Render the page of a frontier, an ablation or a GPU's benchmarks again."),
     "ablate": ("gram.cli.ablate:ablate", "A grid over any setting, cells cached; a page with a sortable table."),
     "compare": ("gram.cli.compare:compare", "Two runs puzzle by puzzle: difference, interval, test."),
     "circuit": ("gram.cli.circuit:circuit", "The smallest part of a model that does one thing, as a graph."),
