@@ -1,10 +1,11 @@
-"""Bytes that one supervision step moves, counted from shapes: device memory's, and the second-level cache's. Counts,
-not measurements.
+"""Bytes that one supervision step moves, counted from shapes: device memory's, and the second-level cache's; and its
+special functions. Counts, not measurements.
 
 Eager: every operation reads its inputs and writes its outputs, views apart; an expanded tensor counts once. Fused: the
 kernel's loads and stores of states, by trajectory, and weights once per launch, since all programs share them in the
 second-level cache. Scratch states are counted in full, though most stay in that cache too. Kernel C: all of its
-operations. Tests compare the counts of states with the loads and stores of the kernels in the interpreter.
+operations. Tests compare the counts of states with the loads and stores of the kernels in the interpreter. Special
+functions are those of the reference, since every path computes the same ones.
 """
 
 from __future__ import annotations
@@ -24,9 +25,15 @@ from gram.kernels.philox import NoiseKey
 from gram.kernels.reference import Weights
 from gram.kernels.spec import LEARNED, Spec
 
+SPECIAL = frozenset(
+    getattr(torch.ops.aten, name) for name in ("_softmax", "exp", "rsqrt", "sigmoid", "silu", "sqrt", "tanh")
+)
+"""Operations that take a special-function unit at least once for each element: SiLU as one hyperbolic tangent, a
+softmax as an exponential. Logarithms, sines and cosines of the noise are polynomials in the kernels, and not here."""
+
 
 class Count(NamedTuple):
-    """Bytes moved and operations launched."""
+    """Bytes moved, operations launched, special functions computed."""
 
     bytes: int
     """To and from device memory."""
@@ -34,6 +41,8 @@ class Count(NamedTuple):
     l2_bytes: int
     """Through the second-level cache: every program of a launch reads the weights from there, while device memory gives
     them once. Of library products, whose tiles are not ours, what device memory moves."""
+    special_functions: int
+    """Results of the special-function units, at least."""
 
 
 def _bytes(tensor: Tensor) -> int:
@@ -43,6 +52,7 @@ def _bytes(tensor: Tensor) -> int:
 class _Meter(TorchDispatchMode):
     bytes = 0
     launches = 0
+    special_functions = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
@@ -50,15 +60,17 @@ class _Meter(TorchDispatchMode):
         if not func.is_view and "_unsafe_view" not in str(func):
             self.launches += 1
             self.bytes += sum(map(_bytes, tensors))
+        if func.overloadpacket in SPECIAL:
+            self.special_functions += made.numel()
         return made
 
 
 def count_eager(run: Callable[[], Any]) -> Count:
-    """Counts what eager PyTorch moves in `run`; meta tensors will do."""
+    """Counts what eager PyTorch does in `run`; meta tensors will do."""
     make: Any = _Meter  # its base class is not annotated
     with make() as meter:
         run()
-    return Count(meter.bytes, meter.launches, meter.bytes)
+    return Count(meter.bytes, meter.launches, meter.bytes, meter.special_functions)
 
 
 def eager_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> Count:
@@ -117,7 +129,8 @@ def fused_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> 
     each = states * _state_bytes(spec, dtype) + KEYS + names + HEADS
     read = dtype.itemsize * _numbers_read(packed, spec) + rest + (0 if group == 1 else turns * parts * NAME)
     programs = -(-count // group)
-    return Count(count * each + dtype.itemsize * numbers + rest, 1, count * each + programs * read)
+    special = eager_step(weights, spec, count, dtype).special_functions
+    return Count(count * each + dtype.itemsize * numbers + rest, 1, count * each + programs * read, special)
 
 
 def blocks_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> Count:
@@ -130,7 +143,8 @@ def blocks_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) ->
     rest = 4 * packed.vector.numel() + calls * spec.blocks * _tables(packed, spec)
     shared = dtype.itemsize * _numbers_read(packed, spec) + rest
     each = states * _state_bytes(spec, dtype) + KEYS + guided * KEYS + HEADS
-    return Count(count * each + shared, 2 + 2 * calls * spec.blocks + guided, count * (each + shared))
+    special = eager_step(weights, spec, count, dtype).special_functions
+    return Count(count * each + shared, 2 + 2 * calls * spec.blocks + guided, count * (each + shared), special)
 
 
 def gemm_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> Count:
@@ -148,4 +162,5 @@ def gemm_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> C
     moved = [tensor for operation in plan.operations for tensor in operation.moved()]
     copied = [*plan.given(), plan.state, plan.score]  # key and scales are written where they change
     total = sum(map(_bytes, moved)) + 2 * sum(map(_bytes, copied))
-    return Count(total, len(plan.operations) + len(copied), total)
+    special = eager_step(weights, spec, count, dtype).special_functions
+    return Count(total, len(plan.operations) + len(copied), total, special)

@@ -1,8 +1,8 @@
 """A supervision step by count, for each preset and kernel path: no GPU is needed. Counts, not measurements.
 
-FLOPs are those of the matrix products, bytes those of device memory and of the second-level cache (`kernels/cost.py`);
-the floor is the longest of the three times at given rates. Resources are those of the compiled kernels
-(`kernels/resources.py`).
+FLOPs are those of the matrix products, bytes those of device memory and of the second-level cache, special functions
+those of the reference (`kernels/cost.py`); the floor is the longest of the four times at given rates. Resources are
+those of the compiled kernels (`kernels/resources.py`).
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ class Rates(NamedTuple):
     """To and from device memory, measured on an H100."""
     l2_terabytes: float = 5.5
     """Out of the second-level cache, about, of an H100."""
+    special_tera: float = 3.7
+    """Special functions, 10^12: 16 a clock of each multiprocessor (CUDA C++ Programming Guide, throughput of native
+    arithmetic instructions), 132 of them at 1.755 GHz."""
 
 
 H100 = Rates()
@@ -67,13 +70,14 @@ def floors_s(flops: float, counted: Count, rates: Rates) -> dict[str, float]:
         "FLOPs": flops / (rates.teraflops * 1e12),
         "bytes": counted.bytes / (rates.terabytes * 1e12),
         "L2 bytes": counted.l2_bytes / (rates.l2_terabytes * 1e12),
+        "special functions": counted.special_functions / (rates.special_tera * 1e12),
     }
 
 
 def roofline(
     presets: Iterable[str] = PRESETS, *, trajectories: int = TRAJECTORIES, rates: Rates = H100
 ) -> Iterator[dict[str, Any]]:
-    """FLOPs, bytes, launches and floor of a step in bf16, one entry for each preset and path that can take it."""
+    """Counts and floor of a step in bf16, one entry for each preset and path that can take it."""
     for preset in presets:
         model = _model(preset)
         weights, spec = model.weights(), model.spec
@@ -89,6 +93,7 @@ def roofline(
                 "flops": flops,
                 "bytes": counted.bytes,
                 "l2_bytes": counted.l2_bytes,
+                "special_functions": counted.special_functions,
                 "launches": counted.launches,
                 "floor_ms": 1e3 * floors[bound],
                 "bound": bound,

@@ -61,6 +61,9 @@ def bench(
     l2_terabytes: Annotated[
         float, typer.Option(parser=real, metavar="R", help="Of kernels: its second-level cache's rate, TB/s.")
     ] = 5.5,
+    special_tera: Annotated[
+        float, typer.Option(parser=real, metavar="R", help="Of kernels: its rate of special functions, 10^12 a second.")
+    ] = 3.7,
     recipe: Annotated[
         str, typer.Option(metavar="R", help="Of training: the recipe, by name or a TOML file.")
     ] = "sudoku9",
@@ -86,7 +89,13 @@ def bench(
         raise ValueError(f"benchmark must be one of {', '.join(KINDS)}, got {kind!r}")
     at_least_one("rounds", rounds)
     at_least_one("limit", limit)
-    for name, value in (("teraflops", teraflops), ("terabytes", terabytes), ("l2_terabytes", l2_terabytes)):
+    rates = {
+        "teraflops": teraflops,
+        "terabytes": terabytes,
+        "l2_terabytes": l2_terabytes,
+        "special_tera": special_tera,
+    }
+    for name, value in rates.items():
         if not 0 < value < float("inf"):
             raise ValueError(f"{name} must be above 0, got {value:g}")
     chosen = [] if kind == "tuning" else _presets(presets)
@@ -112,7 +121,6 @@ def bench(
 
             write_json(out, plain(summary()))
 
-    rates = {"teraflops": teraflops, "terabytes": terabytes, "l2_terabytes": l2_terabytes}
     if kind == "kernels":
         counts = _kernel_counts(chosen, rates, has_resources, tell)
         rows += counts.pop("rows")

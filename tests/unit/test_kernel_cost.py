@@ -1,4 +1,4 @@
-"""The counter of bytes, against cases worked by hand, and the bound on the fused kernel's."""
+"""The counter of bytes and of special functions, against cases worked by hand, and the bound on the fused kernel's."""
 
 import pytest
 import torch
@@ -12,11 +12,27 @@ from tests.models import tiny_model
 
 
 def test_eager_count_by_hand():
-    """`a [2, 8] + b [8]` moves 16 + 8 + 16 numbers of 4 bytes; a view moves nothing; an expanded tensor counts once."""
+    """`a [2, 8] + b [8]` moves 16 + 8 + 16 numbers of 4 bytes; a view moves nothing; an expanded tensor counts once. An
+    exponential of each number is one special function, a logarithm none."""
     a, b = torch.zeros(2, 8, device="meta"), torch.zeros(8, device="meta")
-    assert cost.count_eager(lambda: a.view(16)) == (0, 0, 0)
-    assert cost.count_eager(lambda: a + b) == (160, 1, 160)
-    assert cost.count_eager(lambda: a + b.expand(2, 8)) == (160, 1, 160)
+    assert cost.count_eager(lambda: a.view(16)) == (0, 0, 0, 0)
+    assert cost.count_eager(lambda: a + b) == (160, 1, 160, 0)
+    assert cost.count_eager(lambda: a + b.expand(2, 8)) == (160, 1, 160, 0)
+    assert cost.count_eager(lambda: (a.exp(), a.log())) == (256, 2, 256, 16)
+
+
+SPECIAL = 6 * (16 * 8 + 16 * 16 + 2 * 16) + 16 * 8 + 2 * 16 * 16 + 16 * 16 // 2
+"""Of a trajectory of the tiny model: six blocks, each with a SiLU of 8 hidden units for each channel and of 16 for each
+token and two norms of 16 tokens; the prior's 8 units for each token, a bound and an exponential of each sigma, and a
+root for each two normals."""
+
+
+def test_attention_takes_an_exponential_for_each_score():
+    """Six blocks, each with 2 heads of 16 x 16 scores in place of 8 hidden units for each channel. Angles of the rotary
+    embedding are a table's."""
+    model = tiny_model(mixer="attention", positions="rotary", heads=2)
+    counted = cost.eager_step(model.weights(), model.spec, 5, torch.bfloat16)
+    assert counted.special_functions == 5 * (SPECIAL + 6 * (2 * 16 * 16 - 16 * 8))
 
 
 def test_fused_count_by_hand():
@@ -31,7 +47,7 @@ def test_fused_count_by_hand():
     shared = 4 * (packed.matrix.numel() + packed.tokens.numel() + packed.vector.numel())
     states = 15 * 16 * 16 * 4 + 2 * 24 + 8
     read = 4 * (3 * 2 * (96 * 16 + 96 * 16) + 128 * 16 + 2 * 17)
-    expected = (5 * states + shared, 1, 5 * (states + read))
+    expected = (5 * states + shared, 1, 5 * (states + read), 5 * SPECIAL)
     assert cost.fused_step(model.weights(), model.spec, 5, torch.float32) == expected
 
 
@@ -50,6 +66,7 @@ def test_gemm_count_by_hand():
         operations + copies,
         launches,
         operations + copies,
+        5 * SPECIAL,
     )
 
 
@@ -83,7 +100,7 @@ def test_blocks_count_by_hand():
     block = layout.core_rows * 16 + 3 * layout.mixer_hidden * 16
     shared = 4 * (6 * block + 4 * layout.guidance_hidden * 16 + packed.vector.numel())
     states = 36 * 16 * 16 * 4 + 2 * 24 + 8
-    expected = (5 * states + shared, 15, 5 * (states + shared))
+    expected = (5 * states + shared, 15, 5 * (states + shared), 5 * SPECIAL)
     assert cost.blocks_step(model.weights(), model.spec, 5, torch.float32) == expected
 
 

@@ -38,18 +38,21 @@ def uncompiled(monkeypatch):
     monkeypatch.setattr(resources, "kept_or_compiled", made)
 
 
-def test_the_floor_is_the_longest_of_three_times():
-    entries = list(kernel_counts.roofline(["small"], trajectories=100, rates=Rates(1.0, 1e6, 1e6)))
+def test_the_floor_is_the_longest_of_four_times():
+    entries = list(kernel_counts.roofline(["small"], trajectories=100, rates=Rates(1.0, 1e6, 1e6, 1e6)))
     assert [entry["path"] for entry in entries] == ["eager", "blocks", "fused", "gemm"]
     for entry in entries:
         assert entry["bound"] == "FLOPs"
         assert entry["floor_ms"] == pytest.approx(entry["flops"] / 1e9)
-    for entry in kernel_counts.roofline(["small"], trajectories=100, rates=Rates(1e6, 1.0, 1e6)):
+    for entry in kernel_counts.roofline(["small"], trajectories=100, rates=Rates(1e6, 1.0, 1e6, 1e6)):
         assert entry["bound"] == "bytes"
         assert entry["floor_ms"] == pytest.approx(entry["bytes"] / 1e9)
-    for entry in kernel_counts.roofline(["small"], trajectories=100, rates=Rates(1e6, 1e6, 1.0)):
+    for entry in kernel_counts.roofline(["small"], trajectories=100, rates=Rates(1e6, 1e6, 1.0, 1e6)):
         assert entry["bound"] == "L2 bytes"
         assert entry["floor_ms"] == pytest.approx(entry["l2_bytes"] / 1e9)
+    for entry in kernel_counts.roofline(["small"], trajectories=100, rates=Rates(1e6, 1e6, 1e6, 1.0)):
+        assert entry["bound"] == "special functions"
+        assert entry["floor_ms"] == pytest.approx(entry["special_functions"] / 1e9)
 
 
 def test_presets_too_wide_for_the_fused_kernel_are_counted_as_eager_and_gemm():
@@ -84,7 +87,7 @@ def test_the_command_prints_one_object_with_rows_and_resources(uncompiled, capsy
     made = json.loads(captured.out)
     assert captured.err == ""
     assert all({"name", "ratio", "low", "high", "floor"} <= row.keys() for row in made["rows"])
-    assert made["rates"] == {"teraflops": 790.0, "terabytes": 3.0, "l2_terabytes": 5.5}
+    assert made["rates"] == {"teraflops": 790.0, "terabytes": 3.0, "l2_terabytes": 5.5, "special_tera": 3.7}
     assert {entry["preset"] for entry in made["roofline"]} == set(PRESETS)
     fitting = [entry for entry in made["resources"] if "error" not in entry]
     wanted = {"registers", "stack_bytes", "shared_bytes", "occupancy", "preset", "target"}
@@ -114,7 +117,7 @@ def test_measured_times_stand_beside_the_counts(monkeypatch, capsys):
     assert kernel_view.measured_ms([row, replace(row, facts={})]) == {("small", "fused"): 200.0}
     counts = {
         "roofline": list(kernel_counts.roofline(["small"])),
-        "rates": {"teraflops": 1, "terabytes": 1, "l2_terabytes": 1},
+        "rates": {"teraflops": 1, "terabytes": 1, "l2_terabytes": 1, "special_tera": 1},
     }
     monkeypatch.setattr(terminal, "output", lambda: terminal.Console(width=100, highlight=False))
     kernel_view.show_counts(counts | {"resources": []}, [row])
