@@ -42,7 +42,7 @@ def solve(
         is_noisy = config.guidance == "full" and step >= config.noise_free_steps
         for t in range(step * config.transitions, (step + 1) * config.transitions):
             h, l = model(h, l, e_x, draw(t) if is_noisy else None)
-        answers[running], steps[running] = model.decode(h), step + 1
+        answers[running.numpy()], steps[running] = model.decode(h).numpy(), step + 1
         stops = model.halt(h).mean((1, 2)).sigmoid() > config.halt_threshold  # early exit (adaptive computation time)
         stops &= is_noisy or config.guidance == "none"  # before the first noise all trajectories are one
         h, l, running = h[~stops], l[~stops], running[~stops]
