@@ -198,7 +198,7 @@ def _hold(out: Path, is_held, may_go) -> None:
 
 def test_another_process_holds_the_folder_until_it_ends(tmp_path):
     """Also where it is killed: the lock goes with the process."""
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     is_held, may_go = context.Event(), context.Event()
     process = context.Process(target=_hold, args=(tmp_path, is_held, may_go))
     process.start()
