@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from gram.training.progress import TrainProgress
 
 PLAIN_EVERY_S = 15.0
+SAME_SIGNAL_S = 1.0
+"""Within which a second SIGTERM is the first once more: `timeout` sends it to its child and then to the child's group."""
 
 
 def train(
@@ -173,10 +175,12 @@ def _command_line() -> str:
 
 
 class _StopSignal:
-    """Remembers the first SIGINT or SIGTERM: the run then saves and ends between two steps."""
+    """Remembers the first SIGINT or SIGTERM: the run then saves and ends between two steps. Another one ends it at
+    once."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self._came_s = 0.0
         self._before: dict[int, Any] = {}
 
     def is_set(self) -> bool:
@@ -189,8 +193,10 @@ class _StopSignal:
 
     def _remember(self, signum: int, frame: object) -> None:
         if self.signum is not None:
+            if signum == self.signum == signal.SIGTERM and time.monotonic() - self._came_s < SAME_SIGNAL_S:
+                return
             raise Interrupted(signum)
-        self.signum = signum
+        self.signum, self._came_s = signum, time.monotonic()
         print("stopping after this step; the run is saved, and the same command continues it", file=sys.stderr)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:

@@ -228,6 +228,31 @@ def test_a_compiler_that_a_signal_ends_is_no_defect_of_training(
     assert main(line) == 0
 
 
+@pytest.mark.parametrize(
+    ("signum", "later_s", "is_saved"),
+    [(signal.SIGTERM, 0.5, True), (signal.SIGTERM, 1.5, False), (signal.SIGINT, 0.5, False)],
+)
+def test_training_is_saved_though_sigterm_comes_twice_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: signal.Signals, later_s: float, is_saved: bool
+) -> None:
+    """As `timeout` sends it; later, or by hand, a second signal ends a run without a save."""
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    recipe, out, advance = tmp_path / "tiny.toml", tmp_path / "out", Trainer.advance
+    recipe.write_text(TINY)
+    clock = iter([10.0, 10.0 + later_s])
+
+    def interrupted(self: Trainer) -> dict[str, float]:
+        with monkeypatch.context() as patched:
+            patched.setattr("gram.cli.train.time.monotonic", lambda: next(clock))
+            signal.raise_signal(signum)
+            signal.raise_signal(signum)
+        return advance(self)
+
+    monkeypatch.setattr(Trainer, "advance", interrupted)
+    assert main(["train", str(recipe), "--out", str(out), "--quiet"]) == 128 + signum
+    assert bool(list(out.glob("*.safetensors"))) == is_saved
+
+
 @pytest.mark.parametrize("command", ["solve", "sample"])
 def test_a_compiler_that_a_signal_ends_is_no_defect_of_sampling(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
