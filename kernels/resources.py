@@ -27,6 +27,8 @@ from gram.kernels.reference import Weights
 from gram.kernels.spec import LEARNED, Injection, Spec
 
 if TYPE_CHECKING:
+    import torch
+
     from gram.kernels.sources import Source
 
 ROOT = Path(__file__).absolute().parents[2]
@@ -110,6 +112,13 @@ def programs_of(target: str, *, registers: int, shared_bytes: int, warps: int) -
     by_registers = unit.registers // given // warps
     by_shared = unit.shared_bytes // max(shared_bytes + unit.reserved_bytes, 1)
     return min(unit.warps // warps, by_registers, by_shared)
+
+
+def highest_clock_hz(device: torch.device) -> float:
+    """Of a GPU's multiprocessors."""
+    from triton.runtime import driver  # slow to load
+
+    return 1e3 * float(driver.active.utils.get_device_properties(device.index or 0)["sm_clock_rate"])
 
 
 def spills_of(listing: str, access: str) -> tuple[int, ...]:

@@ -175,6 +175,7 @@ def step_rows(
         "errors": timed.errors,
         "flops": flops,
         "floor_ms": 1e3 * floor_s,
+        "rates": rates._asdict(),
         "teraflops": {each: flops / statistics.median(values) / 1e12 for each, values in seconds.items()},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "dtype": str(model.dtype).removeprefix("torch."),

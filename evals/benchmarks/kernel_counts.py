@@ -28,8 +28,13 @@ TRAJECTORIES = 1280
 """Of a launch: 64 puzzles of 20."""
 
 
+SPECIAL_A_CLOCK = 16
+"""Special functions of each multiprocessor (CUDA C++ Programming Guide, throughput of native arithmetic
+instructions)."""
+
+
 class Rates(NamedTuple):
-    """What a GPU can do, per second."""
+    """What a GPU can do, per second. `gpu_rates.py` has those of the GPU at hand."""
 
     teraflops: float = 790.0
     """Of bf16 matrix products, measured on an H100."""
@@ -38,8 +43,7 @@ class Rates(NamedTuple):
     l2_terabytes: float = 5.5
     """Out of the second-level cache, about, of an H100."""
     special_tera: float = 3.7
-    """Special functions, 10^12: 16 a clock of each multiprocessor (CUDA C++ Programming Guide, throughput of native
-    arithmetic instructions), 132 of them at 1.755 GHz."""
+    """Special functions, 10^12: `SPECIAL_A_CLOCK` of 132 multiprocessors at 1.755 GHz."""
 
 
 H100 = Rates()

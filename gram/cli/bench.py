@@ -12,6 +12,8 @@ from gram.cli.options import Json, Quiet, at_least_one, real, whole
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from gram.evals.benchmarks.gpu_rates import Known
+    from gram.evals.benchmarks.kernel_counts import Rates
     from gram.evals.benchmarks.timing import Measurement
 
 KINDS = ("sampler", "host", "kernels", "tuning", "slots", "engine", "ray", "training")
@@ -53,17 +55,41 @@ def bench(
         bool, typer.Option("--cpu/--no-cpu", help="Of kernels: time the CPU's paths too, on a machine with a GPU.")
     ] = True,
     teraflops: Annotated[
-        float, typer.Option(parser=real, metavar="R", help="Of kernels: a GPU's bf16 rate, TFLOP/s.")
-    ] = 790.0,
+        float | None,
+        typer.Option(
+            parser=real,
+            metavar="R",
+            help="Of kernels: a GPU's bf16 rate, TFLOP/s.",
+            show_default="measured on a GPU, else 790",
+        ),
+    ] = None,
     terabytes: Annotated[
-        float, typer.Option(parser=real, metavar="R", help="Of kernels: a GPU's memory rate, TB/s.")
-    ] = 3.0,
+        float | None,
+        typer.Option(
+            parser=real,
+            metavar="R",
+            help="Of kernels: a GPU's memory rate, TB/s.",
+            show_default="measured on a GPU, else 3",
+        ),
+    ] = None,
     l2_terabytes: Annotated[
-        float, typer.Option(parser=real, metavar="R", help="Of kernels: its second-level cache's rate, TB/s.")
-    ] = 5.5,
+        float | None,
+        typer.Option(
+            parser=real,
+            metavar="R",
+            help="Of kernels: its second-level cache's rate, TB/s.",
+            show_default="5.5",
+        ),
+    ] = None,
     special_tera: Annotated[
-        float, typer.Option(parser=real, metavar="R", help="Of kernels: its rate of special functions, 10^12 a second.")
-    ] = 3.7,
+        float | None,
+        typer.Option(
+            parser=real,
+            metavar="R",
+            help="Of kernels: its rate of special functions, 10^12 a second.",
+            show_default="by a GPU's multiprocessors and clock, else 3.7",
+        ),
+    ] = None,
     recipe: Annotated[
         str, typer.Option(metavar="R", help="Of training: the recipe, by name or a TOML file.")
     ] = "sudoku9",
@@ -89,13 +115,14 @@ def bench(
         raise ValueError(f"benchmark must be one of {', '.join(KINDS)}, got {kind!r}")
     at_least_one("rounds", rounds)
     at_least_one("limit", limit)
-    rates = {
+    asked = {
         "teraflops": teraflops,
         "terabytes": terabytes,
         "l2_terabytes": l2_terabytes,
         "special_tera": special_tera,
     }
-    for name, value in rates.items():
+    given = {name: value for name, value in asked.items() if value is not None}
+    for name, value in given.items():
         if not 0 < value < float("inf"):
             raise ValueError(f"{name} must be above 0, got {value:g}")
     chosen = [] if kind == "tuning" else _presets(presets)
@@ -122,13 +149,14 @@ def bench(
             write_json(out, plain(summary()))
 
     if kind == "kernels":
-        counts = _kernel_counts(chosen, rates, has_resources, tell)
+        known = _rates(given, has_timings)
+        counts = _kernel_counts(chosen, known, has_resources, tell)
         rows += counts.pop("rows")
     keep()
     measured: dict[str, Callable[[], Iterable[Measurement]]] = {
         "sampler": lambda: _sampler_rows(rounds, limit, peer_repo),
         "host": lambda: _host_rows(rounds),
-        "kernels": lambda: _kernel_rows(chosen, rounds, peer_repo, rates, has_cpu) if has_timings else (),
+        "kernels": lambda: _kernel_rows(chosen, rounds, peer_repo, known.rates, has_cpu) if has_timings else (),
         "tuning": lambda: _tuning_rows(presets, rounds, out),
         "slots": lambda: _engine_rows("slots", rounds, limit),
         "engine": lambda: _engine_rows("engine", rounds, limit),
@@ -196,15 +224,30 @@ def _presets(asked: list[str] | None) -> list[str]:
     return list(asked or PRESETS)
 
 
+def _rates(given: dict[str, float], has_timings: bool) -> Known:
+    """What a GPU can do: of the one at hand where steps are timed on it, so that floor and time are of one device."""
+    from gram.api import choose_device
+    from gram.evals.benchmarks.gpu_rates import known
+
+    device = choose_device()
+    return known(given, device if has_timings and device.type == "cuda" else None)
+
+
 def _kernel_counts(
-    presets: list[str], rates: dict[str, float], has_resources: bool, tell: Callable[[str], None]
+    presets: list[str], known: Known, has_resources: bool, tell: Callable[[str], None]
 ) -> dict[str, Any]:
-    """`rows` that are counted, `roofline`, `rates` and, where asked for, the compiled kernels' `resources`."""
+    """`rows` that are counted, `roofline`, its `rates`, where those are from (`rates_from`) and, where asked for, the
+    compiled kernels' `resources`."""
     from gram.evals.benchmarks import kernel_counts
 
-    roofline = list(kernel_counts.roofline(presets, rates=kernel_counts.Rates(**rates)))
-    resources = list(kernel_counts.compiled(presets, tell=tell)) if has_resources else []
-    return {"rows": list(kernel_counts.rows(roofline)), "rates": rates, "roofline": roofline, "resources": resources}
+    roofline = list(kernel_counts.roofline(presets, rates=known.rates))
+    return {
+        "rows": list(kernel_counts.rows(roofline)),
+        "rates": known.rates._asdict(),
+        "rates_from": known.sources,
+        "roofline": roofline,
+        "resources": list(kernel_counts.compiled(presets, tell=tell)) if has_resources else [],
+    }
 
 
 def _ray_rows(rounds: int, shards: int) -> Iterator[Measurement]:
@@ -224,13 +267,13 @@ def _ray_rows(rounds: int, shards: int) -> Iterator[Measurement]:
 
 
 def _kernel_rows(
-    presets: list[str], rounds: int, peer_repo: Path | None, rates: dict[str, float], has_cpu: bool
+    presets: list[str], rounds: int, peer_repo: Path | None, rates: Rates, has_cpu: bool
 ) -> Iterator[Measurement]:
     from gram.api import choose_device
-    from gram.evals.benchmarks import cpu_benchmark, gpu_benchmark, kernel_counts
+    from gram.evals.benchmarks import cpu_benchmark, gpu_benchmark
 
     if choose_device().type == "cuda":
-        yield from gpu_benchmark.rows(presets, rounds=rounds, rates=kernel_counts.Rates(**rates))
+        yield from gpu_benchmark.rows(presets, rounds=rounds, rates=rates)
     if has_cpu:
         yield from cpu_benchmark.rows(peer_repo, rounds=rounds)
 

@@ -21,8 +21,8 @@ def show_counts(counts: dict[str, Any], rows: Iterable[Measurement]) -> None:
     console.print(
         Text(
             f"A step of {trajectories:,} trajectories in bf16, by count; floors at "
-            f"{rates['teraflops']:g} TFLOP/s, {rates['terabytes']:g} TB/s, L2 {rates['l2_terabytes']:g} TB/s, "
-            f"{rates['special_tera']:g} T special functions/s",
+            f"{rates['teraflops']:.3g} TFLOP/s, {rates['terabytes']:.3g} TB/s, L2 {rates['l2_terabytes']:.3g} TB/s, "
+            f"{rates['special_tera']:.3g} T special functions/s",
             "bold",
         )
     )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PLAIN_EVERY_S = 15.0
 SAME_SIGNAL_S = 1.0
-"""Within which a second SIGTERM is the first once more: `timeout` sends it to its child and then to the child's group."""
+"""A second SIGTERM within so long is the first once more: `timeout` sends it to its child and then to its group."""
 
 
 def train(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from gram.cli import kernel_view, terminal
 from gram.cli.main import main
-from gram.evals.benchmarks import gpu_benchmark, kernel_counts
+from gram.evals.benchmarks import gpu_benchmark, gpu_rates, kernel_counts
 from gram.evals.benchmarks.kernel_counts import Rates
 from gram.evals.benchmarks.timing import Measurement
 from gram.kernels import first_use, reference, resources
@@ -88,6 +89,7 @@ def test_the_command_prints_one_object_with_rows_and_resources(uncompiled, capsy
     assert captured.err == ""
     assert all({"name", "ratio", "low", "high", "floor"} <= row.keys() for row in made["rows"])
     assert made["rates"] == {"teraflops": 790.0, "terabytes": 3.0, "l2_terabytes": 5.5, "special_tera": 3.7}
+    assert set(made["rates_from"].values()) == {"H100"}
     assert {entry["preset"] for entry in made["roofline"]} == set(PRESETS)
     fitting = [entry for entry in made["resources"] if "error" not in entry]
     wanted = {"registers", "stack_bytes", "shared_bytes", "occupancy", "preset", "target"}
@@ -98,6 +100,60 @@ def test_without_resources_nothing_is_compiled(monkeypatch, capsys):
     monkeypatch.setattr(resources, "kept_or_compiled", lambda *_, **__: pytest.fail("must not compile"))
     assert main(["bench", "kernels", "--no-timings", "--no-resources", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["resources"] == []
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU's rates, of which the product's cannot be measured."""
+
+    def fails(device):
+        raise RuntimeError("out of memory\nand more")
+
+    monkeypatch.setattr(gpu_rates, "product_teraflops", fails)
+    monkeypatch.setattr(gpu_rates, "copy_terabytes", lambda device: 4.3)
+    monkeypatch.setattr(gpu_rates, "special_tera", lambda device: 4.2)
+
+
+def test_a_floors_rates_are_the_gpus_unless_given(gpu):
+    found = gpu_rates.known({"special_tera": 5.0}, torch.device("cuda"))
+    assert found.rates == Rates(teraflops=790.0, terabytes=4.3, special_tera=5.0)
+    assert found.sources == {
+        "teraflops": "H100, since here: RuntimeError: out of memory",
+        "terabytes": "measured",
+        "l2_terabytes": "H100",
+        "special_tera": "given",
+    }
+    assert gpu_rates.known({"terabytes": 1.0}, torch.device("cuda")).rates.terabytes == 1.0
+    assert gpu_rates.known({}, None).rates == kernel_counts.H100
+
+
+def test_the_command_takes_the_gpus_rates_where_it_times_there(gpu, monkeypatch, capsys):
+    monkeypatch.setattr("gram.api.choose_device", lambda: torch.device("cuda"))
+    taken = []
+    monkeypatch.setattr(gpu_benchmark, "rows", lambda *_, rates, **__: taken.append(rates) or ())
+    line = ["bench", "kernels", "--preset", "small", "--no-resources", "--no-cpu", "--json", "--quiet"]
+    assert main([*line, "--l2-terabytes", "7"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["rates"] == {"teraflops": 790.0, "terabytes": 4.3, "l2_terabytes": 7.0, "special_tera": 4.2}
+    assert (made["rates_from"]["terabytes"], made["rates_from"]["l2_terabytes"]) == ("measured", "given")
+    assert taken == [Rates(790.0, 4.3, 7.0, 4.2)]
+    assert main([*line, "--no-timings"]) == 0
+    assert json.loads(capsys.readouterr().out)["rates"]["terabytes"] == 3.0
+
+
+def test_rates_by_what_is_counted_and_timed(monkeypatch):
+    """A copy reads and writes; a product of two bfloat16 matrices is taken once a run."""
+    clock = iter(range(1000))
+    monkeypatch.setattr(gpu_rates.time, "perf_counter", lambda: next(clock))
+    cpu = torch.device("cpu")
+    assert gpu_rates.copy_terabytes(cpu, 1 << 20) == pytest.approx(gpu_rates.REPEATS * 2**21 / 1e12)
+    assert gpu_rates.product_teraflops(cpu, 16) == pytest.approx(gpu_rates.REPEATS * 2 * 16**3 / 1e12)
+    properties = {"sm_clock_rate": 1_755_000}
+    driver = SimpleNamespace(active=SimpleNamespace(utils=SimpleNamespace(get_device_properties=lambda _: properties)))
+    monkeypatch.setattr("triton.runtime.driver", driver)
+    unit = SimpleNamespace(multi_processor_count=132)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: unit)
+    assert gpu_rates.special_tera(torch.device("cuda:0")) == pytest.approx(kernel_counts.H100.special_tera, rel=2e-3)
 
 
 def test_tables_fit_a_narrow_terminal(uncompiled, monkeypatch, capsys):
