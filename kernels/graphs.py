@@ -6,7 +6,7 @@ import gc
 import os
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
@@ -34,8 +34,8 @@ def capture(
     what: str,
     hint: str = "GRAM_GRAPHS=off runs without",
 ) -> torch.cuda.CUDAGraph:
-    """The graph of a function, which is not run. `pool` is a handle of the memory that it works in, `what` names what
-    it does, `hint` says what to do where it cannot be.
+    """The graph of a function, which is not run, and must not allocate pinned memory. `pool` is a handle of the memory
+    that it works in, `what` names what it does, `hint` says what to do where it cannot be.
 
     Raises `RuntimeError` where it cannot be captured, with what has failed first: what PyTorch raises when a capture
     ends says only that something has.
@@ -44,8 +44,15 @@ def capture(
     failed: list[Exception] = []
     gc.disable()  # what it frees may be of the device
     try:
-        # What other threads do meanwhile, such as moving a model to the device, does not concern this capture.
-        with _CAPTURING, torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+        with _CAPTURING, ExitStack() as begun:
+            # A capture that fails to begin leaves the stream that it has changed to.
+            begun.enter_context(torch.cuda.stream(torch.cuda.current_stream()))
+            # What the first one makes for the random generator must not be an inference tensor: later ones fill it.
+            with torch.inference_mode(False):
+                # What other threads do meanwhile, such as moving a model to the device, does not concern this capture.
+                begun.enter_context(
+                    torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local")
+                )
             try:
                 function()
             except Exception as error:

@@ -43,6 +43,7 @@ HEADS = (
 class Rounds(Observer):
     """Counts supervision steps one after another."""
 
+    needs_every_step = True
     count = 0
 
     def on_advanced(self, engine: Engine) -> None:

@@ -30,6 +30,8 @@ CHECKPOINTS = ("sudoku6", "colouring8", "sudoku9")
 """Shipped ones: token mixer and attention at D = 128, which `fused` takes, and a wider one, which `gemm` takes."""
 WIDTHS = {"cpu": 20, "cuda": 400}
 """Trajectories of each puzzle, by device: on a GPU enough that graphs are captured and launched many times."""
+QUICK_WIDTHS = {"sudoku6": 1600}
+"""The same on a GPU, of checkpoints whose trajectories take two steps: 200 puzzles are 40 stretches of 2,048 slots."""
 LAUNCH = 64
 """Of the rows on slots, small enough that the slot counts make several launches."""
 
@@ -65,11 +67,14 @@ class Waits(Observer):
 
     waited_s: float | None = None
     captures = 0
+    capture_s = 0.0
 
     def on_advanced(self, engine: Engine) -> None:
         """After every stretch."""
         if engine.loop is not None:
-            self.waited_s, self.captures = engine.loop.reports.waited_s, engine.loop.stretches.captures
+            stretches = engine.loop.stretches
+            self.waited_s, self.captures = engine.loop.reports.waited_s, stretches.captures
+            self.capture_s = stretches.capture_s
 
 
 class Version(NamedTuple):
@@ -117,7 +122,8 @@ def speed_rows(
     for name in CHECKPOINTS:
         sampler = load(name)
         puzzles = sampler.task.split("test", limit=limit)
-        count = width or WIDTHS[sampler.model.device.type]
+        device = sampler.model.device.type
+        count = width or (QUICK_WIDTHS if device == "cuda" else {}).get(name, WIDTHS[device])
         yield from speed_rows_of(sampler, puzzles, versions_of(sampler), width=count, rounds=rounds)
 
 
@@ -126,27 +132,36 @@ def speed_rows_of(
 ) -> Iterator[Measurement]:
     """The rows of one checkpoint."""
     made: dict[Version, SampleResult] = {}
+    failed: dict[Version, Exception] = {}
     shares: dict[Version, list[float]] = {version: [] for version in versions}
-    captures: dict[Version, int] = {}
+    watches: dict[Version, Waits] = {}
 
     def run(version: Version) -> None:
+        """Does nothing for a version that has failed: the others go on."""
+        if version in failed:
+            return
         watch, began = Waits(), time.perf_counter()
-        with graphs(version.has_graphs):
-            made[version] = sampler.sample(puzzles, width=width, kernel=version.kernel, observer=watch)
+        try:
+            with graphs(version.has_graphs):
+                made[version] = sampler.sample(puzzles, width=width, kernel=version.kernel, observer=watch)
+        except Exception as error:
+            failed[version] = error
+            return
         if watch.waited_s is not None:
             shares[version].append(1 - watch.waited_s / (time.perf_counter() - began))
-            captures[version] = watch.captures
+            watches[version] = watch
 
-    right = []
-    title = f"{sampler.name}, width {width}, {len(puzzles)} puzzles: "
+    tried: list[Version] = []
     for version in versions:
-        try:
+        with_graphs = watches.get(Version(version.kernel))
+        if version.has_graphs or (with_graphs is not None and with_graphs.captures):  # else it would be the same
             run(version)
-        except Exception as error:
-            yield Measurement.failed(title + version.name, error, kernel=version.kernel)
-        else:
-            right.append(version)
-    seconds = paired({version.name: partial(run, version) for version in right}, rounds)
+            tried.append(version)
+    seconds = paired({version.name: partial(run, version) for version in tried if version not in failed}, rounds)
+    title = f"{sampler.name}, width {width}, {len(puzzles)} puzzles: "
+    for version, error in failed.items():
+        yield Measurement.failed(title + version.name, error, kernel=version.kernel)
+    right = [version for version in tried if version not in failed]
     for version in right:
         config, result = made[version].config, made[version]
         median = statistics.median(seconds[version.name])
@@ -161,7 +176,8 @@ def speed_rows_of(
             "steps_per_s": result.steps_run / median,
             "device": sampler.model.device.type,
         }
-        if version in captures:
-            facts |= {"host_share": shares[version][-rounds:], "captures": captures[version]}
+        if watch := watches.get(version):
+            captured = {"captures": watch.captures, "capture_s": watch.capture_s}
+            facts |= {"host_share": shares[version][-rounds:], **captured}
         label = f"{title}{right[0].name} / {version.name}, time"
         yield Measurement.of_ratios(label, seconds[right[0].name], seconds[version.name], facts=facts)

@@ -4,6 +4,8 @@ All rows run for the whole depth, so every step but the last is one of so many r
 bookkeeping and heads. The last one also decodes and retires them; what stands before the first step (tokens in) and
 after the last one (votes, selection) is the run's overhead. The first step may lack noise, so it is not counted among
 the steps: its difference lies in the overhead.
+
+On a GPU the host drives these steps one by one, while a run of many trajectories may halt and refill on the device.
 """
 
 from __future__ import annotations
@@ -64,6 +66,8 @@ def alone(config: ResolvedConfig, width: int, depth: int) -> ResolvedConfig:
 
 class _Clock(Observer):
     """Notes when each supervision step ended."""
+
+    needs_every_step = True
 
     def __init__(self) -> None:
         self.ends: list[float] = []

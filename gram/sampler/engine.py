@@ -74,6 +74,9 @@ class StepView:
 class Observer:
     """Watches a run and changes nothing in it. Override what you need; an exception ends the run."""
 
+    needs_every_step = False
+    """Whether `on_advanced` must be called after each supervision step, so that the host drives a GPU step by step."""
+
     def on_ended(self, count: int) -> None:
         """`count` trajectories have just come to their end."""
 
@@ -81,7 +84,8 @@ class Observer:
         """Some trajectories have taken a supervision step. Overriding this decodes every step, which costs time."""
 
     def on_advanced(self, engine: Engine) -> None:
-        """The slots have taken a supervision step and are not filled again yet. Costs no decoding."""
+        """The slots have taken a supervision step, or on a GPU several, and are not filled again yet. Costs no
+        decoding."""
 
 
 class Progress(Observer):
@@ -184,7 +188,7 @@ class Engine:
         would wait once more."""
         self.is_on_device = (
             self.slots.is_remote
-            and not (self.is_watched or is_static or identities is not None)
+            and not (self.is_watched or self.observer.needs_every_step or is_static or identities is not None)
             and device_loop.can_run(config, self.slots)
         )
         """Whether the device halts and refills by itself (`gram/sampler/device_loop.py`)."""

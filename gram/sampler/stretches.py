@@ -29,9 +29,10 @@ Fields = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
 class Stretches(Protocol):
-    """Runs stretches. `captures` counts graphs."""
+    """Runs stretches. `captures` counts graphs, which took `capture_s` to make."""
 
     captures: int
+    capture_s: float
 
     def run(self, stretch: Callable[[], None]) -> None:
         """Runs one. `stretch` is the same function each time, over the same buffers."""
@@ -41,6 +42,7 @@ class CalledStretches:
     """Each is called."""
 
     captures = 0
+    capture_s = 0.0
 
     def run(self, stretch: Callable[[], None]) -> None:
         stretch()
@@ -57,6 +59,7 @@ class CapturedStretches:
         self.aside = torch.cuda.Stream(device)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.called = self.captures = 0
+        self.capture_s = 0.0
         self.drawn = 0
         """Random numbers of a stretch."""
         self.is_compiled = False
@@ -80,11 +83,13 @@ class CapturedStretches:
 
     def _captured(self, stretch: Callable[[], None]) -> torch.cuda.CUDAGraph:
         """The graph of a stretch, which is not run."""
+        began = time.perf_counter()
         before, pool = Drawn.elements, torch.cuda.graph_pool_handle()
         with Drawn.held():
             graph = graphs.capture(stretch, stream=self.aside, pool=pool, what="supervision steps")
         self.drawn, Drawn.elements = Drawn.elements - before, before
         self.captures += 1
+        self.capture_s += time.perf_counter() - began
         return graph
 
 

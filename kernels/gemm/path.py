@@ -35,7 +35,7 @@ class Captured(NamedTuple):
 
     plan: StepPlan
     graph: Any
-    """`torch.cuda.CUDAGraph`, or None off a GPU."""
+    """`torch.cuda.CUDAGraph`, or None off a GPU and where `GRAM_GRAPHS=off` says so."""
 
 
 @contextmanager
@@ -59,9 +59,7 @@ def _capture(plan: StepPlan, device: torch.device) -> Any:
             plan.run()
         torch.cuda.current_stream().wait_stream(aside)
         pool = torch.cuda.graph_pool_handle()
-        return graphs.capture(
-            plan.run, stream=aside, pool=pool, what="a step of gemm", hint="kernel eager runs without"
-        )
+        return graphs.capture(plan.run, stream=aside, pool=pool, what="a step of gemm")
 
 
 def _noise_kind(spec: Spec, injection: Injection) -> tuple[Any, ...]:
@@ -76,7 +74,8 @@ def captured(
 
     The last `KEPT` shapes are kept; the buffers of each take room for about `B L (4 D + 3 F)` numbers.
     """
-    shape = (spec, count, _noise_kind(spec, injection), has_active, device)
+    is_graph = device.type == "cuda" and graphs.are_on()
+    shape = (spec, count, _noise_kind(spec, injection), has_active, device, is_graph)
     known: Captured | None = matrices.captured.pop(shape, None)
     if known is None:
         while len(matrices.captured) >= KEPT:
@@ -85,7 +84,7 @@ def captured(
         for given in plan.given():
             given.zero_()  # capturing runs the plan once
         plan.write_numbers(0, 0.0, 0.0)
-        known = Captured(plan, _capture(plan, device) if device.type == "cuda" else None)
+        known = Captured(plan, _capture(plan, device) if is_graph else None)
     matrices.captured[shape] = known  # the last one used is the last one
     return known
 
@@ -119,7 +118,8 @@ def supervision_step(
             for given, value in zip(plan.given(), values, strict=True):
                 given.copy_(value)
             if ready.graph is None:
-                plan.run()
+                with _full_sums():
+                    plan.run()
             else:
                 ready.graph.replay()
             state.copy_(plan.state)

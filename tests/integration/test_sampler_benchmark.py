@@ -136,9 +136,29 @@ def test_the_share_of_the_host_is_told_where_a_device_halts_by_itself(sampler, m
         assert row.facts["has_graphs"] is version.has_graphs
         assert len(row.facts["host_share"]) == 2
         assert all(0 < share < 1 for share in row.facts["host_share"])
-        assert row.facts["captures"] == 3
+        assert (row.facts["captures"], row.facts["capture_s"]) == (3, 0.0)
     assert asked.count(True) == asked.count(False) == 4
     assert graphs.are_on()
+
+
+def test_a_path_that_fails_in_a_later_round_is_a_row_and_the_others_go_on(sampler, monkeypatch):
+    """A run without graphs is left out where the other one has none either."""
+    real, runs = type(sampler).sample, []
+
+    def sample(self, puzzles, *, kernel, **more):
+        runs.append(kernel)
+        if runs.count("fused") == 3 and kernel == "fused":
+            raise RuntimeError("no graph any more")
+        return real(self, puzzles, kernel="eager", **more)
+
+    monkeypatch.setattr(type(sampler), "sample", sample)
+    versions = [engine_benchmark.Version(kernel, has) for kernel in ("eager", "fused") for has in (True, False)]
+    puzzles = sampler.task.split("train", limit=4)
+    wrong, right = engine_benchmark.speed_rows_of(sampler, puzzles, versions, width=5, rounds=3)
+    assert "no graph any more" in wrong.error
+    assert right.facts["kernel"] == "eager"
+    assert len(right.facts["seconds"]) == 3
+    assert (runs.count("eager"), runs.count("fused")) == (5, 3)
 
 
 def test_kernels_are_those_that_can_run(sampler):

@@ -10,9 +10,10 @@ from gram.evals.frontier import prefix_timing, timing_file
 from gram.evals.frontier.latency import courses_of, measure, row_counts
 from gram.evals.frontier.prefix_timing import Course
 from gram.evals.frontier.prices import StepTimes
-from gram.sampler.engine import SlotStates
+from gram.sampler.engine import Engine, SlotStates
 from gram.tasks.registry import get_task
 from tests.models import tiny_model
+from tests.unit.test_device_loop import Remote
 
 COURSES = courses_of(("interactive", "throughput"), (False,), 4, 8)
 
@@ -165,6 +166,19 @@ def test_a_run_is_taken_apart(monkeypatch, width, reading):
     assert found.step_ms == pytest.approx(1000.0 * (1 + width) + read * reading)
     assert found.ending_ms == pytest.approx(0.0 if reading else read)
     assert found.overhead_ms == pytest.approx(16000.0)
+
+
+def test_the_steps_of_a_run_that_the_device_could_drive_are_timed_one_by_one(monkeypatch):
+    """On a GPU such a run tells of several steps at once."""
+    sampler = Sampler(tiny_model(), get_task("nqueens4"), name="tiny")
+    puzzles = sampler.task.split("train", limit=2).puzzles
+    config = sampler.settings(width=4, depth=6, slots=8, launch=8, halting="fixed")
+    engine = Engine(sampler.model, sampler.task, puzzles, config, kind_of_slots=Remote)
+    assert engine.is_on_device
+    monkeypatch.setattr("gram.sampler.run.slots_of", lambda _: Remote)
+    Ticks(monkeypatch)
+    found = prefix_timing.time_prefix(sampler, puzzles, config)
+    assert found.step_ms == pytest.approx(1000.0 * (1 + 8) + 125.0 * 8)  # answers come with the heads
 
 
 def test_runs_that_cannot_be_timed_are_refused():

@@ -5,6 +5,7 @@ Triton decides at import whether kernels are interpreted, so the cases run in a 
 
 import weakref
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -211,6 +212,28 @@ def test_plans_of_alternating_launches_are_kept(monkeypatch):
     for count in range(20, 20 + gemm.KEPT):
         take(count)
     assert first() is None
+
+
+def test_a_plan_is_captured_on_a_gpu_alone_and_not_where_graphs_are_off(monkeypatch):
+    """A stand-in passes for a GPU."""
+    from gram.kernels.gemm import path as gemm
+
+    model = tiny_model()
+    matrices = gemm_pack.pack(model.weights(), model.spec, torch.float32)
+    plan = SimpleNamespace(given=tuple, write_numbers=lambda *_: None)
+    monkeypatch.setattr(gemm, "StepPlan", lambda *_, **__: plan)
+    monkeypatch.setattr(gemm, "_capture", lambda *_: "graph")
+
+    def graph(device_type, asked):
+        monkeypatch.setenv("GRAM_GRAPHS", asked)
+        device = SimpleNamespace(type=device_type)
+        return gemm.captured(matrices, model.spec, 8, LEARNED, has_active=False, device=device).graph
+
+    assert [graph("cuda", "on"), graph("cuda", "off"), graph("cpu", "on")] == ["graph", None, None]
+    gpu = SimpleNamespace(type="cuda")
+    for asked, expected in (("on", "graph"), ("off", None), ("on", "graph")):  # of one device
+        monkeypatch.setenv("GRAM_GRAPHS", asked)
+        assert gemm.captured(matrices, model.spec, 8, LEARNED, has_active=False, device=gpu).graph == expected
 
 
 def test_seed_and_scales_are_written_where_they_change(monkeypatch):

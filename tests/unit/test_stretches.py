@@ -2,7 +2,8 @@
 order host and device are spoken to, and that what is launched is what was captured."""
 
 import types
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from importlib import import_module
 
 import pytest
@@ -11,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from gram.config import SamplerConfig
-from gram.kernels import philox
+from gram.kernels import graphs, philox
 from gram.kernels.fused import pack
 from gram.kernels.philox import Drawn, NoiseKey
 from gram.sampler import device_loop, stretches
@@ -182,6 +183,10 @@ class Gpu:
         patch.setattr(torch.cuda, "graph", graph)
         patch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
         patch.setattr(torch.cuda, "Stream", lambda device: "aside")
+        patch.setattr(torch.cuda, "current_stream", lambda: None)
+        # The end of inference mode would end the recorder that begins in it.
+        inference = torch.inference_mode
+        patch.setattr(torch, "inference_mode", lambda mode=True: inference() if mode else nullcontext())
 
         class OnGpu(DeviceLoop):
             def __init__(self, *arguments, **more):
@@ -312,6 +317,7 @@ def test_a_failed_capture_says_what_to_do_and_is_not_under_way_for_good(was_begu
             raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore")
 
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: "aside")
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
     monkeypatch.setattr(torch.cuda, "graph", graph)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: log.append("pool") or "pool")
@@ -324,6 +330,51 @@ def test_a_failed_capture_says_what_to_do_and_is_not_under_way_for_good(was_begu
     with pytest.raises(RuntimeError, match=r"got: CUDA error: .* is capturing; GRAM_GRAPHS=off runs without"):
         made.run(stretch)
     assert log == ["pool", ("end", 3, "pool"), ("release", 3, "pool")][: 2 + was_begun]
+
+
+def test_a_capture_that_does_not_begin_leaves_the_stream_as_it_was(monkeypatch):
+    """And begins outside inference mode, in which the random generator's memory would be one that later captures may
+    not fill; what is captured is in inference mode as before."""
+    current, seen = ["own"], []
+
+    @contextmanager
+    def stream(wanted):
+        before, current[0] = current[0], wanted
+        try:
+            yield
+        finally:
+            current[0] = before
+
+    class Graph:
+        """As PyTorch's: its stream is current before the capture begins."""
+
+        fails = False
+
+        def __init__(self, *_, **__):
+            pass
+
+        def __enter__(self):
+            seen.append(torch.is_inference_mode_enabled())
+            current[0] = "aside"
+            if self.fails:
+                raise RuntimeError("CUDA error: a capture is under way")
+
+        def __exit__(self, *_):
+            current[0] = "own"
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
+    monkeypatch.setattr(torch.cuda, "graph", Graph)
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: current[0])
+    monkeypatch.setattr(graphs, "_give_up", lambda _: None)
+    made = partial(graphs.capture, stream="aside", pool="pool", what="it")
+    with torch.inference_mode():
+        made(lambda: seen.append(torch.is_inference_mode_enabled()))
+    assert seen == [False, True]
+    Graph.fails = True
+    with pytest.raises(RuntimeError, match="it must become a CUDA graph, got: CUDA error: a capture is under way"):
+        made(lambda: pytest.fail("must not run"))
+    assert current == ["own"]
 
 
 def test_who_is_captured(monkeypatch):
