@@ -224,16 +224,15 @@ def test_a_plan_is_captured_on_a_gpu_alone_and_not_where_graphs_are_off(monkeypa
     monkeypatch.setattr(gemm, "StepPlan", lambda *_, **__: plan)
     monkeypatch.setattr(gemm, "_capture", lambda *_: "graph")
 
-    def graph(device_type, asked):
+    for device, asked, expected in (
+        ("cuda", "on", "graph"),
+        ("cuda", "off", None),
+        ("cuda", "on", "graph"),
+        ("cpu", "on", None),
+    ):
         monkeypatch.setenv("GRAM_GRAPHS", asked)
-        device = SimpleNamespace(type=device_type)
-        return gemm.captured(matrices, model.spec, 8, LEARNED, has_active=False, device=device).graph
-
-    assert [graph("cuda", "on"), graph("cuda", "off"), graph("cpu", "on")] == ["graph", None, None]
-    gpu = SimpleNamespace(type="cuda")
-    for asked, expected in (("on", "graph"), ("off", None), ("on", "graph")):  # of one device
-        monkeypatch.setenv("GRAM_GRAPHS", asked)
-        assert gemm.captured(matrices, model.spec, 8, LEARNED, has_active=False, device=gpu).graph == expected
+        ready = gemm.captured(matrices, model.spec, 8, LEARNED, has_active=False, device=torch.device(device))
+        assert ready.graph == expected
 
 
 def test_seed_and_scales_are_written_where_they_change(monkeypatch):
