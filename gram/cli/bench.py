@@ -157,7 +157,7 @@ def bench(
         "sampler": lambda: _sampler_rows(rounds, limit, peer_repo),
         "host": lambda: _host_rows(rounds),
         "kernels": lambda: _kernel_rows(chosen, rounds, peer_repo, known.rates, has_cpu) if has_timings else (),
-        "tuning": lambda: _tuning_rows(presets, rounds, out),
+        "tuning": lambda: _tuning_rows(presets, rounds, out, tell),
         "slots": lambda: _engine_rows("slots", rounds, limit),
         "engine": lambda: _engine_rows("engine", rounds, limit),
         "ray": lambda: _ray_rows(rounds, shards),
@@ -177,8 +177,12 @@ def bench(
     _show(rows)
 
 
-def _tuning_rows(presets: list[str] | None, rounds: int, out: Path | None) -> Iterator[Measurement]:
+def _tuning_rows(
+    presets: list[str] | None, rounds: int, out: Path | None, tell: Callable[[str], None]
+) -> Iterator[Measurement]:
     """A sweep over the presets asked for; without one, over those and the shipped checkpoints that `fused` takes."""
+    from functools import partial
+
     import torch
 
     from gram.api import choose_device
@@ -196,10 +200,10 @@ def _tuning_rows(presets: list[str] | None, rounds: int, out: Path | None) -> It
     tuning_benchmark.refuse(device, models.values())
     if out is None:
         raise ValueError("out must name the file for the chosen cuts, which GRAM_TUNING takes, got none")
-    choices = tuning_benchmark.Choices.of(out)
+    choices, compiler = tuning_benchmark.Choices.of(out), partial(tuning_benchmark.compiled_ahead, tell=tell)
     for name, model in models.items():
         one = {name: model.to(device, torch.bfloat16).requires_grad_(False)}
-        yield from tuning_benchmark.rows(one, choices, rounds=rounds)
+        yield from tuning_benchmark.rows(one, choices, rounds=rounds, compiler=compiler)
 
 
 def _training_rows(

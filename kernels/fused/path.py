@@ -11,6 +11,7 @@ Shapes: `B` trajectories, `L` tokens (registers included), `D` channels.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -177,12 +178,20 @@ def arguments(
     }
 
 
-def launch(kernel: Any, given: dict[str, Any], compiled_in: dict[str, Any], tuning: Tuning = ALONE) -> None:
+def launch(
+    kernel: Any,
+    given: dict[str, Any],
+    compiled_in: dict[str, Any],
+    tuning: Tuning = ALONE,
+    *,
+    only_compiles: bool = False,
+) -> None:
     """Launches a kernel, one program for each group of trajectories, with those of the arguments `given` that it
-    takes."""
+    takes; or compiles what that would launch."""
     named = {name: given[name] for name in kernel.arg_names if name not in compiled_in}
-    programs = -(-given["rows"] // tuning.group)
-    kernel[(programs,)](**named, **compiled_in, num_warps=tuning.warps, num_stages=1)
+    grid = (-(-given["rows"] // tuning.group),)
+    run = partial(kernel.warmup, grid=grid) if only_compiles else kernel[grid]
+    run(**named, **compiled_in, num_warps=tuning.warps, num_stages=1)
 
 
 def supervision_step(
@@ -209,3 +218,11 @@ def supervision_step(
             fixed = constants(spec, packed.layout, injection, has_active=active_B is not None, precision=multiplied)
             launch(supervision_step_kernel, given, fixed, packed.layout.tuning)
     return Step(*given["state_ptr"], *given["score_ptr"])
+
+
+def compile_step(packed: Packed, spec: Spec, h: Tensor, l: Tensor, e_x: Tensor, key: NoiseKey, *, target: str) -> None:
+    """Compiles what `supervision_step` launches on a target, with these arguments and no others, into Triton's
+    cache."""
+    given = arguments(packed, spec, h, l, e_x, key, LEARNED, None, None)
+    fixed = constants(spec, packed.layout, LEARNED, has_active=False, precision=precision(target, h.dtype))
+    launch(supervision_step_kernel, given, fixed, packed.layout.tuning, only_compiles=True)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
 
 from gram.cli.main import main
 from gram.evals.benchmarks import tuning_benchmark
-from gram.kernels.fused import pack, tuning, work
-from gram.kernels.resources import barriers_of, shapes_of
+from gram.kernels.fused import ahead, pack, tuning, work
+from gram.kernels.resources import TARGETS, barriers_of, shapes_of
 from gram.model import Model
 from gram.presets import PRESETS, model_config
 from gram.sampler import run
@@ -165,6 +166,83 @@ def test_a_sweep_that_was_ended_keeps_the_best_so_far_and_goes_on(tmp_path, monk
     assert chosen(model) == BEST
     list(sweep())
     assert len(tried) == 24, "nothing is left"
+
+
+def test_a_sweep_says_whether_its_best_is_faster_than_the_default():
+    """In every round; where the default fails, anything is."""
+
+    def best_of(times):
+        def timer(model, cut, rounds):
+            found = times.get(cut, [3.0, 3.0])
+            if found is None:
+                raise RuntimeError("out of shared memory")
+            return [each / 1e3 for each in found]
+
+        choices = tuning_benchmark.Choices()
+        first = next(iter(tuning_benchmark.rows({"tiny": tiny_model()}, choices, rounds=2, timer=timer)))
+        assert first.facts["tuning"] == asdict(pack.ALONE), "the default is timed first"
+        list(tuning_benchmark.rows({"tiny": tiny_model()}, choices, rounds=2, timer=timer))
+        (entry,) = choices.entries
+        return entry["is_faster"], entry["default_milliseconds"]
+
+    assert best_of({pack.ALONE: [2.0, 2.0], BEST: [1.0, 1.9]}) == (True, 2.0)
+    assert best_of({pack.ALONE: [2.0, 2.4], BEST: [1.0, 2.1]}) == (False, 2.2)
+    assert best_of({pack.ALONE: [2.0, 2.0]}) == (False, 2.0)
+    assert best_of({pack.ALONE: None}) == (True, None)
+
+
+def test_a_sweep_compiles_what_is_left_ahead(tmp_path):
+    """Every model's cuts at once, and of a sweep that goes on the others alone."""
+    asked, path = [], tmp_path / "tuning.json"
+
+    def sweep():
+        choices = tuning_benchmark.Choices.of(path)
+        compiler = lambda model, cuts: asked.append(list(cuts))  # noqa: E731
+        return tuning_benchmark.rows({"tiny": tiny_model()}, choices, rounds=1, timer=stub, compiler=compiler)
+
+    ended = sweep()
+    for _ in range(5):
+        next(ended)
+    ended.close()
+    list(sweep())
+    list(sweep())
+    assert [len(cuts) for cuts in asked] == [24, 19]
+    assert asked[1] == asked[0][5:]
+
+
+@pytest.mark.parametrize(
+    ("errors", "cores", "said"),
+    [
+        ([None, None, None], 5, "compiled 3 of 3 cuts in 3 processes, 0 s"),
+        (
+            [None, "ValueError: no", "ValueError: none"],
+            4,
+            "compiled 1 of 3 cuts in 2 processes, 0 s; the first that failed: ValueError: no",
+        ),
+        (
+            RuntimeError("broken"),
+            5,
+            "compiled 0 of 3 cuts in 3 processes, 0 s; the first that failed: RuntimeError: broken",
+        ),
+        ([None, None, None], 3, None),
+    ],
+)
+def test_compiling_ahead_takes_the_cores_but_two_and_fails_no_sweep(errors, cores, said, monkeypatch):
+    model, told = tiny_model(), []
+
+    def compile_all(requests, processes):
+        assert [each.tuning for each in requests] == cuts
+        if isinstance(errors, Exception):
+            raise errors
+        return errors
+
+    cuts = list(tuning.candidates(model.spec, model.weights()))[:3]
+    monkeypatch.setattr(tuning_benchmark.os, "sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setattr(tuning_benchmark.time, "perf_counter", lambda: 1.0)
+    monkeypatch.setattr(ahead, "compiler_target", lambda device: TARGETS["sm_90"])
+    monkeypatch.setattr(ahead, "compile_all", compile_all)
+    tuning_benchmark.compiled_ahead(model, cuts, tell=told.append)
+    assert told == ([said] if said else [])
 
 
 def test_a_sweep_does_not_go_on_with_another_file(tmp_path):
