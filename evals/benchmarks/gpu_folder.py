@@ -21,6 +21,11 @@ LAST_LINES = 3
 """Of a part that failed, shown of what it said last."""
 OUT_OF_TIME = ("124", "137")
 """Exit statuses of a part that its time limit ended."""
+CUT = "cut"
+"""In an exit status's place, of a part that the end of its call cut off: the next call goes on with it."""
+UNFAILED = ("0", "-", CUT)
+TUNED = "-tuned"
+"""Ends the names of parts that measure once more, with the fastest cuts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +34,7 @@ class Part:
 
     name: str
     exit: str
-    """Exit status; `-` where it could not run, which `command` says then."""
+    """Exit status, or `CUT`; `-` where it could not run, which `command` says then."""
     seconds: int
     command: str
     last_lines: tuple[str, ...] = ()
@@ -42,8 +47,8 @@ class Part:
     @property
     def outcome(self) -> str:
         """In a word or two."""
-        if self.exit == "-":
-            return "not run"
+        if self.exit in ("-", CUT):
+            return "not run" if self.exit == "-" else "cut off, to go on"
         return "done" if self.exit == "0" else "out of time" if self.exit in OUT_OF_TIME else f"failed ({self.exit})"
 
 
@@ -91,7 +96,7 @@ def _parts(folder: Path) -> Iterator[Part]:
             exit=status,
             seconds=int(seconds),
             command=command,
-            last_lines=() if status in ("0", "-") or said else _last(log, LAST_LINES) or _last(text, LAST_LINES),
+            last_lines=() if status in UNFAILED or said else _last(log, LAST_LINES) or _last(text, LAST_LINES),
             summary="".join(said).strip("= "),
             rows=tuple(_listed(rows, "rows")) if rows.is_file() else (),
         )

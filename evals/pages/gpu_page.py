@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
-from gram.evals.benchmarks.gpu_folder import GpuFolder, Part
+from gram.evals.benchmarks.gpu_folder import TUNED, UNFAILED, GpuFolder, Part
 from gram.evals.pages.report import page, section
 from gram.evals.pages.tables import Entry, table, words
 from gram.formatting import number, percent, plural
@@ -40,7 +40,7 @@ _CAPTION = (
 
 def _head(folder: GpuFolder) -> str:
     """The GPUs, and in a line what went well."""
-    wrong = [part for part in folder.parts if part.exit not in ("0", "-")]
+    wrong = [part for part in folder.parts if part.exit not in UNFAILED]
     rows = [row for part in folder.parts for row in part.rows]
     short = sum(row.get("is_met") is False for row in rows)
     failed = sum(row.get("error") is not None for row in rows)
@@ -77,35 +77,46 @@ def _frontiers(verdicts: Mapping[str, str]) -> str:
 
 def _cuts(cuts: Sequence[Mapping[str, Any]]) -> str:
     """How the fused kernel is cut fastest for each model, as a sweep timed it."""
-    heads = ("model", "type", "ms a step", "warps", "stages", "tile", "trajectories a program")
+    heads = ("model", "type", "ms a step", "by default", "warps", "stages", "tile", "trajectories a program")
     rows: list[list[Entry]] = []
     for each in cuts:
         cut = each["tuning"]
         row = [words(each["model"]), words(str(each["dtype"]).removeprefix("torch."))]
-        row += [(f"{each['milliseconds']:.3f}", each["milliseconds"], "")]
+        times = each["milliseconds"], each.get("default_milliseconds")
+        row += [("-", "", "") if time is None else (f"{time:.3f}", time, "") for time in times]
         row += [(str(cut[name]), cut[name], "") for name in ("warps", "stages", "tile", "group")]
         rows.append(row)
     return section("The fused kernel's fastest cuts", table(heads, rows))
 
 
+def _side_by_side(parts: Iterable[Part]) -> list[tuple[Part, Mapping[str, Any]]]:
+    """The measurements in order, those of one name together: before and after."""
+    pairs = [(part, row) for part in parts for row in part.rows]
+    first: dict[str, int] = {}
+    for place, (_, row) in enumerate(pairs):
+        first.setdefault(row["name"], place)
+    return sorted(pairs, key=lambda pair: first[pair[1]["name"]])
+
+
 def _rows(parts: Iterable[Part]) -> str:
     """All measurements of some parts."""
     rows: list[list[Entry]] = []
-    for part in parts:
-        for row in part.rows:
-            name = escape(str(row["name"])), row["name"], "text name"
-            if row.get("error"):
-                rows.append(
-                    [
-                        (f"{name[0]}<br><small>{escape(row['error'])}</small>", *name[1:]),
-                        ("-", "", ""),
-                        *[words("")] * 2,
-                    ]
-                )
-                continue
-            value = f"{number(row['ratio'])}<br><small>{number(row['low'])} to {number(row['high'])}</small>"
-            bound = "" if row["floor"] is None else f"{'at most' if row['is_ceiling'] else 'at least'} {row['floor']:g}"
-            rows.append([name, (value, row["ratio"], ""), words(bound), (HELD[row["is_met"]], None, "text")])
+    for part, row in _side_by_side(parts):
+        name = escape(str(row["name"])), row["name"], "text name"
+        if part.name.endswith(TUNED):
+            name = f"{name[0]}, <strong>with the fastest cuts</strong>", *name[1:]
+        if row.get("error"):
+            rows.append(
+                [
+                    (f"{name[0]}<br><small>{escape(row['error'])}</small>", *name[1:]),
+                    ("-", "", ""),
+                    *[words("")] * 2,
+                ]
+            )
+            continue
+        value = f"{number(row['ratio'])}<br><small>{number(row['low'])} to {number(row['high'])}</small>"
+        bound = "" if row["floor"] is None else f"{'at most' if row['is_ceiling'] else 'at least'} {row['floor']:g}"
+        rows.append([name, (value, row["ratio"], ""), words(bound), (HELD[row["is_met"]], None, "text")])
     return table(["measured", "value", "floor", ""], rows)
 
 

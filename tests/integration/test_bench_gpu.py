@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -21,16 +24,21 @@ SPECS = {name: model_config(name).spec for name in PRESETS} | {
     name: read_config(find(name)).spec for name in shipped_names()
 }
 TUNED = [name for name, spec in SPECS.items() if unsupported_reason(spec) is None]
-TUNING = [f"tuning-{name}" for name in TUNED]
-PARTS = ["machine", "doctor", "graphs-fused", "graphs-eager", "tests-bfloat16", "slots", *TUNING, *KERNELS,
-         "engine", "frontier-fused", "frontier-eager", "tests-training", "training-sudoku9",
-         "training-paper-sudoku-extreme", "tests-float32", "sampler"]  # fmt: skip
+FIRST = ["machine", "doctor", "graphs-fused", "graphs-eager", "kernels-small", "tests-bfloat16", "slots", "engine",
+         "frontier-fused", "frontier-eager", "training-sudoku9"]  # fmt: skip
+SWEPT = ["tuning-small", "tuning-sudoku6", "tuning-colouring8", "tuning-small-attention"]
+LAST = ["kernels-small-attention", "kernels-paper-sudoku", "tests-training", "training-paper-sudoku-extreme",
+        "kernels-paper", "tuning-colouring10", "tuning-sudoku6-unconditional", "tests-float32", "sampler"]  # fmt: skip
+PARTS = FIRST + SWEPT + LAST
 
 PYTHON = """#!/bin/sh
-# Stands in for the interpreter: prints what it is asked for; parts in FAILING end with 3, those in SLOW take long, `-c`
-# does as SEES_GPU says where it asks for torch and as LACKING where it imports what is named there.
+# Stands in for the interpreter: prints what it is asked for; parts in FAILING end with 3, those in SLOW take long,
+# those in SAVING end after SIGTERM and say whether their own child had none, those in LEAVING leave a process behind.
+# `-c` does as SEES_GPU says where it asks for torch, as LACKING where it imports what is named there, and says what
+# FASTER is.
 case "$*" in
 -c*torch*) exit "$SEES_GPU" ;;
+-c*is_faster*) echo "$FASTER"; exit 0 ;;
 -c*)
     for word in $LACKING; do
         case "$*" in *"$word"*) echo "ModuleNotFoundError: No module named '$word'" >&2; exit 1 ;; esac
@@ -54,7 +62,22 @@ for word in $FAILING; do
 done
 case "${NO_GRAPHS:-} ${GRAM_GRAPHS:-on} $*" in "yes on "*eval*) echo "no graph" >&2; exit 3 ;; esac
 for word in $SLOW; do
-    case "$*" in *"$word"*) echo begun; exec sleep 60 ;; esac
+    case "$*" in *"$word"*) echo $$ >"$ASKED.pid"; echo begun; exec sleep 60 ;; esac
+done
+for word in $LEAVING; do
+    case "$*" in *"$word"*) sleep 60 & echo $! >"$ASKED.pid" ;; esac
+done
+for word in $SAVING; do
+    case "$*" in *"$word"*)
+        sleep 60 &
+        helper=$!
+        trap came=yes TERM
+        while [ -z "$came" ]; do sleep 0.1; done
+        sleep 0.5
+        grep -q '^State:.S' "/proc/$helper/status" && echo "SIGTERM, alone"
+        exit 143
+        ;;
+    esac
 done
 case "$*" in *--json*) echo '{"asked": "'"$*"'"}' ;; *) echo "asked: $*" ;; esac
 """
@@ -80,17 +103,38 @@ def checkout(tmp_path):
     return root
 
 
-def run(root: Path, *arguments: str, sees_gpu: int = 0, has_gpu: bool = True, **more: str):
-    """`more` is environment, in capitals."""
+def command(root: Path, *arguments: str, sees_gpu: int = 0, has_gpu: bool = True, **more: str):
+    """The script's command line and environment."""
     path = os.environ["PATH"]
     if has_gpu:
         path = f"{root / 'bin'}:{path}"
     environment = {**os.environ, "PATH": path, "SEES_GPU": str(sees_gpu), "ASKED": str(root / "asked")}
-    environment |= {"FAILING": "", "SLOW": "", "LACKING": "", "PYTHONPATH": ""} | more
-    return subprocess.run(
-        ["bash", str(root / "scripts" / "bench_gpu.sh"), *arguments],
-        capture_output=True, text=True, env=environment, cwd=root.parent,
-    )  # fmt: skip
+    words = ("FAILING", "SLOW", "SAVING", "LEAVING", "LACKING", "FASTER", "PYTHONPATH")
+    environment |= dict.fromkeys(words, "") | more
+    line = ["bash", str(root / "scripts" / "bench_gpu.sh"), *arguments]
+    return line, environment
+
+
+def run(root: Path, *arguments: str, sees_gpu: int = 0, has_gpu: bool = True, **more: str):
+    """`more` is environment, in capitals."""
+    line, environment = command(root, *arguments, sees_gpu=sees_gpu, has_gpu=has_gpu, **more)
+    return subprocess.run(line, capture_output=True, text=True, env=environment, cwd=root.parent)
+
+
+def with_setting(root: Path, name: str, value: int) -> None:
+    """Another value of one of the script's own."""
+    script = root / "scripts" / "bench_gpu.sh"
+    text, count = re.subn(rf"^{name}=\d+", f"{name}={value}", script.read_text(), flags=re.MULTILINE)
+    assert count == 1
+    script.write_text(text)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process runs; one that ended and was not yet waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def statuses(folder: Path) -> dict[str, str]:
@@ -147,21 +191,35 @@ def test_every_part_leaves_its_result(checkout, tmp_path):
     )
 
 
-@pytest.mark.parametrize("failing", ["", "tuning"])
-def test_what_comes_after_the_sweep_takes_its_file(checkout, tmp_path, failing):
-    """Whatever ended the sweep: it keeps what it timed."""
-    run(checkout, "results", FAILING=failing)
+def test_the_sweep_is_of_every_model_that_the_fused_kernel_takes(checkout, tmp_path):
+    run(checkout, "results")
+    file = tmp_path / "results" / "tuning.json"
+    sweeps = [line for line in (checkout / "asked").read_text().splitlines() if "bench tuning" in line]
+    assert all(line.endswith(f" --rounds 3 --out {file}") for line in sweeps)
+    assert sorted(line.split()[-5] for line in sweeps) == sorted(TUNED)
+
+
+@pytest.mark.parametrize(
+    ("faster", "failing", "tuned"),
+    [
+        ("", "", []),
+        ("colouring10", "", []),
+        ("small", "", ["kernels-small-tuned"]),
+        ("small-attention colouring8", "tuning", ["engine-tuned", "kernels-small-attention-tuned"]),
+    ],
+)
+def test_what_is_faster_with_a_sweeps_cuts_is_measured_with_them_too(checkout, tmp_path, faster, failing, tuned):
+    """In a part of its own, whatever ended the sweep: it keeps what it timed. All else takes the default."""
+    run(checkout, "results", FASTER=faster, FAILING=failing, GRAM_TUNING="mine.json")
+    results = tmp_path / "results"
+    found = list(statuses(results))
+    assert [name for name in found if name.endswith("-tuned")] == tuned
+    assert all(found.index(name) > found.index("tuning-small-attention") for name in tuned)
     asked = [line.split(" ", 1) for line in (checkout / "asked.tuning").read_text().splitlines()]
-    file = str(tmp_path / "results" / "tuning.json")
-    first = next(index for index, (_, line) in enumerate(asked) if "bench tuning" in line)
-    after = [(tuning, line) for tuning, line in asked[first:] if "bench tuning" not in line]
-    assert {tuning for tuning, _ in asked[:first]} == {"none"}
-    assert len(after) == len(PARTS) - len(TUNING) - first - 1  # the first part is not Python's
-    assert {tuning for tuning, _ in after} == {file}
-    sweeps = [line for _, line in asked if "bench tuning" in line]
-    assert all(
-        line.endswith(f"--preset {name} --rounds 3 --out {file}") for name, line in zip(TUNED, sweeps, strict=True)
-    )
+    given = [line for file, line in asked if file == str(results / "tuning.json")]
+    assert len(given) == len(tuned)
+    assert all(line.endswith(f"--out {results}/{name}.rows.json") for name, line in zip(tuned, given, strict=True))
+    assert {file for file, line in asked if line not in given} == {"none"}
 
 
 @pytest.mark.parametrize("python", [None, "other-python"])
@@ -195,8 +253,8 @@ def test_a_part_that_fails_is_told_and_hides_no_other(checkout, tmp_path):
     done = run(checkout, "results", FAILING="kernels sampler")
     assert done.returncode == 1
     results = tmp_path / "results"
-    failed = {*KERNELS, "sampler"}
-    assert statuses(results) == {name: "3" if name in failed else "0" for name in PARTS}
+    assert {name for name, status in statuses(results).items() if status == "3"} == {*KERNELS, "sampler"}
+    assert set(statuses(results)) == set(PARTS)
     assert "no kernels" in done.stdout
     assert not (results / "kernels-paper.txt").exists()
     assert (results / "frontier-fused.json").exists()
@@ -254,14 +312,24 @@ def test_the_same_command_goes_on_with_what_is_missing_then_with_what_failed(che
 
 def test_results_of_other_sources_or_another_gpu_are_not_mixed(checkout, tmp_path):
     run(checkout, "results")
-    assert_refused(run(checkout, "results", GPU="GPU 1"), "same sources and GPU")
+    assert_refused(run(checkout, "results", GPU="GPU 1"), "same sources and kind of GPU")
     (checkout / "gram" / "model.py").write_text("x = 2\n")
-    assert_refused(run(checkout, "results"), "same sources and GPU")
+    assert_refused(run(checkout, "results"), "same sources and kind of GPU")
+
+
+def test_another_machine_with_a_gpu_of_the_same_kind_goes_on(checkout, tmp_path):
+    """Also with a folder of an earlier version, which had the UUID."""
+    assert run(checkout, "results", GPU="GPU 0: NVIDIA H200 (UUID: GPU-12-34)").returncode == 0
+    file = tmp_path / "results" / "run.txt"
+    assert file.read_text().startswith("GPU 0: NVIDIA H200\n")
+    assert run(checkout, "results", GPU="GPU 0: NVIDIA H200 (UUID: GPU-56-78)").returncode == 0
+    file.write_text(file.read_text().replace("H200", "H200 (UUID: GPU-12-34)"))
+    assert run(checkout, "results", GPU="GPU 0: NVIDIA H200 (UUID: GPU-56-78)").returncode == 0
+    assert_refused(run(checkout, "results", GPU="GPU 0: NVIDIA H100 (UUID: GPU-12-34)"), "kind of GPU")
 
 
 def test_a_part_is_ended_in_time_and_its_beginning_kept(checkout, tmp_path):
-    script = checkout / "scripts" / "bench_gpu.sh"
-    script.write_text(script.read_text().replace("limit=540\n", "limit=1\n"))
+    with_setting(checkout, "limit", 1)
     done = run(checkout, "results", SLOW="engine")
     assert done.returncode == 1
     assert statuses(tmp_path / "results") == {name: "124" if name == "engine" else "0" for name in PARTS}
@@ -269,13 +337,91 @@ def test_a_part_is_ended_in_time_and_its_beginning_kept(checkout, tmp_path):
     assert (tmp_path / "results" / "engine.txt").read_text() == "begun\n"
 
 
+def test_a_call_ends_in_time_and_the_next_one_goes_on(checkout, tmp_path):
+    """What its end cut off is no failure, what should have more than is left does not begin, and the page is made."""
+    results = tmp_path / "results"
+    for value in ("59", "1e3", "-70", "none"):
+        assert_refused(run(checkout, "results", GRAM_SECONDS=value), "GRAM_SECONDS", value)
+    with_setting(checkout, "page", 56)
+    script = checkout / "scripts" / "bench_gpu.sh"
+    script.write_text(script.read_text().replace("[slots]=60", "[slots]=1"))
+    done = run(checkout, "results", GRAM_SECONDS="60", SLOW="slots")
+    assert done.returncode == 3, done.stderr
+    assert statuses(results) == {"machine": "0", "slots": "cut"}, "too little was left for any other"
+    assert "== kernels-small: left to the next call: it should have 100 s" in done.stdout
+    assert "was cut off by the end of this call" in done.stdout
+    assert (results / "slots.txt").read_text() == "begun\n"
+    assert (results / "report.html").is_file()
+    assert done.stdout.splitlines()[-1] == f"parts left to the next call of the same command: {len(PARTS) - 1}"
+    done = run(checkout, "results", GRAM_SECONDS="600")
+    assert done.returncode == 0, done.stderr
+    assert statuses(results) == dict.fromkeys(PARTS, "0")
+
+
+def test_a_part_that_has_a_call_to_itself_is_out_of_time(checkout, tmp_path):
+    """Else it would begin every call anew, and nothing else would have its turn."""
+    results = tmp_path / "results"
+    with_setting(checkout, "page", 58)
+    run(checkout, "results", FAILING="engine", GRAM_SECONDS="600")
+    status = (results / "status.tsv").read_text()
+    (results / "status.tsv").write_text("".join(line for line in status.splitlines(True) if "slots\t" not in line))
+    done = run(checkout, "results", GRAM_SECONDS="60", SLOW="slots")
+    assert done.returncode == 3, "engine is left"
+    assert statuses(results)["slots"] == "124"
+    assert statuses(results)["engine"] == "3"
+
+
+@pytest.mark.parametrize("is_group", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_ends_a_call_ends_its_part(checkout, tmp_path, number, is_group):
+    """As `timeout` does, with the whole group and twice."""
+    line, environment = command(checkout, "results", SLOW="engine")
+    file, pids = tmp_path / "results" / "engine.txt", checkout / "asked.pid"
+    with subprocess.Popen(
+        line, env=environment, cwd=tmp_path, start_new_session=True, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + 60
+        while not (file.exists() and file.read_text()) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        part = int(pids.read_text())
+        assert is_running(part)
+        process.send_signal(number)
+        if is_group:
+            os.killpg(process.pid, number)
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    assert process.returncode == 128 + number
+    assert not is_running(part)
+    assert statuses(tmp_path / "results")["engine"] == "cut"
+    assert not (tmp_path / "results" / "report.html").exists()
+    assert run(checkout, "results").returncode == 0
+
+
+def test_a_part_alone_hears_of_its_end_and_leaves_nothing_behind(checkout, tmp_path):
+    """`timeout` tells a group besides, so that the part hears it twice and its compilers end while it saves."""
+    with_setting(checkout, "limit", 1)
+    run(checkout, "results", SAVING="engine", LEAVING="slots")
+    assert (tmp_path / "results" / "engine.txt").read_text() == "SIGTERM, alone\n"
+    assert not is_running(int((checkout / "asked.pid").read_text()))
+
+
+def test_the_training_has_its_turn_before_what_had_failed(checkout, tmp_path):
+    (tmp_path / "pairs.csv").write_text("")
+    named = {"GRAM_PUZZLES": "pairs.csv", "FAILING": "engine"}
+    run(checkout, "results", **named)
+    (checkout / "asked").unlink()
+    assert run(checkout, "results", **named).returncode == 1
+    asked = (checkout / "asked").read_text().splitlines()
+    assert ["pairs.csv" in line for line in asked] == [True, False]
+
+
 def test_every_call_goes_on_with_the_run_of_the_puzzles(checkout, tmp_path):
     """Also where its time ends it, and after a call without puzzles."""
     (tmp_path / "pairs.csv").write_text("")
     named = {"GRAM_PUZZLES": "pairs.csv"}
     assert_refused(run(checkout, "results", GRAM_PUZZLES="none.csv"), "GRAM_PUZZLES", "none.csv")
-    script = checkout / "scripts" / "bench_gpu.sh"
-    script.write_text(script.read_text().replace("piece=480\n", "piece=1\n"))
+    with_setting(checkout, "piece", 1)
     done = run(checkout, "results")
     assert done.returncode == 0, done.stderr
     assert "training: not run: GRAM_PUZZLES names no file of puzzles" in done.stdout

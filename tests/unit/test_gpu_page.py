@@ -82,6 +82,27 @@ def test_the_page_has_what_every_part_left(folder):
     assert not (folder / "joint.json").exists()
 
 
+def test_before_and_after_the_sweep_stand_side_by_side(folder):
+    """And a part that a call's end cut off is no failure."""
+    with (folder / "status.tsv").open("a") as file:
+        file.write("kernels-small-tuned\t0\t90\tgram bench kernels\nsampler\tcut\t12\tgram bench sampler\n")
+    bench(folder, "kernels-small-tuned", Measurement.of("small: compiled / fused, time", [3.5], 2.0))
+    choices = json.loads((folder / "tuning.json").read_text())
+    choices["choices"][0]["default_milliseconds"] = 0.7891
+    (folder / "tuning.json").write_text(json.dumps(choices))
+    report(folder)
+    page = (folder / "report.html").read_text()
+    rows = [
+        line for line in page.split("<tr") if "small: compiled / fused, time" in line or "share of the floor" in line
+    ]
+    assert ["with the fastest cuts" in row for row in rows] == [False, True, False]
+    assert "3.50<br>" in rows[1]
+    assert "0.789" in page
+    assert "cut off, to go on" in page
+    assert "6 of 8 parts without a failure" in page
+    assert '<p class="warn">sampler' not in page
+
+
 def test_a_run_that_has_only_begun_has_a_page(tmp_path):
     (tmp_path / "status.tsv").write_text("part\texit\tseconds\tcommand\n")
     (tmp_path / "run.txt").write_text(GPU)
