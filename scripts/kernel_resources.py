@@ -36,7 +36,7 @@ def configs() -> Iterator[tuple[str, ModelConfig]]:
 
 def line(name: str, cut: pack.Tuning, made: Resources) -> str:
     """A row of the table."""
-    barriers = "" if made.barriers is None else f"{made.barriers:.1f}"
+    barriers = "" if made.barriers is None else f"{made.barriers:.2f}"
     figures = [
         made.registers, made.stack_bytes, made.inner_spills, barriers, f"{made.executed:.2f}", made.shared_bytes // 1024
     ]  # fmt: skip

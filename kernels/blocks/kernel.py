@@ -9,18 +9,17 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from gram.kernels.fused.attention import attended, product
 from gram.kernels.fused.kernel import (
     FIXED_SCALE_HIGH,
     FIXED_SCALE_LOW,
     PATH,
-    attended,
     guided,
     head_values,
     hidden_tile,
     named_normals,
     normed,
     perturbed,
-    product,
     token_mixed,
 )
 

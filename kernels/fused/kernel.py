@@ -21,19 +21,13 @@ import triton
 import triton.language as tl
 
 import gram.kernels.older_triton  # noqa: F401 - `tl.range` below takes `disable_licm`
+from gram.kernels.fused.attention import attended, owner_of, product, token_of
 from gram.kernels.philox_triton import normals_at
 
 PRIOR = tl.constexpr(0)
 FIXED_SCALE_LOW = tl.constexpr(3)
 FIXED_SCALE_HIGH = tl.constexpr(4)
 PATH = tl.constexpr(5)
-
-
-@triton.jit
-def product(a, b, acc, PRECISION: tl.constexpr):
-    """`acc + a b`, fp32; fp32 factors are multiplied as `PRECISION` says."""
-    FACTORS: tl.constexpr = "ieee" if PRECISION == "tanh" else PRECISION
-    return tl.dot(a, b, acc, input_precision=FACTORS, out_dtype=tl.float32)
 
 
 @triton.jit
@@ -59,32 +53,6 @@ def hidden_tile(x, matrix, row, ROWS: tl.constexpr, TILE: tl.constexpr, PRECISIO
     else:
         act = gated(gate, up)
     return act.to(x.dtype)
-
-
-@triton.jit
-def rotated(x, cos, sin, ROWS: tl.constexpr, W: tl.constexpr):
-    """Rotary positions on adjacent pairs."""
-    first, second = tl.split(tl.reshape(x, (ROWS, W // 2, 2)))
-    return tl.reshape(tl.join(first * cos - second * sin, second * cos + first * sin), (ROWS, W))
-
-
-@triton.jit
-def owner_of(row, GROUP: tl.constexpr, LP: tl.constexpr):
-    """Which of its program's trajectories a token row is of."""
-    if GROUP == 3:
-        rest = tl.minimum((row - 3 * (LP // 2)) // (LP // 8), 2)
-        return tl.where(row < 3 * (LP // 2), row // (LP // 2), rest)
-    return row // LP
-
-
-@triton.jit
-def token_of(row, GROUP: tl.constexpr, LP: tl.constexpr):
-    """The token of its trajectory that a row holds; `L` or more where it holds none."""
-    if GROUP == 3:
-        rest = row - 3 * (LP // 2)
-        rest = LP // 2 + rest - tl.minimum(rest // (LP // 8), 2) * (LP // 8)
-        return tl.where(row < 3 * (LP // 2), row % (LP // 2), rest)
-    return row % LP
 
 
 @triton.jit
@@ -156,46 +124,6 @@ def stacked(first, second, third, fourth, ROWS: tl.constexpr, WIDTH: tl.constexp
     """Four tensors `[ROWS / 4, WIDTH]` as rows of one."""
     joined = tl.join(tl.join(first, third), tl.join(second, fourth))
     return tl.reshape(tl.permute(joined, (2, 3, 0, 1)), (ROWS, WIDTH))
-
-
-@triton.jit
-def attended(
-    x, heads, row, cos_ptr, sin_ptr,
-    L: tl.constexpr, LP: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, W: tl.constexpr,
-    IS_ROTARY: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """`x` plus attention over each trajectory's own tokens, fp32."""
-    acc = x.to(tl.float32)
-    rows = tl.arange(0, ROWS)
-    tokens = token_of(rows, GROUP, LP)
-    blank = tl.zeros((ROWS, W), tl.float32)
-    for head in tl.range(0, D // W, num_stages=STAGES):
-        first = row + head * 4 * W
-        query = product(x, tl.trans(heads.load([first, 0])), blank, PRECISION)
-        key = product(x, tl.trans(heads.load([first + W, 0])), blank, PRECISION)
-        if IS_ROTARY:
-            at = tokens[:, None] * (W // 2) + tl.arange(0, W // 2)[None, :]
-            is_token = tokens[:, None] < L
-            cos = tl.load(cos_ptr + at, mask=is_token, other=0.0)
-            sin = tl.load(sin_ptr + at, mask=is_token, other=0.0)
-            query = rotated(query, cos, sin, ROWS, W)
-            key = rotated(key, cos, sin, ROWS, W)
-        query = (query * (W**-0.5)).to(x.dtype)
-        scores = product(query, tl.trans(key.to(x.dtype)), tl.zeros((ROWS, ROWS), tl.float32), PRECISION)
-        is_seen = (tokens < L)[None, :]
-        if GROUP > 1:
-            owners = owner_of(rows, GROUP, LP)
-            is_seen = is_seen & (owners[:, None] == owners[None, :])
-        scores = tl.where(is_seen, scores, float("-inf"))
-        attention = tl.exp(scores - tl.max(scores, 1)[:, None])
-        attention = (attention / tl.sum(attention, 1)[:, None]).to(x.dtype)
-        value = product(x, tl.trans(heads.load([first + 2 * W, 0])), blank, PRECISION)
-        if GROUP > 1:
-            # A weight of 0 times what is not finite would reach the other trajectories.
-            value = tl.where(tl.abs(value) < float("inf"), value, 0.0)
-        mixed = product(attention, value.to(x.dtype), blank, PRECISION).to(x.dtype)
-        acc = product(mixed, heads.load([first + 3 * W, 0]), acc, PRECISION)
-    return tl.where((tokens < L)[:, None], acc, 0.0)
 
 
 @triton.jit

@@ -71,7 +71,7 @@ def default(target: str, dtype: torch.dtype, spec: Spec, weights: Weights) -> Tu
     is_token = spec.mixer == "token"
     if group == 1:
         return Tuning(stages=3 if target == "sm_90" else 1)
-    # A third tile ahead takes barriers away from loops over tokens on sm_100, and adds some to those over heads.
+    # A third tile ahead takes barriers away from loops over tokens on sm_100, and none from those over heads.
     stages = 3 if target == "sm_100" and is_token else 2
     # Three sums over tokens, one after the other, leave sm_90 no room for wider tiles.
     token_tile = 16 if target == "sm_90" and is_token and group == 3 else TOKEN_TILE

@@ -17,16 +17,8 @@ import triton
 import triton.language as tl
 
 from gram.kernels.blocks.kernel import is_on
-from gram.kernels.fused.kernel import (
-    FIXED_SCALE_HIGH,
-    FIXED_SCALE_LOW,
-    PATH,
-    PRIOR,
-    gated,
-    product,
-    rotated,
-    token_mixed,
-)
+from gram.kernels.fused.attention import product, rotated
+from gram.kernels.fused.kernel import FIXED_SCALE_HIGH, FIXED_SCALE_LOW, PATH, PRIOR, gated, token_mixed
 from gram.kernels.philox_triton import normals_at
 
 NO_SUM = tl.constexpr(0)

@@ -15,11 +15,14 @@ from gram.config import ModelConfig
 from gram.kernels import resources
 from gram.kernels.fused import tuning
 from gram.kernels.spec import LEARNED, Injection
+from gram.presets import model_config
 from tests.kernel_presets import FUSED, GEMM, NONE, SHIPPED, shipped_config, small_config, spec_and_shapes
 
 STACK_BUDGET, SHARED_BUDGET = 64, 227 * 1024
-BARRIERS = 4
+BARRIERS = {"sm_90": 3, "sm_100": 4}
 """For each tile of weights."""
+BARRIERS_OF_THREE = 4.25
+"""The same on sm_100 where attention is of three trajectories a program: 17 for the four tiles of a head."""
 IS_OLD = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 5)
 if IS_OLD:
     STACK_BUDGET = 512
@@ -64,8 +67,20 @@ def test_a_small_model_fits_an_sm_90():
     assert made.executed is not None
     assert made.executed <= 1.1, made
     assert made.barriers is not None
-    assert made.barriers <= BARRIERS, made
+    assert made.barriers <= BARRIERS["sm_90"], made
     assert made.stack_bytes == 0, made
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(IS_OLD, reason="triton 3.4 cannot keep addresses inside of a loop, so that this kernel spills")
+@pytest.mark.parametrize("target", list(BARRIERS))
+def test_attention_over_64_tokens_has_few_barriers(target):
+    (made,) = resources.compile_path(*spec_and_shapes(model_config("small-attention")), target)
+    assert made.executed is not None
+    assert made.executed <= 1.1, made
+    assert made.barriers is not None
+    assert made.barriers <= BARRIERS[target], made
+    assert made.stack_bytes == made.inner_spills == 0, made
 
 
 def test_the_blocks_of_a_small_model_fit_an_sm_90():
@@ -79,7 +94,8 @@ def test_the_blocks_of_a_small_model_fit_an_sm_90():
 @pytest.mark.parametrize("name", FUSED)
 @pytest.mark.parametrize("target", list(resources.TARGETS))
 def test_every_shipped_model_compiles(name, target):
-    (made,) = resources.compile_path(*spec_and_shapes(shipped_config(name)), target)
+    spec, shapes = spec_and_shapes(shipped_config(name))
+    (made,) = resources.compile_path(spec, shapes, target)
     print(name, made)
     if target == "sm_90":
         assert_within_budget(made)
@@ -87,9 +103,9 @@ def test_every_shipped_model_compiles(name, target):
         assert made.executed is not None
         assert made.executed <= 1.35, made
         assert made.stack_bytes == 0 or IS_OLD, made
-    if target == "sm_90" or (target == "sm_100" and shipped_config(name).mixer == "token"):
+        is_of_three = target == "sm_100" and spec.mixer == "attention" and spec.length <= 40
         assert made.barriers is not None
-        assert made.barriers <= BARRIERS or IS_OLD, made
+        assert made.barriers <= (BARRIERS_OF_THREE if is_of_three else BARRIERS[target]) or IS_OLD, made
     assert made.inner_spills == 0 or target in ("sm_80", "gfx942"), made
     assert made.shared_bytes <= SHARED_LIMITS[target], made
     assert made.products == PRODUCTS.get(target, made.products)
