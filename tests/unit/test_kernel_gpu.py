@@ -9,6 +9,7 @@ import gram
 from gram.kernels import dispatch, first_use, reference
 from gram.kernels.fused import pack
 from gram.kernels.philox import NoiseKey
+from gram.kernels.resources import shapes_of
 from gram.kernels.spec import Injection
 from gram.sampler import stretches
 from gram.sampler.engine import Engine
@@ -80,6 +81,24 @@ def test_a_trajectory_is_the_same_in_every_place_of_a_program_in_bfloat16(mixer,
         later = fused.supervision_step(packed, model.spec, *(x[shift:] for x in inputs), key.at(slice(shift, None)))
         for whole, part in zip(together, later, strict=True):
             assert torch.equal(whole[shift:], part)
+
+
+def test_a_launch_finds_the_cut_that_was_compiled_ahead_in_bfloat16(tmp_path, monkeypatch):
+    """By processes that used no GPU; it compiles nothing."""
+    from gram.kernels.fused import ahead
+    from gram.kernels.fused import path as fused
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    model = gram.load("sudoku6").model.to("cuda", torch.bfloat16).requires_grad_(False)
+    cut = pack.Tuning(warps=4, tile=64, token_tile=64)
+    asked = ahead.request(model.device, model.spec, shapes_of(model.weights()), model.dtype, cut, 64)
+    assert ahead.compile_all([asked], 1) == [None]
+    compiled = sorted(tmp_path.rglob("*.ttir"))
+    assert compiled
+    states, key = first_use.made_up(model.spec, model.dtype, model.device, 64)
+    fused.supervision_step(pack.pack(model.weights(), model.spec, model.dtype, cut), model.spec, *states, key)
+    torch.cuda.synchronize()
+    assert sorted(tmp_path.rglob("*.ttir")) == compiled
 
 
 @pytest.mark.parametrize("path", ["fused", "blocks"])
