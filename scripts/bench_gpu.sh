@@ -286,8 +286,9 @@ for pass in 1 2; do
     part $pass machine nvidia-smi -q -d CLOCK,POWER,MEMORY,UTILIZATION
     part $pass doctor "${gram[@]}" doctor --json
     for kernel in fused eager; do
-        # A run that is long enough for its graph to be captured and launched many times.
-        long=("${gram[@]}" eval sudoku6 --kernel "$kernel" --limit 200 --width 400 --json)
+        # A run that is long enough for its graph to be captured and launched many times, also once so many random
+        # numbers were drawn that drawing them is compiled.
+        long=("${gram[@]}" eval sudoku6 --kernel "$kernel" --limit 200 --width 1600 --json)
         part $pass "graphs-$kernel" env GRAM_GRAPHS=on "${long[@]}"
         case $(status_of "graphs-$kernel") in '' | 0 | cut) continue ;; esac
         if [ "${GRAM_GRAPHS:-on}" = on ]; then

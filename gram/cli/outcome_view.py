@@ -90,10 +90,12 @@ def _votes(answer: Answer) -> str:
 def _verdict(found: PuzzleResult) -> Text:
     selected = found.answers[0]
     every = "very many solutions" if found.solution_count is None else plural(found.solution_count, "solution")
+    stopped = found.stopped_trajectories
+    ended = f", {stopped} stopped when the first halted" if stopped else ""
     return Text.assemble(
         (_judgement(selected), "bold green" if selected.is_valid else "bold red"),
         f", {len(found.solutions)} of {every} found\n",
-        (f"{found.valid_trajectories} of {plural(found.width, 'trajectory', 'trajectories')} valid", "dim"),
+        (f"{found.valid_trajectories} of {plural(found.width, 'trajectory', 'trajectories')} valid{ended}", "dim"),
     )
 
 

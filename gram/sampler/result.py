@@ -194,6 +194,16 @@ class PuzzleResult:
         return self._judged[0]
 
     @property
+    def stopped_trajectories(self) -> int:
+        """Trajectories that were stopped because another one had halted (width policy `first-halt`)."""
+        config = self._result.config
+        if config.width_policy != "first-halt":
+            return 0
+        before = (self.width - 1) // config.stage * config.stage  # of earlier stages nobody halted
+        is_halted = self._result.is_halted[self.index, before : self.width]
+        return int((~is_halted).sum()) if is_halted.any() else 0
+
+    @property
     def valid_trajectories(self) -> int:
         """Trajectories whose answer is valid."""
         return sum(answer.votes for answer in self.solutions)

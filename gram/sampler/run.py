@@ -225,7 +225,7 @@ def shape_of(model: Model) -> dict[str, Any]:
     return {
         name: value
         for name, value in config_to_json(model.config).items()
-        if name not in ("selector", "views", "width_policy", "identities")
+        if name not in ("selector", "views", "width_policy", "width_stage", "identities")
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -112,6 +113,25 @@ def test_an_outcome_fits_the_terminal(name: str, width: int) -> None:
     assert "\u2026" not in text
     assert text.count("votes") >= 1
     assert "found" in text
+
+
+def test_trajectories_that_stopped_at_anothers_halt_are_told() -> None:
+    """Of the last stage alone: those of an earlier one ran to their end."""
+    sampled = result("sudoku4", 10)
+    for policy, halted, expected in (
+        ("first-halt", [9], 1),
+        ("first-halt", [8, 9], 0),
+        ("first-halt", [], 0),
+        ("trusted", [9], 0),
+    ):
+        stage = 4 if policy == "first-halt" else None
+        found = replace(sampled, config=replace(sampled.config, width_policy=policy, width_stage=stage))
+        found.is_halted[:] = False
+        found.is_halted[0, halted] = True
+        assert found[0].stopped_trajectories == expected
+        screen = console(120)
+        outcome_view.show_puzzle(screen, found[0], "puzzle 1 of 1")
+        assert ("1 stopped when the first halted" in " ".join(lines(screen))) == (expected == 1)
 
 
 @pytest.mark.parametrize("is_trained", [True, False])
