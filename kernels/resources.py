@@ -65,6 +65,9 @@ PROCESSORS = {
 }
 """CUDA C++ Programming Guide, technical specifications per compute capability; AMD CDNA 3 ISA: four units of 512
 registers a lane and 8 waves each."""
+TENSOR_COLUMNS = 512
+"""Of an sm_100's tensor memory (PTX ISA, `tcgen05.alloc`). Triton makes a mere trap of a program that takes more, and
+refuses to launch it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -216,6 +219,8 @@ def _compiled(source: Source, target: str, spec: Spec, shapes: Mapping[str, list
         part = source.constants["PART"]
         executed = work.ratio(spec, source.layout, part, shapes, work.repeats(compiled.asm["ttgir"]))
     programs = programs_of(target, registers=found["registers"], shared_bytes=found["shared_bytes"], warps=warps)
+    if (getattr(compiled.metadata, "tmem_size", None) or 0) > TENSOR_COLUMNS:
+        programs = 0
     return Resources(
         target=target,
         kernel=source.name,

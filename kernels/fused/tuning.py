@@ -60,7 +60,7 @@ def default(target: str, dtype: torch.dtype, spec: Spec, weights: Weights) -> Tu
 
     As many trajectories a program as fit 128 rows, on sm_90 and sm_100 in bfloat16: their products then do nearly
     nothing twice. Elsewhere registers or shared memory do not hold them, and fp32 takes twice the room. Stages and
-    tiles are those that compile without a stack, with the fewest barriers.
+    tiles are those that compile without a stack, with the fewest barriers, by Triton 3.7.
     """
     if target not in ("sm_90", "sm_100") or dtype is not torch.bfloat16:
         return ALONE
@@ -68,6 +68,8 @@ def default(target: str, dtype: torch.dtype, spec: Spec, weights: Weights) -> Tu
     group = next((each for each in (3, 2) if group_obstacle(spec, each, hidden) is None), 1)
     if spec.length > 64 or spec.dim < 128:
         group = 1  # short of rows or of channels, nothing was compiled
+    if target == "sm_100" and _triton() < (3, 7):
+        group = 1  # the sums of several take up to 648 columns of tensor memory, of 512, and are not launched
     is_token = spec.mixer == "token"
     if group == 1:
         return Tuning(stages=3 if target == "sm_90" else 1)
@@ -76,6 +78,11 @@ def default(target: str, dtype: torch.dtype, spec: Spec, weights: Weights) -> Tu
     # Three sums over tokens, one after the other, leave sm_90 no room for wider tiles.
     token_tile = 16 if target == "sm_90" and is_token and group == 3 else TOKEN_TILE
     return Tuning(stages=stages, group=group, token_tile=token_tile)
+
+
+def _triton() -> tuple[int, ...]:
+    """Version of triton, major and minor."""
+    return tuple(map(int, version("triton").split(".")[:2]))
 
 
 def candidates(spec: Spec, weights: Weights) -> Iterator[Tuning]:

@@ -3,7 +3,9 @@
 Most compile in this process, which interprets no kernels: a process apart for each costs as much as compiling."""
 
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,10 +25,15 @@ BARRIERS = {"sm_90": 3, "sm_100": 4}
 """For each tile of weights."""
 BARRIERS_OF_THREE = 4.25
 """The same on sm_100 where attention is of three trajectories a program: 17 for the four tiles of a head."""
-IS_OLD = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 5)
-if IS_OLD:
+TRITON = tuple(map(int, triton.__version__.split(".")[:2]))
+if TRITON < (3, 6):
     STACK_BUDGET = 512
-    """Triton 3.4 keeps up to 440 bytes on the stack, outside inner loops; 3.5 at most 64 of `small`."""
+    """Triton 3.4 keeps up to 440 bytes on the stack, outside inner loops."""
+IS_OLD = TRITON < (3, 7)
+SPILLS = "triton before 3.7, by which the cuts were chosen, spills more"
+HAS_LINKER = TRITON >= (3, 5) or "TRITON_HIP_LLD_PATH" in os.environ or Path("/opt/rocm/llvm/bin/ld.lld").is_file()
+WITHOUT_LINKER = pytest.mark.skipif(not HAS_LINKER, reason="triton 3.4 links for AMD with TRITON_HIP_LLD_PATH")
+TARGETS = [pytest.param(each, marks=WITHOUT_LINKER if each == "gfx942" else ()) for each in resources.TARGETS]
 SHARED_LIMITS = {"sm_80": 163 * 1024, "sm_90": SHARED_BUDGET, "sm_100": SHARED_BUDGET, "gfx942": 64 * 1024}
 """Shared memory that a program may have on each device."""
 PRODUCTS = {"sm_80": "mma.sync", "sm_90": "wgmma.mma_async", "gfx942": "mfma"}
@@ -59,7 +66,9 @@ def assert_blocks_within_budget(made: list[resources.Resources]) -> None:
         assert each.spills == 0, each
 
 
-@pytest.mark.skipif(IS_OLD, reason="triton 3.4 cannot keep addresses inside of a loop, so that this kernel spills")
+@pytest.mark.skipif(
+    TRITON < (3, 5), reason="triton 3.4 cannot keep addresses inside of a loop, so that this kernel spills"
+)
 def test_a_small_model_fits_an_sm_90():
     (made,) = resources.compile_apart(*spec_and_shapes(small_config()), "sm_90")
     assert_within_budget(made)
@@ -72,7 +81,7 @@ def test_a_small_model_fits_an_sm_90():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(IS_OLD, reason="triton 3.4 cannot keep addresses inside of a loop, so that this kernel spills")
+@pytest.mark.skipif(IS_OLD, reason=SPILLS)
 @pytest.mark.parametrize("target", list(BARRIERS))
 def test_attention_over_64_tokens_has_few_barriers(target):
     (made,) = resources.compile_path(*spec_and_shapes(model_config("small-attention")), target)
@@ -92,24 +101,36 @@ def test_the_blocks_of_a_small_model_fit_an_sm_90():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FUSED)
-@pytest.mark.parametrize("target", list(resources.TARGETS))
+@pytest.mark.parametrize("target", TARGETS)
 def test_every_shipped_model_compiles(name, target):
     spec, shapes = spec_and_shapes(shipped_config(name))
     (made,) = resources.compile_path(spec, shapes, target)
     print(name, made)
+    assert made.shared_bytes <= SHARED_LIMITS[target], made
+    assert made.programs >= 1, made
+    assert made.products == PRODUCTS.get(target, made.products)
+    assert made.product_count > 0
+    if IS_OLD and target in ("sm_90", "sm_100"):
+        pytest.skip(SPILLS)
     if target == "sm_90":
         assert_within_budget(made)
     if target in ("sm_90", "sm_100"):
         assert made.executed is not None
         assert made.executed <= 1.35, made
-        assert made.stack_bytes == 0 or IS_OLD, made
+        assert made.stack_bytes == 0, made
         is_of_three = target == "sm_100" and spec.mixer == "attention" and spec.length <= 40
         assert made.barriers is not None
-        assert made.barriers <= (BARRIERS_OF_THREE if is_of_three else BARRIERS[target]) or IS_OLD, made
+        assert made.barriers <= (BARRIERS_OF_THREE if is_of_three else BARRIERS[target]), made
     assert made.inner_spills == 0 or target in ("sm_80", "gfx942"), made
-    assert made.shared_bytes <= SHARED_LIMITS[target], made
-    assert made.products == PRODUCTS.get(target, made.products)
-    assert made.product_count > 0
+
+
+@pytest.mark.slow
+def test_a_program_beyond_an_sm_100s_tensor_memory_does_not_fit(monkeypatch):
+    (fits,) = resources.compile_path(*spec_and_shapes(small_config()), "sm_100")
+    assert fits.programs >= 1
+    monkeypatch.setattr(resources, "TENSOR_COLUMNS", 128)
+    (made,) = resources.compile_path(*spec_and_shapes(small_config()), "sm_100")
+    assert made == replace(fits, programs=0, occupancy=0)
 
 
 def test_every_shipped_model_has_a_kernel_but_those_of_relations():
@@ -118,7 +139,7 @@ def test_every_shipped_model_has_a_kernel_but_those_of_relations():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", GEMM)
-@pytest.mark.parametrize("target", list(resources.TARGETS))
+@pytest.mark.parametrize("target", TARGETS)
 def test_every_shipped_model_beyond_the_fused_kernel_compiles(name, target):
     made = resources.compile_path(*spec_and_shapes(shipped_config(name)), target, path="gemm")
     assert made
@@ -127,7 +148,7 @@ def test_every_shipped_model_beyond_the_fused_kernel_compiles(name, target):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FUSED)
-@pytest.mark.parametrize("target", list(resources.TARGETS))
+@pytest.mark.parametrize("target", TARGETS)
 def test_the_blocks_of_every_shipped_model_compile(name, target):
     spec, shapes = spec_and_shapes(shipped_config(name))
     made = resources.compile_path(spec, shapes, target, path="blocks")
@@ -167,14 +188,16 @@ def test_published_injectors_fit_an_sm_90(injection, path):
     spec, shapes = spec_and_shapes(small_config())
     spec = replace(spec, noise_order="after", path_keep=0.05)
     made = resources.compile_path(spec, shapes, "sm_90", injection, path)
-    for each in made:
-        if path == "fused":  # PTRM's noise of two trajectories is of all channels at once
-            assert each.stack_bytes <= (0 if injection.injector == "path" and not IS_OLD else 512), each
-            assert each.inner_spills == 0, each
-            assert each.programs >= 1, each
-        else:
-            assert_within_budget(each)
     assert ("channel, last block" in {each.kernel for each in made}) == (path == "blocks")
+    for each in made:
+        assert each.programs >= 1, each
+        if path != "fused":
+            assert_within_budget(each)
+        elif IS_OLD:
+            pytest.skip(SPILLS)
+        else:  # PTRM's noise of two trajectories is of all channels at once
+            assert each.stack_bytes <= (0 if injection.injector == "path" else 512), each
+            assert each.inner_spills == 0, each
 
 
 WIDE = {
@@ -194,12 +217,15 @@ def assert_kernel_c_within_budget(mixer: str, target: str, injection: Injection 
     assert {"damp x", "damp h", "damp l, then h + e_x + l", "damp l, then h + l", "readout"} <= names
     mixing = "attention" if mixer == "attention" else "token mix"
     for each in made:
-        assert each.stack_bytes == each.spills == 0, each
         assert each.shared_bytes <= SHARED_LIMITS[target], each
         assert each.programs >= 1, each
     products = {each.kernel: each.products for each in made if each.products != "none"}
     wanted = {"sm_80": "mma.sync", "sm_90": "wgmma.mma_async", "sm_100": "tcgen05.mma", "gfx942": "mfma"}
     assert products == {mixing: wanted[target]}
+    if TRITON < (3, 5) and target == "sm_80":
+        pytest.skip(SPILLS)
+    for each in made:
+        assert each.stack_bytes == each.spills == 0, each
 
 
 def test_kernel_c_fits_an_sm_90():
@@ -208,7 +234,7 @@ def test_kernel_c_fits_an_sm_90():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mixer", WIDE)
-@pytest.mark.parametrize("target", list(resources.TARGETS))
+@pytest.mark.parametrize("target", TARGETS)
 def test_kernel_c_compiles(mixer, target):
     assert_kernel_c_within_budget(mixer, target)
 
@@ -219,7 +245,7 @@ def test_kernel_c_compiles(mixer, target):
     [Injection(injector="gaussian", sigma=0.3, site="both"), Injection(injector="path", sigma=0.01)],
     ids=lambda injection: injection.injector,
 )
-@pytest.mark.parametrize("target", ["sm_90", "gfx942"])
+@pytest.mark.parametrize("target", ["sm_90", pytest.param("gfx942", marks=WITHOUT_LINKER)])
 def test_kernel_c_compiles_with_published_injectors(injection, target):
     more = {"noise_order": "after", "path_keep": 0.05, "head_hidden": 64, "is_core_shared": False}
     assert_kernel_c_within_budget("token", target, injection, **more)
@@ -235,8 +261,10 @@ def test_fp32_takes_the_matrix_units_of_an_sm_90(path):
     for each in made:
         print(each)
         assert each.kernel in WITHOUT_PRODUCTS or each.products == PRODUCTS["sm_90"], each
-        assert each.inner_spills <= 400, each
         assert each.shared_bytes <= SHARED_BUDGET, each
+    if IS_OLD:
+        pytest.skip(SPILLS)
+    assert all(each.inner_spills <= 400 for each in made), made
 
 
 def test_an_interpreting_process_refuses_to_compile(monkeypatch):

@@ -37,7 +37,8 @@ def model_of(name):
         ("sudoku6", "interpreter", torch.bfloat16, 1, 1),
     ],
 )
-def test_the_cut_where_none_was_measured(name, target, dtype, group, stages):
+def test_the_cut_where_none_was_measured(name, target, dtype, group, stages, monkeypatch):
+    monkeypatch.setattr(tuning, "version", lambda _: "3.7.1")
     model = model_of(name)
     made = tuning.default(target, dtype, model.spec, model.weights())
     assert made == pack.Tuning(group=group, stages=stages, token_tile=16 if group == 3 else 32)
@@ -47,6 +48,13 @@ def test_more_than_64_tokens_are_one_trajectory_a_program_with_three_stages():
     model = Model(model_config("small", tokens=81, output_tokens=81))
     made = tuning.default("sm_90", torch.bfloat16, model.spec, model.weights())
     assert made == pack.Tuning(group=1, stages=3)
+
+
+@pytest.mark.parametrize(("target", "group"), [("sm_90", 3), ("sm_100", 1)])
+def test_on_an_sm_100_older_compilers_have_one_trajectory_a_program(target, group, monkeypatch):
+    monkeypatch.setattr(tuning, "version", lambda _: "3.6.0")
+    model = model_of("colouring8")
+    assert tuning.default(target, torch.bfloat16, model.spec, model.weights()).group == group
 
 
 def test_fp32_is_multiplied_in_three_parts_where_units_take_tf32():
