@@ -78,8 +78,29 @@ class MazeNotes(Notes):
     def astray(
         self, puzzle: NDArray[np.uint8], noted: Symbols, rng: np.random.Generator
     ) -> tuple[Symbols, NDArray[np.int64]] | None:
-        """The path forks: a cell on it has two nearer neighbours on paths of their own, until these meet."""
+        """The path forks or breaks off, either as likely."""
         reached = distances(puzzle != self.wall, int((puzzle == self.start).argmax()), self.n)
+        forked = self._forked(reached, noted, rng)
+        broken = self._broken(reached, noted, rng)
+        return forked if broken is None or (forked is not None and rng.random() < 0.5) else broken
+
+    def _broken(
+        self, reached: Cells, noted: Symbols, rng: np.random.Generator
+    ) -> tuple[Symbols, NDArray[np.int64]] | None:
+        """A cell on the path has no nearer neighbour on it: all cells of the path that are nearer are off it."""
+        on = np.flatnonzero((noted >= self.on) & (noted < self.reached_goal))
+        if not len(on):
+            return None
+        last = rng.choice(on)
+        symbols = noted.copy()
+        nearer = on[reached[on] <= reached[last]]
+        symbols[nearer] = self.off + reached[nearer] % REMAINDERS
+        return symbols, np.array([last])
+
+    def _forked(
+        self, reached: Cells, noted: Symbols, rng: np.random.Generator
+    ) -> tuple[Symbols, NDArray[np.int64]] | None:
+        """A cell on the path has two nearer neighbours on paths of their own, until these meet."""
         is_on = noted >= self.on
         behind_forks = [
             near

@@ -25,7 +25,7 @@ from gram.training.puzzles import TrainingPuzzles
 
 WRONG_SHARE = 0.2
 """Share of the states in which a token is decided wrongly."""
-ASTRAY_SHARE = 0.1
+ASTRAY_SHARE = 0.2
 """Share of the states that are whole answers gone astray, where the puzzle has such."""
 
 

@@ -42,8 +42,9 @@ def truncate_log(path: Path, step: int) -> None:
     checkpoint.write_atomically(path, "".join(kept).encode())
 
 
-WEIGHTLESS = ["depth", "transitions", "drop_below", "conflict_above"]
+WEIGHTLESS = ["depth", "trained_depth", "transitions", "drop_below", "conflict_above"]
 WEIGHTLESS += ["commitment_temperature", "commitment_focus", "search"]
+WEIGHTLESS += ["halt_threshold", "selector", "views", "width_policy", "width_stage"]
 """Settings of a model that no weight depends on: a run may start from a checkpoint of others."""
 
 

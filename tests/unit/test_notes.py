@@ -294,23 +294,40 @@ def test_each_step_follows_from_the_step_before_within_two_cells(split):
 
 @settings(max_examples=30, deadline=None)
 @given(number=st.integers(0, 189), seed=st.integers(0, 99))
-def test_an_answer_gone_astray_is_a_path_that_forks(number, seed):
+def test_an_answer_gone_astray_is_a_path_that_forks_or_breaks_off(number, seed):
     puzzles = TASK.split("validation-anywhere").puzzles[number : number + 1]
     noted = NOTES.write(puzzles)[0]
     found = NOTES.astray(puzzles[0], noted, np.random.default_rng(seed))
+    solutions = TASK.solutions(puzzles[0])
     if found is None:
-        assert TASK.count_solutions(puzzles[0]) == 1
+        assert len(solutions) == 1
+        assert not (NOTES.plain[noted] == PATH).any()
         return
     symbols, faults = found
     changed = symbols != noted
-    assert (noted[changed] < ON).all()
-    assert np.array_equal(symbols[changed], noted[changed] + 3)
     assert changed[faults].all()
-    # Without what was added the path is whole, so with it the answer is wrong, all of it within shortest paths.
+    # Without the change the path is whole, so with it the answer is wrong, all of it within shortest paths.
     answers = np.stack([NOTES.plain[noted], NOTES.plain[symbols]])
     assert TASK.verify(np.repeat(puzzles, 2, axis=0), answers).tolist() == [True, False]
-    solutions = TASK.solutions(puzzles[0])
     assert (solutions[:, changed] == PATH).any(0).all()
+    if (noted[changed] < ON).all():
+        assert np.array_equal(symbols[changed], noted[changed] + 3)
+        assert len(solutions) > 1
+    else:
+        assert np.array_equal(symbols[changed] + 3, noted[changed])
+        far = answers[1] == PATH
+        assert not far[faults].any()
+        assert far.sum() + changed.sum() == (answers[0] == PATH).sum()
+
+
+def test_paths_fork_and_break_off_equally_often_where_they_can_do_both():
+    puzzles = TASK.split("validation-anywhere", limit=150).puzzles
+    rng, grown = np.random.default_rng(0), []
+    for puzzle, noted in zip(puzzles, NOTES.write(puzzles), strict=True):
+        if TASK.count_solutions(puzzle) > 1 and (found := NOTES.astray(puzzle, noted, rng)) is not None:
+            grown.append((NOTES.plain[found[0]] == PATH).sum() > (NOTES.plain[noted] == PATH).sum())
+    assert len(grown) > 50
+    assert 0.35 < np.mean(grown) < 0.65
 
 
 def test_a_run_may_start_from_a_checkpoint_of_another_size(tmp_path: Path):
