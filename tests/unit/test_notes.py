@@ -343,6 +343,15 @@ def test_a_run_may_start_from_a_checkpoint_of_another_size(tmp_path: Path):
         starting_weights(other, tmp_path / "a")
 
 
+def test_a_run_may_start_from_a_shipped_checkpoint():
+    """Its depth and its other defaults of sampling were chosen after training, and no weight depends on them."""
+    shipped = checkpoint.find("maze")
+    first = load_recipe("maze-last")
+    assert checkpoint.read_config(shipped).views != first.model.views
+    weights = starting_weights(first, shipped)
+    assert weights.keys() == checkpoint.load(shipped, dtype=torch.float32).weights().keys()
+
+
 def test_the_counted_cost_of_a_step_is_what_it_multiplies():
     """Against PyTorch's counter; what the core hears along relations is no product of matrices."""
     own = recipe()
