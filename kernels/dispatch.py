@@ -180,6 +180,8 @@ def _obstacle(device: torch.device, spec: Spec | None, dtype: torch.dtype, kerne
     if spec.lookup or spec.experts or spec.active_share < 1:
         return SPARSE_OBSTACLE
     reason = LAUNCHED[kernel].unsupported_reason(spec)
+    if reason is None and kernel != "gemm":
+        reason = tuning.column_obstacle(device, dtype, spec)
     if reason is not None and kernel != "gemm" and gemm_pack.unsupported_reason(spec) is None:
         reason += "; kernel gemm takes this model"
     return reason

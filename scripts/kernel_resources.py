@@ -10,6 +10,7 @@ kept, as by `gram bench kernels`.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 
 import torch
@@ -43,8 +44,9 @@ def line(name: str, cut: pack.Tuning, made: Resources) -> str:
     return f"| `{name}` | {made.target} | {cut.group} | {cut.stages} | " + " | ".join(map(str, figures)) + " |"
 
 
-def main() -> None:
-    """Prints the table."""
+def main() -> int:
+    """Prints the table; what does not compile goes to standard error, and the status is 1."""
+    status = 0
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--alone", action="store_true", help="one trajectory a program")
     is_alone = parser.parse_args().alone
@@ -59,9 +61,15 @@ def main() -> None:
             cut = tuning.default(target, torch.bfloat16, spec, weights)
             if is_alone:
                 cut = pack.Tuning(stages=3 if target == "sm_90" else 1)
-            (made,) = kept_or_compiled(spec, shapes_of(weights), target, tuning=cut)
+            try:
+                (made,) = kept_or_compiled(spec, shapes_of(weights), target, tuning=cut)
+            except RuntimeError as error:
+                print(f"{name}: {error}", file=sys.stderr)
+                status = 1
+                continue
             print(line(name, cut, made), flush=True)
+    return status
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -20,7 +20,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from gram.kernels.fused.kernel import supervision_step_kernel
 from gram.kernels.fused.pack import ALONE, Layout, Packed, Tuning
-from gram.kernels.fused.tuning import precision, target_of
+from gram.kernels.fused.tuning import column_excess, precision, target_of
 from gram.kernels.philox import NoiseKey
 from gram.kernels.reference import Step
 from gram.kernels.spec import LEARNED, Injection, Spec
@@ -185,13 +185,13 @@ def launch(
     tuning: Tuning = ALONE,
     *,
     only_compiles: bool = False,
-) -> None:
+) -> Any:
     """Launches a kernel, one program for each group of trajectories, with those of the arguments `given` that it
-    takes; or compiles what that would launch."""
+    takes; or compiles what that would launch. Gives what Triton compiled."""
     named = {name: given[name] for name in kernel.arg_names if name not in compiled_in}
     grid = (-(-given["rows"] // tuning.group),)
     run = partial(kernel.warmup, grid=grid) if only_compiles else kernel[grid]
-    run(**named, **compiled_in, num_warps=tuning.warps, num_stages=1)
+    return run(**named, **compiled_in, num_warps=tuning.warps, num_stages=1)
 
 
 def supervision_step(
@@ -222,7 +222,9 @@ def supervision_step(
 
 def compile_step(packed: Packed, spec: Spec, h: Tensor, l: Tensor, e_x: Tensor, key: NoiseKey, *, target: str) -> None:
     """Compiles what `supervision_step` launches on a target, with these arguments and no others, into Triton's
-    cache."""
+    cache. Raises `RuntimeError` where it does not fit tensor memory."""
     given = arguments(packed, spec, h, l, e_x, key, LEARNED, None, None)
     fixed = constants(spec, packed.layout, LEARNED, has_active=False, precision=precision(target, h.dtype))
-    launch(supervision_step_kernel, given, fixed, packed.layout.tuning, only_compiles=True)
+    made = launch(supervision_step_kernel, given, fixed, packed.layout.tuning, only_compiles=True)
+    if excess := column_excess(made.metadata):
+        raise RuntimeError(f"supervision step {excess}")

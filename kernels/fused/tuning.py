@@ -22,13 +22,17 @@ from typing import Any
 
 import torch
 
-from gram.kernels.fused.pack import ALONE, TOKEN_TILE, Packed, Tuning, group_obstacle, pack
+from gram.kernels.fused.pack import ALONE, TOKEN_TILE, Packed, Tuning, group_obstacle, pack, token_rows
 from gram.kernels.reference import Weights
 from gram.kernels.spec import Spec
 
 FILE_VARIABLE = "GRAM_TUNING"
 WARPS, STAGES, TILES, GROUPS = (4, 8), (1, 2, 3), (32, 64), (1, 2, 3)
 """What a sweep tries."""
+TENSOR_COLUMNS = 512
+"""Of a multiprocessor's tensor memory on sm_100, where products keep their sums (PTX ISA, Tensor Memory)."""
+FEW_COLUMNS_SINCE = (3, 8)
+"""Triton from which on every product's sum need not have columns of its own; found by compiling."""
 
 
 def target_of(device: torch.device) -> str:
@@ -50,6 +54,42 @@ def precision(target: str, dtype: torch.dtype) -> str:
     return "tf32x3" if target.startswith("sm_") and dtype is torch.float32 else "ieee"
 
 
+def _triton() -> tuple[int, ...]:
+    """Version of triton, major and minor."""
+    return tuple(map(int, version("triton").split(".")[:2]))
+
+
+def spends_columns(target: str) -> bool:
+    """Whether the installed Triton gives sums on this target more columns of tensor memory than some cuts have."""
+    return target == "sm_100" and _triton() < FEW_COLUMNS_SINCE
+
+
+def column_excess(metadata: object) -> str | None:
+    """Why a compiled kernel does not fit tensor memory, or None where it does; `metadata` is Triton's. The compiler
+    goes on where columns do not suffice: what it makes does nothing but trap."""
+    needed = getattr(metadata, "tmem_size", None) or 0  # other targets have no such number
+    if needed <= TENSOR_COLUMNS:
+        return None
+    return f"needs {needed} columns of tensor memory, of {TENSOR_COLUMNS}, with triton {version('triton')}"
+
+
+def column_obstacle(device: torch.device, dtype: torch.dtype, spec: Spec) -> str | None:
+    """Why `fused` and `blocks` do not fit a GPU's tensor memory with the installed Triton, or None; by compiling."""
+    rows = token_rows(spec)
+    width = spec.dim // spec.heads if spec.mixer == "attention" else 0
+    if dtype is torch.float32:
+        is_wide = rows * spec.dim > 64 * 64 or (width > 0 and rows > 64) or (width >= 64 and rows == 64)
+    else:
+        is_wide = rows > 64 and width >= 64
+    if not is_wide or not torch.cuda.is_available() or not spends_columns(target_of(device)):
+        return None
+    return (
+        f"{str(dtype).removeprefix('torch.')} with {spec.length} tokens of {spec.dim} channels needs more than the "
+        f"{TENSOR_COLUMNS} columns of tensor memory with triton {version('triton')}: take triton "
+        f"{'.'.join(map(str, FEW_COLUMNS_SINCE))}" + (" or bfloat16" if dtype is torch.float32 else "")
+    )
+
+
 def guidance_hidden(weights: Weights, spec: Spec) -> int:
     """Hidden units of the prior; 0 without one."""
     return 0 if spec.guidance == "none" else weights["prior.down"].shape[1]
@@ -68,9 +108,10 @@ def default(target: str, dtype: torch.dtype, spec: Spec, weights: Weights) -> Tu
     group = next((each for each in (3, 2) if group_obstacle(spec, each, hidden) is None), 1)
     if spec.length > 64 or spec.dim < 128:
         group = 1  # short of rows or of channels, nothing was compiled
-    if target == "sm_100" and _triton() < (3, 7):
-        group = 1  # the sums of several take up to 648 columns of tensor memory, of 512, and are not launched
     is_token = spec.mixer == "token"
+    if spends_columns(target) and not (is_token and group == 3 and _triton() >= (3, 7)):
+        # Two or, in attention, three take 544 to 720 columns of tensor memory; three in token mixers spill before 3.7.
+        group = 1
     if group == 1:
         return Tuning(stages=3 if target == "sm_90" else 1)
     # A third tile ahead takes barriers away from loops over tokens on sm_100, and none from those over heads.
@@ -78,11 +119,6 @@ def default(target: str, dtype: torch.dtype, spec: Spec, weights: Weights) -> Tu
     # Three sums over tokens, one after the other, leave sm_90 no room for wider tiles.
     token_tile = 16 if target == "sm_90" and is_token and group == 3 else TOKEN_TILE
     return Tuning(stages=stages, group=group, token_tile=token_tile)
-
-
-def _triton() -> tuple[int, ...]:
-    """Version of triton, major and minor."""
-    return tuple(map(int, version("triton").split(".")[:2]))
 
 
 def candidates(spec: Spec, weights: Weights) -> Iterator[Tuning]:

@@ -34,6 +34,8 @@ SPILLS = "triton before 3.7, by which the cuts were chosen, spills more"
 HAS_LINKER = TRITON >= (3, 5) or "TRITON_HIP_LLD_PATH" in os.environ or Path("/opt/rocm/llvm/bin/ld.lld").is_file()
 WITHOUT_LINKER = pytest.mark.skipif(not HAS_LINKER, reason="triton 3.4 links for AMD with TRITON_HIP_LLD_PATH")
 TARGETS = [pytest.param(each, marks=WITHOUT_LINKER if each == "gfx942" else ()) for each in resources.TARGETS]
+SPENDS_COLUMNS = tuning.spends_columns("sm_100")
+"""Before Triton 3.8 attention on sm_100 is cut into one trajectory a program (`test_tensor_memory.py`)."""
 SHARED_LIMITS = {"sm_80": 163 * 1024, "sm_90": SHARED_BUDGET, "sm_100": SHARED_BUDGET, "gfx942": 64 * 1024}
 """Shared memory that a program may have on each device."""
 PRODUCTS = {"sm_80": "mma.sync", "sm_90": "wgmma.mma_async", "gfx942": "mfma"}
@@ -82,7 +84,7 @@ def test_a_small_model_fits_an_sm_90():
 
 @pytest.mark.slow
 @pytest.mark.skipif(IS_OLD, reason=SPILLS)
-@pytest.mark.parametrize("target", list(BARRIERS))
+@pytest.mark.parametrize("target", ["sm_90"] if SPENDS_COLUMNS else list(BARRIERS))
 def test_attention_over_64_tokens_has_few_barriers(target):
     (made,) = resources.compile_path(*spec_and_shapes(model_config("small-attention")), target)
     assert made.executed is not None
@@ -114,7 +116,8 @@ def test_every_shipped_model_compiles(name, target):
         pytest.skip(SPILLS)
     if target == "sm_90":
         assert_within_budget(made)
-    if target in ("sm_90", "sm_100"):
+    is_alone = target == "sm_100" and SPENDS_COLUMNS and spec.mixer == "attention"
+    if target in ("sm_90", "sm_100") and not is_alone:
         assert made.executed is not None
         assert made.executed <= 1.35, made
         assert made.stack_bytes == 0, made
@@ -128,9 +131,9 @@ def test_every_shipped_model_compiles(name, target):
 def test_a_program_beyond_an_sm_100s_tensor_memory_does_not_fit(monkeypatch):
     (fits,) = resources.compile_path(*spec_and_shapes(small_config()), "sm_100")
     assert fits.programs >= 1
-    monkeypatch.setattr(resources, "TENSOR_COLUMNS", 128)
-    (made,) = resources.compile_path(*spec_and_shapes(small_config()), "sm_100")
-    assert made == replace(fits, programs=0, occupancy=0)
+    monkeypatch.setattr(tuning, "TENSOR_COLUMNS", 128)
+    with pytest.raises(resources.DoesNotFit, match=r"^supervision step needs 512 columns of tensor memory, of 128,"):
+        resources.compile_path(*spec_and_shapes(small_config()), "sm_100")
 
 
 def test_every_shipped_model_has_a_kernel_but_those_of_relations():

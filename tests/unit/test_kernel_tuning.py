@@ -38,7 +38,8 @@ def model_of(name):
     ],
 )
 def test_the_cut_where_none_was_measured(name, target, dtype, group, stages, monkeypatch):
-    monkeypatch.setattr(tuning, "version", lambda _: "3.7.1")
+    """Before Triton 3.8 sm_100 has others (`test_tensor_memory.py`)."""
+    monkeypatch.setattr(tuning, "version", lambda _: "3.9.0")
     model = model_of(name)
     made = tuning.default(target, dtype, model.spec, model.weights())
     assert made == pack.Tuning(group=group, stages=stages, token_tile=16 if group == 3 else 32)
