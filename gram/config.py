@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from gram import latent_kinds
 from gram.kernels.spec import Guidance, HeadReadout, Memory, Mixer, MixerNorm, NoiseOrder, Positions, Spec
-from gram.sampler.halting import RULES, Halting, check_stage
+from gram.sampler.halting import RULES, Halting
 
 Line = Literal[
     "row", "column", "diagonal", "antidiagonal", "box", "up", "down", "left", "right", "graph", "value", "all"
@@ -306,7 +306,7 @@ class ModelConfig(Spec):
         elif strange := [name for name in latent_kinds.DEMONSTRATED if getattr(self, name) != LATER[name]]:
             raise ValueError(f"{strange[0]} must come with a task of demonstrations, got {getattr(self, strange[0])}")
         if self.width_stage is not None:
-            check_stage(self.width_stage, self.width_policy, MOST["width"])
+            latent_kinds.check_stage(self.width_stage, self.width_policy, MOST["width"])
         if any(getattr(self, name) not in (LATER[name], ()) for name in latent_kinds.SPARSE):
             latent_kinds.check_sparse(self)
         check_halt_threshold("head", self.halt_threshold)
@@ -467,7 +467,7 @@ class SamplerConfig:
         if self.width_threshold is not None and not 0 < self.width_threshold < 1:
             raise ValueError(f"width_threshold must be between 0 and 1, got {self.width_threshold}")
         if self.width_stage is not None:
-            check_stage(self.width_stage, self.width_policy or "first-halt", self.width)
+            latent_kinds.check_stage(self.width_stage, self.width_policy or "first-halt", self.width)
         if self.width_policy == "first-halt" and self.halting == "fixed":
             raise ValueError("halting must be a rule that halts for width_policy first-halt, got fixed")
         if self.resampler != "none" and self.width_policy not in (None, "fixed"):

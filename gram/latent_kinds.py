@@ -1,5 +1,6 @@
 """What a model of another kind may be: a lattice's values, a graph's nodes, a table of identities, a memory of
-demonstrations, tables of n-grams, experts. Called by `ModelConfig`."""
+demonstrations, tables of n-grams, experts; and how many trajectories stop together, which a lattice names. Called by
+`ModelConfig`."""
 
 from __future__ import annotations
 
@@ -224,3 +225,11 @@ def check_lookup(config: ModelConfig) -> None:
         raise ValueError(f"lookup must be along text where tokens are no square grid, got {config.tokens} tokens")
     if "box" in lines:
         box_shape(side)
+
+
+def check_stage(stage: int, policy: str, width: int) -> None:
+    """Raises `ValueError` where so many trajectories cannot run side by side."""
+    if policy != "first-halt":
+        raise ValueError(f"width_stage must come with first-halt, got {policy}")
+    if not 1 <= stage <= width:
+        raise ValueError(f"width_stage must be within 1 and the width, {width}, got {stage}")

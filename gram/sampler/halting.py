@@ -118,14 +118,6 @@ def stops(name: str, threshold: float | None, first: int, now: Readings) -> Bool
     return stopping
 
 
-def check_stage(stage: int, policy: str, width: int) -> None:
-    """Raises `ValueError` where so many trajectories cannot run side by side."""
-    if policy != "first-halt":
-        raise ValueError(f"width_stage must come with first-halt, got {policy}")
-    if not 1 <= stage <= width:
-        raise ValueError(f"width_stage must be within 1 and the width, {width}, got {stage}")
-
-
 def count_unchanged(is_same: Bools, before: NDArray[np.integer]) -> NDArray[np.integer]:
     """Steps for which answers have stayed the same: given whether this step kept them, and the count `before` it."""
     return (before + 1) * is_same

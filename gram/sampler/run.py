@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gram import latent_kinds
 from gram.config import ModelConfig, ResolvedConfig, SamplerConfig, Selector, WidthPolicy, config_to_json, identity_json
 from gram.kernels import dispatch
 from gram.kernels.fused.tuning import provenance
@@ -31,7 +32,7 @@ from gram.kernels.spec import Spec
 from gram.model import Model
 from gram.sampler.demonstration_slots import DemonstrationSlots
 from gram.sampler.engine import Engine, Observer, SlotStates, spec_of
-from gram.sampler.halting import RULES, check_stage
+from gram.sampler.halting import RULES
 from gram.sampler.lattice_slots import LatticeSlots
 from gram.sampler.record import Serialized
 from gram.sampler.result import SampleResult
@@ -143,7 +144,7 @@ def resolved_width_policy(config: SamplerConfig, own: ModelConfig) -> tuple[Widt
         if policy == "first-halt" and stage is None and own.width_stage is not None:
             stage = min(own.width_stage, config.width)
     if stage is not None:
-        check_stage(stage, policy, config.width)
+        latent_kinds.check_stage(stage, policy, config.width)
     return policy, stage
 
 
