@@ -83,6 +83,11 @@ def eager_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> 
     return count_eager(lambda: reference.supervision_step(meta, spec, state, state, e_x, key))
 
 
+def special_functions(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> int:
+    """What every path computes of them in a supervision step of `count` trajectories."""
+    return eager_step(weights, spec, count, dtype).special_functions
+
+
 def _state_bytes(spec: Spec, dtype: torch.dtype) -> int:
     return spec.length * spec.dim * dtype.itemsize
 
@@ -129,8 +134,12 @@ def fused_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> 
     each = states * _state_bytes(spec, dtype) + KEYS + names + HEADS
     read = dtype.itemsize * _numbers_read(packed, spec) + rest + (0 if group == 1 else turns * parts * NAME)
     programs = -(-count // group)
-    special = eager_step(weights, spec, count, dtype).special_functions
-    return Count(count * each + dtype.itemsize * numbers + rest, 1, count * each + programs * read, special)
+    return Count(
+        count * each + dtype.itemsize * numbers + rest,
+        1,
+        count * each + programs * read,
+        special_functions(weights, spec, count, dtype),
+    )
 
 
 def blocks_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> Count:
@@ -143,8 +152,12 @@ def blocks_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) ->
     rest = 4 * packed.vector.numel() + calls * spec.blocks * _tables(packed, spec)
     shared = dtype.itemsize * _numbers_read(packed, spec) + rest
     each = states * _state_bytes(spec, dtype) + KEYS + guided * KEYS + HEADS
-    special = eager_step(weights, spec, count, dtype).special_functions
-    return Count(count * each + shared, 2 + 2 * calls * spec.blocks + guided, count * (each + shared), special)
+    return Count(
+        count * each + shared,
+        2 + 2 * calls * spec.blocks + guided,
+        count * (each + shared),
+        special_functions(weights, spec, count, dtype),
+    )
 
 
 def gemm_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> Count:
@@ -162,5 +175,4 @@ def gemm_step(weights: Weights, spec: Spec, count: int, dtype: torch.dtype) -> C
     moved = [tensor for operation in plan.operations for tensor in operation.moved()]
     copied = [*plan.given(), plan.state, plan.score]  # key and scales are written where they change
     total = sum(map(_bytes, moved)) + 2 * sum(map(_bytes, copied))
-    special = eager_step(weights, spec, count, dtype).special_functions
-    return Count(total, len(plan.operations) + len(copied), total, special)
+    return Count(total, len(plan.operations) + len(copied), total, special_functions(weights, spec, count, dtype))

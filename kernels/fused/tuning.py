@@ -100,7 +100,7 @@ def default(target: str, dtype: torch.dtype, spec: Spec, weights: Weights) -> Tu
 
     As many trajectories a program as fit 128 rows, on sm_90 and sm_100 in bfloat16: their products then do nearly
     nothing twice. Elsewhere registers or shared memory do not hold them, and fp32 takes twice the room. Stages and
-    tiles are those that compile without a stack, with the fewest barriers, by Triton 3.7.
+    tiles are those that compile without a stack, with the fewest barriers, by Triton 3.9.
     """
     if target not in ("sm_90", "sm_100") or dtype is not torch.bfloat16:
         return ALONE
