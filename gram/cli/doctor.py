@@ -103,6 +103,7 @@ def _run_checks() -> list[Check]:
         *_kernels(device, dtype),
         _step(device, dtype),
         _processor(),
+        _sequential_tests(),
         Check("threads", "ok", f"{torch.get_num_threads()} of {os.cpu_count()} cores"),
         *_checkpoints(),
     ]
@@ -176,6 +177,14 @@ def _step(device: Any, dtype: Any) -> Check:
     except (RuntimeError, ValueError) as error:
         return Check("one step", "broken", str(error).splitlines()[0])
     return Check("one step", "ok", "computes") if is_finite else Check("one step", "broken", "result is not finite")
+
+
+def _sequential_tests() -> Check:
+    """Whether the tests of an adaptive width are native code here."""
+    from gram.sampler import native_tests
+
+    reason = native_tests.obstacle()
+    return Check("sequential tests", "ok", f"numpy: {reason}" if reason else "native code")
 
 
 def _processor() -> Check:

@@ -348,7 +348,7 @@ class Scheduler:
                 rows = rows.reshape(shard.puzzles, shard.trajectories).T.reshape(-1)
         else:
             self.left[shard.index] = shard.puzzles
-            rows = self.tests.open(opened, len(self.table.id))
+            rows = self.tests.open(opened, self.table)
             rows = rows[np.lexsort((rows, self._turn(rows)))]
         for told in self.on_open:
             told(opened)

@@ -2,7 +2,8 @@
 
 A test sees a puzzle's trajectories in the order of their ids, however they end. Its policy (`gram/sampler/width.py`)
 decides whether they are enough, and how many are needed before it looks again. Nothing is done for a puzzle before all
-of these have ended; then the policy is asked at every width reached at once.
+of these have ended; then the policy is asked at every width reached at once. `native_tests.py` does the same in native
+code where there is a compiler.
 
 Shapes: `R` rows of the table of trajectories, `n` trajectories that every puzzle may have, `k` puzzles, `W` widths
 `1 .. W`, `m` trajectories, `A` answer tokens.
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gram.sampler import native_tests
 from gram.sampler.scheduler import RowArrays
 from gram.sampler.trace import row_hashes, row_words
 from gram.sampler.width import NOTHING, Bools, Floats, Rows, Standing, WidthPolicy
@@ -56,8 +58,11 @@ class SequentialTests(RowArrays):
     hashes: NDArray[np.uint64]
     """Of the canonical answers: answers of one puzzle whose votes are counted are equal where these are."""
 
-    def __init__(self, policy: WidthPolicy, *, answer_tokens: int, trusts_halt_head: bool) -> None:
-        """`trusts_halt_head` takes the halt head's probability for the predicted accuracy, where the LPRM has none."""
+    def __init__(
+        self, policy: WidthPolicy, *, answer_tokens: int, trusts_halt_head: bool, is_native: bool | None = None
+    ) -> None:
+        """`trusts_halt_head` takes the halt head's probability for the predicted accuracy, where the LPRM has none.
+        `is_native` takes native code or numpy (None: native where it can be built)."""
         whole = ("width", "limit", "named", "decided", "votes", "answer")
         super().__init__(
             **dict.fromkeys(whole, (np.int64,)),
@@ -69,15 +74,19 @@ class SequentialTests(RowArrays):
         self.policy, self.trusts_halt_head = policy, trusts_halt_head
         self.columns = 0
         """Trajectories that a puzzle may have."""
+        is_native = native_tests.obstacle() is None if is_native is None else is_native
+        self.native = native_tests.NativeTests(self) if is_native else None
 
-    def open(self, opened: OpenShard, rows: int) -> Rows:
-        """Starts the tests of a shard in a table of so many rows; returns the trajectories that are needed at once."""
+    def open(self, opened: OpenShard, table: Trajectories) -> Rows:
+        """Starts the tests of a shard of the table; returns the trajectories that are needed at once."""
         before = len(self.limit)
-        self.grow(rows)
+        self.grow(len(table.id))
         self.limit[before:] = NEVER
         if self.columns not in (0, opened.shard.trajectories):
             raise ValueError(f"shards must have {self.columns} trajectories, got {opened.shard.trajectories}")
         self.columns = opened.shard.trajectories
+        if self.native is not None and len(self.limit) > before:
+            self.native.connect(table)
         firsts = opened.firsts
         for kept in (self.width, self.named, self.decided):
             kept[firsts] = 0
@@ -87,6 +96,8 @@ class SequentialTests(RowArrays):
     def next_speculative(self, count: int, table: Trajectories) -> Rows:
         """Up to `count` trajectories that may come to be needed, of the puzzles first that have the fewest, and of
         these shard after shard."""
+        if self.native is not None:
+            return self.native.next_speculative(count, table)
         columns = self.columns
         firsts = (self.named[: table.used : columns] < columns).nonzero()[0] * columns
         chosen = []
@@ -104,6 +115,8 @@ class SequentialTests(RowArrays):
         """Looks at trajectories that have ended. Returns the puzzles that this decides, by the rows of their first
         trajectories, and the trajectories that have come to be needed."""
         self._keep(rows, final, table)
+        if self.native is not None:
+            return self.native.end(table)
         count = self.columns
         has_ended = table.has_ended[: table.used].reshape(-1, count)
         seen = has_ended.argmin(1)

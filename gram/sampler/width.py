@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,10 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 STAGES = 4 ** np.arange(12)
 """Widths at which a staged policy looks; the last is above any width."""
+Criterion = Literal["lead", "leader_trust", "most_trust", "valid"]
+"""What decides: the votes of the leading answer beside those of the second, the trust in it or in any trajectory at a
+threshold, or the verifier."""
+CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
 THRESHOLDS = {"staged": 0.9, "trusted": 0.5, "decided": 0.95}
 """Where nobody names one."""
 
@@ -67,6 +71,10 @@ class WidthPolicy(Protocol):
     """Whether a puzzle's trajectories between two looks start together and all stop at the first that halts, which then
     is the trust that it reads."""
 
+    criterion: Criterion
+    threshold: float = 0.0
+    """Of a criterion of trust."""
+
     def looks(self, width: Rows) -> Bools:
         """Whether it decides at such a width at all."""
         ...
@@ -76,24 +84,30 @@ class WidthPolicy(Protocol):
         ...
 
     def next_look(self, now: Standing) -> Rows:
-        """The smallest greater width at which a decision is possible."""
+        """The smallest greater width at which a decision is possible. Follows from the width alone but where the
+        criterion is the lead."""
         ...
 
+    def enough(self, second: Rows) -> Rows:
+        """Votes with which the leading answer is decided where the next one has `second`; 0 of another criterion."""
+        return np.zeros_like(second)
 
-class Staged:
+
+class Staged(WidthPolicy):
     """1, 4, 16, ... trajectories, until the leading answer has one whose predicted accuracy is trusted."""
 
+    criterion: Criterion = "leader_trust"
     reads_votes = reads_trust = True
     needs_verifier = reads_sparsity = stops_at_halt = False
 
-    def __init__(self, trusted: float) -> None:
-        self.trusted = trusted
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
 
     def looks(self, width: Rows) -> Bools:
         return np.isin(width, STAGES)
 
     def decides(self, now: Standing) -> Bools:
-        return np.asarray(now.leader_trust >= self.trusted)
+        return np.asarray(now.leader_trust >= self.threshold)
 
     def next_look(self, now: Standing) -> Rows:
         return np.asarray(STAGES[np.searchsorted(STAGES, now.width, side="right")])
@@ -103,10 +117,11 @@ class Trusted(Staged):
     """1, 4, 16, ... trajectories, until one of them is trusted, whatever the others say: for a lattice, whose
     trajectories are either solved or worth nothing."""
 
+    criterion: Criterion = "most_trust"
     reads_votes = False
 
     def decides(self, now: Standing) -> Bools:
-        return np.asarray(now.most_trust >= self.trusted)
+        return np.asarray(now.most_trust >= self.threshold)
 
 
 class NotSparse(Trusted):
@@ -138,7 +153,7 @@ class FirstHalt(Trusted):
         return np.asarray((now.width // self.stage + 1) * self.stage)
 
 
-class Decided:
+class Decided(WidthPolicy):
     """Until the majority vote is decided: the leading answer probably has the larger share of the first two.
 
     With votes `a >= b` and a uniform prior on the leader's share of the two, that probability is
@@ -146,34 +161,36 @@ class Decided:
     error is larger than that of a single look: `error_rate` is exact for two answers of given shares.
     """
 
+    criterion: Criterion = "lead"
     reads_votes = True
     reads_trust = needs_verifier = reads_sparsity = stops_at_halt = False
 
     def __init__(self, probability: float) -> None:
         self.probability = probability
-        self.enough = votes_enough(probability, 16)
-        """Votes with which the leading answer is decided, by those of the next one."""
+        self.table = votes_enough(probability, 16)
+        """`enough` of the first numbers of votes."""
 
     def looks(self, width: Rows) -> Bools:
         return _EVERYWHERE
 
     def decides(self, now: Standing) -> Bools:
-        return np.asarray(now.first >= self._enough(now.second))
+        return np.asarray(now.first >= self.enough(now.second))
 
     def next_look(self, now: Standing) -> Rows:
-        return np.asarray(now.width + np.maximum(1, self._enough(now.second) - now.first))
+        return np.asarray(now.width + np.maximum(1, self.enough(now.second) - now.first))
 
-    def _enough(self, second: Rows) -> Rows:
+    def enough(self, second: Rows) -> Rows:
         try:
-            return self.enough[second]
+            return self.table[second]
         except IndexError:
-            self.enough = votes_enough(self.probability, 2 * int(second.max()))
-            return self.enough[second]
+            self.table = votes_enough(self.probability, 2 * int(second.max()))
+            return self.table[second]
 
 
-class Verified:
+class Verified(WidthPolicy):
     """Until the verifier accepts one: an upper bound (pass@N) for tasks whose answers can be checked."""
 
+    criterion: Criterion = "valid"
     needs_verifier = True
     reads_votes = reads_trust = reads_sparsity = stops_at_halt = False
 

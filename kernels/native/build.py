@@ -25,8 +25,8 @@ FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-std=c++17", "-shared", "-f
 
 
 @cache
-def library(source: str, defined: tuple[str, ...]) -> ctypes.CDLL:
-    """The library of a file of this folder with macros `defined` (`NAME=value`), from the cache or the compiler.
+def library(source: Path, defined: tuple[str, ...]) -> ctypes.CDLL:
+    """The library of a file with macros `defined` (`NAME=value`), from the cache or the compiler.
 
     Raises `RuntimeError` without a C++ compiler or where compiling fails.
     """
@@ -36,14 +36,14 @@ def library(source: str, defined: tuple[str, ...]) -> ctypes.CDLL:
     flags = [*FLAGS, *(f"-D{each}" for each in defined)]
     if compile_cache.obstacle() is not None:
         with tempfile.TemporaryDirectory() as folder:
-            return ctypes.CDLL(str(_compiled(compiler, flags, FOLDER / source, Path(folder) / "made.so")))
+            return ctypes.CDLL(str(_compiled(compiler, flags, source, Path(folder) / "made.so")))
     kept = compile_cache.folder() / f"native-{_digest(compiler, flags, source)}.so"
     mark = kept.with_suffix(".sha256")
     # A damaged library (full disk, power cut) would end the process when it is opened: it is made again.
     if not (kept.is_file() and mark.is_file() and mark.read_text() == _sha256(kept)):
         kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
-            made = _compiled(compiler, flags, FOLDER / source, Path(folder) / "made.so")
+            made = _compiled(compiler, flags, source, Path(folder) / "made.so")
             told = Path(folder) / "made.sha256"
             told.write_text(_sha256(made))
             compile_cache.keep(made, kept)
@@ -66,8 +66,8 @@ def _compiled(compiler: str, flags: list[str], source: Path, out: Path) -> Path:
     return out
 
 
-def _digest(compiler: str, flags: list[str], source: str) -> str:
+def _digest(compiler: str, flags: list[str], source: Path) -> str:
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
-    texts = [path.read_text() for path in (FOLDER / source, *sorted(FOLDER.glob("*.h")))]
+    texts = [path.read_text() for path in (source, *sorted(source.parent.glob("*.h")))]
     parts = [*texts, *flags, shutil.which(compiler) or "", version, compile_cache.processor()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]

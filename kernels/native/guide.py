@@ -21,7 +21,7 @@ from torch.nn.functional import pad
 
 from gram.kernels import reference
 from gram.kernels.native import path
-from gram.kernels.native.build import VERSION, library
+from gram.kernels.native.build import FOLDER, VERSION, library
 from gram.kernels.native.path import BF16, address, in_threads, split
 from gram.kernels.philox import NoiseKey, Site, counter_word1
 from gram.kernels.reference import Step, Weights
@@ -136,7 +136,7 @@ def supervision_step(
 
 @cache
 def _opened(shape: GuideShape) -> tuple[ctypes.CDLL, _GuideSizes]:
-    found = library("guide.cpp", tuple(f"{name}={value}" for name, value in zip("LDG", shape, strict=True)))
+    found = library(FOLDER / "guide.cpp", tuple(f"{name}={value}" for name, value in zip("LDG", shape, strict=True)))
     sizes = (ctypes.c_int64 * len(_GuideSizes._fields))()
     found.sizes(sizes)
     return found, _GuideSizes(*sizes)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from gram.kernels.experts import Routing
-from gram.kernels.native.build import VERSION, library
+from gram.kernels.native.build import FOLDER, VERSION, library
 from gram.kernels.reference import Damping, Guide, Weights
 from gram.kernels.spec import Spec
 
@@ -135,7 +135,7 @@ def transition(
 def _opened(shape: Shape) -> tuple[ctypes.CDLL, _Sizes]:
     names = ("L", "D", "HM", "F", "BLOCKS", "UPDATES", "EPS")
     values = [*map(str, shape[:6]), f"{shape.norm_eps!r}f"]
-    found = library("core.cpp", tuple(f"{name}={value}" for name, value in zip(names, values, strict=True)))
+    found = library(FOLDER / "core.cpp", tuple(f"{name}={value}" for name, value in zip(names, values, strict=True)))
     sizes = (ctypes.c_int64 * 7)()
     found.sizes(sizes)
     return found, _Sizes(*sizes)

@@ -194,13 +194,13 @@ def test_a_damaged_library_is_made_again(monkeypatch, tmp_path):
             ("L", "D", "HM", "F", "BLOCKS", "UPDATES", "EPS"), (4, 32, 4, 32, 1, 1, "1e-05f"), strict=True
         )
     )
-    build.library("core.cpp", sizes)
+    build.library(build.FOLDER / "core.cpp", sizes)
     (kept,) = tmp_path.rglob("native-*.so")
     whole = kept.read_bytes()
     kept.unlink()  # another file, so that the one in use stays
     kept.write_bytes(whole[: len(whole) // 2])
     build.library.cache_clear()
-    build.library("core.cpp", sizes)
+    build.library(build.FOLDER / "core.cpp", sizes)
     assert kept.stat().st_size == len(whole)
     build.library.cache_clear()
 

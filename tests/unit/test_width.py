@@ -14,31 +14,28 @@ from gram.sampler.width import NOTHING, Decided, Staged, Standing, Trusted, Veri
 from gram.tasks.registry import get_task
 
 
-class Undecided:
+class Undecided(Staged):
     """A policy that looks at once and never decides."""
 
-    reads_votes = reads_trust = True
-    needs_verifier = reads_sparsity = stops_at_halt = False
+    def __init__(self):
+        super().__init__(math.inf)
 
     def looks(self, width):
         return width > 0
-
-    def decides(self, now):
-        return now.first < 0
 
     def next_look(self, now):
         return now.width + 1
 
 
-def looks_at(answers, trust=0.0):
+def looks_at(answers, trust=0.0, is_native=False):
     """How a test stands after these answers (numbers), whose trajectories are so trusted (a number, or one each)."""
     task, count = get_task("nqueens4"), len(answers)
     if not count:
         return NOTHING
     table = Trajectories(task, np.zeros((1, task.tokens), np.uint8), answer_tokens=16, depth=0)
-    tests = SequentialTests(Undecided(), answer_tokens=16, trusts_halt_head=False)
+    tests = SequentialTests(Undecided(), answer_tokens=16, trusts_halt_head=False, is_native=is_native)
     opened = table.open(Shard(0, 0, 1, 0, count + 1))
-    tests.open(opened, len(table.id))
+    tests.open(opened, table)
     nothing = np.zeros(count, np.float32)
     lprm = np.broadcast_to(np.float32(trust), count)
     tokens = np.repeat(np.array(answers, np.uint8)[:, None], 16, axis=1)
@@ -133,6 +130,7 @@ def test_a_test_stands_as_its_votes_do(seen):
     """Votes of the two leading answers, and the trust in the leader, which is the first to appear of equals."""
     answers, trust = [each for each, _ in seen], [each for _, each in seen]
     now = looks_at(answers, trust)
+    assert [each.tolist() for each in looks_at(answers, trust, is_native=True)] == [each.tolist() for each in now]
     counts = sorted((answers.count(each) for each in set(answers)), reverse=True)
     assert [int(now.width[0]), int(now.first[0]), int(now.second[0])] == [len(seen), *[*counts, 0][:2]]
     leader = max(answers, key=answers.count)
@@ -148,14 +146,15 @@ def test_votes_are_those_of_the_answers_where_all_share_a_hash(answers):
         assert [each.tolist() for each in looks_at(answers)] == [each.tolist() for each in expected]
 
 
-def test_an_adaptive_width_is_decided_where_a_plain_loop_decides():
+@pytest.mark.parametrize("is_native", [False, True])
+def test_an_adaptive_width_is_decided_where_a_plain_loop_decides(is_native):
     """Trajectories end in random order, some at a time; a loop over those of a puzzle finds the same width."""
     task, rng, puzzles, width = get_task("nqueens4"), np.random.default_rng(0), 9, 12
     for rule in (Decided(0.8), Staged(0.7), Trusted(0.9), Verified()):
         table = Trajectories(task, np.zeros((puzzles, task.tokens), np.uint8), answer_tokens=16, depth=0)
-        tests = SequentialTests(rule, answer_tokens=16, trusts_halt_head=False)
+        tests = SequentialTests(rule, answer_tokens=16, trusts_halt_head=False, is_native=is_native)
         opened = table.open(Shard(0, 0, puzzles, 0, width))
-        tests.open(opened, len(table.id))
+        tests.open(opened, table)
         answers = rng.integers(0, 3, (puzzles * width, 1)).repeat(16, axis=1).astype(np.uint8)
         answers[rng.random(len(answers)) < 0.05] = task.solutions(np.ones(16, np.uint8))[0]
         trust = rng.random(len(answers)).astype(np.float32)
