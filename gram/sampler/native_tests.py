@@ -82,7 +82,8 @@ class NativeTests:
         self.puzzles, self.rows = np.zeros((2, len(tests.limit)), np.int64)
         of_tests = (getattr(tests, name) for name in OF_TESTS)
         arrays = (*of_policy, table.has_ended, tests.is_valid, *of_tests, table.shard, self.puzzles, self.rows)
-        sizes = columns, tests.words.shape[1], CRITERIA.index(tests.policy.criterion)
+        policy = tests.policy
+        sizes = columns, tests.words.shape[1], CRITERIA.index(policy.criterion), policy.stops_at_halt
         self.fields = np.array([*sizes, *(each.ctypes.data for each in arrays)], np.int64)
         """What the code calls `Tests`."""
         self.arrays = arrays

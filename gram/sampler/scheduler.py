@@ -349,18 +349,9 @@ class Scheduler:
         else:
             self.left[shard.index] = shard.puzzles
             rows = self.tests.open(opened, self.table)
-            rows = rows[np.lexsort((rows, self._turn(rows)))]
         for told in self.on_open:
             told(opened)
         self.waiting = np.concatenate([self.waiting, rows])
-
-    def _turn(self, rows: Rows) -> Rows:
-        """What rows of a shard wait in the order of: their ids, or where they run side by side the first id of each
-        one's stage."""
-        firsts = self.table.first[rows]
-        if self.tests is not None and self.is_side_by_side:
-            return np.asarray(self.tests.width[firsts])
-        return np.asarray(rows - firsts)
 
     def stops_with(self, rows: Rows, halted: Rows) -> NDArray[np.bool_]:
         """Which of the running trajectories `rows` stop because one of `halted` has, `[k]`: those that run side by side
@@ -385,8 +376,8 @@ class Scheduler:
         if len(decided) and len(self.waiting):
             self.waiting = self.waiting[~self.is_decided(self.waiting)]
         if len(more):
-            waiting = np.concatenate([self.waiting, more])
-            self.waiting = waiting[np.lexsort((waiting, self._turn(waiting), table.shard[waiting]))]
+            is_first = not len(self.waiting)
+            self.waiting = more if is_first else self.tests.in_turn(np.concatenate([self.waiting, more]), table)
         return self.count(table.shard[decided]), len(decided) * self.tests.columns
 
     def count(self, shards: Rows) -> list[OpenShard]:

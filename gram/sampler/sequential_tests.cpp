@@ -11,7 +11,7 @@ namespace {
 enum Criterion : int64_t { LEAD, LEADER_TRUST, MOST_TRUST, VALID };
 
 struct Tests {  // the fields of native_tests.FIELDS, in their order
-    int64_t columns, words_of_answer, criterion;
+    int64_t columns, words_of_answer, criterion, is_side_by_side;
     const double* threshold;
     const int64_t *enough, *next_look;  // by votes of the second answer; by width
     const uint8_t *looks, *has_ended, *is_valid;  // the first by width
@@ -79,7 +79,8 @@ extern "C" void ready(const Tests* tests, int64_t used, int64_t* found) {
 }
 
 // Looks at the puzzles that `ready` has found, once the answers of its `rows` rows are in `words`. Those that are decided
-// are left in `puzzles`, the trajectories that have come to be needed in `rows`; `found` says how many.
+// are left in `puzzles`, the trajectories that have come to be needed in `rows`, in the order in which they wait; `found`
+// says how many.
 extern "C" void look(const Tests* tests, int64_t puzzles, int64_t rows, int64_t* found) {
     const Tests& t = *tests;
     if (t.reads_votes())
@@ -121,6 +122,13 @@ extern "C" void look(const Tests* tests, int64_t puzzles, int64_t rows, int64_t*
         t.limit[first] = std::min(next, t.columns);
         rows = name(t, first, rows);
     }
+    std::sort(t.rows, t.rows + rows, [&t](int64_t a, int64_t b) {
+        if (t.shard[a] != t.shard[b]) return t.shard[a] < t.shard[b];
+        const int64_t place_a = a % t.columns, place_b = b % t.columns;
+        const int64_t turn_a = t.is_side_by_side ? t.width[a - place_a] : place_a;
+        const int64_t turn_b = t.is_side_by_side ? t.width[b - place_b] : place_b;
+        return turn_a != turn_b ? turn_a < turn_b : a < b;
+    });
     found[0] = decided, found[1] = rows;
 }
 

@@ -78,7 +78,8 @@ class SequentialTests(RowArrays):
         self.native = native_tests.NativeTests(self) if is_native else None
 
     def open(self, opened: OpenShard, table: Trajectories) -> Rows:
-        """Starts the tests of a shard of the table; returns the trajectories that are needed at once."""
+        """Starts the tests of a shard of the table; returns the trajectories that are needed at once, in the order in
+        which they wait."""
         before = len(self.limit)
         self.grow(len(table.id))
         self.limit[before:] = NEVER
@@ -91,7 +92,14 @@ class SequentialTests(RowArrays):
         for kept in (self.width, self.named, self.decided):
             kept[firsts] = 0
         self.limit[firsts] = np.minimum(self.policy.next_look(NOTHING), self.columns)
-        return self._name(firsts)
+        return self.in_turn(self._name(firsts), table)
+
+    def in_turn(self, rows: Rows, table: Trajectories) -> Rows:
+        """Trajectories in the order in which they wait: by shard, and by their ids there, or where they run side by
+        side by the first id of each one's stage."""
+        firsts = table.first[rows]
+        turn = self.width[firsts] if self.policy.stops_at_halt else rows - firsts
+        return np.asarray(rows[np.lexsort((rows, turn, table.shard[rows]))])
 
     def next_speculative(self, count: int, table: Trajectories) -> Rows:
         """Up to `count` trajectories that may come to be needed, of the puzzles first that have the fewest, and of
@@ -113,7 +121,7 @@ class SequentialTests(RowArrays):
 
     def end(self, rows: Rows, final: Final, table: Trajectories) -> tuple[Rows, Rows]:
         """Looks at trajectories that have ended. Returns the puzzles that this decides, by the rows of their first
-        trajectories, and the trajectories that have come to be needed."""
+        trajectories, and the trajectories that have come to be needed, in the order in which they wait."""
         self._keep(rows, final, table)
         if self.native is not None:
             return self.native.end(table)
@@ -136,7 +144,7 @@ class SequentialTests(RowArrays):
         look = np.minimum(self.policy.next_look(now), count)
         more, seen = firsts[open_], seen[open_]
         self.limit[more] = look[open_ if len(look) > 1 else 0, seen - 1]
-        return decided, self._name(more)
+        return decided, self.in_turn(self._name(more), table)
 
     def standing(self, puzzles: Rows, seen: Rows, table: Trajectories) -> Standing:
         """How the tests of some puzzles, by their place in the table `[k]`, stand at every width up to the most that

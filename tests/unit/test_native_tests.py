@@ -39,14 +39,14 @@ class Side:
         return self.tests.open(self.opened[shard.index], self.table).tolist()
 
     def end(self, rows, answers, trust):
-        """The puzzles that this decides, at which width, and the trajectories that come to be needed."""
+        """The puzzles that this decides, at which width, and the trajectories that come to be needed in their order."""
         nothing = np.zeros(len(rows), np.float32)
         is_halted = trust > 0.5
         final = Final(answers, np.ones(len(rows), np.int64), nothing, trust, nothing, nothing, is_halted, trust - 0.5)
         self.table.end(rows, final)
         decided, more = self.tests.end(rows, final, self.table)
         decided = np.sort(decided)
-        return decided.tolist(), self.tests.decided[decided].tolist(), np.sort(more).tolist()
+        return decided.tolist(), self.tests.decided[decided].tolist(), more.tolist()
 
     def speculate(self, count):
         """Trajectories that may come to be needed, in their order."""
