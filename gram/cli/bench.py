@@ -95,7 +95,9 @@ def bench(
     ] = "sudoku9",
     against: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Of training: a worktree of another commit, timed by turns with this one."),
+        typer.Option(
+            metavar="DIR", help="Of training and host: a worktree of another commit, timed by turns with this one."
+        ),
     ] = None,
     puzzles: Annotated[
         Path | None,
@@ -155,7 +157,7 @@ def bench(
     keep()
     measured: dict[str, Callable[[], Iterable[Measurement]]] = {
         "sampler": lambda: _sampler_rows(rounds, limit, peer_repo),
-        "host": lambda: _host_rows(rounds),
+        "host": lambda: _host_rows(rounds, against),
         "kernels": lambda: _kernel_rows(chosen, rounds, peer_repo, known.rates, has_cpu) if has_timings else (),
         "tuning": lambda: _tuning_rows(presets, rounds, out, tell),
         "slots": lambda: _engine_rows("slots", rounds, limit),
@@ -292,10 +294,10 @@ def _engine_rows(kind: str, rounds: int, limit: int) -> Iterator[Measurement]:
         yield from engine_benchmark.speed_rows(gram.load, limit=limit, rounds=rounds)
 
 
-def _host_rows(rounds: int) -> Iterator[Measurement]:
-    from gram.evals.benchmarks import host_benchmark
+def _host_rows(rounds: int, against: Path | None = None) -> Iterator[Measurement]:
+    from gram.evals.benchmarks import host_benchmark, host_pairs
 
-    yield from host_benchmark.rows(rounds)
+    yield from host_benchmark.rows(rounds) if against is None else host_pairs.rows(against, rounds)
 
 
 def _sampler_rows(rounds: int, limit: int, peer_repo: Path | None) -> Iterator[Measurement]:
