@@ -166,7 +166,8 @@ def rows(
 
 def words(cut: pack.Tuning) -> str:
     """A cut in words."""
-    return f"{cut.warps} warps, {plural(cut.stages, 'stage')}, tile {cut.tile}, {cut.group} a program"
+    lag = ", output product a head later" if cut.output_lag else ""
+    return f"{cut.warps} warps, {plural(cut.stages, 'stage')}, tile {cut.tile}, {cut.group} a program{lag}"
 
 
 def takes_fused(models: Mapping[str, Model]) -> dict[str, Model]:

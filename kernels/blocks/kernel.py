@@ -91,7 +91,7 @@ def mixer_kernel(
     if IS_TOKEN:
         acc = token_mixed(x, tokens, token_row, HM, TT, LP, 1, LP, D, STAGES, PRECISION)
     else:
-        acc = attended(x, heads, row, cos_ptr, sin_ptr, L, LP, 1, LP, D, W, IS_ROTARY, STAGES, PRECISION)
+        acc = attended(x, heads, row, cos_ptr, sin_ptr, L, LP, 1, LP, D, W, IS_ROTARY, 0, STAGES, PRECISION)
     tl.debug_barrier()
     tl.store(place, normed(acc, EPS, D).to(x.dtype), mask=is_token)
 

@@ -5,7 +5,9 @@ loaded one after the other arrive at one barrier. Where two trajectories stand i
 tokens are half of the columns, which one thread of sm_100 holds: their maximum and sum need no other thread, and the
 weights go to tensor memory as they lie. Where three do, a row's tokens are in both halves. The compiler then gives a
 row to one warp, from which tensor memory takes no weights without eight rounds of exchange, so they go through shared
-memory.
+memory. That takes a barrier more, which `OUTPUT_LAG` takes away elsewhere: the compiler loads a head's output tile
+later than its others, since its product comes later, and so at other barriers, unless that product is done with the
+next head's first ones.
 
 Functions without annotations are bodies of GPU kernels. Shapes as in `kernel.py`.
 """
@@ -85,25 +87,36 @@ def weighed(scores, rows, tokens, like, L: tl.constexpr, LP: tl.constexpr, GROUP
 def attended(
     x, heads, row, cos_ptr, sin_ptr,
     L: tl.constexpr, LP: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, W: tl.constexpr,
-    IS_ROTARY: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
+    IS_ROTARY: tl.constexpr, OUTPUT_LAG: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """`x` plus attention over each trajectory's own tokens, fp32."""
+    """`x` plus attention over each trajectory's own tokens, fp32. With `OUTPUT_LAG` a head's output product is done
+    with the next head's first ones; the first head's turn takes the last one's tile, keeps it and adds zeros."""
     acc = x.to(tl.float32)
     rows = tl.arange(0, ROWS)
     tokens = token_of(rows, GROUP, LP)
     blank = tl.zeros((ROWS, W), tl.float32)
     if IS_ROTARY and GROUP > 1:
         cos, sin = turns(cos_ptr, sin_ptr, tokens, L, W)
+    if OUTPUT_LAG:
+        mixed = tl.zeros((ROWS, W), x.dtype)
+        last_tile = tl.zeros((W, D), x.dtype)
     for head in tl.range(0, D // W, num_stages=STAGES):
         first = row + head * 4 * W
         if GROUP > 1:
             query_tile = heads.load([first, 0])
             key_tile = heads.load([first + W, 0])
             value_tile = heads.load([first + 2 * W, 0])
-            out_tile = heads.load([first + 3 * W, 0])
+            if OUTPUT_LAG:
+                # Last of the four: a use of it between them would part their barriers.
+                out_tile = heads.load([tl.where(head == 0, row + 4 * D, first) - W, 0])
+                acc = product(mixed, out_tile, acc, PRECISION)
+            else:
+                out_tile = heads.load([first + 3 * W, 0])
             query = product(x, tl.trans(query_tile), blank, PRECISION)
             key = product(x, tl.trans(key_tile), blank, PRECISION)
             value = product(x, tl.trans(value_tile), blank, PRECISION)
+            if OUTPUT_LAG:
+                last_tile = tl.where(head == 0, out_tile, last_tile)
         else:
             # Each where it is used, or registers of other devices would hold them meanwhile.
             query = product(x, tl.trans(heads.load([first, 0])), blank, PRECISION)
@@ -124,5 +137,8 @@ def attended(
         mixed = product(weights, value.to(x.dtype), blank, PRECISION).to(x.dtype)
         if GROUP == 1:
             out_tile = heads.load([first + 3 * W, 0])
-        acc = product(mixed, out_tile, acc, PRECISION)
+        if not OUTPUT_LAG:
+            acc = product(mixed, out_tile, acc, PRECISION)
+    if OUTPUT_LAG:
+        acc = product(mixed, last_tile, acc, PRECISION)
     return tl.where((tokens < L)[:, None], acc, 0.0)

@@ -407,7 +407,7 @@ def supervision_step_kernel(
     IS_WARM: tl.constexpr, CENTER: tl.constexpr, RANGE: tl.constexpr,
     PERTURBS_H: tl.constexpr, PERTURBS_L: tl.constexpr, KEEP: tl.constexpr, HAS_PATH: tl.constexpr,
     READS_REGISTER: tl.constexpr, HAS_ACTIVE: tl.constexpr,
-    STAGES: tl.constexpr, PRECISION: tl.constexpr,
+    OUTPUT_LAG: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Program `i` takes trajectories `GROUP i` and on: states into `state_ptr [2, B, L, D]` (h, l), heads into
     `score_ptr [2, B]`. What differs by trajectory is a scalar where `GROUP` is 1, else a column over token rows."""
@@ -470,8 +470,9 @@ def supervision_step_kernel(
                     acc = token_mixed(x, tokens, token_row, HM, TT, LP, GROUP, ROWS, D, STAGES, PRECISION)
                 else:
                     acc = attended(
-                        x, heads, row, cos_ptr, sin_ptr, L, LP, GROUP, ROWS, D, W, IS_ROTARY, STAGES, PRECISION
-                    )
+                        x, heads, row, cos_ptr, sin_ptr, L, LP, GROUP, ROWS, D, W, IS_ROTARY, OUTPUT_LAG, STAGES,
+                        PRECISION,
+                    )  # fmt: skip
                     channel_row = row + 4 * D
                 x = normed(acc, EPS, D).to(low.dtype)
                 acc = x.to(tl.float32)

@@ -48,6 +48,8 @@ class Tuning:
     token_tile: int = TOKEN_TILE
     group: int = 1
     """Trajectories of one program."""
+    output_lag: int = 0
+    """Heads by which attention's output product comes later than the head's others, 0 or 1; results are the same."""
 
 
 ALONE = Tuning()
@@ -158,6 +160,8 @@ def layout_of(weights: Weights, spec: Spec, tuning: Tuning = ALONE) -> Layout:
     head_hidden = _whole(weights["halt.weight"].shape[1], tile) if "halt.gate_up" in weights else 0
     if reason := group_obstacle(spec, tuning.group, guidance_hidden):
         raise ValueError(reason)
+    if tuning.output_lag and (is_token or tuning.group == 1):
+        raise ValueError("output_lag must be 0 but for attention of several trajectories a program, got 1")
     core_rows = (0 if is_token else 4 * spec.dim) + 3 * hidden
     cores = 1 if spec.is_core_shared else 2
     prior_row = cores * spec.blocks * core_rows

@@ -63,6 +63,7 @@ def constants(spec: Spec, layout: Layout, injection: Injection, *, has_active: b
         "IS_BEFORE": spec.noise_order == "before",
         "READS_REGISTER": spec.head_readout != "mean",
         "HAS_ACTIVE": has_active,
+        "OUTPUT_LAG": layout.tuning.output_lag,
         "STAGES": layout.tuning.stages,
         "PRECISION": precision,
     }

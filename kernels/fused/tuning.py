@@ -118,7 +118,10 @@ def default(target: str, dtype: torch.dtype, spec: Spec, weights: Weights) -> Tu
     stages = 3 if target == "sm_100" and is_token else 2
     # Three sums over tokens, one after the other, leave sm_90 no room for wider tiles.
     token_tile = 16 if target == "sm_90" and is_token and group == 3 else TOKEN_TILE
-    return Tuning(stages=stages, group=group, token_tile=token_tile)
+    # Takes a barrier away from loops over heads on sm_100, and adds some on sm_90. It costs a product a block, which is
+    # too much where heads are few.
+    output_lag = int(target == "sm_100" and not is_token and group == 3 and spec.heads >= 8)
+    return Tuning(stages=stages, group=group, token_tile=token_tile, output_lag=output_lag)
 
 
 def candidates(spec: Spec, weights: Weights) -> Iterator[Tuning]:
@@ -126,7 +129,8 @@ def candidates(spec: Spec, weights: Weights) -> Iterator[Tuning]:
     hidden = guidance_hidden(weights, spec)
     for warps, stages, tile, group in product(WARPS, STAGES, TILES, GROUPS):
         if group_obstacle(spec, group, hidden) is None:
-            yield Tuning(warps=warps, stages=stages, tile=tile, token_tile=tile, group=group)
+            for lag in (0, 1) if group == 3 and spec.mixer == "attention" else (0,):
+                yield Tuning(warps=warps, stages=stages, tile=tile, token_tile=tile, group=group, output_lag=lag)
 
 
 def shape_of(weights: Weights, spec: Spec) -> str:

@@ -67,7 +67,7 @@ def products(spec: Spec, layout: Layout, part: int) -> Iterator[MatrixWork]:
         yield MatrixWork(rows, width, dim, 3 * heads)
         yield MatrixWork(rows, rows, width, heads)
         yield MatrixWork(rows, width, rows, heads)
-        yield MatrixWork(rows, dim, width, heads)
+        yield MatrixWork(rows, dim, width, heads + cut.output_lag * calls)  # the first head adds zeros
     if layout.guidance_hidden:
         tiles = spec.transitions * layout.guidance_hidden // layout.prior_tile
         channels = part if cut.group > 1 else dim

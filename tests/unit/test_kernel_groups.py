@@ -63,11 +63,11 @@ def inputs(spec, count):
     return list(states), key
 
 
-def step(model, states, key, group, *, injection=LEARNED, active_B=None):
+def step(model, states, key, group, *, injection=LEARNED, active_B=None, lag=0):
     from gram.kernels.fused import path as fused
 
     spec, count = model.spec, len(states[0])
-    packed = pack.pack(model.weights(), spec, torch.float32, replace(TILES, group=group))
+    packed = pack.pack(model.weights(), spec, torch.float32, replace(TILES, group=group, output_lag=lag))
     out = (torch.full((2, count, spec.length, spec.dim), NAN), torch.full((2, count), NAN))
     return fused.supervision_step(packed, spec, *states, key, injection=injection, active_B=active_B, out=out)
 
@@ -75,6 +75,17 @@ def step(model, states, key, group, *, injection=LEARNED, active_B=None):
 def assert_near(actual, expected, rows=slice(None)):
     for name, one, other in zip(actual._fields, actual, expected, strict=True):
         assert float((one[rows] - other[rows]).abs().max()) <= 1e-4, name
+
+
+@interpreted
+@pytest.mark.parametrize("case", ["two-attention", "three-attention"])
+def test_a_later_output_product_changes_no_bit(case):
+    """Its sum takes the same terms in the same order, and zeros first."""
+    model, group = model_of(case), CASES[case][0]
+    states, key = inputs(model.spec, 2 * group - 1)
+    at_once, later = (step(model, states, key, group, lag=lag) for lag in (0, 1))
+    for name, one, other in zip(at_once._fields, at_once, later, strict=True):
+        assert torch.equal(one, other), name
 
 
 @interpreted

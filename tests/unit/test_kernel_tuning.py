@@ -45,6 +45,21 @@ def test_the_cut_where_none_was_measured(name, target, dtype, group, stages, mon
     assert made == pack.Tuning(group=group, stages=stages, token_tile=16 if group == 3 else 32)
 
 
+@pytest.mark.parametrize(("name", "target", "lag"), [("colouring8", "sm_100", 1), ("colouring8", "sm_90", 0)])
+def test_on_an_sm_100_the_output_product_of_three_trajectories_comes_a_head_later(name, target, lag, monkeypatch):
+    monkeypatch.setattr(tuning, "version", lambda _: "3.9.0")
+    model = model_of(name)
+    made = tuning.default(target, torch.bfloat16, model.spec, model.weights())
+    assert made == pack.Tuning(group=3, stages=2, output_lag=lag)
+
+
+@pytest.mark.parametrize(("name", "group"), [("sudoku6", 3), ("colouring8", 1)])
+def test_only_attention_of_several_trajectories_has_an_output_product_to_delay(name, group):
+    model = model_of(name)
+    with pytest.raises(ValueError, match=r"^output_lag must be 0 but for attention of several"):
+        pack.layout_of(model.weights(), model.spec, pack.Tuning(group=group, output_lag=1))
+
+
 def test_more_than_64_tokens_are_one_trajectory_a_program_with_three_stages():
     model = Model(model_config("small", tokens=81, output_tokens=81))
     made = tuning.default("sm_90", torch.bfloat16, model.spec, model.weights())
@@ -70,7 +85,7 @@ def test_silu_is_approximate_with_bfloat16_on_sm_90_and_sm_100_alone():
     assert not [name for name in targets if tuning.precision(name, torch.float32) == "tanh"]
 
 
-@pytest.mark.parametrize(("name", "cuts"), [("small", 24), ("sudoku6", 36), ("colouring8", 36)])
+@pytest.mark.parametrize(("name", "cuts"), [("small", 24), ("sudoku6", 36), ("colouring8", 48)])
 def test_every_cut_of_the_sweep_can_be_packed(name, cuts):
     model = model_of(name)
     tried = list(tuning.candidates(model.spec, model.weights()))
@@ -308,9 +323,9 @@ class Once(dict):
         return 1.0
 
 
-def ratio(name, group):
+def ratio(name, group, lag=0):
     model = model_of(name)
-    layout = pack.layout_of(model.weights(), model.spec, pack.Tuning(group=group))
+    layout = pack.layout_of(model.weights(), model.spec, pack.Tuning(group=group, output_lag=lag))
     return work.ratio(model.spec, layout, 32, shapes_of(model.weights()), Once())
 
 
@@ -321,8 +336,22 @@ def test_executed_work_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("name", "group", "limit"),
-    [("small", 2, 1.1), ("small-attention", 2, 1.1), ("sudoku6", 3, 1.35), ("colouring8", 3, 1.35)],
+    ("name", "group", "lag", "limit"),
+    [
+        ("small", 2, 0, 1.1),
+        ("small-attention", 2, 0, 1.1),
+        ("sudoku6", 3, 0, 1.35),
+        ("colouring8", 3, 0, 1.35),
+        ("colouring8", 3, 1, 1.35),
+    ],
 )
-def test_groups_execute_little_that_is_not_needed(name, group, limit):
-    assert 1 <= ratio(name, group) <= limit
+def test_groups_execute_little_that_is_not_needed(name, group, lag, limit):
+    assert 1 <= ratio(name, group, lag) <= limit
+
+
+def test_an_output_product_that_lags_is_executed_once_more_in_each_block():
+    model = model_of("colouring8")
+    spec = model.spec
+    calls = spec.transitions * (spec.low_level_updates + 1) * spec.blocks
+    once = 128 * (spec.dim // spec.heads) * spec.dim / (3 * work.useful(spec, shapes_of(model.weights())))
+    assert ratio("colouring8", 3, 1) - ratio("colouring8", 3) == pytest.approx(calls * once)
