@@ -51,6 +51,13 @@ def test_commands_can_be_read(page: Path) -> None:
                 check_command(words[1:])
 
 
+@pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.name)
+def test_puzzles_on_a_command_line_have_a_solution(page: Path) -> None:
+    for text in blocks(page, "sh"):
+        for task, puzzle in re.findall(r'^gram solve (\w+) "(.+)"', text, re.MULTILINE):
+            get_task(task).parse(puzzle)
+
+
 @pytest.mark.parametrize("page", [README, ROOT / "CONTRIBUTING.md", *PAGES], ids=lambda page: page.name)
 def test_links_lead_to_files_of_the_repository(page: Path) -> None:
     links = [urlparse(link) for link in LINK.findall(page.read_text())]
