@@ -47,8 +47,8 @@ def bench(
         typer.Option(
             "--preset",
             metavar="P",
-            help="Of kernels and tuning: this preset alone; of tuning, a shipped checkpoint too; repeatable.",
-            show_default="all",
+            help="Of kernels and tuning: this preset alone; of tuning, a shipped checkpoint too; repeatable."
+            " [default: all]",
         ),
     ] = None,
     has_cpu: Annotated[
@@ -59,8 +59,7 @@ def bench(
         typer.Option(
             parser=real,
             metavar="R",
-            help="Of kernels: a GPU's bf16 rate, TFLOP/s.",
-            show_default="measured on a GPU, else 790",
+            help="Of kernels: a GPU's bf16 rate, TFLOP/s. [default: measured on a GPU, else 790]",
         ),
     ] = None,
     terabytes: Annotated[
@@ -68,8 +67,7 @@ def bench(
         typer.Option(
             parser=real,
             metavar="R",
-            help="Of kernels: a GPU's memory rate, TB/s.",
-            show_default="measured on a GPU, else 3",
+            help="Of kernels: a GPU's memory rate, TB/s. [default: measured on a GPU, else 3]",
         ),
     ] = None,
     l2_terabytes: Annotated[
@@ -77,8 +75,7 @@ def bench(
         typer.Option(
             parser=real,
             metavar="R",
-            help="Of kernels: its second-level cache's rate, TB/s.",
-            show_default="5.5",
+            help="Of kernels: its second-level cache's rate, TB/s. [default: 5.5]",
         ),
     ] = None,
     special_tera: Annotated[
@@ -86,8 +83,8 @@ def bench(
         typer.Option(
             parser=real,
             metavar="R",
-            help="Of kernels: its rate of special functions, 10^12 a second.",
-            show_default="by a GPU's multiprocessors and clock, else 3.7",
+            help="Of kernels: its rate of special functions, 10^12 a second. [default: by a GPU's"
+            " multiprocessors and clock, else 3.7]",
         ),
     ] = None,
     recipe: Annotated[
@@ -101,7 +98,10 @@ def bench(
     ] = None,
     puzzles: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Of training: what the recipe trains on.", show_default="some made here"),
+        typer.Option(
+            metavar="FILE",
+            help="Of training: what the recipe trains on. [default: some made here]",
+        ),
     ] = None,
     shards: Annotated[int, typer.Option(parser=whole, metavar="S", help="ray: shards of the driver's plan.")] = 320,
     out: Annotated[

@@ -150,7 +150,8 @@ SETTINGS: dict[str, Any] = {
     "width_threshold": _optional(
         real,
         "P",
-        "Of the width policy. [default: staged 0.9 (LPRM), sparse as a Gaussian, decided 0.95 (probability of a lead)]",
+        "Of the width policy. [default: staged 0.9, trusted 0.5 (LPRM), sparse as a Gaussian, decided 0.95 (probability"
+        " of a lead)]",
     ),
     "width_stage": _optional(
         whole, "N", "Trajectories that first-halt runs side by side. [default: the checkpoint's, or all of --width]"

@@ -44,7 +44,7 @@ def train(
     ] = None,
     at_once: Annotated[
         int | None,
-        typer.Option(metavar="K", help="Of --seeds: runs side by side.", show_default="what a GPU holds, 1 on a CPU"),
+        typer.Option(metavar="K", help="Of --seeds: runs side by side. [default: what a GPU holds, 1 on a CPU]"),
     ] = None,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to run.")] = "auto",
     dtype: Annotated[str, typer.Option(metavar="auto|bfloat16|float32", help="Type to compute in.")] = "auto",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gram.cli.main import ADVANCED, main
+from gram.cli.main import ADVANCED, COMMANDS, main
 from gram.cli.options import COMMON, OPENING, SETTINGS, SPREADING
 
 
@@ -17,6 +17,12 @@ def test_common_options_come_first(command: str, capsys: pytest.CaptureFixture[s
     shown = [name for name in shared if flags[name] in first + advanced]
     assert {"device", "dtype"} <= set(shown)
     assert [name for name in shown if flags[name] in first] == [name for name in shown if name in COMMON]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_default_is_told_in_one_pair_of_brackets(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    assert "default: (" not in " ".join(capsys.readouterr().out.split())
 
 
 def complete(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> set[str]:
