@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os.path import isfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -86,9 +87,15 @@ def solve(
 def _tokens(task: Task, puzzle: str | None, file: Path | None, rows: str | None, limit: int | None) -> Tokens:
     """The puzzles to solve, `[P, L]`."""
     from gram.hub_files import load_puzzles
+    from gram.tasks.protocol import PuzzleError
 
     if puzzle is not None:
-        tokens: Tokens = task.parse(puzzle)[None]
+        try:
+            tokens: Tokens = task.parse(puzzle)[None]
+        except PuzzleError as error:
+            if isfile(puzzle):
+                raise ValueError(f"puzzle must be text, or a file after --puzzles, got file {puzzle}") from error
+            raise
         return tokens
     if file is None and rows is None:
         return task.split("test", limit=limit or SHOWN_PUZZLES).puzzles

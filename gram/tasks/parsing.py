@@ -88,7 +88,7 @@ def read_rows(path: Path, text: str, *, has_comments: bool = True) -> Iterator[P
     first = next((line for _, line in _lines(text) if not is_comment(line)), "")
     if kind in JSON_NAMES or (kind not in TABLE_NAMES and first.lstrip()[:1] in ("{", "[")):
         yield from _json_rows(path, text)
-    elif kind in TABLE_NAMES or _delimiter(first) is not None:
+    elif (kind in TABLE_NAMES and first) or _delimiter(first) is not None:
         lines = io.StringIO(text, newline="")
         yield from (row for row, _, _ in table_rows(path, lines, first, has_comments=has_comments))
     else:

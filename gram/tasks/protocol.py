@@ -318,10 +318,13 @@ class Task(ABC):
     def board(self, puzzle: Tokens, answer: Tokens | None = None) -> Board:
         """The puzzle, or an answer to it, as rows of cells; by default a square where there are as many tokens."""
         given = puzzle[: self.output_start or self.tokens] if answer is None else puzzle[self.output_start :]
+        shown = given if answer is None else answer
         text = self.format(puzzle, answer)
+        # A given that an answer has replaced is no given any more.
+        is_given = ((given > BLANK) & (shown == given)).tolist()
         cells = [
-            BoardCell(symbol, "blank" if symbol == self.symbols[BLANK] else "given" if known > BLANK else "filled")
-            for symbol, known in zip(text, given.tolist(), strict=True)
+            BoardCell(symbol, "blank" if symbol == self.symbols[BLANK] else "given" if known else "filled")
+            for symbol, known in zip(text, is_given, strict=True)
         ]
         side = math.isqrt(len(cells))
         width = side if side * side == len(cells) else len(cells)

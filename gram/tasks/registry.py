@@ -65,7 +65,7 @@ def _builtin(name: str) -> Task:
     match = re.fullmatch(r"([a-z]+)(\d{1,2})", name)
     make, sizes = SIZED[match[1]] if match and match[1] in SIZED else (None, ())
     if match is None or make is None or (size := int(match[2])) not in sizes:
-        raise ValueError(f"task must be one of {FAMILIES}, got {name!r}")
+        raise ValueError(f"task must be one of {FAMILIES}, or your own with task_module, got {name!r}")
     return make(size)
 
 

@@ -87,7 +87,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (("--what",), ("--what",)),
         (("solve",), ("TASK",)),
         (("solve", "nqueens"), ("nqueens",)),
-        (("solve", "chess"), ("chess", "nqueens")),
+        (("solve", "chess"), ("chess", "nqueens", "task_module")),
         (("solve", TASK, "--nonsense"), ("--nonsense",)),
         (("eval", TASK, "--width", "0"), ("width", "0", "at least 1")),
         (("eval", TASK, "--width", "many"), ("width", "many")),
@@ -251,6 +251,13 @@ def test_training_is_saved_though_sigterm_comes_twice_at_once(
     monkeypatch.setattr(Trainer, "advance", interrupted)
     assert main(["train", str(recipe), "--out", str(out), "--quiet"]) == 128 + signum
     assert bool(list(out.glob("*.safetensors"))) == is_saved
+
+
+def test_a_file_in_the_place_of_a_puzzle_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, "solve", TASK, str(folder / "wrong.txt"), "--checkpoint", str(folder / "good"))
+    assert "--puzzles" in line
+    assert "wrong.txt" in line
+    assert "--puzzles" not in refused(capsys, "solve", TASK, "Q..", "--checkpoint", str(folder / "good"))
 
 
 @pytest.mark.parametrize("command", ["solve", "sample"])

@@ -87,6 +87,9 @@ class TestNewTask:
         kinds = [[cell.kind for cell in row] for row in task.board(some.puzzles[0])]
         assert [len(row) for row in kinds] == [3, 3, 3]
         assert sum(row.count("blank") for row in kinds) == 4
+        replaced = np.where(some.puzzles[0] == 2, np.uint8(3), some.puzzles[0])
+        drawn = np.array([cell.kind for row in task.board(some.puzzles[0], replaced) for cell in row])
+        assert np.array_equal(drawn == "filled", some.puzzles[0] == 2)
         for text, words in (("12", "must have 9 symbols"), ("11.......", "with none"), ("5........", "got '5'")):
             with pytest.raises(PuzzleError, match=words):
                 task.parse(text)

@@ -125,6 +125,7 @@ def test_pipes_are_judged_by_content(tmp_path, task, content, puzzles):
         ),
         ("sudoku4", "a.json", '["' + "." * 16 + '", "..."]', "a.json: item 2: sudoku4 puzzle must have 16 symbols"),
         ("sudoku4", "a.json", "[]", "must hold at least one puzzle"),
+        ("sudoku4", "a.csv", "", "must hold at least one puzzle"),
         ("maze4", "a.txt", "# two mazes\nS..............G\n", "maze4 puzzle must have 16 symbols, got 11"),
     ],
 )
