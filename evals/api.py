@@ -1,7 +1,7 @@
 """Evaluations from Python: `gram.evaluate`, `gram.frontier` and `gram.ablate`. The command line is their client.
 
-Each returns a report with what the command's `--json` prints: `to_json()`, a line for `print`, a table or a picture in
-a notebook. With `out`, finished work is kept there, and the same call continues after a kill.
+Each returns a report with what the command's `--json` prints: `to_json()`, a table or a sentence for `print`, a table
+or a picture in a notebook. With `out`, finished work is kept there, and the same call continues after a kill.
 """
 
 from __future__ import annotations
@@ -18,14 +18,22 @@ from gram.api import Puzzles, Sampler, SamplerOptions
 from gram.config import SamplerConfig
 from gram.evals import ablation
 from gram.evals.ablation_run import AblationRun
-from gram.evals.evaluate import Evaluation, evaluate_result, figure_rows, predictions, to_json, write_results
+from gram.evals.evaluate import (
+    Evaluation,
+    evaluate_result,
+    figure_rows,
+    figure_table,
+    predictions,
+    to_json,
+    write_results,
+)
 from gram.evals.frontier import files
 from gram.evals.frontier.outcomes import Arrays
 from gram.evals.frontier.study import FrontierStudy, make_grid
 from gram.evals.pages import figures, pictures
 from gram.evals.progress import ShowProgress, silent
 from gram.evals.puzzle_choice import PuzzleChoice
-from gram.formatting import difference, percent
+from gram.formatting import aligned, difference, percent
 from gram.sampler.engine import Progress
 from gram.sampler.result import SampleResult
 from gram.sampler.run import Backend
@@ -34,6 +42,7 @@ from gram.versions import versions
 
 FRONTIERS = Path("runs") / "frontier"
 """Where frontiers go that are given no folder."""
+CELL_HEADS = ("", "accuracy", "minus baseline, points")
 Choosable = Path | Puzzles | None
 
 
@@ -71,8 +80,12 @@ class EvaluationReport:
         rows = ", ".join(f"{label} {value}" for label, value, *_ in figure_rows(self.to_json()))
         return f"<{self._head()}: {rows}>"
 
+    def __str__(self) -> str:
+        return f"{self._head()}\n{aligned(figure_table(self.to_json()))}"
+
     def _repr_html_(self) -> str:
-        return _table(self._head(), ("", "value", "95 % interval", "uniform"), figure_rows(self.to_json()))
+        heads, *rows = figure_table(self.to_json())
+        return _table(self._head(), heads, rows)
 
     def _head(self) -> str:
         found = self.evaluation
@@ -136,8 +149,11 @@ class AblationReport(GridReport):
     def __repr__(self) -> str:
         return f"<{self.found['name']}: " + "; ".join(", ".join(row) for row in self.rows()) + ">"
 
+    def __str__(self) -> str:
+        return f"{self.found['name']}\n{aligned([CELL_HEADS, *self.rows()])}"
+
     def _repr_html_(self) -> str:
-        return _table(self.found["name"], ("", "accuracy", "minus baseline, points"), self.rows())
+        return _table(self.found["name"], CELL_HEADS, self.rows())
 
 
 def evaluate(

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from itertools import compress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -310,6 +311,13 @@ def figure_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     if summary.get("flops_of_answer") is not None:
         made.append(("arithmetic of an answer, mean", f"{count(summary['flops_of_answer'])}FLOP", "", ""))
     return made
+
+
+def figure_table(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """`figure_rows` below their heads, without the columns that no figure fills."""
+    made = figure_rows(summary)
+    is_filled = [place < 2 or any(row[place] for row in made) for place in range(4)]
+    return [tuple(compress(row, is_filled)) for row in (("", "value", "95 % interval", "uniform"), *made)]
 
 
 def _real(puzzle_set: PuzzleSet, result: SampleResult) -> NDArray[np.int64]:

@@ -127,6 +127,9 @@ class Sampler:
         self.card = card or {}
         """What the checkpoint's card says (recipe, steps, figures); empty where it has none that can be read."""
 
+    def __repr__(self) -> str:
+        return f"<Sampler of {self.task.name}, checkpoint {self.name}: {self.model.device}, {self.model.dtype}>"
+
     def settings(
         self, config: SamplerConfig | None = None, *, puzzles: int = 0, **overrides: Unpack[SamplerOptions]
     ) -> ResolvedConfig:

@@ -72,6 +72,16 @@ def plural(number_of: int, one: str, many: str | None = None) -> str:
     return f"{number_of:,} {one if number_of == 1 else many or one + 's'}"
 
 
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text as lines whose columns stand below each other, the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        for row in rows
+    )
+    return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
 def markdown(heads: Sequence[str], rows: Iterable[Iterable[str]], *, rule: str = "---") -> str:
     """Rows of text as a Markdown table; `rule` stands below each head."""
     lines = [f"| {' | '.join(line)} |" for line in (heads, *rows)]

@@ -146,7 +146,7 @@ def _show(summary: dict[str, Any]) -> None:
     from rich.text import Text
 
     from gram.cli import terminal
-    from gram.evals.evaluate import figure_rows
+    from gram.evals.evaluate import figure_table
 
     console = terminal.output()
     head = f"  checkpoint {summary['checkpoint']}, {terminal.plural(summary['puzzles'], 'puzzle')}"
@@ -159,8 +159,9 @@ def _show(summary: dict[str, Any]) -> None:
     how += f"selector {summary['selector']}, seed {summary['seed']}"
     console.print(Text(how, "dim"))
     console.print()
-    made = terminal.table("", "value", "95 % interval", "uniform", left=1)
-    for row in figure_rows(summary):
+    heads, *rows = figure_table(summary)
+    made = terminal.table(*heads, left=1)
+    for row in rows:
         made.add_row(*row)
     console.print(made)
     console.print()

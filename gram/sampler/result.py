@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
 from typing import Any, overload
@@ -132,7 +132,7 @@ class Answer:
 
     text: str
     """As the task writes it."""
-    tokens: Tokens
+    tokens: Tokens = field(repr=False)
     """As the first trajectory that gave it wrote it, `[A]`."""
     votes: int
     """Trajectories that gave it."""
@@ -261,7 +261,11 @@ class PuzzleResult:
         }
 
     def __repr__(self) -> str:
-        return f"<PuzzleResult {self.text!r}: {self.votes} of {self.width} votes>"
+        try:
+            verdict = ", valid" if self.is_valid else ", not valid"
+        except PuzzleError:  # the task cannot judge
+            verdict = ""
+        return f"<PuzzleResult {self.text!r}: {self.votes} of {self.width} votes{verdict}>"
 
     def _repr_html_(self) -> str:
         """Board, selected answer and other solutions, for a notebook; without verdicts where the task cannot judge."""

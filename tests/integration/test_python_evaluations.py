@@ -44,6 +44,7 @@ def test_an_evaluation_is_what_the_command_prints(tiny, tmp_path, capsys):
     assert all(np.isfinite(value) for value in found.metrics.values())
     percent = f"{100 * found.evaluation.accuracy:.1f} %"
     assert percent in repr(found)
+    assert percent in next(line for line in str(found).splitlines() if line.startswith("accuracy of the answer"))
     assert f"<td>{percent}</td>" in found._repr_html_()
 
 
@@ -100,4 +101,5 @@ def test_an_ablation_is_what_the_command_prints(tiny, tmp_path, capsys):
     assert (tmp_path / "python" / "report.html").is_file()
     assert found.rows()[0][2] == "baseline"
     assert "width 4" in repr(found)
+    assert any("width 4" in line and "baseline" not in line for line in str(found).splitlines())
     assert "width 4" in found._repr_html_()

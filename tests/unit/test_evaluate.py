@@ -11,6 +11,7 @@ from gram.config import config_to_json
 from gram.evals.evaluate import (
     Evaluation,
     evaluate_result,
+    figure_table,
     judge,
     predictions,
     single_accuracy_of,
@@ -202,6 +203,15 @@ def test_all_right_and_all_wrong():
     assert got.accuracy == got.single_accuracy == got.coverage == got.coverage_pooled == got.pass_at_width == 0
     assert got.accuracy_low == 0 < got.accuracy_high < 1
     assert to_json(got)["lprm_auroc"] is None
+
+
+def test_a_table_of_figures_has_no_empty_column():
+    puzzles, task = puzzle_set(1), OneSolution()
+    several = to_json(score(Total(), *by_hand()))
+    one = to_json(score(task, puzzles, run(task, puzzles.puzzles, [digits((0, 1))])))
+    assert figure_table(several)[0] == ("", "value", "95 % interval", "uniform")
+    assert figure_table(one)[0] == ("", "value", "95 % interval")
+    assert all(len(row) == 3 for row in figure_table(one))
 
 
 def test_an_empty_set_has_no_figures():

@@ -85,6 +85,7 @@ def test_a_pushed_checkpoint_is_the_checkpoint(hub, folder, tmp_path, capsys):
 
 def test_a_sampler_saves_and_pushes_itself(hub, folder, tmp_path):
     sampler = gram.load(folder, device="cpu", dtype="float32")
+    assert repr(sampler).startswith(f"<Sampler of {sampler.task.name}, checkpoint {folder}: cpu")
     sampler.save(tmp_path / "saved")
     assert gram.load(tmp_path / "saved", device="cpu", dtype="float32").model.digest() == sampler.model.digest()
     Sampler(sampler.model, get_task("nqueens4"), name="mine").push("us/tiny")

@@ -57,7 +57,9 @@ def test_a_result_is_a_sequence_of_its_puzzles():
         result[3]
     for figure in ("3 puzzles", "width 2", "depth 8"):
         assert figure in repr(result)
-    assert "2 of 2" in repr(result[0])
+    assert "2 of 2 votes, not valid" in repr(result[0])
+    assert ", valid" in repr(solved()[0][0])
+    assert "tokens" not in repr(result[0].answers)
 
 
 def test_a_notebook_shows_boards_and_verdicts():
