@@ -20,6 +20,11 @@ def number(value: float | None, digits: int = 2) -> str:
     return f"{value:,.{digits}f}" if is_defined(value) else "-"
 
 
+def rate(value: float | None) -> str:
+    """Of something a second: a whole number from ten on, below it two digits, so that a slow run is not 0."""
+    return f"{value:.2g}" if is_defined(value) and value < 9.5 else number(value, 0)
+
+
 def percent(value: float | None, digits: int = 1) -> str:
     """A share as per cent."""
     return f"{100 * value:.{digits}f} %" if is_defined(value) else "-"

@@ -138,7 +138,7 @@ def _show_views(summary: dict[str, Any], out: Path | None) -> None:
     console.print()
     if out is not None:
         console.print(f"submission: {out / 'submission.json'}", soft_wrap=True)
-    speed = f"{terminal.number(summary['trajectories_per_s'], 0)} trajectories/s"
+    speed = f"{terminal.rate(summary['trajectories_per_s'])} trajectories/s"
     console.print(Text.assemble((f"{terminal.number(summary['elapsed_s'], 1)} s", "bold"), f", {speed}"))
 
 
@@ -151,9 +151,8 @@ def _show(summary: dict[str, Any]) -> None:
     console = terminal.output()
     head = f"  checkpoint {summary['checkpoint']}, {terminal.plural(summary['puzzles'], 'puzzle')}"
     console.print(Text.assemble((summary["task"], "bold"), head))
-    how = (
-        f"{terminal.plural(summary['width'], 'trajectory', 'trajectories')} a puzzle, at most {summary['depth']} steps"
-    )
+    how = f"{terminal.trajectories(summary['width'], summary['width_policy'])} a puzzle"
+    how += f", at most {terminal.plural(summary['depth'], 'step')}"
     how += f", injector {summary['injector']}, "
     how += f"views {summary['views']}, " if summary["views"] != "off" else ""
     how += f"selector {summary['selector']}, seed {summary['seed']}"
@@ -165,7 +164,7 @@ def _show(summary: dict[str, Any]) -> None:
         made.add_row(*row)
     console.print(made)
     console.print()
-    speed = f"{terminal.number(summary['trajectories_per_s'], 0)} trajectories/s"
+    speed = f"{terminal.rate(summary['trajectories_per_s'])} trajectories/s"
     elapsed = f"{terminal.number(summary['elapsed_s'], 1)} s"
     where = f"  {summary['device']}, {summary['dtype']}, kernel {summary['kernel']}"
     console.print(Text.assemble((elapsed, "bold"), f", {speed}", (where, "dim")))

@@ -46,10 +46,12 @@ def frontier(
         int | None,
         typer.Option(parser=whole, metavar="P", help="First P puzzles of the set's fixed permutation. [default: all]"),
     ] = None,
-    widths: Annotated[str, typer.Option(metavar="N,N,...", help="Widths, from 1.")] = "1,2,4,8,16,32",
+    widths: Annotated[str, typer.Option(metavar="N,N,...", help="Widths; 1 joins them.")] = "1,2,4,8,16,32",
     depths: Annotated[
         str | None,
-        typer.Option(metavar="M,M,...", help="Depths. [default: powers of 2 up to four times the trained depth]"),
+        typer.Option(
+            metavar="M,M,...", help="Depths; the trained one joins them. [default: powers of 2 up to four times it]"
+        ),
     ] = None,
     selectors: Annotated[
         str | None,

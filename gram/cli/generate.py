@@ -107,7 +107,7 @@ def _show(sampler: Sampler, result: SampleResult, summary: dict[str, Any]) -> No
     console.print(terminal.side_by_side(panels, across=across))
     if count > SHOWN_BOARDS:
         console.print(Text(f"and {count - SHOWN_BOARDS} more", style="dim"))
-    speed = f"{terminal.number(summary['trajectories_per_s'], 0)} boards/s"
+    speed = f"{terminal.rate(summary['trajectories_per_s'])} boards/s"
     line = Text.assemble(
         (f"{summary['valid']} of {terminal.plural(count, 'board')} valid", "bold"),
         f", {summary['distinct']} distinct, {summary['distinct_valid']} distinct and valid",

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gram.api import Sampler
-from gram.cli.terminal import framed, is_plain, legend, number, plural, side_by_side, table
+from gram.cli.terminal import framed, is_plain, legend, number, plural, rate, side_by_side, table, trajectories
 from gram.config import ResolvedConfig
 from gram.kernels import dispatch
 from gram.sampler.result import Answer, PuzzleResult, SampleResult
@@ -23,7 +23,7 @@ TABLE_ROWS = 6
 
 def show_run(console: Console, sampler: Sampler, settings: ResolvedConfig) -> None:
     """Task, checkpoint, how it samples, and the legend of the boards."""
-    how = f"{plural(settings.width, 'trajectory', 'trajectories')}, at most {plural(settings.depth, 'step')}"
+    how = f"{trajectories(settings.width, settings.width_policy)}, at most {plural(settings.depth, 'step')}"
     console.print(Text.assemble((sampler.task.name, "bold"), f"  checkpoint {sampler.name}"))
     how += f", views {settings.views}" if settings.views != "off" else ""
     console.print(Text(f"{how}, selector {settings.selector}, seed {settings.seed}", "dim"))
@@ -35,7 +35,7 @@ def show_timings(console: Console, sampler: Sampler, result: SampleResult) -> No
     """How long it took and on what."""
     model, timings = sampler.model, result.timings
     path = dispatch.choose(model.device, model.spec, model.dtype, "auto" if result.kernel == "eager" else result.kernel)
-    speed = f", {number(timings['trajectories_per_s'], 0)} trajectories/s"
+    speed = f", {rate(timings['trajectories_per_s'])} trajectories/s"
     console.print(Text.assemble((f"{number(timings['ms_per_puzzle'], 1)} ms per puzzle", "bold"), speed))
     console.print(Text(f"{result.device}, {result.dtype}, kernel {path.kernel}: {path.reason}", "dim"))
 

@@ -96,7 +96,7 @@ def _show(made: Prediction, nodes: int) -> None:
         ("workers", f"{made.workers:,} on {terminal.plural(nodes, 'node')}"),
         ("shards", f"{made.shards:,} of {terminal.number(made.shard_s)} s"),
         ("time", f"{terminal.number(made.elapsed_s, 1)} s"),
-        ("trajectories/s", terminal.number(made.trajectories_per_s, 0)),
+        ("trajectories/s", terminal.rate(made.trajectories_per_s)),
         ("workers busy", terminal.percent(made.busy)),
         ("driver busy" if made.drivers == 1 else f"{made.drivers} drivers busy", terminal.percent(made.driver_busy)),
         ("shards in flight", f"{made.shards_in_flight:,}"),

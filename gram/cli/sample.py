@@ -115,7 +115,7 @@ def _show(summary: dict[str, Any]) -> None:
     console.print(Text.assemble((summary["task"], "bold"), f"  checkpoint {summary['checkpoint']}"))
     counts = f"{summary['trajectories']:,} trajectories of {terminal.plural(summary['puzzles'], 'puzzle')}"
     console.print(f"{counts}, {summary['supervision_steps']:,} supervision steps -> {summary['folder']}")
-    speed = f"{terminal.number(summary['trajectories_per_s'], 0)} trajectories/s"
+    speed = f"{terminal.rate(summary['trajectories_per_s'])} trajectories/s"
     where = f"  {summary['device']}, {summary['dtype']}, kernel {summary['kernel']}"
     elapsed = f"{terminal.number(summary['elapsed_s'], 1)} s"
     console.print(Text.assemble((elapsed, "bold"), f", {speed}", (where, "dim")))

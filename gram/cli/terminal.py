@@ -26,6 +26,7 @@ from gram.formatting import number as number
 from gram.formatting import percent as percent
 from gram.formatting import plain
 from gram.formatting import plural as plural
+from gram.formatting import rate as rate
 from gram.tasks.protocol import Board, CellKind
 
 if TYPE_CHECKING:
@@ -117,6 +118,12 @@ def legend(*, marks: bool, has_new: bool = False) -> Text:
     if has_new:
         words.insert(2, Text("just now", NEW_STYLE))
     return Text("  ").join(words)
+
+
+def trajectories(width: int, policy: str) -> str:
+    """How many trajectories a puzzle gets: `20 trajectories`, or `at most 20 trajectories (decided)`."""
+    text = plural(width, "trajectory", "trajectories")
+    return text if policy == "fixed" else f"at most {text} ({policy})"
 
 
 def table(*headers: str, left: int = 1, wraps: int | None = None) -> Table:

@@ -78,7 +78,22 @@ def test_colours_are_missed_under_no_color_and_in_a_pipe(settings: dict[str, Any
 def test_undefined_numbers_are_null_in_json_and_a_dash_on_screen() -> None:
     value = {"a": math.nan, "b": [np.float32(0.5), np.int64(2)], "c": (math.inf, np.array([1.0, np.nan]))}
     assert plain(value) == {"a": None, "b": [0.5, 2], "c": [None, [1.0, None]]}
-    assert terminal.percent(math.nan) == terminal.number(None) == "-"
+    assert terminal.percent(math.nan) == terminal.number(None) == terminal.rate(None) == "-"
+
+
+def test_a_slow_rate_is_not_zero_and_a_fast_one_is_whole() -> None:
+    assert [terminal.rate(value) for value in (0.0471, 1.26, 9.47, 9.5, 10.4, 1234.5)] == [
+        *("0.047", "1.3", "9.5", "10", "10", "1,234")
+    ]
+
+
+def test_the_head_says_at_most_where_a_width_may_end_early() -> None:
+    sampled = result("sudoku4", 10)
+    for policy, words in (("fixed", "10 trajectories, "), ("decided", "at most 10 trajectories (decided), ")):
+        screen = console(120, color_system=None)
+        settings = replace(sampled.config, width_policy=policy)
+        outcome_view.show_run(screen, SimpleNamespace(task=get_task("sudoku4"), name="tiny"), settings)  # type: ignore[arg-type]
+        assert lines(screen)[1].startswith(words)
 
 
 def result(name: str, width: int) -> SampleResult:
