@@ -151,7 +151,7 @@ def _show(summary: dict[str, Any]) -> None:
     console = terminal.output()
     head = f"  checkpoint {summary['checkpoint']}, {terminal.plural(summary['puzzles'], 'puzzle')}"
     console.print(Text.assemble((summary["task"], "bold"), head))
-    how = f"{terminal.trajectories(summary['width'], summary['width_policy'])} a puzzle"
+    how = terminal.trajectories(summary["width"], summary["width_policy"], " a puzzle")
     how += f", at most {terminal.plural(summary['depth'], 'step')}"
     how += f", injector {summary['injector']}, "
     how += f"views {summary['views']}, " if summary["views"] != "off" else ""

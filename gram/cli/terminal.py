@@ -120,9 +120,10 @@ def legend(*, marks: bool, has_new: bool = False) -> Text:
     return Text("  ").join(words)
 
 
-def trajectories(width: int, policy: str) -> str:
-    """How many trajectories a puzzle gets: `20 trajectories`, or `at most 20 trajectories (decided)`."""
-    text = plural(width, "trajectory", "trajectories")
+def trajectories(width: int, policy: str, of: str = "") -> str:
+    """How many trajectories a puzzle gets: `20 trajectories`, or `at most 20 trajectories (decided)`; `of` follows the
+    noun."""
+    text = plural(width, "trajectory", "trajectories") + of
     return text if policy == "fixed" else f"at most {text} ({policy})"
 
 

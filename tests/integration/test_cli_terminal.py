@@ -94,6 +94,7 @@ def test_the_head_says_at_most_where_a_width_may_end_early() -> None:
         settings = replace(sampled.config, width_policy=policy)
         outcome_view.show_run(screen, SimpleNamespace(task=get_task("sudoku4"), name="tiny"), settings)  # type: ignore[arg-type]
         assert lines(screen)[1].startswith(words)
+    assert terminal.trajectories(1, "decided", " a puzzle") == "at most 1 trajectory a puzzle (decided)"
 
 
 def result(name: str, width: int) -> SampleResult:
