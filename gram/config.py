@@ -57,6 +57,7 @@ MODEL_FIELDS = (
     *("log_sigma_range", "head_readout", "head_hidden", "halt_threshold", "selector", "views", "is_conditional"),
     *("has_empty_condition", "value_tokens", "values", "are_values_alike", "latent", "drop_below"),
     *("conflict_above", "commitment_temperature", "commitment_focus", "search", "width_policy", "notes"),
+    "is_warm_started",
     "width_stage",
     *("identities", "identity_dim"),
     *("demonstrations", "memory", "memory_keys", "memory_values", "memory_chunk", "memory_heard", "encoder_blocks"),
@@ -250,6 +251,9 @@ class ModelConfig(Spec):
     """Of a lattice: a conflict leads back to the puzzle (`restart`), or takes the last commitment back, whose value is
     ruled out then, and tokens of the fewest values are committed (`backtrack`; `gram/sampler/backtracking.py`), or
     a token without a value gets all values back, and one is committed where a round changes nothing (`repair`)."""
+    is_warm_started: bool = False
+    """Of a lattice: whether a round goes on from the core's state of the round before (a warm start), except after a
+    conflict and where every token has one value. Else, and in training always, it starts from `z0`."""
     notes: bool = False
     """Of a lattice: whether values are symbols of the task's notes (`gram/tasks/notes.py`), in one token a cell."""
     identities: int = 0

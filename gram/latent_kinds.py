@@ -23,6 +23,7 @@ LATTICE: dict[str, Any] = {
     "commitment_temperature": 1.0,
     "commitment_focus": 0.0,
     "search": "restart",
+    "is_warm_started": False,
     "notes": False,
 }
 """Settings that only a lattice has, as others have them."""

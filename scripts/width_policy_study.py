@@ -2,8 +2,9 @@
 
     python scripts/width_policy_study.py sudoku-lattice trusted first-halt:2 --puzzles FILE --rows 401-500 --out FILE
 
-A way is a width policy, of `first-halt` with its stage (`first-halt:2`); the others stand beside the first. Each puzzle
-is answered in all ways, in random order. The file of `--out` keeps a line for each answer, and the same command goes on
+A way is a width policy, of `first-halt` with its stage (`first-halt:2`), and, behind commas, settings of the model that
+replace the checkpoint's, in JSON (`first-halt:4,transitions=16`); the others stand beside the first. Each puzzle is
+answered in all ways, in random order. The file of `--out` keeps a line for each answer, and the same command goes on
 where it stopped. Prints Markdown: right answers, latency, rounds one after another, trajectories, their steps and
 counted arithmetic; differences and ratios to the first way are paired by puzzle (95 %, of latency by bootstrap).
 Latency is processor time, which other jobs of the machine hardly lengthen; `--threads 1` makes it that of one core.
@@ -16,6 +17,7 @@ import json
 import random
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,13 @@ from numpy.typing import NDArray
 
 import gram
 from gram.api import Sampler
+from gram.config import MODEL_FIELDS
 from gram.evals import statistics
 from gram.evals.cost import step_macs
 from gram.evals.paired import paired_difference
 from gram.evals.puzzle_choice import PuzzleChoice
 from gram.formatting import markdown, percent, signed, span
+from gram.model import Model
 from gram.sampler.engine import Engine, Observer
 from gram.tasks.protocol import Tokens
 
@@ -51,9 +55,26 @@ class Rounds(Observer):
 
 
 def settings_of(way: str) -> dict[str, Any]:
-    """`policy` or `policy:stage`."""
-    policy, _, stage = way.partition(":")
+    """Of sampling, named by `policy` or `policy:stage`."""
+    policy, _, stage = way.partition(",")[0].partition(":")
     return {"width_policy": policy} | ({"width_stage": int(stage)} if stage else {})
+
+
+def sampler_of(way: str, sampler: Sampler) -> Sampler:
+    """The sampler of a model with the way's own settings; `ValueError` where they cannot be."""
+    changes: dict[str, Any] = {}
+    for setting in way.split(",")[1:]:
+        name, _, value = setting.partition("=")
+        if name not in MODEL_FIELDS:
+            raise ValueError(f"a way's setting must be one of a model's, got {name!r} in {way}")
+        try:
+            changes[name] = json.loads(value)
+        except json.JSONDecodeError as error:
+            message = f"a way's setting must be NAME=VALUE with a value in JSON, got {setting!r} in {way}"
+            raise ValueError(message) from error
+    model = Model(replace(sampler.model.config, **changes)).requires_grad_(False)
+    model.load_state_dict(sampler.model.state_dict())
+    return Sampler(model, sampler.task, name=way)
 
 
 def answer(sampler: Sampler, puzzle: Tokens, way: str, given: argparse.Namespace) -> dict[str, Any]:
@@ -87,8 +108,8 @@ def ratio(times: NDArray[np.float64], first: NDArray[np.float64]) -> str:
     return f"{times.mean() / first.mean():.2f} ({low:.2f} to {high:.2f})"
 
 
-def table(lines: dict[str, list[dict[str, Any]]], flops: float, clock: str) -> str:
-    """Markdown of the answers of each way; `flops` of one supervision step."""
+def table(lines: dict[str, list[dict[str, Any]]], flops: dict[str, float], clock: str) -> str:
+    """Markdown of the answers of each way; `flops` of one supervision step of it."""
     columns = {
         way: {name: np.array([line[name] for line in of], np.float64) for name in of[0]} for way, of in lines.items()
     }
@@ -107,7 +128,7 @@ def table(lines: dict[str, list[dict[str, Any]]], flops: float, clock: str) -> s
                 "-" if own is first else ratio(times, first[clock]),
                 *(f"{own[name].mean():.{digits}f}" for name, digits in (("rounds", 0), ("trajectories", 2))),
                 f"{own['steps'].mean():.0f}",
-                f"{1e-12 * flops * own['steps'].mean():.2f}",
+                f"{1e-12 * flops[way] * own['steps'].mean():.2f}",
             ]
         )
     return markdown(HEADS, rows)
@@ -116,7 +137,7 @@ def table(lines: dict[str, list[dict[str, Any]]], flops: float, clock: str) -> s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint")
-    parser.add_argument("ways", nargs="+", metavar="POLICY[:STAGE]")
+    parser.add_argument("ways", nargs="+", metavar="POLICY[:STAGE][,SETTING=VALUE]")
     parser.add_argument("--task", help="of another size [default: the checkpoint's]")
     parser.add_argument("--puzzles", type=Path, help="file [default: the task's split test]")
     parser.add_argument("--rows", help="A-B of it")
@@ -131,8 +152,9 @@ def main() -> None:
     try:
         sampler = gram.load(given.checkpoint, task=given.task)
         puzzles = PuzzleChoice(puzzles=given.puzzles, rows=given.rows).of(sampler.task).puzzles
-        for way in given.ways:
-            sampler.settings(width=given.width, kernel=given.kernel, **settings_of(way))
+        samplers = {way: sampler_of(way, sampler) for way in given.ways}
+        for way, own in samplers.items():
+            own.settings(width=given.width, kernel=given.kernel, **settings_of(way))
     except (ValueError, OSError) as error:
         parser.error(str(error))
     if given.threads is not None:
@@ -147,19 +169,19 @@ def main() -> None:
     order, lines = random.Random(0), {way: list[dict[str, Any]]() for way in given.ways}
     texts = [sampler.task.format(puzzle) for puzzle in puzzles]
     if any((way, text) not in done for way in given.ways for text in texts):
-        answer(sampler, puzzles[:1], given.ways[0], given)
+        answer(samplers[given.ways[0]], puzzles[:1], given.ways[0], given)
     for place in range(len(puzzles)):
         for way in order.sample(given.ways, len(given.ways)):
             made = done.get((way, texts[place]))
             if made is None:
-                made = answer(sampler, puzzles[place : place + 1], way, given)
+                made = answer(samplers[way], puzzles[place : place + 1], way, given)
                 if given.out is not None:
                     with given.out.open("a") as file:
                         file.write(json.dumps({"asked": asked, "way": way, "puzzle": texts[place], **made}) + "\n")
             lines[way].append({name: value for name, value in made.items() if name not in ("asked", "way", "puzzle")})
         print(f"{place + 1} of {len(puzzles)}", end="\r", file=sys.stderr, flush=True)
     print(file=sys.stderr)
-    flops = 2.0 * step_macs(sampler.model.config)["total"]
+    flops = {way: 2.0 * step_macs(own.model.config)["total"] for way, own in samplers.items()}
     print(table(lines, flops, "wall_s" if given.wall else "processor_s"))
 
 

@@ -1,9 +1,10 @@
 """Slots whose latent states are lattices: a supervision step is one round (`gram/sampler/lattice.py`).
 
-The core starts every round from `z0` and sees the state alone: nothing but the sets of values is carried. A trajectory
-in conflict goes on from its puzzle, in its next life, or from before its last commitment. Its halt logit is that of a
-solution being left where every token has one value, and `UNSOLVED` elsewhere, so that the rule `head` halts it when it
-is solved.
+The core starts every round from `z0` and sees the state alone: nothing but the sets of values is carried. With a warm
+start (`is_warm_started`) it goes on from its state of the round before, too, except after a conflict and to judge an
+answer. A trajectory in conflict goes on from its puzzle, in its next life, or from before its last commitment. Its halt
+logit is that of a solution being left where every token has one value, and `UNSOLVED` elsewhere, so that the rule
+`head` halts it when it is solved.
 
 Shapes: `S` slots, `k` some slots, `A` answer tokens, `V` symbols, `v` of them values.
 """
@@ -46,6 +47,8 @@ class LatticeSlots(SlotStates):
         """What each puzzle leaves possible: where every life begins."""
         self.sets = torch.zeros_like(self.first)
         self.trail = begin(self.first) if own.search == "backtrack" else None
+        self.is_cold = torch.ones(rows, dtype=torch.bool, device=device)
+        """Whether the next round starts from `z0`."""
 
     def _start(self, index: Tensor, tokens: Tensor, identities: Tensor | None, names: Tensor) -> None:
         """New trajectories begin at their puzzles."""
@@ -53,13 +56,14 @@ class LatticeSlots(SlotStates):
         candidates = self.writer.candidates(tokens.to(torch.uint8).cpu().numpy())
         self.first[index] = torch.from_numpy(candidates).to(self.h.device)
         self.sets[index] = self.first[index]
+        self.is_cold[index] = True
         self.h[index] = 0  # what stood there is another trajectory's, and the first residual would show it
         if self.trail is not None:
             for tensor, anew in zip(self.trail, begin(self.first[index]), strict=True):
                 tensor[index] = anew
 
     def _of_trajectories(self) -> tuple[Tensor, ...]:
-        return self.h, self.puzzles, self.first, self.sets, *(self.trail or ())
+        return self.h, self.puzzles, self.first, self.sets, self.is_cold, *(self.trail or ())
 
     def _advance_launch(self, number: int, cut: int | None) -> tuple[Tensor, Tensor]:
         """One round of a launch, or of its first `cut` rows."""
@@ -68,6 +72,8 @@ class LatticeSlots(SlotStates):
         sets = self.sets[rows]
         shown = embed_sets(self.weights, self.model.config, self.puzzles[rows], sets[..., self.values])
         start = self.model.initial_state(len(sets))[0]
+        if self.model.config.is_warm_started:
+            start = torch.where(self.is_cold[rows, None, None], start, self.h[rows])
         key = NoiseKey(self.config.seed, *self.device_names[:, rows])
         after = self.model.step(
             start.contiguous(),
@@ -89,6 +95,9 @@ class LatticeSlots(SlotStates):
             for tensor, part in zip(self.trail, after_round, strict=True):
                 tensor[rows] = part
             self.sets[rows] = after_round.sets
+        # After a conflict the core's state is of values since given back. An answer is judged from `z0`, so that the
+        # verdict is on it alone and stays the same.
+        self.is_cold[rows] = played.is_conflict | (self.sets[rows].sum(-1) == 1).all(-1)
         self.h_before[rows] = after.h
         return torch.where(played.is_solved, after.halt, UNSOLVED), after.lprm
 

@@ -43,7 +43,7 @@ def truncate_log(path: Path, step: int) -> None:
 
 
 WEIGHTLESS = ["depth", "trained_depth", "transitions", "drop_below", "conflict_above"]
-WEIGHTLESS += ["commitment_temperature", "commitment_focus", "search"]
+WEIGHTLESS += ["commitment_temperature", "commitment_focus", "search", "is_warm_started"]
 WEIGHTLESS += ["halt_threshold", "selector", "views", "width_policy", "width_stage"]
 """Settings of a model that no weight depends on: a run may start from a checkpoint of others."""
 

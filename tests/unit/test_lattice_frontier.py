@@ -58,15 +58,23 @@ def full_depth(study: FrontierStudy, folder: Path) -> Traces:
 @settings(max_examples=12, deadline=None)
 @given(
     search=st.sampled_from(["backtrack", "restart"]),
+    is_warm_started=st.booleans(),
     threshold=st.sampled_from([0.5, 0.86, 0.87, 0.88, 0.95]),
     conflict_above=st.sampled_from([0.2, 0.8, 1.0]),
     drop_below=st.sampled_from([0.0, 0.05, 0.3]),
     views=st.sampled_from(["off", "random"]),
     seed=st.integers(0, 99),
 )
-def test_traces_that_stop_are_those_to_the_full_depth(search, threshold, conflict_above, drop_below, views, seed):
+def test_traces_that_stop_are_those_to_the_full_depth(
+    search, is_warm_started, threshold, conflict_above, drop_below, views, seed
+):
     model = lattice_model(
-        search=search, halt_threshold=threshold, conflict_above=conflict_above, drop_below=drop_below, depth=12
+        search=search,
+        is_warm_started=is_warm_started,
+        halt_threshold=threshold,
+        conflict_above=conflict_above,
+        drop_below=drop_below,
+        depth=12,
     )
     with tempfile.TemporaryDirectory() as folder:
         study = study_of(model, Path(folder) / "study", views=views, seed=seed)
