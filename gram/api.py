@@ -114,6 +114,7 @@ class SamplerOptions(TypedDict, total=False):
     is_padded: bool
     kernel: Kernel
     measures_sparsity: bool
+    is_warm_started: bool | None
 
 
 class Sampler:

@@ -77,7 +77,7 @@ LATER: dict[str, Any] = {
 }
 """Settings of a model that came after the first checkpoints, with the value by which all is as before. There it stands
 not in a model's JSON."""
-LATER_SAMPLING: dict[str, Any] = {"measures_sparsity": False, "width_stage": None}
+LATER_SAMPLING: dict[str, Any] = {"measures_sparsity": False, "width_stage": None, "is_warm_started": False}
 """The same of sampling."""
 
 T = TypeVar("T")
@@ -442,6 +442,9 @@ class SamplerConfig:
     measures_sparsity: bool = False
     """Whether the sparsity of states is measured, and a column of the result and its trace
     (`gram/sampler/sparsity.py`); the selector `sparsity` and the width policy `sparse` turn it on."""
+    is_warm_started: bool | None = None
+    """Of a lattice: whether a round goes on from the core's state of the round before (`ModelConfig`); None is the
+    model's."""
 
     def __post_init__(self) -> None:
         make_plain(self)
@@ -499,6 +502,7 @@ class ResolvedConfig(SamplerConfig):
     low_level_updates: int
     slots: int
     launch: int
+    is_warm_started: bool = False
 
     def __post_init__(self) -> None:
         SamplerConfig.__post_init__(self)

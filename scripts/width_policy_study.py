@@ -2,12 +2,12 @@
 
     python scripts/width_policy_study.py sudoku-lattice trusted first-halt:2 --puzzles FILE --rows 401-500 --out FILE
 
-A way is a width policy, of `first-halt` with its stage (`first-halt:2`), and, behind commas, settings of the model that
-replace the checkpoint's, in JSON (`first-halt:4,transitions=16`); the others stand beside the first. Each puzzle is
-answered in all ways, in random order. The file of `--out` keeps a line for each answer, and the same command goes on
-where it stopped. Prints Markdown: right answers, latency, rounds one after another, trajectories, their steps and
-counted arithmetic; differences and ratios to the first way are paired by puzzle (95 %, of latency by bootstrap).
-Latency is processor time, which other jobs of the machine hardly lengthen; `--threads 1` makes it that of one core.
+A way is a width policy, of `first-halt` with its stage (`first-halt:2`), and, behind commas, other settings of sampling
+in JSON (`first-halt:4,transitions=6`); the others stand beside the first. Each puzzle is answered in all ways, in
+random order. The file of `--out` keeps a line for each answer, and the same command goes on where it stopped. Prints
+Markdown: right answers, latency, rounds one after another, trajectories, their steps and counted arithmetic;
+differences and ratios to the first way are paired by puzzle (95 %, of latency by bootstrap). Latency is processor time,
+which other jobs of the machine hardly lengthen; `--threads 1` makes it that of one core.
 """
 
 from __future__ import annotations
@@ -27,13 +27,11 @@ from numpy.typing import NDArray
 
 import gram
 from gram.api import Sampler
-from gram.config import MODEL_FIELDS
 from gram.evals import statistics
 from gram.evals.cost import step_macs
 from gram.evals.paired import paired_difference
 from gram.evals.puzzle_choice import PuzzleChoice
 from gram.formatting import markdown, percent, signed, span
-from gram.model import Model
 from gram.sampler.engine import Engine, Observer
 from gram.tasks.protocol import Tokens
 
@@ -42,6 +40,10 @@ HEADS = (
     *("way", "right, % (95 %)", "points beside the first", "latency, s (95th percentile)", "ratio of latency"),
     *("rounds", "trajectories", "steps", "TFLOP"),
 )
+
+
+OTHERS = ("depth", "transitions", "is_warm_started", "halt_threshold", "temperature", "views")
+"""Settings that a way may name beside its policy."""
 
 
 class Rounds(Observer):
@@ -55,26 +57,19 @@ class Rounds(Observer):
 
 
 def settings_of(way: str) -> dict[str, Any]:
-    """Of sampling, named by `policy` or `policy:stage`."""
-    policy, _, stage = way.partition(",")[0].partition(":")
-    return {"width_policy": policy} | ({"width_stage": int(stage)} if stage else {})
-
-
-def sampler_of(way: str, sampler: Sampler) -> Sampler:
-    """The sampler of a model with the way's own settings; `ValueError` where they cannot be."""
-    changes: dict[str, Any] = {}
-    for setting in way.split(",")[1:]:
-        name, _, value = setting.partition("=")
-        if name not in MODEL_FIELDS:
-            raise ValueError(f"a way's setting must be one of a model's, got {name!r} in {way}")
+    """Of `policy` or `policy:stage`, with `,setting=value` behind. Raises `ValueError` where it is none."""
+    named, *others = way.split(",")
+    policy, _, stage = named.partition(":")
+    found: dict[str, Any] = {"width_policy": policy} | ({"width_stage": int(stage)} if stage else {})
+    for each in others:
+        name, _, value = each.partition("=")
+        if name not in OTHERS:
+            raise ValueError(f"a way's setting must be one of {', '.join(OTHERS)}, got {name!r}")
         try:
-            changes[name] = json.loads(value)
+            found[name] = json.loads(value)
         except json.JSONDecodeError as error:
-            message = f"a way's setting must be NAME=VALUE with a value in JSON, got {setting!r} in {way}"
-            raise ValueError(message) from error
-    model = Model(replace(sampler.model.config, **changes)).requires_grad_(False)
-    model.load_state_dict(sampler.model.state_dict())
-    return Sampler(model, sampler.task, name=way)
+            raise ValueError(f"{name} must be a value in JSON, got {value!r}") from error
+    return found
 
 
 def answer(sampler: Sampler, puzzle: Tokens, way: str, given: argparse.Namespace) -> dict[str, Any]:
@@ -152,9 +147,10 @@ def main() -> None:
     try:
         sampler = gram.load(given.checkpoint, task=given.task)
         puzzles = PuzzleChoice(puzzles=given.puzzles, rows=given.rows).of(sampler.task).puzzles
-        samplers = {way: sampler_of(way, sampler) for way in given.ways}
-        for way, own in samplers.items():
-            own.settings(width=given.width, kernel=given.kernel, **settings_of(way))
+        flops = {}
+        for way in given.ways:
+            config = sampler.settings(width=given.width, kernel=given.kernel, **settings_of(way))
+            flops[way] = 2.0 * step_macs(replace(sampler.model.config, transitions=config.transitions))["total"]
     except (ValueError, OSError) as error:
         parser.error(str(error))
     if given.threads is not None:
@@ -169,19 +165,18 @@ def main() -> None:
     order, lines = random.Random(0), {way: list[dict[str, Any]]() for way in given.ways}
     texts = [sampler.task.format(puzzle) for puzzle in puzzles]
     if any((way, text) not in done for way in given.ways for text in texts):
-        answer(samplers[given.ways[0]], puzzles[:1], given.ways[0], given)
+        answer(sampler, puzzles[:1], given.ways[0], given)
     for place in range(len(puzzles)):
         for way in order.sample(given.ways, len(given.ways)):
             made = done.get((way, texts[place]))
             if made is None:
-                made = answer(samplers[way], puzzles[place : place + 1], way, given)
+                made = answer(sampler, puzzles[place : place + 1], way, given)
                 if given.out is not None:
                     with given.out.open("a") as file:
                         file.write(json.dumps({"asked": asked, "way": way, "puzzle": texts[place], **made}) + "\n")
             lines[way].append({name: value for name, value in made.items() if name not in ("asked", "way", "puzzle")})
         print(f"{place + 1} of {len(puzzles)}", end="\r", file=sys.stderr, flush=True)
     print(file=sys.stderr)
-    flops = {way: 2.0 * step_macs(own.model.config)["total"] for way, own in samplers.items()}
     print(table(lines, flops, "wall_s" if given.wall else "processor_s"))
 
 

@@ -173,6 +173,13 @@ SETTINGS: dict[str, Any] = {
         bool,
         typer.Option("--measures-sparsity", help="Measure how sparse states are: columns of the result and its trace."),
     ],
+    "is_warm_started": Annotated[
+        bool | None,
+        typer.Option(
+            "--warm-start/--cold-start",
+            help="Of a lattice: whether a round goes on from the core's state before. [default: the checkpoint's]",
+        ),
+    ],
 }
 """One option for each field of `SamplerConfig`."""
 ADAPTIVE = ("resampler", "resample_threshold", "width_policy", "width_threshold", "width_stage")

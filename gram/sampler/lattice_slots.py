@@ -72,7 +72,7 @@ class LatticeSlots(SlotStates):
         sets = self.sets[rows]
         shown = embed_sets(self.weights, self.model.config, self.puzzles[rows], sets[..., self.values])
         start = self.model.initial_state(len(sets))[0]
-        if self.model.config.is_warm_started:
+        if self.config.is_warm_started:
             start = torch.where(self.is_cold[rows, None, None], start, self.h[rows])
         key = NoiseKey(self.config.seed, *self.device_names[:, rows])
         after = self.model.step(

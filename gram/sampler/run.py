@@ -75,6 +75,8 @@ def resolve(config: SamplerConfig, model: Model, puzzles: int = 0) -> ResolvedCo
     injector = config.injector or own.injector
     if own.latent == "lattice":
         check_lattice(config)
+    elif config.is_warm_started:
+        raise ValueError("is_warm_started must be off for continuous states, which are always carried, got on")
     elif injector == "commitment":
         raise ValueError("injector must be none, prior, gaussian or path for continuous states, got commitment")
     if injector == "prior" and own.guidance == "none":
@@ -126,6 +128,7 @@ def resolve(config: SamplerConfig, model: Model, puzzles: int = 0) -> ResolvedCo
         "measures_sparsity": measures_sparsity,
         "transitions": transitions,
         "low_level_updates": updates,
+        "is_warm_started": own.is_warm_started if config.is_warm_started is None else config.is_warm_started,
         "launch": launch,
         "kernel": kernel,
         "slots": slots,
@@ -226,7 +229,7 @@ def shape_of(model: Model) -> dict[str, Any]:
     return {
         name: value
         for name, value in config_to_json(model.config).items()
-        if name not in ("selector", "views", "width_policy", "width_stage", "identities")
+        if name not in ("selector", "views", "width_policy", "width_stage", "is_warm_started", "identities")
     }
 
 

@@ -12,7 +12,7 @@ from gram.cli.options import COMMON, OPENING, SETTINGS, SPREADING
 def test_common_options_come_first(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     first, advanced = capsys.readouterr().out.split(f"{ADVANCED}:")
-    shared = [name for name in SETTINGS | OPENING | SPREADING if name != "is_padded"]
+    shared = [name for name in SETTINGS | OPENING | SPREADING if name not in ("is_padded", "is_warm_started")]
     flags = {name: f"  --{name.replace('_', '-')} " for name in shared}
     shown = [name for name in shared if flags[name] in first + advanced]
     assert {"device", "dtype"} <= set(shown)

@@ -1,5 +1,8 @@
 """Lattices whose rounds go on from the core's state of the round before."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,15 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gram import checkpoint
+from gram.cli.main import main
 from gram.config import SamplerConfig, config_to_json
 from gram.kernels.philox import NoiseKey
 from gram.model import Model, embed_sets, over_symbols, read_values
 from gram.sampler.backtracking import begin, follow
 from gram.sampler.lattice import Opinion, play_round, rules_of
-from gram.sampler.run import sample
+from gram.sampler.run import resolve, sample
 from gram.tasks.protocol import puzzle_hash
 from gram.tasks.registry import get_task
-from tests.models import tiny_config
+from tests.models import tiny_config, tiny_model
 from tests.unit.test_lattice import lattice_model
 
 DEPTH = 20
@@ -96,6 +100,35 @@ def test_a_model_without_is_written_as_before_and_one_with_reads_back(tmp_path):
     assert checkpoint.read_config(tmp_path / "warm").is_warm_started
 
 
+def test_a_run_may_say_otherwise_than_its_model():
+    cold, puzzles = lattice_model(**KIND), TASK.split("test", limit=4).puzzles
+    asked = SamplerConfig(width=3, depth=DEPTH)
+    told = replace(asked, is_warm_started=True), replace(asked, is_warm_started=False)
+    assert not resolve(asked, cold).is_warm_started
+    assert resolve(asked, WARM).is_warm_started
+    for model, config, like in ((cold, told[0], WARM), (WARM, told[1], cold)):
+        one, other = sample(model, TASK, puzzles, config), sample(like, TASK, puzzles, asked)
+        assert one.trajectories_sha256 == other.trajectories_sha256
+        assert one.config == other.config
+    assert "is_warm_started" not in config_to_json(resolve(asked, cold)), "runs of before keep their names"
+
+
+def test_the_command_line_says_it(tmp_path, capsys):
+    checkpoint.save(lattice_model(**KIND), tmp_path / "tiny")
+    command = ["sample", "sudoku4", "--checkpoint", str(tmp_path / "tiny"), "--limit", "2", "--width", "2", "--json"]
+    made = []
+    for number, flags in enumerate(([], ["--cold-start"], ["--warm-start", "--transitions", "5"])):
+        assert main([*command, "--out", str(tmp_path / str(number)), *flags]) == 0
+        made.append(json.loads(capsys.readouterr().out))
+    assert made[0]["trajectories_sha256"] == made[1]["trajectories_sha256"]
+    assert "is_warm_started" not in made[1]
+    assert (made[2]["is_warm_started"], made[2]["transitions"]) == (True, 5)
+    assert main(["solve", "nqueens4", "--checkpoint", "nqueens8", "--warm-start"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_continuous_states_are_refused_in_one_line():
     with pytest.raises(ValueError, match=r"^is_warm_started must come with the latent lattice, got latent continuous$"):
         tiny_config(is_warm_started=True)
+    with pytest.raises(ValueError, match="is_warm_started must be off for continuous states"):
+        resolve(SamplerConfig(is_warm_started=True), tiny_model())
