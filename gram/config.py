@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from gram import latent_kinds
 from gram.kernels.spec import Guidance, HeadReadout, Memory, Mixer, MixerNorm, NoiseOrder, Positions, Spec
-from gram.sampler.halting import RULES, Halting
+from gram.sampler.halting import RULES, Halting, check_halt_threshold
 
 Line = Literal[
     "row", "column", "diagonal", "antidiagonal", "box", "up", "down", "left", "right", "graph", "value", "all"
@@ -516,14 +516,6 @@ class ResolvedConfig(SamplerConfig):
     def stage(self) -> int:
         """Trajectories of a puzzle that `first-halt` runs side by side."""
         return self.width if self.width_stage is None else self.width_stage
-
-
-def check_halt_threshold(name: str, threshold: float | None) -> None:
-    """Raises `ValueError` where the halting rule cannot use the threshold."""
-    rule = RULES[name]
-    if threshold is None or (rule.above < threshold < rule.below and not (rule.is_whole and threshold % 1)):
-        return
-    raise ValueError(f"halt_threshold must be {rule.expected}, got {threshold}")
 
 
 def config_to_json(config: Any) -> dict[str, Any]:
