@@ -41,11 +41,12 @@ class Signs:
 
 def recent_signs(path: Path) -> Signs:
     """Signs over the last `RECENT_LINES` lines of the log `path` that have each, since a single step's come of a few
-    slots."""
+    slots; of its later half alone, since a short run's first steps say nothing of its end."""
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
     def mean(name: str) -> float:
-        recent = [line[name] for line in lines if line.get(name) is not None][-RECENT_LINES:]
+        later = lines[len(lines) // 2 :]
+        recent = [line[name] for line in later if line.get(name) is not None][-RECENT_LINES:]
         return sum(recent) / len(recent) if recent else math.nan
 
     fraction = lines[-1].get("fraction", 0.0) if lines else 0.0

@@ -69,16 +69,23 @@ def test_the_sentence_follows_what_guides():
 def test_the_diagnosis_is_of_many_lines(tmp_path):
     """One line's figure comes of a few slots; lines without one, and old ones, do not count."""
     assert math.isnan(recent_signs(tmp_path / "none.jsonl").kl_first)
-    values = [9.0] * 5 + [0.1, None] * 15 + [0.3] * 15
+    values = [9.0] * 55 + [0.1, None] * 15 + [0.3] * 15
     lines = [
-        {"step": step, "kl_first": value, "rollout_right": float(step >= 20), "exact": 0.5, "fraction": step / 50}
+        {"step": step, "kl_first": value, "rollout_right": float(step >= 70), "exact": 0.5, "fraction": step / 100}
         for step, value in enumerate(values)
     ]
     found = recent_signs(log_of(tmp_path / "log.jsonl", lines))
     assert found.kl_first == pytest.approx(0.2)
     assert found.rollout_right == pytest.approx(1.0)
-    assert len(lines) - RECENT_LINES == 20
-    assert (found.exact, found.fraction) == (0.5, 49 / 50)
+    assert len(lines) - RECENT_LINES == 70
+    assert (found.exact, found.fraction) == (0.5, 99 / 100)
+
+
+def test_the_diagnosis_of_a_short_run_is_of_its_later_half(tmp_path):
+    """Its noise was used at first and has collapsed since."""
+    lines = [{"kl_first": 0.2 if step < 6 else 0.0, "rollout_right": 0.0, "exact": 0.5} for step in range(12)]
+    assert recent_signs(log_of(tmp_path / "log.jsonl", lines)).kl_first == 0.0
+    assert ", collapsed" in explain(recent_signs(tmp_path / "log.jsonl"))
 
 
 def test_a_run_like_published_is_not_called_healthy(tmp_path):
