@@ -147,6 +147,10 @@ def card_head(name: str, card: dict[str, Any]) -> str:
         scaled += f"| supervision steps at most, chosen after training | {card['depth']} |\n"
         depths = card.get("trained_depths", [card["recipe"]["model"]["depth"]])
         scaled += f"| supervision steps, trained | {' and '.join(map(str, dict.fromkeys(depths)))} |\n"
+    if "transitions" in card:
+        warm = ", each round from where the last one ended" if card.get("is_warm_started") else ""
+        scaled += f"| transitions, chosen after training | {card['transitions']}{warm} |\n"
+        scaled += f"| transitions, trained | {card['recipe']['model']['transitions']} |\n"
     if "halt_threshold" in card:
         scaled += f"| halt threshold, chosen after training | {card['halt_threshold']:g} |\n"
     if "views" in card:

@@ -1,6 +1,6 @@
 """What backtracking brings a lattice, and what its width: single trajectories, paired by puzzle.
 
-    python scripts/search_study.py runs/narrow sudoku-lattice --puzzles FILE --rows 1-60 --depths 128,512
+    python scripts/search_study.py runs/narrow sudoku-lattice --puzzles FILE --rows 1-60 --depths 128,512 --cold-start
 
 Each checkpoint, of one task, searches in three ways: it starts anew after a conflict and commits the tokens it is sure
 of (`restart`); it takes commitments back but still commits those (`backtrack, sure`); it takes commitments back and
@@ -51,6 +51,8 @@ def main() -> None:
         "--depths", default="128", help="rounds, ascending; only the last is run [default: %(default)s]"
     )
     parser.add_argument("--width", type=int, default=2, help="trajectories, averaged [default: %(default)s]")
+    parser.add_argument("--transitions", type=int, help="loops of a round [default: the checkpoint's]")
+    parser.add_argument("--cold-start", action="store_true", help="every round starts from z0")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="write the table there, too")
     given = parser.parse_args()
@@ -63,23 +65,26 @@ def main() -> None:
         parser.error(str(error))
     if strange := [each.name for each in samplers if each.model.config.latent != "lattice"]:
         parser.error(f"checkpoints must be lattices, got {', '.join(strange)}")
-    if len({each.task.name for each in samplers}) > 1 or min(*depths, given.width) < 1:
-        parser.error("checkpoints must be of one task, and depths and width at least 1")
+    transitions = 1 if given.transitions is None else given.transitions
+    if len({each.task.name for each in samplers}) > 1 or min(*depths, given.width, transitions) < 1:
+        parser.error("checkpoints must be of one task, and depths, width and transitions at least 1")
     heads = [f"solved in {depth}, %" for depth in depths]
     lines = [f"| checkpoint | search | {' | '.join(heads)} | difference in {depths[-1]} | rounds | TFLOP |"]
     lines.append("|" + "---|" * (len(depths) + 5))
     first = None
     for name, sampler in zip(given.checkpoints, samplers, strict=True):
         own = sampler.model.config
+        asked = {"is_warm_started": own.is_warm_started and not given.cold_start}
+        asked["transitions"] = own.transitions if given.transitions is None else given.transitions
         for way, settings in WAYS.items():
-            sampler.model.config = replace(own, **settings)
+            sampler.model.config = replace(own, **settings, **asked)
             print(f"{name}: {way}", file=sys.stderr, flush=True)
             right, rounds = solved(sampler, choice, depths[-1], given.width, given.seed)
             shares = [100 * (right & (rounds <= depth)).mean() for depth in depths]
             mine = right.mean(1)
             first = mine if first is None else first
             gap = paired_difference(mine, first)
-            flops = 2e-12 * step_macs(own)["total"] * rounds.mean()
+            flops = 2e-12 * step_macs(sampler.model.config)["total"] * rounds.mean()
             cells = [f"{share:.1f}" for share in shares]
             cells.append(
                 "-" if mine is first else f"{100 * gap.estimate:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})"

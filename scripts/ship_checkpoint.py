@@ -141,7 +141,8 @@ def main() -> None:
     )
     for name in ("selector", "width-policy", "views"):
         parser.add_argument(f"--{name}", help="default of the checkpoint's sampling; choose on training puzzles")
-    for name in ("depth", "width-stage"):
+    parser.add_argument("--warm-start", action="store_true", help="rounds of a lattice start warm")
+    for name in ("depth", "transitions", "width-stage"):
         parser.add_argument(
             f"--{name}", type=int, help="default of the checkpoint's sampling; choose on training puzzles"
         )
@@ -172,7 +173,9 @@ def main() -> None:
         config["depth"] = card["depth"] = arguments.depth
     if arguments.halt_threshold is not None:
         config["halt_threshold"] = card["halt_threshold"] = arguments.halt_threshold
-    for name in ("selector", "width_policy", "width_stage", "views"):
+    if arguments.warm_start:
+        config["is_warm_started"] = card["is_warm_started"] = True
+    for name in ("selector", "width_policy", "width_stage", "views", "transitions"):
         if (value := getattr(arguments, name)) is not None:
             config[name] = value
             if name != "selector":
