@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from gram import latent_kinds
-from gram.kernels.spec import Guidance, HeadReadout, Memory, Mixer, MixerNorm, NoiseOrder, Positions, Spec
-from gram.sampler.halting import RULES, Halting, check_halt_threshold
+from gram.kernels.spec import Guidance, HeadReadout, Memory, Mixer, MixerNorm, NoiseOrder, Positions, Spec, check_limits
+from gram.sampler.halting import RULES, Halting
 
 Line = Literal[
     "row", "column", "diagonal", "antidiagonal", "box", "up", "down", "left", "right", "graph", "value", "all"
@@ -313,7 +313,7 @@ class ModelConfig(Spec):
             latent_kinds.check_stage(self.width_stage, self.width_policy, MOST["width"])
         if any(getattr(self, name) not in (LATER[name], ()) for name in latent_kinds.SPARSE):
             latent_kinds.check_sparse(self)
-        check_halt_threshold("head", self.halt_threshold)
+        check_limits("halt_threshold", self.halt_threshold, RULES["head"])
         if self.selector is not None:
             one_of("selector", self.selector, SELECTORS)
         for name in ("path_noise", "initial_std"):
@@ -468,7 +468,7 @@ class SamplerConfig:
                 raise ValueError(f"sigma must come with injector gaussian or path, got {self.injector}")
         if not 0 < self.resample_threshold <= 1:
             raise ValueError(f"resample_threshold must be above 0 and at most 1, got {self.resample_threshold}")
-        check_halt_threshold(self.halting, self.halt_threshold)
+        check_limits("halt_threshold", self.halt_threshold, RULES[self.halting])
         if self.width_threshold is not None and self.width_policy not in (them := POLICIES_OF_THRESHOLDS):
             raise ValueError(f"width_threshold must come with {', '.join(them)}, got {self.width_policy or 'none'}")
         if self.width_threshold is not None and not 0 < self.width_threshold < 1:

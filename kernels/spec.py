@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Mixer = Literal["token", "attention", "relations"]
 MixerNorm = Literal["columns", "tokens"]
@@ -240,3 +240,11 @@ def box_shape(side: int) -> tuple[int, int]:
     if height == 1:
         raise ValueError(f"relations must have box only where a board's side has two factors, got side {side}")
     return height, side // height
+
+
+def check_limits(name: str, threshold: float | None, rule: Any) -> None:
+    """Raises `ValueError` where a threshold is not between the rule's `above` and `below`, or not whole where it must
+    be; None is the rule's own."""
+    if threshold is None or (rule.above < threshold < rule.below and not (rule.is_whole and threshold % 1)):
+        return
+    raise ValueError(f"{name} must be {rule.expected}, got {threshold}")

@@ -121,11 +121,3 @@ def stops(name: str, threshold: float | None, first: int, now: Readings) -> Bool
 def count_unchanged(is_same: Bools, before: NDArray[np.integer]) -> NDArray[np.integer]:
     """Steps for which answers have stayed the same: given whether this step kept them, and the count `before` it."""
     return (before + 1) * is_same
-
-
-def check_halt_threshold(name: str, threshold: float | None) -> None:
-    """Raises `ValueError` where the halting rule cannot use the threshold."""
-    rule = RULES[name]
-    if threshold is None or (rule.above < threshold < rule.below and not (rule.is_whole and threshold % 1)):
-        return
-    raise ValueError(f"halt_threshold must be {rule.expected}, got {threshold}")

@@ -168,7 +168,9 @@ def test_shipped_checkpoints_come_from_the_published_recipes():
         assert shipped.width_policy == card.get("width_policy", recipe.model.width_policy)
         assert shipped.width_stage == card.get("width_stage", recipe.model.width_stage)
         names = ("log_sigma_center", "halt_threshold", "depth", "trained_depth", "selector", "views")
-        names += ("width_policy", "width_stage")
+        for name in ("transitions", "is_warm_started"):
+            assert getattr(shipped, name) == card.get(name, getattr(recipe.model, name))
+        names += ("width_policy", "width_stage", "transitions", "is_warm_started")
         chosen = {name: getattr(recipe.model, name) for name in names}
         assert replace(shipped, **chosen) == recipe.model
         # Steps or minutes, whichever ended the run; a card says where it was stopped before.

@@ -179,7 +179,7 @@ def test_files_of_every_format_hold_the_same(task, some, tmp_path, suffix):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.csv", "", "header must have a column 'question'"),
+        ("a.csv", "", "must hold at least one puzzle"),
         ("a.csv", "puzzle\n....\n", "header must have a column 'question'"),
         ("a.csv", "question\n", "must hold at least one puzzle"),
         ("a.txt", "\n\n", "must hold at least one puzzle"),
