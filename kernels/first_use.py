@@ -55,7 +55,8 @@ def made_up(spec: Spec, dtype: torch.dtype, device: torch.device, count: int = R
 
 
 def errors(made: Step, expected: Step) -> dict[str, Tensor]:
-    """Errors `[B]` by part: of states relative to the row's root of mean squares, of heads absolute below 1."""
+    """Errors `[B]` by part: of states relative to the row's root of mean squares, of heads to that of all rows, or to 1
+    where it is below: a head rounds as its summands do, in a row where they cancel, too."""
     found = {}
     for name, one, other in zip(made._fields, made, expected, strict=True):
         gap = one.to(other.dtype) - other
@@ -63,7 +64,7 @@ def errors(made: Step, expected: Step) -> dict[str, Tensor]:
             size = other.square().mean((1, 2)).sqrt().clamp(min=1e-12)
             found[name] = gap.square().mean((1, 2)).sqrt() / size
         else:
-            found[name] = gap.abs() / other.abs().clamp(min=1)
+            found[name] = gap.abs() / other.square().mean().sqrt().clamp(min=1)
     return found
 
 

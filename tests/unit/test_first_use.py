@@ -101,6 +101,19 @@ def test_every_planted_fault_is_seen_and_right_rounding_is_not_refused(name, mon
         assert found_in(model, change), fault
 
 
+def test_a_head_near_zero_is_held_to_the_size_of_all():
+    """Its summands cancel, so that rounding is as large as in other rows: eager's luck there refuses nobody."""
+    values = torch.tensor([84.0, -21.0, -0.03, -34.0])
+    expected = reference.Step(torch.ones(4, 2, 2), torch.ones(4, 2, 2), values, values)
+    eager, kernel = (
+        expected._replace(halt=values + torch.tensor([0.3, 0.3, gap, 0.3]), lprm=values + 0.3) for gap in (0.001, 1.0)
+    )
+    allowed = first_use.errors(eager, expected)
+    assert first_use.excess(first_use.errors(kernel, expected), allowed) == []
+    worse = kernel._replace(halt=values + 5.0)
+    assert first_use.excess(first_use.errors(worse, expected), allowed) != []
+
+
 TANHS = {
     "too far from 0": torch.ones_like,
     "too near to 0": lambda half: -torch.ones_like(half),
