@@ -5,17 +5,12 @@ alone reach here. Another commit's trainer is timed in the same run, by turns, a
 from __future__ import annotations
 
 import csv
-import json
-import os
 import random
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +18,7 @@ from torch.nn.functional import linear
 
 from gram.api import choose_device, choose_dtype
 from gram.evals.benchmarks import training_probe
+from gram.evals.benchmarks.asked_process import AskedProcess, check_folder
 from gram.evals.benchmarks.timing import ROOT, Measurement
 from gram.model import Model
 from gram.training.cost import cost_of
@@ -39,50 +35,15 @@ MOST_ROWS = 65_536
 """Rows of a product that is timed alone: no processor needs more to be busy, and a large recipe's would fill memory."""
 
 
-class Probe:
-    """A process that trains with the package of a folder, in one of `training_probe.VERSIONS` or its own choice."""
+class Probe(AskedProcess):
+    """A process that trains with the package of a folder, in one of `training_probe.VERSIONS` or its own choice. Asked
+    for some optimiser steps it answers `seconds`, `cpu_seconds` and `losses` of each (of the last one alone where a
+    device keeps them), and `peak_bytes`."""
 
     def __init__(self, folder: Path, recipe: str, puzzles: str, *version: str) -> None:
+        must = f"the trainer in {folder} must run the recipe"
+        super().__init__(folder, training_probe.__file__, recipe, puzzles, *version, must=must)
         self.folder = folder
-        self.process = subprocess.Popen(
-            [sys.executable, training_probe.__file__, recipe, puzzles, *version],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONPATH": str(folder)},
-            # The script's own folder comes before PYTHONPATH, but holds no `gram`; the working directory is not read.
-            cwd=folder,
-        )
-
-    def ask(self, steps: int) -> dict[str, Any]:
-        """`seconds`, `cpu_seconds` and `losses` of each of the next optimiser steps (of the last one alone where a
-        device keeps them), and `peak_bytes`. Raises `ValueError` where it fails."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        try:
-            self.process.stdin.write(f"{steps}\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it has ended, and may have said why
-        line = self.process.stdout.readline()
-        said: dict[str, Any] = (
-            json.loads(line) if line else {"error": f"its process ended with code {self.process.wait()}"}
-        )
-        if "error" in said:
-            raise ValueError(f"the trainer in {self.folder} must run the recipe, got: {said['error']}")
-        return said
-
-    def close(self) -> None:
-        """Ends the process."""
-        self.process.kill()
-        self.process.communicate()
-
-
-def check_folder(folder: Path) -> Path:
-    """A folder that holds the package. Raises `ValueError`."""
-    if not (folder / "gram" / "__init__.py").is_file():
-        raise ValueError(f"against must be a worktree of this repository, with a folder gram in it, got {folder}")
-    return folder.absolute()
 
 
 def rows(

@@ -10,7 +10,7 @@ namespace {
 
 enum Criterion : int64_t { LEAD, LEADER_TRUST, MOST_TRUST, VALID };
 
-struct Tests {  // the fields of native_tests.FIELDS, in their order
+struct Tests {  // what `NativeTests.fields` holds, in its order
     int64_t columns, words_of_answer, criterion, is_side_by_side;
     const double* threshold;
     const int64_t *enough, *next_look;  // by votes of the second answer; by width
